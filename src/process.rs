@@ -1,0 +1,18 @@
+//! What this process may hold: the limit on open descriptors.
+
+use std::io;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Descriptors beside those of the connections: standard streams, log file, poll, timer and pipes
+/// of two reactors, a listener, and some for the libraries.
+pub const DESCRIPTOR_RESERVE: u64 = 32;
+
+/// Raises the soft limit of RLIMIT_NOFILE to the hard one, and tells it. See setrlimit(2).
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(hard)
+}

@@ -1,0 +1,245 @@
+//! The reactor: waits for the kernel and says what happened. Its users pull; it never calls them.
+//!
+//! One turn, as every loop on it is written:
+//!
+//! ```text
+//!   ┌─► turn ──── blocks in epoll_wait, unless its user still has work in a queue
+//!   │    next ─── requests to stop, then timers that are due, then readiness of sources
+//!   │    next ─── ... until None
+//!   └─── the user's leftovers
+//! ```
+//!
+//! Everything is edge-triggered: what [`Event::Io`] says once is not said again, and its flags are
+//! hints (see [`crate::stream`]). The poll itself never has a timeout: an alarm on a timerfd wakes
+//! it for the earliest timer.
+
+pub mod alarm;
+pub mod signals;
+pub mod slots;
+pub mod timers;
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use mio::event::Source;
+use mio::unix::SourceFd;
+use mio::{Interest, Poll};
+
+use crate::reactor::alarm::Alarm;
+use crate::reactor::signals::{Signals, Stopper};
+use crate::reactor::slots::Token;
+use crate::reactor::timers::{Due, Timers};
+use crate::stream::Hints;
+
+/// How many events one turn takes from the kernel; the rest comes with the next turn.
+const EVENTS_PER_TURN: usize = 1024;
+
+/// The reactor's own sources, at the end of the fixed tokens.
+const ALARM: Token = Token::fixed(u32::MAX);
+const SIGNALS: Token = Token::fixed(u32::MAX - 1);
+
+/// Something that happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event<K> {
+    /// A request to stop: SIGINT, SIGTERM or a [`Stopper`]. Each one is told, none merged.
+    Stop,
+    /// A timer that was set with this key is due.
+    Timer(K),
+    /// A source may be ready.
+    Io(Token, Hints),
+}
+
+/// Whether a turn may sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Until something happens.
+    Block,
+    /// Not at all: the caller has work left.
+    Never,
+}
+
+/// Poll, timers and signals of one thread. `K` is what its user calls its timers.
+#[derive(Debug)]
+pub struct Reactor<K> {
+    poll: Poll,
+    events: mio::Events,
+    ready: Vec<(Token, Hints)>,
+    next_ready: usize,
+    timers: Timers<K>,
+    due: Option<Due>,
+    alarm: Alarm,
+    signals: Signals,
+    stops: usize,
+}
+
+impl<K> Reactor<K> {
+    /// A reactor without sources. Errors are those of epoll_create1(2), timerfd_create(2) and
+    /// socketpair(2), as a rule a full descriptor table.
+    pub fn new() -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let alarm = Alarm::new()?;
+        let mut signals = Signals::new()?;
+        poll.registry().register(
+            &mut SourceFd(&alarm.as_raw_fd()),
+            to_mio(ALARM),
+            Interest::READABLE,
+        )?;
+        poll.registry()
+            .register(signals.source(), to_mio(SIGNALS), Interest::READABLE)?;
+        Ok(Reactor {
+            poll,
+            events: mio::Events::with_capacity(EVENTS_PER_TURN),
+            ready: Vec::with_capacity(EVENTS_PER_TURN),
+            next_ready: 0,
+            timers: Timers::default(),
+            due: None,
+            alarm,
+            signals,
+            stops: 0,
+        })
+    }
+
+    /// SIGINT and SIGTERM of this process become [`Event::Stop`] of this reactor.
+    pub fn stop_on_signals(&mut self) -> io::Result<()> {
+        self.signals.register()
+    }
+
+    /// A handle that stops this reactor from another thread.
+    pub fn stopper(&self) -> io::Result<Stopper> {
+        self.signals.stopper()
+    }
+
+    /// Registers a connection, for both directions and urgent data, once and for its whole life.
+    ///
+    /// An edge for writing comes only after a write fell short, so this costs nothing later. An
+    /// edge for urgent data must be known because a read stops before the mark.
+    pub fn add_stream(&self, source: &mut impl Source, token: Token) -> io::Result<()> {
+        let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
+        self.poll
+            .registry()
+            .register(source, to_mio(token), interest)
+    }
+
+    /// Registers a source that is only read: a listener.
+    pub fn add_reader(&self, source: &mut impl Source, token: Token) -> io::Result<()> {
+        self.poll
+            .registry()
+            .register(source, to_mio(token), Interest::READABLE)
+    }
+
+    /// Takes a source out. Events of it may still stand in the current batch.
+    pub fn remove(&self, source: &mut impl Source) -> io::Result<()> {
+        self.poll.registry().deregister(source)
+    }
+
+    /// Sets a timer; it cannot be taken back.
+    pub fn set_timer(&mut self, deadline: Instant, key: K) {
+        self.timers.set(deadline, key);
+    }
+
+    /// Waits until something happened. Being interrupted by a signal is not an error.
+    pub fn turn(&mut self, wait: Wait) -> io::Result<()> {
+        self.alarm.arm(self.timers.next_deadline())?;
+        let timeout = match wait {
+            Wait::Block => None,
+            Wait::Never => Some(Duration::ZERO),
+        };
+        while let Err(error) = self.poll.poll(&mut self.events, timeout) {
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+        self.collect();
+        Ok(())
+    }
+
+    /// The next thing that happened in this turn; `None` when all was told.
+    pub fn next_event(&mut self) -> Option<Event<K>> {
+        if self.stops > 0 {
+            self.stops -= 1;
+            return Some(Event::Stop);
+        }
+        if let Some(due) = self.due {
+            match self.timers.pop(due) {
+                Some(key) => return Some(Event::Timer(key)),
+                None => self.due = None,
+            }
+        }
+        let &(token, hints) = self.ready.get(self.next_ready)?;
+        self.next_ready += 1;
+        Some(Event::Io(token, hints))
+    }
+
+    /// Sorts the batch: what is the reactor's own, and what is its user's.
+    fn collect(&mut self) {
+        self.ready.clear();
+        self.next_ready = 0;
+        for event in self.events.iter() {
+            match Token::from_bits(event.token().0 as u64) {
+                ALARM => {
+                    self.alarm.rang();
+                    self.due = Some(self.timers.due(Instant::now()));
+                }
+                SIGNALS => self.stops += self.signals.take(),
+                token => self.ready.push((token, hints(event))),
+            }
+        }
+    }
+}
+
+fn to_mio(token: Token) -> mio::Token {
+    mio::Token(token.to_bits() as usize)
+}
+
+fn hints(event: &mio::event::Event) -> Hints {
+    let exceptional = event.is_read_closed() || event.is_priority() || event.is_error();
+    Hints {
+        readable: event.is_readable() || exceptional,
+        writable: event.is_writable() || event.is_write_closed() || event.is_error(),
+        exceptional,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All that happens until `count` events have come.
+    fn told(reactor: &mut Reactor<&'static str>, count: usize) -> Vec<Event<&'static str>> {
+        let mut events = Vec::new();
+        while events.len() < count {
+            reactor.turn(Wait::Block).unwrap();
+            events.extend(std::iter::from_fn(|| reactor.next_event()));
+        }
+        events
+    }
+
+    #[test]
+    fn timers_wake_the_poll_in_their_order() {
+        let mut reactor = Reactor::new().unwrap();
+        let now = Instant::now();
+        reactor.set_timer(now + Duration::from_millis(2), "second");
+        reactor.set_timer(now + Duration::from_micros(100), "first");
+        reactor.set_timer(now - Duration::from_secs(1), "overdue");
+        let events = told(&mut reactor, 3);
+        assert_eq!(events, ["overdue", "first", "second"].map(Event::Timer));
+        assert!(now.elapsed() >= Duration::from_millis(2));
+    }
+
+    #[test]
+    fn every_request_to_stop_is_told_even_within_one_turn() {
+        let mut reactor: Reactor<&str> = Reactor::new().unwrap();
+        let stopper = reactor.stopper().unwrap();
+        stopper.stop();
+        stopper.stop();
+        assert_eq!(told(&mut reactor, 2), [Event::Stop, Event::Stop]);
+    }
+
+    #[test]
+    fn a_turn_that_may_not_wait_does_not() {
+        let mut reactor: Reactor<&str> = Reactor::new().unwrap();
+        reactor.turn(Wait::Never).unwrap();
+        assert_eq!(reactor.next_event(), None);
+    }
+}

@@ -1,0 +1,227 @@
+//! One client of the server: reads, converts, answers, ends. Pure: the socket comes in as an
+//! argument, so the same code runs on the kernel and on scripted streams.
+//!
+//! ```text
+//!                    FIN of the client             all answered
+//!        Open ───────────────────────► ClientEnded ────────────► closed: Finished
+//!          │ the server stops and the client is silent
+//!          ▼
+//!      Finishing ── all answered, FIN sent ──► Lingering ── FIN of the client, or
+//!                                                           the linger is over ──► closed: Stopped
+//! ```
+//!
+//! Any error of the socket closes from every state, with the reason of that error.
+//!
+//! Invariants:
+//! - Bytes go out in the order in which they came, each converted once.
+//! - While bytes are pending nothing is read, so at most one read's worth is ever pending.
+//! - A connection without pending bytes owns no buffer.
+
+use std::io;
+
+use crate::server::stats::{CloseReason, Traffic};
+use crate::stream::{Hints, Readiness, Received, Stream};
+
+/// The state of one client.
+#[derive(Debug)]
+pub struct Connection {
+    /// Converted bytes that the kernel has not taken yet: those from `pending_sent` on.
+    pending: Vec<u8>,
+    pending_sent: u32,
+    readiness: Readiness,
+    phase: Phase,
+    /// Whether a byte moved since the last look of a stopping server.
+    active: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    ClientEnded,
+    /// Our FIN is to be sent.
+    Finishing {
+        linger_looks: u32,
+    },
+    /// Our FIN is sent: what still comes cannot be answered.
+    Lingering {
+        looks_left: u32,
+        unanswered: bool,
+    },
+}
+
+/// How a connection's turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The kernel has nothing more for it; an event will come.
+    Waiting,
+    /// Its budget is spent; no event will come, so it must be given another turn.
+    Unfinished,
+    /// It is over.
+    Closed(CloseReason),
+}
+
+impl Default for Connection {
+    fn default() -> Self {
+        Connection::new()
+    }
+}
+
+impl Connection {
+    /// A client that was just accepted.
+    pub fn new() -> Self {
+        Connection {
+            pending: Vec::new(),
+            pending_sent: 0,
+            readiness: Readiness::new(),
+            phase: Phase::Open,
+            active: true,
+        }
+    }
+
+    /// Takes note of an event.
+    pub fn note(&mut self, hints: Hints) {
+        self.readiness.note(hints);
+    }
+
+    /// Does what can be done now without blocking, for at most `budget` bytes received (rounded up
+    /// to whole reads). `scratch` is free to use; its length is the most that one read takes.
+    pub fn serve(
+        &mut self,
+        stream: &mut impl Stream,
+        scratch: &mut [u8],
+        budget: usize,
+        traffic: &mut Traffic,
+    ) -> Progress {
+        let before = *traffic;
+        let progress = self
+            .advance(stream, scratch, budget, traffic)
+            .unwrap_or_else(|error| Progress::Closed(CloseReason::of_error(&error)));
+        self.active |= *traffic != before;
+        progress
+    }
+
+    /// A stopping server looks at this connection: one that was silent since the last look, with
+    /// nothing pending, ends. `linger_looks` is how many looks its client then gets to close its
+    /// own side. The next [`Connection::serve`] carries out what was decided.
+    pub fn look(&mut self, linger_looks: u32) {
+        match &mut self.phase {
+            Phase::Open if !self.active && self.pending.is_empty() => {
+                self.phase = Phase::Finishing { linger_looks };
+            }
+            Phase::Lingering { looks_left, .. } => *looks_left = looks_left.saturating_sub(1),
+            Phase::Open | Phase::ClientEnded | Phase::Finishing { .. } => {}
+        }
+        self.active = false;
+    }
+
+    /// Bytes received and converted that the kernel has not taken yet.
+    pub fn pending(&self) -> usize {
+        self.pending.len() - self.pending_sent as usize
+    }
+
+    fn advance(
+        &mut self,
+        stream: &mut impl Stream,
+        scratch: &mut [u8],
+        budget: usize,
+        traffic: &mut Traffic,
+    ) -> io::Result<Progress> {
+        let budget_end = traffic.bytes_in + budget as u64;
+        while traffic.bytes_in < budget_end {
+            if !self.flush(stream, traffic)? {
+                return Ok(Progress::Waiting);
+            }
+            match self.phase {
+                Phase::Open => match self.receive(stream, scratch, traffic)? {
+                    Received::Bytes(count) => {
+                        self.answer(stream, &mut scratch[..count], traffic)?
+                    }
+                    Received::End => self.phase = Phase::ClientEnded,
+                    Received::Blocked => return Ok(Progress::Waiting),
+                },
+                Phase::ClientEnded => {
+                    stream.shutdown_write()?;
+                    return Ok(Progress::Closed(CloseReason::Finished));
+                }
+                Phase::Finishing { linger_looks } => {
+                    stream.shutdown_write()?;
+                    self.phase = Phase::Lingering {
+                        looks_left: linger_looks,
+                        unanswered: false,
+                    };
+                }
+                Phase::Lingering {
+                    looks_left,
+                    unanswered,
+                } => {
+                    let received = self.receive(stream, scratch, traffic)?;
+                    match received {
+                        Received::Bytes(_) => {
+                            self.phase = Phase::Lingering {
+                                looks_left,
+                                unanswered: true,
+                            };
+                        }
+                        Received::Blocked if looks_left > 0 => return Ok(Progress::Waiting),
+                        Received::Blocked | Received::End => {
+                            return Ok(Progress::Closed(stopped(unanswered)));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(Progress::Unfinished)
+    }
+
+    /// Sends what is pending; false when some of it still is.
+    fn flush(&mut self, stream: &mut impl Stream, traffic: &mut Traffic) -> io::Result<bool> {
+        if self.pending.is_empty() {
+            return Ok(true);
+        }
+        let rest = &self.pending[self.pending_sent as usize..];
+        let sent = self.readiness.send(stream, rest)?;
+        traffic.bytes_out += sent as u64;
+        self.pending_sent += sent as u32;
+        let done = self.pending_sent as usize == self.pending.len();
+        if done {
+            self.pending = Vec::new();
+            self.pending_sent = 0;
+        }
+        Ok(done)
+    }
+
+    fn receive(
+        &mut self,
+        stream: &mut impl Stream,
+        scratch: &mut [u8],
+        traffic: &mut Traffic,
+    ) -> io::Result<Received> {
+        let received = self.readiness.recv(stream, scratch)?;
+        if let Received::Bytes(count) = received {
+            traffic.bytes_in += count as u64;
+        }
+        Ok(received)
+    }
+
+    /// Converts and sends at once; only what the kernel does not take is copied.
+    fn answer(
+        &mut self,
+        stream: &mut impl Stream,
+        bytes: &mut [u8],
+        traffic: &mut Traffic,
+    ) -> io::Result<()> {
+        bytes.make_ascii_uppercase();
+        let sent = self.readiness.send(stream, bytes)?;
+        traffic.bytes_out += sent as u64;
+        self.pending.extend_from_slice(&bytes[sent..]);
+        Ok(())
+    }
+}
+
+fn stopped(unanswered: bool) -> CloseReason {
+    if unanswered {
+        CloseReason::Cut
+    } else {
+        CloseReason::Stopped
+    }
+}

@@ -1,0 +1,254 @@
+//! TCP sockets: made, configured, connected. Every socket option is set in this file, under the
+//! name of its setsockopt(2).
+//!
+//! Accepted sockets inherit the options of their listener, so a new client costs no call here.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, ToSocketAddrs};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+use std::{fmt, fs};
+
+use mio::net::{TcpListener, TcpStream};
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::stream::Stream;
+
+/// What TCP_MAXSEG takes, in bytes: Linux refuses less than 88 and more than 32767 (`EINVAL`).
+pub const MSS_RANGE: RangeInclusive<u16> = 88..=32767;
+
+/// Clients that may wait to be accepted, unless the user says otherwise. It is Linux' own default
+/// of `net.core.somaxconn`; std's 128 loses SYNs when thousands connect at once.
+pub const BACKLOG_DEFAULT: u32 = 4096;
+
+/// The options of a connection, each `None` or false: the kernel's default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// TCP_MAXSEG in bytes, see [`MSS_RANGE`]. It caps both directions: what is announced to the
+    /// peer and what is sent. With timestamps a segment carries 12 bytes less (RFC 7323).
+    pub mss: Option<u16>,
+    /// SO_RCVBUF in bytes, before the kernel doubles it for its own bookkeeping.
+    pub recv_buffer: Option<usize>,
+    /// SO_SNDBUF in bytes, before the kernel doubles it for its own bookkeeping.
+    pub send_buffer: Option<usize>,
+    /// Leave Nagle's algorithm on (RFC 896). Otherwise TCP_NODELAY is set.
+    pub nagle: bool,
+}
+
+/// A value that the kernel did not grant as asked. It does so silently; we do not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Regrant {
+    option: &'static str,
+    asked: usize,
+    granted: usize,
+    sysctl: &'static str,
+}
+
+impl fmt::Display for Regrant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Regrant {
+            option,
+            asked,
+            granted,
+            sysctl,
+        } = self;
+        write!(
+            f,
+            "{option}: asked for {asked}, the kernel granted {granted}"
+        )?;
+        if granted < asked {
+            write!(f, "; the limit is sysctl {sysctl}")
+        } else {
+            write!(f, ", which is its minimum")
+        }
+    }
+}
+
+/// A listening socket, and what was not granted as asked. Without `backlog`,
+/// [`BACKLOG_DEFAULT`] or what the kernel allows.
+///
+/// An IPv6 wildcard takes IPv6 clients only, so that both families can be listened on.
+/// SO_REUSEADDR lets a server start while connections of its predecessor are in TIME_WAIT.
+pub fn listen(
+    address: SocketAddr,
+    options: &Options,
+    backlog: Option<u32>,
+) -> io::Result<(TcpListener, Vec<Regrant>)> {
+    let socket = new(address)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    let mut regrants = configure(&socket, options)?;
+    socket.bind(&address.into())?;
+    regrants.extend(start_listening(&socket, backlog)?);
+    Ok((TcpListener::from_std(socket.into()), regrants))
+}
+
+/// A socket on its way to `target`: writable once the connection is up or has failed, which
+/// [`connected`] tells.
+pub fn connect(
+    target: SocketAddr,
+    source: Option<IpAddr>,
+    options: &Options,
+) -> io::Result<TcpStream> {
+    let socket = new(target)?;
+    configure(&socket, options)?;
+    if let Some(source) = source {
+        bind_source(&socket, source)?;
+    }
+    match socket.connect(&target.into()) {
+        Err(error) if error.raw_os_error() != Some(nix::libc::EINPROGRESS) => Err(error),
+        _ => Ok(TcpStream::from_std(socket.into())),
+    }
+}
+
+/// Whether a connection attempt has succeeded; `None` while it is under way.
+pub fn connected(stream: &TcpStream) -> io::Result<Option<()>> {
+    if let Some(error) = stream.take_error()? {
+        return Err(error);
+    }
+    match stream.peer_addr() {
+        Ok(_) => Ok(Some(())),
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What the kernel would not grant of `options`, found out on a socket made for it.
+pub fn regrants(options: &Options) -> io::Result<Vec<Regrant>> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    configure(&socket, options)
+}
+
+/// A blocking socket, connected within `timeout`.
+pub fn connect_blocking(
+    target: SocketAddr,
+    options: &Options,
+    timeout: Duration,
+) -> io::Result<std::net::TcpStream> {
+    let socket = new(target)?;
+    socket.set_nonblocking(false)?;
+    configure(&socket, options)?;
+    socket.connect_timeout(&target.into(), timeout)?;
+    Ok(socket.into())
+}
+
+/// The payload bytes of a full segment on this connection: TCP_MAXSEG of a connected socket.
+pub fn mss_in_force(stream: &std::net::TcpStream) -> io::Result<u32> {
+    SockRef::from(stream).tcp_mss()
+}
+
+/// The addresses of `HOST:PORT`, by getaddrinfo(3).
+pub fn resolve(target: &str) -> io::Result<Vec<SocketAddr>> {
+    Ok(target.to_socket_addrs()?.collect())
+}
+
+impl Stream for TcpStream {
+    fn recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read(buffer)
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write(bytes)
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
+fn new(address: SocketAddr) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking();
+    Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))
+}
+
+/// Sets what is asked for. Buffers go before bind and connect: the window scale depends on them.
+fn configure(socket: &Socket, options: &Options) -> io::Result<Vec<Regrant>> {
+    let mut regrants = Vec::new();
+    if !options.nagle {
+        socket.set_tcp_nodelay(true)?;
+    }
+    if let Some(mss) = options.mss {
+        socket.set_tcp_mss(u32::from(mss))?;
+    }
+    if let Some(asked) = options.recv_buffer {
+        socket.set_recv_buffer_size(clamp_to_int(asked))?;
+        regrants.push(Regrant {
+            option: "receive buffer in bytes",
+            asked,
+            granted: socket.recv_buffer_size()? / 2,
+            sysctl: "net.core.rmem_max",
+        });
+    }
+    if let Some(asked) = options.send_buffer {
+        socket.set_send_buffer_size(clamp_to_int(asked))?;
+        regrants.push(Regrant {
+            option: "send buffer in bytes",
+            asked,
+            granted: socket.send_buffer_size()? / 2,
+            sysctl: "net.core.wmem_max",
+        });
+    }
+    regrants.retain(|regrant| regrant.asked != regrant.granted);
+    Ok(regrants)
+}
+
+/// The kernel reads a C int; socket2 would wrap a larger value around.
+fn clamp_to_int(bytes: usize) -> usize {
+    bytes.min(i32::MAX as usize)
+}
+
+fn start_listening(socket: &Socket, backlog: Option<u32>) -> io::Result<Option<Regrant>> {
+    let asked = backlog.unwrap_or(BACKLOG_DEFAULT);
+    socket.listen(i32::try_from(asked).unwrap_or(i32::MAX))?;
+    let Ok(limit) = fs::read_to_string("/proc/sys/net/core/somaxconn") else {
+        return Ok(None);
+    };
+    let granted = limit.trim().parse().unwrap_or(asked).min(asked);
+    let regrant = Regrant {
+        option: "backlog in clients",
+        asked: asked as usize,
+        granted: granted as usize,
+        sysctl: "net.core.somaxconn",
+    };
+    Ok((backlog.is_some() && granted < asked).then_some(regrant))
+}
+
+/// Binds the address and leaves the port to connect(2), which may then use one port for several
+/// targets: IP_BIND_ADDRESS_NO_PORT, ip(7).
+fn bind_source(socket: &Socket, source: IpAddr) -> io::Result<()> {
+    setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?;
+    socket.bind(&SocketAddr::new(source, 0).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_cuts_is_told_with_the_sysctl() {
+        let options = Options {
+            recv_buffer: Some(1 << 40),
+            send_buffer: Some(65536),
+            ..Options::default()
+        };
+        let regrants = regrants(&options).unwrap();
+        assert_eq!(regrants.len(), 1, "the send buffer was granted as asked");
+        let text = regrants[0].to_string();
+        assert!(text.contains("asked for 1099511627776"), "{text}");
+        assert!(text.contains("sysctl net.core.rmem_max"), "{text}");
+    }
+
+    #[test]
+    fn both_families_can_be_listened_on_with_one_port() {
+        let listen = |address: &str| {
+            let address = address.parse().unwrap();
+            listen(address, &Options::default(), None).unwrap().0
+        };
+        let v4 = listen("0.0.0.0:0");
+        let port = v4.local_addr().unwrap().port();
+        listen(&format!("[::]:{port}"));
+    }
+}
