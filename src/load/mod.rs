@@ -195,7 +195,7 @@ impl Load {
             if self.stage == Stage::Connecting {
                 self.dial()?;
             }
-            self.move_on()?;
+            self.move_on();
             if std::mem::take(&mut self.ticked) {
                 return Ok(Step::UnderWay(self.snapshot()));
             }
@@ -256,16 +256,20 @@ impl Load {
         }
     }
 
-    /// The transitions that follow from what a turn brought.
-    fn move_on(&mut self) -> anyhow::Result<()> {
+    /// The transitions that follow from what a turn brought. In a running loop a connection that is
+    /// not queued for a turn has a message in flight, or none left to send.
+    fn move_on(&mut self) {
+        let settled = self.results.outstanding() == 0;
         match self.stage {
             Stage::Connecting if self.dialer.is_finished() => self.start(),
-            Stage::Running | Stage::Draining if self.results.outstanding() == 0 => self.close(),
-            Stage::Closing if self.peers.is_empty() => self.stage = Stage::Done,
-            Stage::Connecting | Stage::Running | Stage::Draining | Stage::Closing | Stage::Done => {
-            }
+            Stage::Running if settled && self.peers.requeued() == 0 => self.close(),
+            Stage::Draining if settled => self.close(),
+            Stage::Connecting | Stage::Running | Stage::Draining => {}
+            Stage::Closing | Stage::Done => {}
         }
-        Ok(())
+        if self.stage == Stage::Closing && self.peers.is_empty() {
+            self.stage = Stage::Done;
+        }
     }
 
     /// Opens the connections that are due, as many as a turn may.

@@ -1,0 +1,117 @@
+//! Two hosts in one machine: network namespaces joined by a veth pair, 10.77.0.1 and 10.77.0.2.
+//!
+//! Every lab has namespaces of its own, so labs can stand side by side, and takes them down when it
+//! is dropped, also by a failing test. What a killed test left behind is swept by the next lab.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The two hosts.
+#[derive(Debug)]
+pub struct Lab {
+    server: String,
+    client: String,
+}
+
+/// Where the server's host is.
+pub const SERVER: &str = "10.77.0.1";
+/// Where the client's host is.
+pub const CLIENT: &str = "10.77.0.2";
+
+const PREFIX: &str = "upcase-lab";
+
+impl Lab {
+    /// Builds the hosts. `None`: it cannot be done here, and the test has said so.
+    #[track_caller]
+    pub fn build() -> Option<Lab> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        if !super::installed("ip") {
+            super::skip("no `ip` (package iproute2)");
+            return None;
+        }
+        sweep();
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{PREFIX}-{}-{number}", std::process::id());
+        let lab = Lab {
+            server: format!("{name}-server"),
+            client: format!("{name}-client"),
+        };
+        let (server, client) = (&lab.server, &lab.client);
+        if let Err(error) = ip(&format!("netns add {server}")) {
+            super::skip(&format!(
+                "no network namespace, it needs root: {}",
+                error.trim()
+            ));
+            return None;
+        }
+        for command in [
+            format!("netns add {client}"),
+            format!("-n {server} link add wire type veth peer name wire netns {client}"),
+            format!("-n {server} address add {SERVER}/24 dev wire"),
+            format!("-n {client} address add {CLIENT}/24 dev wire"),
+            format!("-n {server} link set lo up"),
+            format!("-n {client} link set lo up"),
+            format!("-n {server} link set wire mtu 1500 up"),
+            format!("-n {client} link set wire mtu 1500 up"),
+        ] {
+            ip(&command).unwrap_or_else(|error| panic!("ip {command}: {error}"));
+        }
+        Some(lab)
+    }
+
+    /// A command on the server's host.
+    pub fn on_server(&self, command: &Command) -> Command {
+        on(&self.server, command)
+    }
+
+    /// A command on the client's host.
+    pub fn on_client(&self, command: &Command) -> Command {
+        on(&self.client, command)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for name in [&self.server, &self.client] {
+            let _ = ip(&format!("netns delete {name}"));
+        }
+    }
+}
+
+fn on(namespace: &str, command: &Command) -> Command {
+    let mut on = Command::new("ip");
+    on.args(["netns", "exec", namespace])
+        .arg(command.get_program())
+        .args(command.get_args());
+    on
+}
+
+fn ip(arguments: &str) -> Result<(), String> {
+    let output = Command::new("ip")
+        .args(arguments.split_whitespace())
+        .output()
+        .map_err(|error| error.to_string())?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+/// Removes the namespaces of test processes that are gone.
+fn sweep() {
+    let Ok(entries) = std::fs::read_dir("/run/netns") else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').nth(1))
+            .filter(|owner| !Path::new(&format!("/proc/{owner}")).exists());
+        if owner.is_some() {
+            let _ = ip(&format!("netns delete {name}"));
+        }
+    }
+}

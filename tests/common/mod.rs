@@ -1,0 +1,294 @@
+//! What the tests share: the binary as a user runs it, servers that end with their test, waiting
+//! for a condition instead of for a time.
+
+// Each test file uses a part of this.
+#![allow(dead_code)]
+
+pub mod lab;
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long anything in a test may take before it has failed: far more than a slow machine needs.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The binary under test, with arguments separated by spaces.
+pub fn upcase(arguments: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_upcase"));
+    command.args(arguments.split_whitespace());
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs the binary to its end.
+pub fn run(arguments: &str) -> Ended {
+    Ended::from(upcase(arguments).output().expect("the binary starts"))
+}
+
+/// A command that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        Ended {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Ended {
+    /// Checks the exit code, and shows everything when it is another.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        assert!(!self.stderr.contains("panicked"), "{self:#?}");
+        self
+    }
+
+    /// The value of a number in the JSON report.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:#?}"))
+    }
+}
+
+/// A process of the test: killed when the test is over, however it ends.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    stderr: Arc<Mutex<String>>,
+}
+
+impl Process {
+    /// Starts a command; its standard error is collected.
+    pub fn start(mut command: Command) -> Process {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
+        let stderr = Arc::new(Mutex::new(String::new()));
+        if let Some(pipe) = child.stderr.take() {
+            let collected = Arc::clone(&stderr);
+            thread::spawn(move || {
+                for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                    let mut collected = collected.lock().unwrap();
+                    collected.push_str(&line);
+                    collected.push('\n');
+                }
+            });
+        }
+        Process { child, stderr }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// What it has written to standard error so far.
+    pub fn stderr(&self) -> String {
+        self.stderr.lock().unwrap().clone()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("the process exists");
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        until("the process has ended", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    /// Waits until it has said this on standard error.
+    #[track_caller]
+    pub fn says(&self, text: &str) {
+        until_with(
+            || self.stderr().contains(text),
+            || format!("{text:?} in {}", self.stderr()),
+        );
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A running `upcase serve`.
+#[derive(Debug)]
+pub struct Serve {
+    pub process: Process,
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl Serve {
+    /// Listens on a free port of the loopback, with these further arguments.
+    pub fn start(arguments: &str) -> Serve {
+        Serve::launch(
+            upcase(&format!("serve --listen 127.0.0.1:0 {arguments}")),
+            1,
+        )
+    }
+
+    /// Starts a command that becomes a server with so many listeners.
+    pub fn launch(mut command: Command, listeners: usize) -> Serve {
+        let mut process = Process::start({
+            command.stdout(Stdio::piped());
+            command
+        });
+        let stdout = process.child().stdout.take().expect("a pipe");
+        let addresses: Vec<SocketAddr> = BufReader::new(stdout)
+            .lines()
+            .take(listeners)
+            .map_while(Result::ok)
+            .map(|line| {
+                line.strip_prefix("listening on ")
+                    .expect(&line)
+                    .parse()
+                    .unwrap()
+            })
+            .collect();
+        assert_eq!(addresses.len(), listeners, "{}", process.stderr());
+        Serve { process, addresses }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        connect(self.address())
+    }
+
+    /// Stops it in order, checks the exit code, and gives its last line: the totals.
+    #[track_caller]
+    pub fn stop(mut self) -> String {
+        self.process.signal(Signal::SIGTERM);
+        self.ends(0)
+    }
+
+    /// Waits for its end, and gives its last line.
+    #[track_caller]
+    pub fn ends(&mut self, code: i32) -> String {
+        let status = self.process.wait();
+        assert_eq!(status.code(), Some(code), "{}", self.process.stderr());
+        self.process.says("stopped: ");
+        let stderr = self.process.stderr();
+        let line = stderr.lines().last().expect("a line");
+        line.split_once("stopped: ")
+            .expect("the totals come last")
+            .1
+            .to_string()
+    }
+
+    /// The process's memory in RAM, in bytes.
+    pub fn resident(&self) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+        kib * 1024
+    }
+
+    /// The process's CPU time in clock ticks, user and system.
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
+        let fields = stat.rsplit_once(')').unwrap().1;
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+}
+
+/// A connection whose reads and writes fail rather than hang the test.
+pub fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Reads exactly as many bytes.
+#[track_caller]
+pub fn read(stream: &mut TcpStream, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    stream.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+/// Checks that nothing but the end of the stream is left.
+#[track_caller]
+pub fn hears_end(stream: &mut TcpStream) {
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).expect("FIN, and no reset");
+    assert_eq!(rest, b"", "surplus bytes");
+}
+
+/// Waits for a condition.
+#[track_caller]
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    until_with(&mut condition, || what.to_string());
+}
+
+#[track_caller]
+fn until_with(mut condition: impl FnMut() -> bool, what: impl Fn() -> String) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "gave up waiting: {}", what());
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Bytes that differ from place to place, all 256 values among them, the same in every run.
+pub fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x1234_5678_9abc_def1_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    let mut bytes: Vec<u8> = (0..length.div_ceil(8)).flat_map(|_| next()).collect();
+    bytes.truncate(length);
+    bytes
+}
+
+/// Whether a program can be found.
+pub fn installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+/// A test that cannot run here says why; where everything is required, that is a failure.
+#[track_caller]
+pub fn skip(reason: &str) {
+    assert!(
+        std::env::var_os("UPCASE_REQUIRE_LAB").is_none(),
+        "required by UPCASE_REQUIRE_LAB, and cannot run: {reason}"
+    );
+    eprintln!("skipped: {reason}");
+}

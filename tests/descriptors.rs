@@ -1,0 +1,53 @@
+//! A server whose process runs out of descriptors, in the process of this one test: its limit is
+//! lowered here. Pauses are an hour long, so that only a close can end one.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use common::{connect, hears_end, read};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use upcase::server::limits::Limits;
+use upcase::server::stats::CloseReason;
+use upcase::server::{Config, Server};
+use upcase::socket::Options;
+
+#[test]
+fn each_close_lets_the_next_client_in() {
+    let hour = Duration::from_secs(3600);
+    let server = Server::bind(&Config {
+        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        options: Options::default(),
+        backlog: None,
+        limits: Limits {
+            accept_pause: (hour, hour),
+            ..Limits::default()
+        },
+    })
+    .unwrap();
+    let address = server.addresses().next().unwrap();
+    let stopper = server.stopper().unwrap();
+    let mut clients: Vec<TcpStream> = (0..10).map(|_| connect(address)).collect();
+
+    // Reading the folder takes a descriptor itself, so this leaves room for two clients.
+    let open = fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, open + 1, hard).unwrap();
+    let server = thread::spawn(move || server.run());
+
+    // A place becomes free only when a client before has gone; its turn comes all the same.
+    for client in &mut clients {
+        client.write_all(b"hello").unwrap();
+        assert_eq!(read(client, 5), b"HELLO");
+        client.shutdown(Shutdown::Write).unwrap();
+        hears_end(client);
+    }
+    stopper.stop();
+    let totals = server.join().unwrap().unwrap();
+    assert_eq!(totals.accepted, 10);
+    assert_eq!(totals.closed(CloseReason::Finished), 10);
+}

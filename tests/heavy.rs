@@ -1,0 +1,86 @@
+//! What takes long, or much of the machine: ignored by default, run one at a time by `.ci/run` on
+//! a release build.
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::process::Command;
+use std::thread;
+
+use common::{Process, Serve, noise, run};
+use nix::sys::signal::Signal;
+
+#[test]
+#[ignore = "takes 30,000 descriptors"]
+fn fifteen_thousand_connections_in_twelve_megabytes() {
+    let serve = Serve::start("");
+    let before = serve.resident();
+    let mut peak = 0;
+    let arguments = format!(
+        "load {} --connections 15000 --messages 150000 --format json",
+        serve.address()
+    );
+    let report = thread::scope(|scope| {
+        let load = scope.spawn(move || run(&arguments).expect(0).json());
+        while !load.is_finished() {
+            peak = peak.max(serve.resident());
+            thread::sleep(std::time::Duration::from_millis(10));
+        }
+        load.join().unwrap()
+    });
+    println!("server's resident memory: {before} bytes at start, {peak} at its peak");
+    assert_eq!(report["connections_opened"], 15_000);
+    assert_eq!(report["verified"], 150_000);
+    assert!(peak < 12 << 20, "{peak} bytes");
+}
+
+#[test]
+#[ignore = "about half a minute: 64 MiB through a window of a few KiB"]
+fn sixty_four_mebibytes_and_fin_through_the_smallest_send_buffer() {
+    let serve = Serve::start("--send-buffer 4KiB");
+    let bytes = noise(64 << 20);
+    let client = serve.connect();
+    thread::scope(|scope| {
+        let mut sender = client.try_clone().unwrap();
+        let bytes = &bytes;
+        scope.spawn(move || {
+            sender.write_all(bytes).unwrap();
+            sender.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut reply = Vec::new();
+        (&client).read_to_end(&mut reply).unwrap();
+        assert!(reply == bytes.to_ascii_uppercase(), "{} bytes", reply.len());
+    });
+    serve.stop();
+}
+
+#[test]
+#[ignore = "needs strace, and a quiet machine for a fair number of messages"]
+fn at_most_two_and_a_tenth_system_calls_a_message() {
+    if !common::installed("strace") {
+        return common::skip("no strace");
+    }
+    let serve = Serve::start("");
+    let table = std::env::temp_dir().join(format!("upcase-strace-{}", std::process::id()));
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-c", "-o"]).arg(&table);
+    strace.args(["-p", &serve.process.id().to_string()]);
+    let mut strace = Process::start(strace);
+    strace.says("attached");
+    let arguments = format!("load {} --messages 200000 --format json", serve.address());
+    let report = run(&arguments).expect(0).json();
+    strace.signal(Signal::SIGINT);
+    strace.wait();
+    let table = fs::read_to_string(&table).unwrap();
+    let calls = |line: &str| line.split_whitespace().nth(3)?.parse::<f64>().ok();
+    let total = table
+        .lines()
+        .find(|line| line.ends_with("total"))
+        .and_then(calls)
+        .unwrap();
+    let messages = report["verified"].as_f64().unwrap();
+    println!("{table}{:.3} system calls a message", total / messages);
+    assert!(total / messages <= 2.1, "{table}");
+}

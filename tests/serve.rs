@@ -1,0 +1,288 @@
+//! `upcase serve` from the outside: real sockets, signals, limits.
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Serve, connect, hears_end, noise, read, run, until, upcase};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{MsgFlags, send};
+use std::os::fd::AsRawFd;
+
+#[test]
+fn answers_every_byte_value_in_order_and_then_closes() {
+    let serve = Serve::start("");
+    let mut client = serve.connect();
+    let bytes: Vec<u8> = (0..=255).collect();
+    client.write_all(&bytes).unwrap();
+    assert_eq!(read(&mut client, 256), bytes.to_ascii_uppercase());
+    client.write_all("grüße, ß und ÿ".as_bytes()).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut rest = String::new();
+    client.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "GRüßE, ß UND ÿ");
+    assert_eq!(
+        serve.stop(),
+        "accepted 1, closed 1 (finished 1), 274 bytes in, 274 bytes out"
+    );
+}
+
+#[test]
+fn tells_one_line_for_each_listener_and_serves_both_families() {
+    let command = upcase("serve --listen 127.0.0.1:0 --listen [::1]:0");
+    let serve = Serve::launch(command, 2);
+    for &address in &serve.addresses {
+        let mut client = connect(address);
+        client.write_all(b"abc").unwrap();
+        assert_eq!(read(&mut client, 3), b"ABC");
+    }
+    assert!(serve.addresses[1].is_ipv6());
+}
+
+#[test]
+fn every_byte_comes_back_when_the_client_sends_it_all_and_half_closes_before_it_reads() {
+    let serve = Serve::start("");
+    let bytes = noise(8 << 20);
+    let client = serve.connect();
+    thread::scope(|scope| {
+        let mut sender = client.try_clone().unwrap();
+        let bytes = &bytes;
+        scope.spawn(move || {
+            sender.write_all(bytes).unwrap();
+            sender.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut reply = Vec::new();
+        (&client).read_to_end(&mut reply).unwrap();
+        assert!(reply == bytes.to_ascii_uppercase(), "{} bytes", reply.len());
+    });
+}
+
+#[test]
+fn bytes_behind_an_urgent_mark_are_not_stranded() {
+    let serve = Serve::start("");
+    let mut client = serve.connect();
+    client.write_all(b"abc").unwrap();
+    send(client.as_raw_fd(), b"!", MsgFlags::MSG_OOB).unwrap();
+    client.write_all(b"def").unwrap();
+    assert_eq!(read(&mut client, 6), b"ABCDEF");
+}
+
+/// Sends without reading, until the kernel has taken nothing for a while although the server had
+/// time. Tells how many bytes it took.
+fn send_until_full(client: &mut TcpStream) -> usize {
+    client.set_nonblocking(true).unwrap();
+    let chunk = vec![b'x'; 1 << 20];
+    let mut accepted = 0;
+    let mut full_since = Instant::now();
+    while full_since.elapsed() < Duration::from_millis(300) {
+        match client.write(&chunk) {
+            Ok(count) => {
+                accepted += count;
+                full_since = Instant::now();
+                assert!(accepted < 100 << 20, "the server takes without end");
+            }
+            Err(_) => thread::sleep(Duration::from_millis(5)),
+        }
+    }
+    client.set_nonblocking(false).unwrap();
+    accepted
+}
+
+#[test]
+fn a_client_that_never_reads_stops_being_read_and_holds_up_nobody() {
+    let serve = Serve::start("");
+    let mut greedy = serve.connect();
+    let accepted = send_until_full(&mut greedy);
+    let mut other = serve.connect();
+    other.write_all(b"hello").unwrap();
+    assert_eq!(read(&mut other, 5), b"HELLO");
+    assert!(serve.resident() < 12 << 20, "{} bytes", serve.resident());
+
+    // It reads at last, and nothing was lost.
+    greedy.shutdown(Shutdown::Write).unwrap();
+    let mut replies = Vec::new();
+    greedy.read_to_end(&mut replies).unwrap();
+    assert_eq!(replies.len(), accepted);
+    assert!(replies.iter().all(|&byte| byte == b'X'));
+}
+
+#[test]
+fn a_client_that_resets_is_counted_so() {
+    let serve = Serve::start("-v");
+    let client = serve.connect();
+    let client = socket2::Socket::from(client);
+    client.set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    serve.process.says("closed: reset");
+    assert_eq!(
+        serve.stop(),
+        "accepted 1, closed 1 (reset 1), 0 bytes in, 0 bytes out"
+    );
+}
+
+#[test]
+fn out_of_descriptors_it_neither_spins_nor_loses_clients() {
+    let mut command = Command::new("sh");
+    let binary = env!("CARGO_BIN_EXE_upcase");
+    let script = format!("ulimit -n 40; exec {binary} serve --listen 127.0.0.1:0");
+    command.args(["-c", &script]);
+    let serve = Serve::launch(command, 1);
+    let mut clients: Vec<TcpStream> = (0..60).map(|_| serve.connect()).collect();
+    serve.process.says("Too many open files");
+    let ticks = serve.cpu_ticks();
+    thread::sleep(Duration::from_millis(500));
+    let spent = serve.cpu_ticks() - ticks;
+    assert!(spent <= 5, "{spent} of 50 ticks spent waiting");
+    assert!(
+        serve
+            .process
+            .stderr()
+            .matches("Too many open files")
+            .count()
+            <= 3,
+        "{}",
+        serve.process.stderr()
+    );
+
+    // Those who were accepted are served; when they leave, those who waited are.
+    for mut client in clients.drain(..25) {
+        client.write_all(b"first").unwrap();
+        assert_eq!(read(&mut client, 5), b"FIRST");
+    }
+    for client in &mut clients[..25] {
+        client.write_all(b"second").unwrap();
+        assert_eq!(read(client, 6), b"SECOND");
+    }
+}
+
+#[test]
+fn sigterm_serves_those_who_wait_and_answers_what_is_in_transfer() {
+    let mut serve = Serve::start("--send-buffer 16KiB");
+    let bytes = noise(4 << 20);
+    let client = serve.connect();
+    let mut idle = serve.connect();
+    let mut waiting = thread::scope(|scope| {
+        let mut sender = client.try_clone().unwrap();
+        let bytes = &bytes;
+        scope.spawn(move || sender.write_all(bytes).unwrap());
+        let mut reply = read(&mut client.try_clone().unwrap(), 1 << 20);
+        // A process that is stopped takes nobody: this client waits in the queue at the signal.
+        serve.process.signal(Signal::SIGSTOP);
+        let mut waiting = serve.connect();
+        waiting.write_all(b"i was in the queue").unwrap();
+        serve.process.signal(Signal::SIGTERM);
+        serve.process.signal(Signal::SIGCONT);
+        (&client).read_to_end(&mut reply).unwrap();
+        assert!(reply == bytes.to_ascii_uppercase(), "{} bytes", reply.len());
+        waiting
+    });
+    assert_eq!(read(&mut waiting, 18), b"I WAS IN THE QUEUE");
+    hears_end(&mut waiting);
+    hears_end(&mut idle);
+    assert!(
+        TcpStream::connect(serve.address()).is_err(),
+        "it took a client after all"
+    );
+    drop((client, waiting, idle));
+    let totals = serve.ends(0);
+    assert!(
+        totals.starts_with("accepted 3, closed 3 (stopped 3)"),
+        "{totals}"
+    );
+}
+
+#[test]
+fn a_second_signal_ends_at_once_and_says_who_was_cut() {
+    let mut serve = Serve::start("");
+    let mut client = serve.connect();
+    send_until_full(&mut client);
+    serve.process.signal(Signal::SIGTERM);
+    serve.process.says("stopping");
+    let begun = Instant::now();
+    serve.process.signal(Signal::SIGINT);
+    let totals = serve.ends(1);
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(totals.contains("(cut 1)"), "{totals}");
+}
+
+#[test]
+fn a_port_in_use_is_one_line_and_exit_code_3() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let ended = run(&format!("serve --listen 127.0.0.1:0 --listen {address}")).expect(3);
+    assert_eq!(ended.stdout, "", "no listener is told unless all listen");
+    assert_eq!(
+        ended.stderr,
+        format!("upcase: cannot listen on {address}: Address already in use (os error 98)\n")
+    );
+}
+
+#[test]
+fn what_the_kernel_cuts_is_a_warning_with_the_sysctl() {
+    let serve = Serve::start("--recv-buffer 1GiB --send-buffer 1GiB --backlog 1000000");
+    for (sysctl, asked) in [
+        ("net.core.rmem_max", "1073741824"),
+        ("net.core.wmem_max", "1073741824"),
+        ("net.core.somaxconn", "1000000"),
+    ] {
+        let path = format!("/proc/sys/{}", sysctl.replace('.', "/"));
+        let limit = fs::read_to_string(path).unwrap();
+        serve.process.says(&format!(
+            "asked for {asked}, the kernel granted {}; the limit is sysctl {sysctl}",
+            limit.trim()
+        ));
+    }
+}
+
+#[test]
+fn the_log_goes_to_a_file_as_well() {
+    let path = std::env::temp_dir().join(format!("upcase-log-{}", std::process::id()));
+    let serve = Serve::start(&format!("--log-file {}", path.display()));
+    serve.stop();
+    let log = fs::read_to_string(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    let last = log.lines().last().unwrap();
+    assert!(
+        last.ends_with("stopped: accepted 0, closed 0, 0 bytes in, 0 bytes out"),
+        "{log}"
+    );
+}
+
+#[test]
+fn two_hundred_clients_with_messages_of_all_sizes_do_not_disturb_each_other() {
+    let serve = Serve::start("");
+    let mut clients: Vec<(TcpStream, Vec<u8>)> = (0..200)
+        .map(|number| (serve.connect(), noise(1 + number * 37)))
+        .collect();
+    for round in b"xyz".iter().copied() {
+        for (client, bytes) in &mut clients {
+            bytes.push(round);
+            client.write_all(bytes).unwrap();
+        }
+        for (client, bytes) in &mut clients {
+            assert!(read(client, bytes.len()) == bytes.to_ascii_uppercase());
+        }
+    }
+    for (client, _) in &mut clients {
+        client.shutdown(Shutdown::Write).unwrap();
+        hears_end(client);
+    }
+    until("all are gone", || {
+        let path = format!("/proc/{}/fd", serve.process.id());
+        fs::read_dir(path).unwrap().count() < 20
+    });
+    let totals = serve.stop();
+    assert!(
+        totals.starts_with("accepted 200, closed 200 (finished 200)"),
+        "{totals}"
+    );
+}
