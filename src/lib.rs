@@ -1,4 +1,57 @@
-//! upcase: a TCP echo pair for measuring and teaching TCP.
+//! upcase: a TCP echo pair for measuring and teaching TCP. One binary for two machines: `serve`
+//! sends back every byte, ASCII letters in upper case; `load` drives thousands of verified
+//! connections against it; `send` is for a person at a console.
+//!
+//! # The words
+//!
+//! *message*: what a client sends and expects back in upper case. *connection*: one TCP connection
+//! and its state. *turn*: one pass of the event loop. *token*: what the kernel hands back for a
+//! connection; it carries a slab index and a generation. *pending*: bytes read and converted, not
+//! yet accepted by the kernel. *drain*: finish what was promised, take nothing new. *plan*: what a
+//! load run is to do. *response*: from the instant at which a message was due to the last byte of
+//! its reply. *unanswered*: sent, and not answered when the run ended.
+//!
+//! # The layers
+//!
+//! Imports point down only; `tests/tidy.rs` reads this picture and holds the code against it. What
+//! is marked `*` is pure: no clock, no socket, no randomness of its own. Time comes in as an
+//! argument and I/O through the small trait [`stream::Stream`], so that the same code runs on the
+//! kernel and on the scripted streams of the tests.
+//!
+//! ```text
+//! 8  main
+//! 7  cli/mod
+//! 6  cli/args   progress
+//! 5  load/mod   report/text*   report/json*   report/mod*   cli/values
+//! 4  load/summary*   load/own
+//! 3  server/mod   load/plan*   load/connection*   send
+//! 2  reactor/mod   server/connection*   server/listener   socket   load/preflight
+//! 1  reactor/alarm   reactor/signals   reactor/slots*   reactor/timers*   stream*
+//! 0  server/limits*   server/stats*   load/payload*   load/dial*   load/latency*
+//! 0  process   logging
+//! ```
+//!
+//! # The boundaries
+//!
+//! - **reactor | its users**: the reactor says what happened and its user pulls it: no callbacks.
+//!   The server and the load generator run on the same one.
+//! - **stream**: the rules of edge-triggered readiness, in one place for both ends.
+//! - **connection | socket**: the machine decides, a small trait does the system calls.
+//! - **socket**: every socket option is set in one file, named as its `setsockopt`.
+//! - **limits, plan**: every number that bounds work or memory, with its unit and its reason.
+//! - **connection | stats**: a connection ends with one reason; a peer's fault is data.
+//! - **summary | report**: measuring cannot print, printing cannot measure.
+//! - **send**: plain blocking sockets, no I/O code shared with the server: the witness.
+//!
+//! # The way of a byte through the server
+//!
+//! Readable, one `recv` into the one scratch buffer, upper case in place, one `send` in the same
+//! turn, done. Only what the kernel did not accept is copied, into a pending buffer that the
+//! connection owns until it is flushed; meanwhile the connection is not read. So an idle connection
+//! owns no buffer, and memory is bounded by design. A connection that spent its budget goes to a
+//! queue and continues in the next turn, since an edge is not reported twice. At the end of the
+//! stream: flush, shut down the write side, close. Two system calls a message, and one `epoll_wait`
+//! shared by the batch.
 
 pub mod cli;
 pub mod load;

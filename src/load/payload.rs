@@ -3,8 +3,9 @@
 //! So a reply is checked with nothing but its position, a byte that was lost, repeated or altered
 //! is noticed where it stands, and so is a reply that belongs to another connection.
 //!
-//! Eight bytes at a time come from a counter-based generator (the mixing function of SplitMix64,
-//! Steele, Lea and Flood 2014), and each is then mapped to the bytes that its place allows.
+//! Words of eight bytes come from a counter-based generator (the mixing function of SplitMix64,
+//! Steele, Lea and Flood 2014). All bytes of a word are then mapped at once to what their places
+//! allow, the even places and the odd ones each with one multiplication.
 
 use std::ops::Range;
 
@@ -23,9 +24,11 @@ pub enum Alphabet {
 #[derive(Clone, Copy, Debug)]
 pub struct Payload {
     seed: u64,
-    /// For each place in a word: the smallest byte, and how many values follow from it.
-    smallest: [u8; WORD],
-    values: [u16; WORD],
+    /// How many values may stand at the even places, and at the odd ones.
+    even_values: u64,
+    odd_values: u64,
+    /// The smallest of them, at each place of a word.
+    smallest: u64,
 }
 
 /// The byte stream of one connection.
@@ -49,7 +52,7 @@ pub struct Difference {
 const WORD: usize = 8;
 
 /// Bytes that are checked at a time: they stay in the innermost cache.
-const CHUNK: usize = 1024;
+const CHUNK: usize = 256;
 
 /// Odd, and near 2^64 divided by the golden ratio: consecutive counters differ in many bits.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -57,14 +60,20 @@ const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 impl Payload {
     /// `smallest_message` in bytes: any stretch of that length is to hold a lower-case letter.
     pub fn new(alphabet: Alphabet, seed: u64, smallest_message: usize) -> Self {
-        let (smallest, values) = match alphabet {
-            Alphabet::Bytes => ([0; WORD], [256; WORD]),
-            Alphabet::Text => text(smallest_message),
+        const ALL: Range<u16> = 0..256;
+        const LETTERS: Range<u16> = b'a' as u16..b'z' as u16 + 1;
+        const PRINTABLE: Range<u16> = b' ' as u16..b'~' as u16 + 1;
+        let (even, odd) = match alphabet {
+            Alphabet::Bytes => (ALL, ALL),
+            Alphabet::Text if smallest_message == 1 => (LETTERS, LETTERS),
+            Alphabet::Text => (LETTERS, PRINTABLE),
         };
+        let pair = [even.start as u8, odd.start as u8];
         Payload {
             seed,
-            smallest,
-            values,
+            even_values: even.len() as u64,
+            odd_values: odd.len() as u64,
+            smallest: u64::from(u16::from_le_bytes(pair)) * 0x0001_0001_0001_0001,
         }
     }
 
@@ -78,10 +87,9 @@ impl Payload {
     /// Writes the bytes of a stream from `offset` on, as they are sent.
     pub fn fill(&self, source: Source, offset: u64, bytes: &mut [u8]) {
         let mut index = offset / WORD as u64;
-        let head = (offset % WORD as u64) as usize;
-        let (head, words) = bytes.split_at_mut(((WORD - head) % WORD).min(bytes.len()));
+        let start = (offset % WORD as u64) as usize;
+        let (head, words) = bytes.split_at_mut(((WORD - start) % WORD).min(bytes.len()));
         if !head.is_empty() {
-            let start = (offset % WORD as u64) as usize;
             head.copy_from_slice(&self.word(source, index)[start..start + head.len()]);
             index += 1;
         }
@@ -112,33 +120,15 @@ impl Payload {
         Ok(())
     }
 
+    /// A random byte r becomes smallest + r * values / 256: the product of a byte and at most 256
+    /// fits into 16 bits, so four of them are made by one multiplication without touching.
     fn word(&self, source: Source, index: u64) -> [u8; WORD] {
-        let random = mix(source.key.wrapping_add(index.wrapping_mul(STEP))).to_le_bytes();
-        let mut word = [0; WORD];
-        for place in 0..WORD {
-            let value = (u16::from(random[place]) * self.values[place]) >> 8;
-            word[place] = self.smallest[place] + value as u8;
-        }
-        word
+        const EVEN: u64 = 0x00ff_00ff_00ff_00ff;
+        let random = mix(source.key.wrapping_add(index.wrapping_mul(STEP)));
+        let even = (((random & EVEN) * self.even_values) >> 8) & EVEN;
+        let odd = (((random >> 8) & EVEN) * self.odd_values) & !EVEN;
+        ((even | odd) + self.smallest).to_le_bytes()
     }
-}
-
-/// A letter at the first place of a word, and again as often as the smallest message asks for;
-/// anything printable elsewhere.
-fn text(smallest_message: usize) -> ([u8; WORD], [u16; WORD]) {
-    const LETTERS: Range<u8> = b'a'..b'z' + 1;
-    const PRINTABLE: Range<u8> = b' '..b'~' + 1;
-    let letter_every = 1 << smallest_message.clamp(1, WORD).ilog2();
-    let range = |place: usize| {
-        if place.is_multiple_of(letter_every) {
-            LETTERS
-        } else {
-            PRINTABLE
-        }
-    };
-    let smallest = std::array::from_fn(|place| range(place).start);
-    let values = std::array::from_fn(|place| range(place).len() as u16);
-    (smallest, values)
 }
 
 fn first_difference(offset: u64, expected: &[u8], found: &[u8]) -> Difference {

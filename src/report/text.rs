@@ -32,7 +32,7 @@ fn write(page: &mut String, summary: &Summary) -> fmt::Result {
     writeln!(page, "target       {}{own}", plan.target)?;
     writeln!(
         page,
-        "plan         {} connections, {} bytes a message, {} in flight on each, {stop}, closed loop",
+        "plan         {} connections, {} bytes a message, depth {}, {stop}, closed loop",
         grouped(plan.connections.into()),
         grouped(plan.size as u64),
         plan.depth,
@@ -101,7 +101,8 @@ fn mismatch(connection: u32, difference: &Difference) -> String {
         found,
     } = difference;
     format!(
-        "first on connection {connection} at byte {offset}: '{}' (0x{found:02x}), not '{}' (0x{expected:02x})",
+        "first on connection {connection} at byte {offset}: '{}' (0x{found:02x}), \
+         not '{}' (0x{expected:02x})",
         found.escape_ascii(),
         expected.escape_ascii(),
     )

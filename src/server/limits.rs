@@ -8,7 +8,7 @@ const KIB: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes that one read may take. It is also the most that a connection can have pending, since
-    /// a connection with pending bytes is not read: the bound on memory per client that never reads.
+    /// a connection with pending bytes is not read: what a client that never reads costs.
     pub read_bytes: usize,
     /// Bytes that one connection may have echoed in a turn before the others get theirs: a fast
     /// peer must not hold the loop.

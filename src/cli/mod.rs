@@ -1,19 +1,24 @@
-//! The command line, in two steps: what was typed, and what was meant. Nothing past this file sees
-//! a value that was not checked.
+//! The command line: what was typed becomes what is meant, is carried out, and ends in an exit
+//! code.
+
+mod args;
+mod values;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
-use bytesize::ByteSize;
-use clap::builder::RangedU64ValueParser;
+use anyhow::{Context, bail};
+use clap::Parser;
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand, ValueEnum};
 use log::{LevelFilter, info, warn};
 
+pub use crate::cli::args::Cli;
+use crate::cli::args::{
+    BufferArgs, Command, Format, LoadArgs, MssArg, PayloadArg, SendArgs, ServeArgs,
+};
+use crate::cli::values::Target;
 use crate::load::own::OwnServer;
 use crate::load::payload::Alphabet;
 use crate::load::plan::{Plan, Stop};
@@ -35,160 +40,6 @@ pub enum Outcome {
     /// Something is wrong, and was said: exit code 1.
     Bad,
 }
-
-/// A TCP echo pair for measuring and teaching TCP: the server answers in upper case
-#[derive(Debug, Parser)]
-#[command(
-    version,
-    subcommand_required = true,
-    after_help = "Exit codes: 0 all well; 1 carried out, and something is wrong; 2 wrong usage; \
-                  3 could not run."
-)]
-pub struct Cli {
-    #[command(subcommand)]
-    command: Command,
-    #[command(flatten)]
-    log: LogArgs,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Send back every byte that comes, ASCII letters in upper case
-    Serve(ServeArgs),
-    /// Send messages and print the replies
-    Send(SendArgs),
-    /// Load a server with many connections, verify every reply, measure its response
-    Load(LoadArgs),
-}
-
-#[derive(Debug, Args)]
-struct LogArgs {
-    /// Tell more: every connection, every message
-    #[arg(short, long, global = true, conflicts_with = "quiet")]
-    verbose: bool,
-    /// Tell errors only
-    #[arg(short, long, global = true)]
-    quiet: bool,
-    /// Keep the log in this file as well (appended)
-    #[arg(long, global = true, value_name = "PATH")]
-    log_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-struct ServeArgs {
-    /// Where to listen, IPv4 or [IPv6]; port 0: any free one; may be repeated
-    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address,
-          default_value = "127.0.0.1:12000")]
-    listen: Vec<SocketAddr>,
-    #[command(flatten)]
-    mss: MssArg,
-    #[command(flatten)]
-    buffers: BufferArgs,
-    /// Clients that may wait to be accepted [default: 4096, or what the kernel allows]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
-    backlog: Option<u32>,
-    /// Leave Nagle's algorithm on; otherwise TCP_NODELAY is set
-    #[arg(long)]
-    nagle: bool,
-}
-
-#[derive(Debug, Args)]
-struct SendArgs {
-    /// The server, as address or name with port
-    #[arg(value_name = "TARGET", value_parser = target)]
-    target: Target,
-    /// What to send, one reply each [default: the lines of standard input]
-    #[arg(value_name = "MESSAGE")]
-    messages: Vec<OsString>,
-    #[command(flatten)]
-    mss: MssArg,
-    /// How long to wait for the connection, for each part of a reply, and for the end
-    #[arg(long, value_name = "TIME", value_parser = positive_duration, default_value = "10s")]
-    timeout: Duration,
-}
-
-#[derive(Debug, Args)]
-struct LoadArgs {
-    /// The server, as address or name with port [default: one of its own, in this process]
-    #[arg(value_name = "TARGET", value_parser = target)]
-    target: Option<Target>,
-    /// Connections; all are up before the first message and stay up to the end
-    #[arg(long, value_name = "N", default_value_t = 1000,
-          value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    connections: u32,
-    /// Bytes of a message, such as 64 or 16KiB (1 to 1GiB)
-    #[arg(long, value_name = "SIZE", value_parser = message_size, default_value = "64")]
-    size: usize,
-    /// Messages in flight on each connection
-    #[arg(long, value_name = "N", default_value_t = 1,
-          value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    depth: u32,
-    /// How long to send [default: 10s]
-    #[arg(long, value_name = "TIME", value_parser = positive_duration)]
-    duration: Option<Duration>,
-    /// How many messages to send in all, dealt evenly to the connections; given up when no reply
-    /// comes for 10 s
-    #[arg(long, value_name = "N", conflicts_with = "duration",
-          value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
-    messages: Option<u64>,
-    /// Connections to open a second [default: as fast as they come up]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    connect_rate: Option<u32>,
-    #[command(flatten)]
-    mss: MssArg,
-    #[command(flatten)]
-    buffers: BufferArgs,
-    /// Local addresses, used in turn
-    #[arg(long, value_name = "ADDR,...", value_delimiter = ',')]
-    source: Vec<IpAddr>,
-    /// What the messages are made of
-    #[arg(long, value_enum, default_value_t = PayloadArg::Text)]
-    payload: PayloadArg,
-    /// What the bytes of the messages are computed from
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
-    /// How to print the report
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
-}
-
-#[derive(Debug, Args)]
-struct MssArg {
-    /// TCP_MAXSEG, 88 to 32767: the largest segment, both ways. A segment carries 12 bytes less,
-    /// which go to timestamps
-    #[arg(long, value_name = "BYTES", value_parser = mss)]
-    mss: Option<u16>,
-}
-
-#[derive(Debug, Args)]
-struct BufferArgs {
-    /// SO_RCVBUF, such as 64KiB; the kernel doubles it for its own bookkeeping
-    #[arg(long, value_name = "SIZE", value_parser = buffer_size)]
-    recv_buffer: Option<usize>,
-    /// SO_SNDBUF, such as 64KiB; the kernel doubles it for its own bookkeeping
-    #[arg(long, value_name = "SIZE", value_parser = buffer_size)]
-    send_buffer: Option<usize>,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum PayloadArg {
-    /// Printable ASCII with lower-case letters in every message
-    Text,
-    /// All 256 byte values
-    Bytes,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
-    /// A page for a person
-    Text,
-    /// One object on one line
-    Json,
-}
-
-/// A server as it was named: `HOST:PORT`, not looked up yet.
-#[derive(Clone, Debug)]
-struct Target(String);
 
 impl Cli {
     /// Reads the arguments of this process. On an error or a call for help, prints it and gives the
@@ -397,62 +248,4 @@ fn one_line(error: &clap::Error) -> String {
         .collect();
     let line = lines.join("; ");
     format!("{} (see --help)", line.trim_start_matches("error: "))
-}
-
-fn listen_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
-        "not an address with a port, such as 127.0.0.1:12000 or [::1]:12000".to_string()
-    })
-}
-
-/// `HOST:PORT`: the port is a number from 1 to 65535, and a host of digits and dots, or one in
-/// brackets, is an address.
-fn target(text: &str) -> Result<Target, String> {
-    const FORM: &str = "not a host with a port, such as 10.77.0.1:12000, [::1]:12000 or host:12000";
-    let (host, port) = text.rsplit_once(':').ok_or(FORM)?;
-    let port: u16 = port
-        .parse()
-        .map_err(|_| "the port is not a number up to 65535")?;
-    if port == 0 {
-        return Err("nothing can listen on port 0".to_string());
-    }
-    let looks_like_address =
-        host.chars().all(|c| c.is_ascii_digit() || c == '.') || host.contains([':', '[', ']']);
-    if looks_like_address && text.parse::<SocketAddr>().is_err() {
-        return Err(FORM.to_string());
-    }
-    Ok(Target(text.to_string()))
-}
-
-fn mss(text: &str) -> Result<u16, String> {
-    let (least, most) = (socket::MSS_RANGE.start(), socket::MSS_RANGE.end());
-    text.parse()
-        .ok()
-        .filter(|mss| socket::MSS_RANGE.contains(mss))
-        .ok_or_else(|| format!("the kernel takes {least} to {most} bytes"))
-}
-
-fn buffer_size(text: &str) -> Result<usize, String> {
-    size(text, 1, i32::MAX as u64)
-}
-
-fn message_size(text: &str) -> Result<usize, String> {
-    size(text, 1, ByteSize::gib(1).as_u64())
-}
-
-fn size(text: &str, least: u64, most: u64) -> Result<usize, String> {
-    let size: ByteSize = text.parse()?;
-    let bytes = size.as_u64();
-    if !(least..=most).contains(&bytes) {
-        return Err(format!("{bytes} is not in {least}..={most} bytes"));
-    }
-    usize::try_from(bytes).map_err(|error| error.to_string())
-}
-
-fn positive_duration(text: &str) -> anyhow::Result<Duration> {
-    let duration = humantime::parse_duration(text)?;
-    if duration.is_zero() {
-        return Err(anyhow!("it must be longer than 0"));
-    }
-    Ok(duration)
 }

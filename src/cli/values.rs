@@ -1,0 +1,129 @@
+//! Values as they are typed, read and checked: past this file there is no other.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use bytesize::ByteSize;
+
+use crate::socket::MSS_RANGE;
+
+/// A server as it was named: `HOST:PORT`, not looked up yet.
+#[derive(Clone, Debug)]
+pub(super) struct Target(pub(super) String);
+
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "not an address with a port, such as 127.0.0.1:12000 or [::1]:12000".to_string()
+    })
+}
+
+/// `HOST:PORT`: the port is a number from 1 to 65535, and a host of digits and dots, or one in
+/// brackets, is an address.
+pub(super) fn target(text: &str) -> Result<Target, String> {
+    const FORM: &str = "not a host with a port, such as 10.77.0.1:12000, [::1]:12000 or host:12000";
+    let (host, port) = text.rsplit_once(':').ok_or(FORM)?;
+    let port: u16 = port
+        .parse()
+        .map_err(|_| "the port is not a number up to 65535")?;
+    if port == 0 {
+        return Err("nothing can listen on port 0".to_string());
+    }
+    let looks_like_address =
+        host.chars().all(|c| c.is_ascii_digit() || c == '.') || host.contains([':', '[', ']']);
+    if looks_like_address && text.parse::<SocketAddr>().is_err() {
+        return Err(FORM.to_string());
+    }
+    Ok(Target(text.to_string()))
+}
+
+pub(super) fn mss(text: &str) -> Result<u16, String> {
+    let (least, most) = (MSS_RANGE.start(), MSS_RANGE.end());
+    text.parse()
+        .ok()
+        .filter(|mss| MSS_RANGE.contains(mss))
+        .ok_or_else(|| format!("the kernel takes {least} to {most} bytes"))
+}
+
+pub(super) fn buffer_size(text: &str) -> Result<usize, String> {
+    size(text, 1, i32::MAX as u64)
+}
+
+pub(super) fn message_size(text: &str) -> Result<usize, String> {
+    size(text, 1, ByteSize::gib(1).as_u64())
+}
+
+fn size(text: &str, least: u64, most: u64) -> Result<usize, String> {
+    let size: ByteSize = text.parse()?;
+    let bytes = size.as_u64();
+    if !(least..=most).contains(&bytes) {
+        return Err(format!("{bytes} is not in {least}..={most} bytes"));
+    }
+    usize::try_from(bytes).map_err(|error| error.to_string())
+}
+
+pub(super) fn positive_duration(text: &str) -> anyhow::Result<Duration> {
+    let duration = humantime::parse_duration(text)?;
+    if duration.is_zero() {
+        return Err(anyhow!("it must be longer than 0"));
+    }
+    Ok(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_a_host_or_an_address_with_a_port() {
+        for good in [
+            "host:1",
+            "10.77.0.1:12000",
+            "[::1]:65535",
+            "a.b-c:80",
+            "1host:2",
+        ] {
+            assert!(target(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "host",
+            ":",
+            "host:",
+            ":12000",
+            "host:0",
+            "host:65536",
+            "host:x",
+            "::1",
+            "::1:80",
+            "1.2.3:80",
+            "999.1.1.1:80",
+            "[::1:80",
+            "[]:80",
+            "12000",
+        ] {
+            assert!(target(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units_and_bounds() {
+        assert_eq!(message_size("64"), Ok(64));
+        assert_eq!(message_size("16KiB"), Ok(16 << 10));
+        assert_eq!(message_size("1GiB"), Ok(1 << 30));
+        for bad in ["0", "1025MiB", "-1", "many", "", "99999999999999999999"] {
+            assert!(message_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_mss_is_what_the_kernel_takes() {
+        assert_eq!((mss("88"), mss("32767")), (Ok(88), Ok(32767)));
+        for bad in ["87", "32768", "65536", "-1", "x", ""] {
+            assert_eq!(
+                mss(bad),
+                Err("the kernel takes 88 to 32767 bytes".to_string())
+            );
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Rules of style that matter, as tests. There is no list of exceptions.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const FUNCTION_LINES_MAX: usize = 70;
+const COLUMNS_MAX: usize = 100;
+
+struct File {
+    /// `server/connection`, as the layer picture names it.
+    name: String,
+    text: String,
+}
+
+impl File {
+    /// The text without its tests.
+    fn product(&self) -> &str {
+        self.text.split("#[cfg(test)]").next().unwrap_or_default()
+    }
+
+    fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.text
+            .lines()
+            .zip(1..)
+            .map(|(line, number)| (number, line))
+    }
+}
+
+fn files_under(folder: &str) -> Vec<File> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let mut files = Vec::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path: PathBuf = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(&root).unwrap().with_extension("");
+                files.push(File {
+                    name: name.to_string_lossy().into_owned(),
+                    text: fs::read_to_string(&path).unwrap(),
+                });
+            }
+        }
+    }
+    assert!(!files.is_empty(), "no files under {folder}");
+    files
+}
+
+/// The picture in `lib.rs`: the layer of each file, and whether it is pure.
+fn layers() -> BTreeMap<String, (u32, bool)> {
+    let library = include_str!("../src/lib.rs");
+    let picture = library
+        .split("```text\n")
+        .nth(1)
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap();
+    let mut layers = BTreeMap::new();
+    for line in picture.lines() {
+        let mut words = line.trim_start_matches("//!").split_whitespace();
+        let Some(layer) = words.next() else { continue };
+        let layer = layer.parse().unwrap();
+        for word in words {
+            let name = word.trim_end_matches('*').to_string();
+            let before = layers.insert(name, (layer, word.ends_with('*')));
+            assert!(before.is_none(), "{word} stands in the picture twice");
+        }
+    }
+    layers
+}
+
+/// The files that a file imports from, of those in the picture.
+fn imports(file: &File, layers: &BTreeMap<String, (u32, bool)>) -> Vec<String> {
+    let text: String = file.product().split_whitespace().collect();
+    let mut imports = Vec::new();
+    for import in text.split("usecrate::").skip(1) {
+        let import = import.split(';').next().unwrap();
+        let (stem, names) = import.split_once('{').unwrap_or((import, ""));
+        let stem = stem.trim_end_matches("::").replace("::", "/");
+        let names = names.trim_end_matches('}').split(',');
+        let candidates = names.map(|name| {
+            let name = name.split("::").next().unwrap_or_default();
+            format!("{stem}/{name}").trim_matches('/').to_string()
+        });
+        imports.extend(candidates.map(|path| file_of(&path, layers)));
+    }
+    imports
+}
+
+/// `load/plan/Stop` is in `load/plan`, `load/Load` in `load/mod`.
+fn file_of(path: &str, layers: &BTreeMap<String, (u32, bool)>) -> String {
+    let mut parts: Vec<&str> = path.split('/').filter(|part| *part != "self").collect();
+    while !parts.is_empty() {
+        for name in [parts.join("/"), parts.join("/") + "/mod"] {
+            if layers.contains_key(&name) {
+                return name;
+            }
+        }
+        parts.pop();
+    }
+    panic!("{path} belongs to no file of the picture");
+}
+
+#[test]
+fn the_picture_shows_every_file_and_imports_point_down() {
+    let layers = layers();
+    let files = files_under("src");
+    assert_eq!(
+        files.len(),
+        layers.len() + 1,
+        "all files but lib.rs stand in the picture"
+    );
+    for file in files.iter().filter(|file| file.name != "lib") {
+        let (layer, _) = layers
+            .get(&file.name)
+            .unwrap_or_else(|| panic!("{}", file.name));
+        for import in imports(file, &layers) {
+            let (imported, _) = layers[&import];
+            assert!(
+                imported < *layer,
+                "{} ({layer}) imports {import} ({imported})",
+                file.name
+            );
+        }
+    }
+}
+
+#[test]
+fn pure_files_have_no_clock_and_no_socket() {
+    let layers = layers();
+    for file in files_under("src") {
+        if !layers.get(&file.name).is_some_and(|(_, pure)| *pure) {
+            continue;
+        }
+        for word in [
+            "Instant::now",
+            ".elapsed()",
+            "mio::",
+            "socket2::",
+            "std::fs",
+            "TcpStream",
+        ] {
+            assert!(
+                !file.product().contains(word),
+                "{} is pure and has {word}",
+                file.name
+            );
+        }
+    }
+}
+
+#[test]
+fn every_file_says_first_what_it_is_for() {
+    for file in files_under("src").iter().chain(&files_under("tests")) {
+        assert!(file.text.starts_with("//! "), "{}", file.name);
+    }
+}
+
+#[test]
+fn lines_are_short_and_nothing_is_left_to_be_done() {
+    let mut faults = Vec::new();
+    for file in files_under("src").iter().chain(&files_under("tests")) {
+        for (number, line) in file.lines() {
+            if line.chars().count() > COLUMNS_MAX {
+                faults.push(format!("{}, line {number}: too long", file.name));
+            }
+            for word in [
+                concat!("TO", "DO"),
+                concat!("FIX", "ME"),
+                concat!("XX", "X"),
+            ] {
+                if line.contains(word) {
+                    faults.push(format!("{}, line {number}: {word}", file.name));
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn functions_are_short() {
+    for file in files_under("src").iter().chain(&files_under("tests")) {
+        let mut open: Option<(usize, usize)> = None;
+        for (number, line) in file.lines() {
+            let indent = line.len() - line.trim_start().len();
+            let words = line
+                .trim_start()
+                .trim_start_matches("pub ")
+                .trim_start_matches("pub(super) ");
+            if open.is_none() && (words.starts_with("fn ") || words.starts_with("const fn ")) {
+                open = Some((number, indent));
+            }
+            if let Some((start, at)) = open
+                && indent == at
+                && line.trim_end().ends_with('}')
+            {
+                let length = number - start + 1;
+                let place = format!("{}, line {start}", file.name);
+                assert!(length <= FUNCTION_LINES_MAX, "{place}: {length} lines");
+                open = None;
+            }
+        }
+        assert_eq!(open, None, "{}: a function has no end", file.name);
+    }
+}
+
+#[test]
+fn nothing_panics_on_purpose_outside_of_tests() {
+    // `expect` stays for what the types cannot say; it must give its reason.
+    for file in files_under("src") {
+        for word in [
+            ".unwrap()",
+            "panic!(",
+            "unreachable!(",
+            "todo!(",
+            "unimplemented!(",
+        ] {
+            assert!(!file.product().contains(word), "{}: {word}", file.name);
+        }
+    }
+}
