@@ -40,13 +40,19 @@ pub(super) enum Command {
 #[derive(Debug, Args)]
 pub(super) struct LogArgs {
     /// Tell more: every connection, every message
-    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        conflicts_with = "quiet",
+        display_order = 100
+    )]
     pub(super) verbose: bool,
     /// Tell errors only
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 100)]
     pub(super) quiet: bool,
     /// Keep the log in this file as well (appended)
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH", display_order = 100)]
     pub(super) log_file: Option<PathBuf>,
 }
 
@@ -118,13 +124,14 @@ pub(super) struct LoadArgs {
     /// Local addresses, used in turn
     #[arg(long, value_name = "ADDR,...", value_delimiter = ',')]
     pub(super) source: Vec<IpAddr>,
-    /// What the messages are made of
+    /// What the messages are made of: printable ASCII with a lower-case letter in every message, or
+    /// all 256 byte values
     #[arg(long, value_enum, default_value_t = PayloadArg::Text)]
     pub(super) payload: PayloadArg,
     /// What the bytes of the messages are computed from
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(super) seed: u64,
-    /// How to print the report
+    /// How to print the report: a page for a person, or one object on one line
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
 }
@@ -149,16 +156,12 @@ pub(super) struct BufferArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum PayloadArg {
-    /// Printable ASCII with lower-case letters in every message
     Text,
-    /// All 256 byte values
     Bytes,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum Format {
-    /// A page for a person
     Text,
-    /// One object on one line
     Json,
 }
