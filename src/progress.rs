@@ -47,13 +47,13 @@ impl Progress {
             Stage::Connecting => {
                 format!(
                     "connecting: {}/{} up",
-                    now.opened,
+                    now.up,
                     HumanCount(self.connections.into())
                 )
             }
             Stage::Running => format!(
                 "{} connections, {} messages/s, p99 {p99}, {}",
-                HumanCount(now.opened.into()),
+                HumanCount(now.up.into()),
                 HumanCount(rate),
                 self.left(now),
             ),

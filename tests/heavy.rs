@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 #[ignore = "takes 30,000 descriptors"]
 fn fifteen_thousand_connections_in_twelve_megabytes() {
     let serve = Serve::start("");
-    let before = serve.resident();
+    let before = serve.process.resident();
     let mut peak = 0;
     let arguments = format!(
         "load {} --connections 15000 --messages 150000 --format json",
@@ -25,7 +25,7 @@ fn fifteen_thousand_connections_in_twelve_megabytes() {
     let report = thread::scope(|scope| {
         let load = scope.spawn(move || run(&arguments).expect(0).json());
         while !load.is_finished() {
-            peak = peak.max(serve.resident());
+            peak = peak.max(serve.process.resident());
             thread::sleep(std::time::Duration::from_millis(10));
         }
         load.join().unwrap()

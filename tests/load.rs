@@ -280,7 +280,7 @@ fn a_server_that_dies_is_an_error_with_its_kind() {
     command.stdout(Stdio::piped());
     let mut load = Process::start(command);
     let mut stdout = load.child().stdout.take().unwrap();
-    until("messages flow", || serve.cpu_ticks() > 5);
+    until("messages flow", || serve.process.cpu_ticks() > 5);
     serve.process.child().kill().unwrap();
     serve.process.wait();
     let mut report = String::new();
@@ -310,7 +310,7 @@ fn a_signal_ends_the_run_in_order_and_prints_the_report() {
         command.stdout(Stdio::piped());
         let mut load = Process::start(command);
         let mut stdout = load.child().stdout.take().unwrap();
-        until("messages flow", || serve.cpu_ticks() > 5);
+        until("messages flow", || serve.process.cpu_ticks() > 5);
         load.signal(signal);
         let mut report = String::new();
         stdout.read_to_string(&mut report).unwrap();
@@ -437,4 +437,79 @@ fn a_progress_line_is_drawn_on_a_terminal_and_leaves_nothing_behind() {
 fn far_more_connections_than_a_turn_starts_all_send_their_only_message() {
     let report = load("--connections 2000 --messages 2000 --size 1", 0);
     assert_eq!(report.count("verified"), 2000);
+}
+
+#[test]
+fn the_response_covers_the_wait_for_a_turn_also_when_a_message_fills_the_budget_of_one() {
+    // In a closed loop, connections = rate x mean response, whatever the machine's speed.
+    for size in ["64", "64KiB", "256KiB", "300KiB"] {
+        let report = load(
+            &format!("--connections 20 --duration 500ms --size {size}"),
+            0,
+        );
+        let seconds = report.0["response_us"]["mean"].as_f64().unwrap() / 1e6;
+        let in_flight = report.0["achieved_rate"].as_f64().unwrap() * seconds;
+        assert!(
+            (15.0..=21.0).contains(&in_flight),
+            "size {size}: {in_flight} in flight"
+        );
+    }
+}
+
+#[test]
+fn the_rate_of_a_server_that_stalls_counts_the_time_without_replies() {
+    let address = server(|_, stream| {
+        let answered = std::cell::Cell::new(0);
+        echo(stream, |_, _| {
+            answered.set(answered.get() + 1);
+            if answered.get() == 10 {
+                thread::sleep(PATIENCE);
+            }
+        });
+    });
+    let report = load(&format!("{address} --connections 1 --duration 400ms"), 1);
+    assert_eq!(report.count("verified"), 9);
+    assert!(
+        report.0["elapsed_s"].as_f64().unwrap() >= 0.4,
+        "{}",
+        report.0
+    );
+}
+
+#[test]
+fn a_run_that_loses_all_connections_before_its_first_message_ends_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        let (first, _) = listener.accept().unwrap();
+        drop((first, listener));
+    });
+    let arguments = format!("{address} --connections 2 --connect-rate 2 --duration 1h");
+    let begun = std::time::Instant::now();
+    let report = load(&arguments, 1);
+    server.join().unwrap();
+    assert!(begun.elapsed().as_secs() < 8, "{:?}", begun.elapsed());
+    assert_eq!(report.count("verified"), 0);
+}
+
+#[test]
+fn a_signal_while_connections_come_up_is_waited_out_in_sleep() {
+    let (sender, events) = mpsc::channel();
+    let address = server(move |_, stream| {
+        sender.send(()).unwrap();
+        thread::sleep(PATIENCE);
+        drop(stream);
+    });
+    let arguments = format!("load {address} --connections 1000 --connect-rate 100");
+    let mut command = upcase(&arguments);
+    command.stdout(Stdio::null());
+    let mut load = Process::start(command);
+    events.recv_timeout(PATIENCE).unwrap();
+    load.signal(Signal::SIGTERM);
+    thread::sleep(std::time::Duration::from_millis(500));
+    let switches = load.sleeps();
+    let ticks = load.cpu_ticks();
+    assert!(ticks <= 20, "{ticks} of 50 ticks, asleep {switches} times");
+    load.signal(Signal::SIGTERM);
+    assert_eq!(load.wait().code(), Some(1));
 }

@@ -13,6 +13,10 @@ use common::{Serve, connect, hears_end, noise, read, run, until, upcase};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{MsgFlags, send};
 use std::os::fd::AsRawFd;
+use upcase::server::limits::Limits;
+use upcase::server::stats::CloseReason;
+use upcase::server::{Config, Server};
+use upcase::socket::Options;
 
 #[test]
 fn answers_every_byte_value_in_order_and_then_closes() {
@@ -101,7 +105,11 @@ fn a_client_that_never_reads_stops_being_read_and_holds_up_nobody() {
     let mut other = serve.connect();
     other.write_all(b"hello").unwrap();
     assert_eq!(read(&mut other, 5), b"HELLO");
-    assert!(serve.resident() < 12 << 20, "{} bytes", serve.resident());
+    assert!(
+        serve.process.resident() < 12 << 20,
+        "{} bytes",
+        serve.process.resident()
+    );
 
     // It reads at last, and nothing was lost.
     greedy.shutdown(Shutdown::Write).unwrap();
@@ -134,9 +142,9 @@ fn out_of_descriptors_it_neither_spins_nor_loses_clients() {
     let serve = Serve::launch(command, 1);
     let mut clients: Vec<TcpStream> = (0..60).map(|_| serve.connect()).collect();
     serve.process.says("Too many open files");
-    let ticks = serve.cpu_ticks();
+    let ticks = serve.process.cpu_ticks();
     thread::sleep(Duration::from_millis(500));
-    let spent = serve.cpu_ticks() - ticks;
+    let spent = serve.process.cpu_ticks() - ticks;
     assert!(spent <= 5, "{spent} of 50 ticks spent waiting");
     assert!(
         serve
@@ -158,6 +166,16 @@ fn out_of_descriptors_it_neither_spins_nor_loses_clients() {
         client.write_all(b"second").unwrap();
         assert_eq!(read(client, 6), b"SECOND");
     }
+
+    // After much coming and going it sleeps as soundly as before.
+    for _ in 0..200 {
+        clients.push(serve.connect());
+        clients.swap_remove(0);
+    }
+    let sleeps = serve.process.sleeps();
+    thread::sleep(Duration::from_millis(500));
+    let woken = serve.process.sleeps() - sleeps;
+    assert!(woken <= 60, "woken {woken} times in half a second");
 }
 
 #[test]
@@ -194,6 +212,68 @@ fn sigterm_serves_those_who_wait_and_answers_what_is_in_transfer() {
         totals.starts_with("accepted 3, closed 3 (stopped 3)"),
         "{totals}"
     );
+}
+
+#[test]
+fn a_client_that_is_slow_to_read_gets_all_its_replies_after_sigterm() {
+    let mut serve = Serve::start("");
+    let mut client = serve.connect();
+    let sent = send_until_full(&mut client);
+    client.shutdown(Shutdown::Write).unwrap();
+    serve.process.signal(Signal::SIGTERM);
+    serve.process.says("stopping");
+    let mut received = 0;
+    let mut part = vec![0; 256 * 1024];
+    // Over a second, many looks of the server: as long as it reads, it is not cut.
+    while received < sent {
+        thread::sleep(Duration::from_millis(50));
+        received += client.read(&mut part).expect("no reset");
+    }
+    hears_end(&mut client);
+    let totals = serve.ends(0);
+    assert!(
+        totals.starts_with("accepted 1, closed 1 (finished 1)"),
+        "{totals}"
+    );
+}
+
+#[test]
+fn a_client_that_never_falls_silent_has_its_time_and_is_not_reset() {
+    let limits = Limits {
+        drain_look: Duration::from_millis(20),
+        drain_timeout: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let server = Server::bind(&Config {
+        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        options: Options::default(),
+        backlog: None,
+        limits,
+    })
+    .unwrap();
+    let mut client = connect(server.addresses().next().unwrap());
+    let stopper = server.stopper().unwrap();
+    let server = thread::spawn(move || server.run());
+    client.write_all(b"ping").unwrap();
+    assert_eq!(read(&mut client, 4), b"PING");
+    stopper.stop();
+    // Ping-pong goes on until the server's FIN comes instead of a reply.
+    let mut answered = 0;
+    loop {
+        client.write_all(b"ping").expect("no reset");
+        let mut reply = [0; 4];
+        match client.read(&mut reply).expect("no reset") {
+            4 => answered += 1,
+            0 => break,
+            other => panic!("{other} bytes"),
+        }
+    }
+    drop(client);
+    let totals = server.join().unwrap().unwrap();
+    assert!(answered > 10, "{answered}");
+    let in_order = totals.closed(CloseReason::Late) + totals.closed(CloseReason::Stopped);
+    assert_eq!(in_order, 1, "{totals}");
+    assert_eq!(totals.traffic.bytes_out, 4 * (answered + 1));
 }
 
 #[test]

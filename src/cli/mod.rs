@@ -121,17 +121,20 @@ fn send(args: SendArgs) -> anyhow::Result<Outcome> {
 }
 
 fn load(args: LoadArgs) -> anyhow::Result<Outcome> {
+    let ends_here = if args.target.is_none() { 2 } else { 1 };
+    preflight::check(args.connections, args.source.len(), ends_here)?;
     let (own_server, target) = match &args.target {
         Some(named) => (None, reachable(named, &args.source)?),
         None => {
-            preflight::check(args.connections, args.source.len(), 2)?;
+            if let Some(source) = args.source.iter().find(|source| !source.is_ipv4()) {
+                bail!("--source {source} cannot reach a server on 127.0.0.1: name a TARGET");
+            }
             let server = OwnServer::start()?;
             let address = server.address();
             info!("no target was named: loading a server of this run's own on {address}");
             (Some(server), address)
         }
     };
-    preflight::check(args.connections, args.source.len(), 1)?;
     let plan = plan(&args, target);
     for regrant in socket::regrants(&plan.options)? {
         warn!("{regrant}");

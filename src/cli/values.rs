@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::anyhow;
 use bytesize::ByteSize;
 
 use crate::socket::MSS_RANGE;
@@ -62,10 +61,13 @@ fn size(text: &str, least: u64, most: u64) -> Result<usize, String> {
     usize::try_from(bytes).map_err(|error| error.to_string())
 }
 
-pub(super) fn positive_duration(text: &str) -> anyhow::Result<Duration> {
-    let duration = humantime::parse_duration(text)?;
-    if duration.is_zero() {
-        return Err(anyhow!("it must be longer than 0"));
+/// The longest time that can be asked for: beyond it arithmetic with instants has an end.
+const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if duration.is_zero() || duration > DURATION_MAX {
+        return Err("it must be longer than 0 and at most 365 days".to_string());
     }
     Ok(duration)
 }
@@ -113,6 +115,15 @@ mod tests {
         assert_eq!(message_size("1GiB"), Ok(1 << 30));
         for bad in ["0", "1025MiB", "-1", "many", "", "99999999999999999999"] {
             assert!(message_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_have_units_and_bounds() {
+        assert_eq!(positive_duration("1500ms"), Ok(Duration::from_millis(1500)));
+        assert!(positive_duration("365days").is_ok());
+        for bad in ["0s", "1", "-1s", "366days", "500000000000years", ""] {
+            assert!(positive_duration(bad).is_err(), "{bad}");
         }
     }
 

@@ -121,6 +121,12 @@ impl Connection {
         }
     }
 
+    /// Counts bytes that are not looked at any more. False: they are more than were sent.
+    pub fn pass_over(&mut self, count: usize) -> bool {
+        self.received += count as u64;
+        self.received <= self.sent
+    }
+
     /// Takes the oldest message whose reply is complete.
     pub fn next_answered(&mut self) -> Option<Message> {
         let complete = self.unanswered.front()?.end <= self.received;

@@ -65,6 +65,18 @@ impl Dialer {
         self.under_way -= 1;
     }
 
+    /// How many are under way.
+    pub fn under_way(&self) -> usize {
+        self.under_way
+    }
+
+    /// Tries no more of them, and tells how many that are.
+    pub fn give_up(&mut self) -> u32 {
+        let untried = self.connections - self.tried;
+        self.tried = self.connections;
+        untried
+    }
+
     /// Whether all were tried and none is under way.
     pub fn is_finished(&self) -> bool {
         self.tried == self.connections && self.under_way == 0

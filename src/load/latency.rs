@@ -41,6 +41,12 @@ impl Latency {
             .then(|| Duration::from_nanos(self.histogram.value_at_percentile(percentile)))
     }
 
+    /// The mean; `None` when nothing was counted.
+    pub fn mean(&self) -> Option<Duration> {
+        (!self.histogram.is_empty())
+            .then(|| Duration::from_nanos(self.histogram.mean().round() as u64))
+    }
+
     /// The longest; `None` when nothing was counted.
     pub fn max(&self) -> Option<Duration> {
         self.percentile(100.0)

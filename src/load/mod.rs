@@ -64,6 +64,7 @@ pub struct Load {
     results: Results,
     interrupted: bool,
     started: Option<Instant>,
+    sending_ended: Option<Instant>,
     last_verified: Option<Instant>,
     /// When something last went forward: a connection came up, a byte of a reply arrived.
     last_progress: Instant,
@@ -133,8 +134,8 @@ pub enum Step {
 pub struct Snapshot {
     /// Where it stands.
     pub stage: Stage,
-    /// Connections that have come up.
-    pub opened: u32,
+    /// Connections that are up.
+    pub up: u32,
     /// Messages verified so far.
     pub verified: u64,
     /// The 99th percentile of the response so far.
@@ -167,6 +168,7 @@ impl Load {
             results: Results::default(),
             interrupted: false,
             started: None,
+            sending_ended: None,
             last_verified: None,
             last_progress: now,
             tick,
@@ -204,7 +206,8 @@ impl Load {
     }
 
     fn wait(&self) -> Wait {
-        if self.peers.requeued() > 0 || self.dial_again {
+        let dial_again = self.stage == Stage::Connecting && self.dial_again;
+        if self.peers.requeued() > 0 || dial_again {
             Wait::Never
         } else {
             Wait::Block
@@ -259,13 +262,15 @@ impl Load {
     /// The transitions that follow from what a turn brought. In a running loop a connection that is
     /// not queued for a turn has a message in flight, or none left to send.
     fn move_on(&mut self) {
+        if self.stage == Stage::Connecting && self.dialer.is_finished() {
+            self.start();
+        }
         let settled = self.results.outstanding() == 0;
         match self.stage {
-            Stage::Connecting if self.dialer.is_finished() => self.start(),
             Stage::Running if settled && self.peers.requeued() == 0 => self.close(),
             Stage::Draining if settled => self.close(),
-            Stage::Connecting | Stage::Running | Stage::Draining => {}
-            Stage::Closing | Stage::Done => {}
+            Stage::Connecting | Stage::Running | Stage::Draining | Stage::Closing | Stage::Done => {
+            }
         }
         if self.stage == Stage::Closing && self.peers.is_empty() {
             self.stage = Stage::Done;
@@ -393,12 +398,12 @@ impl Load {
         let Some(peer) = self.peers.get_mut(token) else {
             return Ok(());
         };
+        let running = self.stage == Stage::Running;
+        if running {
+            self.results.counts.scheduled += peer.refill(&self.plan, None);
+        }
         let mut budget = TURN_BYTES;
-        let mut due = None;
         while budget > 0 {
-            if self.stage == Stage::Running {
-                self.results.counts.scheduled += peer.refill(&self.plan, due);
-            }
             let Some(count) = peer.transfer(&self.payload, &mut self.scratch)? else {
                 return Ok(());
             };
@@ -412,7 +417,9 @@ impl Load {
             }
             checked.map_err(|fault| self.results.fault(peer.number, fault))?;
             self.last_progress = now;
-            due = Some(now);
+            if running {
+                self.results.counts.scheduled += peer.refill(&self.plan, Some(now));
+            }
             budget = budget.saturating_sub(count);
         }
         self.peers.requeue(token);
@@ -429,17 +436,20 @@ impl Load {
 
     /// Stops sending; what is in flight has a while to come back.
     fn drain(&mut self) {
+        let now = Instant::now();
         self.stage = Stage::Draining;
-        self.reactor
-            .set_timer(Instant::now() + DRAIN, Timer::DrainEnd);
+        self.sending_ended = Some(now);
+        self.reactor.set_timer(now + DRAIN, Timer::DrainEnd);
     }
 
     /// Closes in order: our FIN first, then the server's.
     fn close(&mut self) {
+        let now = Instant::now();
         self.stage = Stage::Closing;
+        self.sending_ended.get_or_insert(now);
         self.results.counts.unanswered += self.results.outstanding();
         self.reactor
-            .set_timer(Instant::now() + CLOSE_PATIENCE, Timer::CloseEnd);
+            .set_timer(now + CLOSE_PATIENCE, Timer::CloseEnd);
         for token in self.peers.tokens() {
             let Some(peer) = self.peers.get_mut(token) else {
                 continue;
@@ -459,22 +469,25 @@ impl Load {
         }
     }
 
-    /// Reads until the server's FIN. Replies that come too late to count are passed over.
+    /// Reads until the server's FIN, within the budget of a turn. Replies that come too late to
+    /// count are passed over.
     fn await_end(&mut self, token: Token) {
         let Some(peer) = self.peers.get_mut(token) else {
             return;
         };
-        loop {
+        let mut budget = TURN_BYTES;
+        while budget > 0 {
             match peer.connection.receive(&mut peer.stream, &mut self.scratch) {
-                Ok(Received::Bytes(_)) if peer.connection.unanswered() > 0 => {}
-                Ok(Received::Bytes(_)) => {
-                    return self.end(token, Some(ErrorKind::SurplusBytes));
+                Ok(Received::Bytes(count)) if peer.connection.pass_over(count) => {
+                    budget = budget.saturating_sub(count);
                 }
+                Ok(Received::Bytes(_)) => return self.end(token, Some(ErrorKind::SurplusBytes)),
                 Ok(Received::Blocked) => return,
                 Ok(Received::End) => return self.end(token, None),
                 Err(error) => return self.end(token, Some(ErrorKind::of(&error))),
             }
         }
+        self.peers.requeue(token);
     }
 
     /// A connection is closed; with an error, not in order.
@@ -512,6 +525,8 @@ impl Load {
 
     fn give_up_connecting(&mut self) -> anyhow::Result<()> {
         let error = io::Error::from(io::ErrorKind::TimedOut);
+        let untried = self.dialer.give_up();
+        self.results.not_tried(untried);
         for token in self.peers.tokens() {
             let connecting = |peer: &mut Peer| peer.phase == Phase::Connecting;
             if self.peers.get_mut(token).is_some_and(connecting) {
@@ -525,7 +540,7 @@ impl Load {
     fn snapshot(&self) -> Snapshot {
         Snapshot {
             stage: self.stage,
-            opened: self.results.counts.opened,
+            up: (self.peers.len() - self.dialer.under_way()) as u32,
             verified: self.results.counts.verified,
             p99: self.results.response.percentile(99.0),
             running: self.started.map_or(Duration::ZERO, |start| start.elapsed()),
@@ -533,7 +548,9 @@ impl Load {
     }
 
     fn summary(&self) -> Summary {
-        let elapsed = match (self.started, self.last_verified) {
+        // A server that stalls must not look faster for it: the time without replies counts too.
+        let end = self.sending_ended.max(self.last_verified);
+        let elapsed = match (self.started, end) {
             (Some(start), Some(end)) => end - start,
             _ => Duration::ZERO,
         };

@@ -21,7 +21,7 @@ pub struct Summary {
     pub plan: Plan,
     /// What became of it.
     pub results: Results,
-    /// From the first message to the last reply that was verified.
+    /// From the first message to the end of sending, or to the last reply when that came later.
     pub elapsed: Duration,
     /// Whether a signal ended the run.
     pub interrupted: bool,
@@ -57,7 +57,7 @@ pub struct Counts {
     pub mismatched: u64,
     /// Messages lost with their connection.
     pub errored: u64,
-    /// Messages whose reply came too late.
+    /// Messages whose reply came too late; none in a closed loop, which waits for each.
     pub timed_out: u64,
     /// Messages without a complete reply at the end.
     pub unanswered: u64,
@@ -155,6 +155,14 @@ impl Results {
         self.counts.verified += 1;
         self.counts.verified_bytes += bytes as u64;
         self.response.record(response);
+    }
+
+    /// So many connections were not even tried, since nothing came of those before them.
+    pub fn not_tried(&mut self, connections: u32) {
+        if connections > 0 {
+            self.counts.failed += connections;
+            *self.errors.entry(ErrorKind::TimedOut).or_default() += u64::from(connections);
+        }
     }
 
     /// A connection broke, and so many messages with it.

@@ -27,11 +27,13 @@ impl Alarm {
     pub fn new() -> io::Result<Self> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
+        // In this order, being preempted between the two makes alarms late and never early.
+        let now = Instant::now();
         let reading = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
         Ok(Alarm {
             timer,
             armed: None,
-            anchor: (Instant::now(), Duration::from(reading)),
+            anchor: (now, Duration::from(reading)),
         })
     }
 

@@ -51,6 +51,7 @@ struct Percentiles {
     p99: Option<f64>,
     p99_9: Option<f64>,
     max: Option<f64>,
+    mean: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -135,6 +136,7 @@ fn percentiles(latency: &Latency) -> Percentiles {
         p99: at(99.0),
         p99_9: at(99.9),
         max: latency.max().map(microseconds),
+        mean: latency.mean().map(microseconds),
     }
 }
 

@@ -4,11 +4,13 @@
 //! ```text
 //!                    FIN of the client             all answered
 //!        Open ───────────────────────► ClientEnded ────────────► closed: Finished
-//!          │ the server stops and the client is silent
-//!          ▼
+//!        │  ▲ the server stops, and the client is silent, or has had its time
+//!        ▼  │ it was not silent after all
 //!      Finishing ── all answered, FIN sent ──► Lingering ── FIN of the client, or
 //!                                                           the linger is over ──► closed: Stopped
 //! ```
+//!
+//! A client of a stopping server that takes nothing of what is pending is closed as Cut.
 //!
 //! Any error of the socket closes from every state, with the reason of that error.
 //!
@@ -30,23 +32,37 @@ pub struct Connection {
     pending_sent: u32,
     readiness: Readiness,
     phase: Phase,
-    /// Whether a byte moved since the last look of a stopping server.
-    active: bool,
+    /// Looks of a stopping server since a byte moved last.
+    idle_looks: u16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Open,
     ClientEnded,
-    /// Our FIN is to be sent.
+    /// Our FIN is to be sent; on last call, whatever the client still sends.
     Finishing {
-        linger_looks: u32,
+        linger: u16,
+        last_call: bool,
     },
     /// Our FIN is sent: what still comes cannot be answered.
     Lingering {
-        looks_left: u32,
-        unanswered: bool,
+        looks_left: u16,
+        late: bool,
     },
+    /// It takes nothing of what is pending.
+    Stalled,
+}
+
+/// How a stopping server looks at its clients, at regular times.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// Looks that a client gets to close its side after our FIN.
+    pub linger: u16,
+    /// Looks after which a client that takes nothing is given up.
+    pub stall: u16,
+    /// Clients that do not fall silent have had their time.
+    pub last_call: bool,
 }
 
 /// How a connection's turn ended.
@@ -74,7 +90,7 @@ impl Connection {
             pending_sent: 0,
             readiness: Readiness::new(),
             phase: Phase::Open,
-            active: true,
+            idle_looks: 0,
         }
     }
 
@@ -96,22 +112,31 @@ impl Connection {
         let progress = self
             .advance(stream, scratch, budget, traffic)
             .unwrap_or_else(|error| Progress::Closed(CloseReason::of_error(&error)));
-        self.active |= *traffic != before;
+        if *traffic != before {
+            self.idle_looks = 0;
+        }
         progress
     }
 
-    /// A stopping server looks at this connection: one that was silent since the last look, with
-    /// nothing pending, ends. `linger_looks` is how many looks its client then gets to close its
-    /// own side. The next [`Connection::serve`] carries out what was decided.
-    pub fn look(&mut self, linger_looks: u32) {
+    /// A stopping server looks at this connection. The next [`Connection::serve`] carries out what
+    /// was decided.
+    pub fn look(&mut self, look: Look) {
+        let silent = self.idle_looks > 0 && self.pending.is_empty();
         match &mut self.phase {
-            Phase::Open if !self.active && self.pending.is_empty() => {
-                self.phase = Phase::Finishing { linger_looks };
+            Phase::Open if silent || look.last_call => {
+                self.phase = Phase::Finishing {
+                    linger: look.linger,
+                    last_call: look.last_call,
+                };
             }
+            Phase::Finishing { last_call, .. } => *last_call |= look.last_call,
             Phase::Lingering { looks_left, .. } => *looks_left = looks_left.saturating_sub(1),
-            Phase::Open | Phase::ClientEnded | Phase::Finishing { .. } => {}
+            Phase::Open | Phase::ClientEnded | Phase::Stalled => {}
         }
-        self.active = false;
+        if !self.pending.is_empty() && self.idle_looks >= look.stall {
+            self.phase = Phase::Stalled;
+        }
+        self.idle_looks = self.idle_looks.saturating_add(1);
     }
 
     /// Bytes received and converted that the kernel has not taken yet.
@@ -128,13 +153,13 @@ impl Connection {
     ) -> io::Result<Progress> {
         let budget_end = traffic.bytes_in + budget as u64;
         while traffic.bytes_in < budget_end {
-            if !self.flush(stream, traffic)? {
+            if !self.flush(stream, traffic)? && self.phase != Phase::Stalled {
                 return Ok(Progress::Waiting);
             }
             match self.phase {
                 Phase::Open => match self.receive(stream, scratch, traffic)? {
                     Received::Bytes(count) => {
-                        self.answer(stream, &mut scratch[..count], traffic)?
+                        self.answer(stream, &mut scratch[..count], traffic)?;
                     }
                     Received::End => self.phase = Phase::ClientEnded,
                     Received::Blocked => return Ok(Progress::Waiting),
@@ -143,34 +168,60 @@ impl Connection {
                     stream.shutdown_write()?;
                     return Ok(Progress::Closed(CloseReason::Finished));
                 }
-                Phase::Finishing { linger_looks } => {
-                    stream.shutdown_write()?;
-                    self.phase = Phase::Lingering {
-                        looks_left: linger_looks,
-                        unanswered: false,
-                    };
+                Phase::Finishing { linger, last_call } => {
+                    if last_call || self.is_silent(stream, scratch, traffic)? {
+                        stream.shutdown_write()?;
+                        self.phase = Phase::Lingering {
+                            looks_left: linger,
+                            late: false,
+                        };
+                    }
                 }
-                Phase::Lingering {
-                    looks_left,
-                    unanswered,
-                } => {
-                    let received = self.receive(stream, scratch, traffic)?;
-                    match received {
+                Phase::Lingering { looks_left, late } => {
+                    match self.receive(stream, scratch, traffic)? {
                         Received::Bytes(_) => {
                             self.phase = Phase::Lingering {
                                 looks_left,
-                                unanswered: true,
+                                late: true,
                             };
                         }
                         Received::Blocked if looks_left > 0 => return Ok(Progress::Waiting),
+                        Received::Blocked | Received::End if late => {
+                            return Ok(Progress::Closed(CloseReason::Late));
+                        }
                         Received::Blocked | Received::End => {
-                            return Ok(Progress::Closed(stopped(unanswered)));
+                            return Ok(Progress::Closed(CloseReason::Stopped));
                         }
                     }
                 }
+                Phase::Stalled => return Ok(Progress::Closed(CloseReason::Cut)),
             }
         }
         Ok(Progress::Unfinished)
+    }
+
+    /// Asks the kernel itself, before FIN, whether the client has sent something that no event has
+    /// told yet. What it has sent is answered first.
+    fn is_silent(
+        &mut self,
+        stream: &mut impl Stream,
+        scratch: &mut [u8],
+        traffic: &mut Traffic,
+    ) -> io::Result<bool> {
+        self.readiness.note(Hints {
+            readable: true,
+            writable: false,
+            exceptional: true,
+        });
+        match self.receive(stream, scratch, traffic)? {
+            Received::Blocked => return Ok(true),
+            Received::Bytes(count) => {
+                self.phase = Phase::Open;
+                self.answer(stream, &mut scratch[..count], traffic)?;
+            }
+            Received::End => self.phase = Phase::ClientEnded,
+        }
+        Ok(false)
     }
 
     /// Sends what is pending; false when some of it still is.
@@ -215,13 +266,5 @@ impl Connection {
         traffic.bytes_out += sent as u64;
         self.pending.extend_from_slice(&bytes[sent..]);
         Ok(())
-    }
-}
-
-fn stopped(unanswered: bool) -> CloseReason {
-    if unanswered {
-        CloseReason::Cut
-    } else {
-        CloseReason::Stopped
     }
 }

@@ -27,7 +27,8 @@ pub struct Limits {
     /// How long a client may take to close its side after a stopping server has closed its own.
     /// Closing the socket sooner would reset a client that is still sending.
     pub linger: Duration,
-    /// How long a stopping server works for its clients before it cuts those that are left.
+    /// How long a stopping server takes more from clients that do not fall silent, and how long a
+    /// client may take none of its replies before it is cut.
     pub drain_timeout: Duration,
 }
 

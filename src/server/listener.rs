@@ -43,6 +43,8 @@ pub enum Accepted {
     Client(TcpStream, SocketAddr),
     /// Nobody waits, or it is known to be useless to try now.
     Nobody,
+    /// A client that was lost before it was accepted. The next may be well.
+    Lost(io::Error),
     /// Resources ran out just now. Try again after this pause, or when a connection closes.
     Exhausted(io::Error, Duration),
 }
@@ -105,26 +107,30 @@ impl Listener {
 
     /// Accepts one client. An error is one that makes the listener useless.
     pub fn accept(&mut self) -> io::Result<Accepted> {
-        while self.queue == Queue::Filled {
-            match self.socket.accept() {
-                Ok((stream, peer)) => {
-                    self.pause = self.pauses.0;
-                    return Ok(Accepted::Client(stream, peer));
-                }
-                Err(error) => match Severity::of(&error) {
-                    Severity::Nobody => self.queue = Queue::Empty,
-                    Severity::ThatClient => {}
-                    Severity::Resources => {
-                        self.queue = Queue::Paused;
-                        let pause = self.pause;
-                        self.pause = (pause * 2).min(self.pauses.1);
-                        return Ok(Accepted::Exhausted(error, pause));
-                    }
-                    Severity::Fatal => return Err(error),
-                },
-            }
+        if self.queue != Queue::Filled {
+            return Ok(Accepted::Nobody);
         }
-        Ok(Accepted::Nobody)
+        let error = match self.socket.accept() {
+            Ok((stream, peer)) => {
+                self.pause = self.pauses.0;
+                return Ok(Accepted::Client(stream, peer));
+            }
+            Err(error) => error,
+        };
+        match Severity::of(&error) {
+            Severity::Nobody => {
+                self.queue = Queue::Empty;
+                Ok(Accepted::Nobody)
+            }
+            Severity::ThatClient => Ok(Accepted::Lost(error)),
+            Severity::Resources => {
+                self.queue = Queue::Paused;
+                let pause = self.pause;
+                self.pause = (pause * 2).min(self.pauses.1);
+                Ok(Accepted::Exhausted(error, pause))
+            }
+            Severity::Fatal => Err(error),
+        }
     }
 }
 
@@ -135,6 +141,7 @@ enum Severity {
     /// Only the one client is lost; the next may be well. Linux passes on pending network errors
     /// of the new socket here, see accept(2), "Error handling".
     ThatClient,
+    /// The client stays in the queue until there is room for it.
     Resources,
     Fatal,
 }
@@ -147,7 +154,6 @@ impl Severity {
                 libc::EINTR
                 | libc::ECONNABORTED
                 | libc::EPROTO
-                | libc::EPERM
                 | libc::ENETDOWN
                 | libc::ENETUNREACH
                 | libc::EHOSTDOWN
@@ -157,7 +163,11 @@ impl Severity {
                 | libc::EOPNOTSUPP
                 | libc::ETIMEDOUT,
             ) => Severity::ThatClient,
-            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Severity::Resources,
+            // EPERM: a security module forbids it, and the client stays in the queue.
+            // EPERM: a security module forbids it for now, and the client stays in the queue.
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EPERM) => {
+                Severity::Resources
+            }
             _ => Severity::Fatal,
         }
     }

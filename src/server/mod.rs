@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Stopping: those who wait to be accepted are accepted, the listeners close, every client is
-//! answered until it falls silent and then gets FIN (see [`connection`]). A second request to stop
-//! cuts all that is left.
+//! answered until it falls silent, or until it has had its time, and then gets FIN (see
+//! [`connection`]). A second request to stop cuts all that is left.
 //!
 //! Invariant: accepted = clients in the table + closed, by reason.
 
@@ -31,7 +31,7 @@ use mio::net::TcpStream;
 use crate::reactor::signals::Stopper;
 use crate::reactor::slots::{Slots, Token};
 use crate::reactor::{Event, Reactor, Wait};
-use crate::server::connection::{Connection, Progress};
+use crate::server::connection::{Connection, Look, Progress};
 use crate::server::limits::Limits;
 use crate::server::listener::{Accepted, Listener};
 use crate::server::stats::{CloseReason, Totals};
@@ -64,7 +64,10 @@ pub struct Server {
     scratch: Box<[u8]>,
     limits: Limits,
     totals: Totals,
-    stopping: bool,
+    /// Since when.
+    stopping: Option<Instant>,
+    /// A timer is set that ends the pause in accepting.
+    retry_is_set: bool,
     last_warning: Option<Instant>,
 }
 
@@ -78,7 +81,6 @@ struct Client {
 enum Timer {
     RetryAccept,
     Look,
-    DrainEnd,
 }
 
 impl Server {
@@ -99,7 +101,8 @@ impl Server {
             scratch: vec![0; config.limits.read_bytes].into_boxed_slice(),
             limits: config.limits,
             totals: Totals::default(),
-            stopping: false,
+            stopping: None,
+            retry_is_set: false,
             last_warning: None,
         })
     }
@@ -144,7 +147,7 @@ impl Server {
     }
 
     fn is_done(&self) -> bool {
-        self.stopping && self.clients.is_empty() && self.listeners.is_empty()
+        self.stopping.is_some() && self.clients.is_empty() && self.listeners.is_empty()
     }
 
     fn wait(&self) -> Wait {
@@ -173,39 +176,30 @@ impl Server {
 
     fn on_timer(&mut self, timer: Timer) {
         match timer {
-            Timer::RetryAccept => self.retry_accept(),
-            Timer::Look => self.look(),
-            Timer::DrainEnd => {
-                if !self.is_done() {
-                    let left = self.clients.len();
-                    warn!(
-                        "{left} clients were not done after {:?}",
-                        self.limits.drain_timeout
-                    );
-                    self.cut();
-                }
+            Timer::RetryAccept => {
+                self.retry_is_set = false;
+                self.retry_accept();
             }
+            Timer::Look => self.look(),
         }
     }
 
     fn on_stop(&mut self) {
-        if self.stopping {
-            info!("stopping at once: {} clients are cut", self.clients.len());
+        let clients = self.clients.len();
+        if self.stopping.is_some() {
+            if clients > 0 {
+                info!("stopping at once: {clients} clients are cut");
+            }
             self.cut();
             return;
         }
-        if !self.clients.is_empty() {
-            info!(
-                "stopping: {} clients are served to their end",
-                self.clients.len()
-            );
+        if clients > 0 {
+            info!("stopping: {clients} clients are served to their end");
         }
-        self.stopping = true;
         let now = Instant::now();
+        self.stopping = Some(now);
         self.reactor
             .set_timer(now + self.limits.drain_look, Timer::Look);
-        self.reactor
-            .set_timer(now + self.limits.drain_timeout, Timer::DrainEnd);
         // The queue may hold clients whose event is still to come: ask the kernel itself.
         self.listeners.iter_mut().for_each(Listener::note);
     }
@@ -253,7 +247,7 @@ impl Server {
         for listener in &mut listeners {
             self.accept_from(listener)?;
         }
-        listeners.retain(|listener| !(self.stopping && listener.is_empty()));
+        listeners.retain(|listener| !(self.stopping.is_some() && listener.is_empty()));
         self.listeners = listeners;
         Ok(())
     }
@@ -263,10 +257,15 @@ impl Server {
             match listener.accept() {
                 Ok(Accepted::Client(stream, peer)) => self.welcome(stream, peer),
                 Ok(Accepted::Nobody) => break,
+                Ok(Accepted::Lost(error)) => debug!("a client was lost in the queue: {error}"),
                 Ok(Accepted::Exhausted(error, pause)) => {
                     self.warn_exhausted(&error);
-                    self.reactor
-                        .set_timer(Instant::now() + pause, Timer::RetryAccept);
+                    // One timer at a time: a close retries as well, and would leave another.
+                    if !self.retry_is_set {
+                        self.retry_is_set = true;
+                        self.reactor
+                            .set_timer(Instant::now() + pause, Timer::RetryAccept);
+                    }
                     break;
                 }
                 Err(error) => {
@@ -308,20 +307,30 @@ impl Server {
         }
     }
 
-    /// A stopping server looks which of its clients have fallen silent.
+    /// A stopping server looks which of its clients have fallen silent, or have had their time.
     fn look(&mut self) {
         let Limits {
-            linger, drain_look, ..
+            linger,
+            drain_look,
+            drain_timeout,
+            ..
         } = self.limits;
-        let linger_looks = linger.as_nanos().div_ceil(drain_look.as_nanos()) as u32;
+        let looks = |time: Duration| time.as_nanos().div_ceil(drain_look.as_nanos()) as u16;
+        let now = Instant::now();
+        let look = Look {
+            linger: looks(linger),
+            stall: looks(drain_timeout),
+            last_call: self
+                .stopping
+                .is_some_and(|since| now >= since + drain_timeout),
+        };
         for token in self.clients.tokens() {
             if let Some(client) = self.clients.get_mut(token) {
-                client.connection.look(linger_looks);
+                client.connection.look(look);
                 self.serve(token);
             }
         }
-        self.reactor
-            .set_timer(Instant::now() + drain_look, Timer::Look);
+        self.reactor.set_timer(now + drain_look, Timer::Look);
     }
 
     /// Ends everything now.

@@ -15,9 +15,11 @@ pub enum CloseReason {
     Reset,
     /// The kernel gave the peer up: ETIMEDOUT.
     TimedOut,
-    /// The server stopped; every byte that had come was answered.
+    /// The server stopped; every byte that came before its FIN was answered.
     Stopped,
-    /// The server stopped and this client's last bytes were not answered.
+    /// The same, and the client sent more after that FIN, to which there is no answer.
+    Late,
+    /// The server stopped, and could not deliver what it owed this client.
     Cut,
     /// A system call failed in a way that no peer causes.
     Failed,
@@ -25,11 +27,12 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All of them, in the order in which they are told.
-    pub const ALL: [CloseReason; 6] = [
+    pub const ALL: [CloseReason; 7] = [
         CloseReason::Finished,
         CloseReason::Reset,
         CloseReason::TimedOut,
         CloseReason::Stopped,
+        CloseReason::Late,
         CloseReason::Cut,
         CloseReason::Failed,
     ];
@@ -55,6 +58,7 @@ impl CloseReason {
             CloseReason::Reset => "reset",
             CloseReason::TimedOut => "timed out",
             CloseReason::Stopped => "stopped",
+            CloseReason::Late => "late",
             CloseReason::Cut => "cut",
             CloseReason::Failed => "failed",
         }
