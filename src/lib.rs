@@ -1,6 +1,7 @@
 //! upcase: a TCP echo pair for measuring and teaching TCP. One binary for two machines: `serve`
 //! sends back every byte, ASCII letters in upper case; `load` drives thousands of verified
-//! connections against it; `send` is for a person at a console.
+//! connections against it; `send` is for a person at a console; `sniff` tells what passes on the
+//! wire between them, packet by packet, and judges it.
 //!
 //! # The words
 //!
@@ -19,16 +20,18 @@
 //! kernel and on the scripted streams of the tests.
 //!
 //! ```text
-//! 8  main
-//! 7  cli/mod
-//! 6  cli/args   progress
-//! 5  load/mod   report/text*   report/json*   report/mod*   cli/values
-//! 4  load/summary*   load/own
-//! 3  server/mod   load/plan*   load/connection*   send
+//! 9  main
+//! 8  cli/mod
+//! 7  cli/args   progress   capture/mod
+//! 6  capture/teller*
+//! 5  load/mod   report/text*   report/json*   report/mod*   cli/values   capture/document*
+//! 4  load/summary*   load/own   capture/flows*   capture/transcript*
+//! 3  server/mod   load/plan*   load/connection*   send   capture/flow*   capture/live
 //! 2  reactor/mod   server/connection*   server/listener   socket   load/preflight
+//! 2  capture/analysis*   capture/file
 //! 1  reactor/alarm   reactor/signals   reactor/slots*   reactor/timers*   stream*
 //! 0  server/limits*   server/stats*   load/payload*   load/dial*   load/latency*
-//! 0  process   logging
+//! 0  capture/segment*   capture/stream*   report/units*   process   logging
 //! ```
 //!
 //! # The boundaries
@@ -41,6 +44,7 @@
 //! - **limits, plan**: every number that bounds work or memory, with its unit and its reason.
 //! - **connection | stats**: a connection ends with one reason; a peer's fault is data.
 //! - **summary | report**: measuring cannot print, printing cannot measure.
+//! - **segment | flow | transcript | document**: bytes, fields, meaning, words, pages.
 //! - **send**: plain blocking sockets, no I/O code shared with the server: the witness.
 //!
 //! # The way of a byte through the server
@@ -53,6 +57,7 @@
 //! stream: flush, shut down the write side, close. Two system calls a message, and one `epoll_wait`
 //! shared by the batch.
 
+pub mod capture;
 pub mod cli;
 pub mod load;
 pub mod logging;

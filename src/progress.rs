@@ -7,7 +7,7 @@ use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::load::plan::{Plan, Stop};
 use crate::load::{Snapshot, Stage};
-use crate::report::text::short;
+use crate::report::units::short;
 
 /// How often the line is drawn: often enough to look alive, too seldom to cost anything.
 pub const TICK: Duration = Duration::from_millis(200);

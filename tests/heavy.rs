@@ -84,3 +84,29 @@ fn at_most_two_and_a_tenth_system_calls_a_message() {
     println!("{table}{:.3} system calls a message", total / messages);
     assert!(total / messages <= 2.1, "{table}");
 }
+
+#[test]
+#[ignore = "writes and tells a file of a million packets"]
+fn memory_stays_flat_for_a_file_of_a_million_packets() {
+    let mut peaks = Vec::new();
+    for packets in [100_000, 1_000_000] {
+        let path = std::env::temp_dir().join(format!("upcase-heavy-{}", std::process::id()));
+        fs::write(&path, common::craft::capture_of(packets)).unwrap();
+        let mut command = common::upcase(&format!("sniff --read {} --brief", path.display()));
+        let verdict = path.with_extension("told");
+        command.stdout(fs::File::create(&verdict).unwrap());
+        let mut sniff = Process::start(command);
+        let mut peak = 0;
+        while sniff.child().try_wait().unwrap().is_none() {
+            peak = sniff.peak_resident().unwrap_or(0).max(peak);
+            thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let told = fs::read_to_string(&verdict).unwrap();
+        assert!(told.contains(&format!("{packets} packets")), "{told}");
+        fs::remove_file(&path).unwrap();
+        fs::remove_file(&verdict).unwrap();
+        println!("{packets} packets: {peak} bytes at the peak");
+        peaks.push(peak);
+    }
+    assert!(peaks[1] < peaks[0] * 3 / 2, "{peaks:?}");
+}

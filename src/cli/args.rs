@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::cli::values::{
     Target, buffer_size, listen_address, message_size, mss, positive_duration, target,
@@ -35,6 +35,8 @@ pub(super) enum Command {
     Send(SendArgs),
     /// Load a server with many connections, verify every reply, measure its response
     Load(LoadArgs),
+    /// Tell a conversation on the wire packet by packet, live or from a file, and judge it
+    Sniff(SniffArgs),
 }
 
 #[derive(Debug, Args)]
@@ -134,6 +136,51 @@ pub(super) struct LoadArgs {
     /// How to print the report: a page for a person, or one object on one line
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("source").required(true).args(["interface", "read"]))]
+pub(super) struct SniffArgs {
+    /// Capture on this interface, or on `any`; needs CAP_NET_RAW
+    #[arg(long, value_name = "IF")]
+    pub(super) interface: Option<String>,
+    /// Tell this file, pcap or pcapng; `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    pub(super) read: Option<PathBuf>,
+    /// TCP port of the server [default: 12000 with --interface, all with --read]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) port: Option<u16>,
+    /// Keep what is captured in this file, as pcapng
+    #[arg(long, value_name = "FILE", requires = "interface")]
+    pub(super) write: Option<PathBuf>,
+    /// Stop after so many packets
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
+    pub(super) count: Option<u64>,
+    /// Stop after this time
+    #[arg(long, value_name = "TIME", value_parser = positive_duration, requires = "interface")]
+    pub(super) duration: Option<Duration>,
+    /// Stop when so many connections have ended
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
+    pub(super) flows: Option<u64>,
+    /// Tell sequence numbers from the first one of each side, as Wireshark does by default
+    #[arg(long)]
+    pub(super) relative: bool,
+    /// Tell connections and the verdict only, not every segment
+    #[arg(long)]
+    pub(super) brief: bool,
+    /// Bytes of a payload that are shown
+    #[arg(long, value_name = "BYTES", default_value_t = 60)]
+    pub(super) width: u16,
+    /// A page for a terminal, one JSON object a line, or a document to keep
+    #[arg(long, value_enum, default_value_t = SniffFormat::Text)]
+    pub(super) format: SniffFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum SniffFormat {
+    Text,
+    Json,
+    Markdown,
 }
 
 #[derive(Debug, Args)]

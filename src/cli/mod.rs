@@ -5,7 +5,8 @@ mod args;
 mod values;
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -14,9 +15,13 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use log::{LevelFilter, info, warn};
 
+use crate::capture::document::{Document, Format as DocumentFormat};
+use crate::capture::teller::Teller;
+use crate::capture::transcript::Style;
 pub use crate::cli::args::Cli;
 use crate::cli::args::{
-    BufferArgs, Command, Format, LoadArgs, MssArg, PayloadArg, SendArgs, ServeArgs,
+    BufferArgs, Command, Format, LoadArgs, MssArg, PayloadArg, SendArgs, ServeArgs, SniffArgs,
+    SniffFormat,
 };
 use crate::cli::values::Target;
 use crate::load::own::OwnServer;
@@ -30,7 +35,10 @@ use crate::send::{self, Errand};
 use crate::server::limits::Limits;
 use crate::server::stats::CloseReason;
 use crate::server::{self, Server};
-use crate::{logging, process, socket};
+use crate::{capture, logging, process, socket};
+
+/// The port of an upcase server, unless said otherwise.
+const PORT: u16 = 12000;
 
 /// How a command ended that was carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +81,7 @@ impl Cli {
             Command::Serve(args) => serve(args),
             Command::Send(args) => send(args),
             Command::Load(args) => load(args),
+            Command::Sniff(args) => sniff(args),
         }
     }
 }
@@ -189,6 +198,50 @@ fn carry_out(plan: Plan) -> anyhow::Result<Summary> {
             }
         }
     }
+}
+
+fn sniff(args: SniffArgs) -> anyhow::Result<Outcome> {
+    let output = io::stdout();
+    let color = output.is_terminal();
+    let document = Document {
+        format: match args.format {
+            SniffFormat::Text => DocumentFormat::Text { color },
+            SniffFormat::Json => DocumentFormat::Json,
+            SniffFormat::Markdown => DocumentFormat::Markdown,
+        },
+        style: Style {
+            relative: args.relative,
+            width: args.width.into(),
+        },
+    };
+    let stop = capture::Stop {
+        packets: args.count,
+        duration: args.duration,
+        flows: args.flows,
+    };
+    let verdict = match (args.interface, args.read) {
+        (Some(interface), _) => {
+            let port = args.port.unwrap_or(PORT);
+            let teller = Teller::new(document, args.brief, Some(port), output);
+            capture::live(&interface, port, args.write, stop, teller)?
+        }
+        (None, path) => {
+            let path = path.unwrap_or_default();
+            let name = path.display().to_string();
+            let teller = Teller::new(document, args.brief, args.port, output);
+            if path.as_os_str() == "-" {
+                capture::read(io::stdin(), "standard input", stop, teller)?
+            } else {
+                let file = File::open(&path).with_context(|| format!("cannot read {name}"))?;
+                capture::read(file, &name, stop, teller)?
+            }
+        }
+    };
+    Ok(if verdict.is_good() {
+        Outcome::Good
+    } else {
+        Outcome::Bad
+    })
 }
 
 fn options(mss: &MssArg, buffers: Option<&BufferArgs>, nagle: bool) -> socket::Options {

@@ -4,7 +4,9 @@
 // Each test file uses a part of this.
 #![allow(dead_code)]
 
+pub mod craft;
 pub mod lab;
+pub mod tshark;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -111,6 +113,16 @@ impl Process {
     /// Its memory in RAM, in bytes.
     pub fn resident(&self) -> u64 {
         self.status("VmRSS") * 1024
+    }
+
+    /// The most memory in RAM that it has had, in bytes; `None` when it has ended.
+    pub fn peak_resident(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
+        Some(kib * 1024)
     }
 
     /// How often it has gone to sleep.

@@ -1,0 +1,432 @@
+//! The document of a capture: what is told of segments, flows and the whole, as text for a
+//! terminal, as Markdown, or as JSON, one object a line. Pure: meaning in, characters out.
+
+use std::fmt::{self, Write};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::capture::flow::{Finding, Flow, Observation, Packet, Role};
+use crate::capture::flows::FlowNumber;
+use crate::capture::segment::{Flags, Segment};
+use crate::capture::transcript::{self, Style};
+use crate::report::units::short;
+
+/// What the document looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For a terminal; coloured there.
+    Text {
+        /// With ANSI colours.
+        color: bool,
+    },
+    /// One object a line.
+    Json,
+    /// A document to keep.
+    Markdown,
+}
+
+/// Everything that is known of a finished capture.
+#[derive(Clone, Debug, Default)]
+pub struct Verdict {
+    /// Packets seen, of any kind.
+    pub packets: u64,
+    /// Flows told.
+    pub flows: u64,
+    /// Flows with a finding.
+    pub flows_at_fault: u64,
+    /// Packets that the kernel did not hand over.
+    pub dropped: u64,
+    /// What was wrong with the capture itself.
+    pub faults: Vec<CaptureFault>,
+    /// What was wrong with flows: which, and what; as many as are kept.
+    pub findings: Vec<(FlowNumber, Finding)>,
+    /// Delays as the wire shows them.
+    pub delays: Vec<Delay>,
+}
+
+/// Something wrong with the capture itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaptureFault {
+    /// The number of the packet; `None` when it concerns the capture.
+    pub packet: Option<u64>,
+    /// What it is.
+    pub text: String,
+}
+
+/// A distribution of times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delay {
+    /// Its stable name in JSON, without the unit.
+    pub name: &'static str,
+    /// What it is, for a person.
+    pub title: &'static str,
+    /// How many there are.
+    pub count: u64,
+    /// The median, the 99th percentile and the longest; `None` when there are none.
+    pub points: Option<[Duration; 3]>,
+}
+
+impl Verdict {
+    /// Whether all was well.
+    pub fn is_good(&self) -> bool {
+        self.flows > 0 && self.flows_at_fault == 0 && self.faults.is_empty() && self.dropped == 0
+    }
+}
+
+/// Writes a document piece by piece.
+#[derive(Clone, Copy, Debug)]
+pub struct Document {
+    /// What it looks like.
+    pub format: Format,
+    /// How sentences are made.
+    pub style: Style,
+}
+
+impl Document {
+    /// What comes first.
+    pub fn begin(&self, out: &mut String) {
+        if self.format == Format::Markdown {
+            out.push_str("# A conversation, packet by packet\n");
+        }
+    }
+
+    /// One segment.
+    pub fn segment(
+        &self,
+        out: &mut String,
+        packet: Packet,
+        segment: &Segment<'_>,
+        (number, flow): (FlowNumber, &Flow),
+        seen: &Observation,
+    ) -> fmt::Result {
+        match self.format {
+            Format::Json => self.segment_json(out, packet, segment, (number, flow), seen),
+            Format::Markdown => self.segment_markdown(out, packet, segment, (number, flow), seen),
+            Format::Text { color } => {
+                let (dim, plain) = if color {
+                    ("\x1b[2m", "\x1b[0m")
+                } else {
+                    ("", "")
+                };
+                write!(out, "{:>5}  {dim}", packet.number)?;
+                time_of_day(out, packet.time)?;
+                let (source, target) = (flow.name(seen.from), flow.name(seen.from.other()));
+                write!(out, "  {source} > {target}  ")?;
+                self.fields(out, segment, seen)?;
+                if !seen.analysis.is_empty() {
+                    let (red, off) = if color { ("\x1b[0;33m", dim) } else { ("", "") };
+                    write!(out, "  {red}[{}]{off}", seen.analysis)?;
+                }
+                write!(out, "{plain}\n       ")?;
+                let tint = match seen.from {
+                    _ if !color => "",
+                    _ if seen.difference.is_some() => "\x1b[1;31m",
+                    Role::Client => "\x1b[36m",
+                    Role::Server => "\x1b[32m",
+                };
+                out.push_str(tint);
+                transcript::sentence(out, segment, seen, flow, &self.style)?;
+                writeln!(out, "{plain}")
+            }
+        }
+    }
+
+    /// A flow that is over, with what was found.
+    pub fn flow(
+        &self,
+        out: &mut String,
+        number: FlowNumber,
+        flow: &Flow,
+        findings: &[Finding],
+    ) -> fmt::Result {
+        if self.format == Format::Json {
+            let value = flow_json(number, flow, findings);
+            return writeln!(out, "{value}");
+        }
+        let markdown = self.format == Format::Markdown;
+        let (head, item) = if markdown {
+            ("\n## Flow", "- ")
+        } else {
+            ("flow", "      ")
+        };
+        let (client, server) = (flow.address(Role::Client), flow.address(Role::Server));
+        let verdict = if findings.is_empty() {
+            "all well"
+        } else {
+            "something is wrong"
+        };
+        writeln!(out, "{head} {number}: {client} > {server}: {verdict}")?;
+        if markdown {
+            writeln!(out)?;
+        }
+        let mss = |role| {
+            flow.mss(role)
+                .map_or("none".to_string(), |mss| mss.to_string())
+        };
+        let established = if flow.is_established() {
+            "complete"
+        } else {
+            "not complete"
+        };
+        writeln!(
+            out,
+            "{item}handshake {established}; MSS {} of the client, {} of the server, {} in force",
+            mss(Role::Client),
+            mss(Role::Server),
+            flow.mss_in_force()
+                .map_or("unknown".to_string(), |mss| mss.to_string()),
+        )?;
+        let closer = match flow.first_closer() {
+            Some(role) => format!("closed first by the {}", role.name()),
+            None => "not closed by FIN".to_string(),
+        };
+        writeln!(
+            out,
+            "{item}{} segments, {} bytes of request, {} bytes of reply, {closer}",
+            flow.segments(),
+            flow.bytes(Role::Client),
+            flow.bytes(Role::Server),
+        )?;
+        for finding in findings {
+            write!(out, "{item}WRONG: {}", finding.fault)?;
+            match finding.packet {
+                Some(packet) => writeln!(out, " (packet {packet})")?,
+                None => writeln!(out)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The verdict on the whole.
+    pub fn verdict(&self, out: &mut String, verdict: &Verdict) -> fmt::Result {
+        if self.format == Format::Json {
+            return writeln!(out, "{}", verdict_json(verdict));
+        }
+        let markdown = self.format == Format::Markdown;
+        let (head, item) = if markdown {
+            ("\n## Verdict\n\n- ", "- ")
+        } else {
+            ("", "")
+        };
+        let Verdict {
+            packets,
+            flows,
+            flows_at_fault,
+            dropped,
+            ..
+        } = verdict;
+        writeln!(
+            out,
+            "{head}{packets} packets, {flows} flows, {flows_at_fault} of them at fault"
+        )?;
+        for delay in &verdict.delays {
+            if let Some([p50, p99, max]) = delay.points {
+                let [p50, p99, max] = [short(p50), short(p99), short(max)];
+                let (title, count) = (delay.title, delay.count);
+                writeln!(
+                    out,
+                    "{item}{title}: p50 {p50}, p99 {p99}, max {max} of {count}"
+                )?;
+            }
+        }
+        if *dropped > 0 {
+            writeln!(
+                out,
+                "{item}the kernel dropped {dropped} packets before they could be captured: what is \
+                 missing above may be among them"
+            )?;
+        }
+        for fault in &verdict.faults {
+            match fault.packet {
+                Some(packet) => writeln!(out, "{item}WRONG: packet {packet}: {}", fault.text)?,
+                None => writeln!(out, "{item}WRONG: {}", fault.text)?,
+            }
+        }
+        let word = if verdict.is_good() {
+            "all well"
+        } else {
+            "something is wrong, see above"
+        };
+        writeln!(out, "{item}verdict: {word}")
+    }
+
+    /// Flags, numbers and options, as they stand in the header.
+    fn fields(&self, out: &mut String, segment: &Segment<'_>, seen: &Observation) -> fmt::Result {
+        write!(
+            out,
+            "{}  seq {}",
+            segment.flags,
+            self.style.seq(segment, seen)
+        )?;
+        if segment.flags.has(Flags::ACK) {
+            write!(out, " ack {}", self.style.ack(segment, seen))?;
+        }
+        write!(out, " len {} win {}", segment.length, segment.window)?;
+        if !segment.flags.has(Flags::SYN) {
+            return Ok(());
+        }
+        let options = segment.options;
+        if let Some(mss) = options.mss {
+            write!(out, " MSS {mss}")?;
+        }
+        if let Some(shift) = options.window_scale {
+            write!(out, " scale {shift}")?;
+        }
+        if options.sack_permitted {
+            write!(out, " SACK")?;
+        }
+        if options.timestamps.is_some() {
+            write!(out, " timestamps")?;
+        }
+        Ok(())
+    }
+
+    fn segment_markdown(
+        &self,
+        out: &mut String,
+        packet: Packet,
+        segment: &Segment<'_>,
+        (number, flow): (FlowNumber, &Flow),
+        seen: &Observation,
+    ) -> fmt::Result {
+        write!(out, "\n**{}.** ", packet.number)?;
+        time_of_day(out, packet.time)?;
+        let (source, target) = (flow.name(seen.from), flow.name(seen.from.other()));
+        write!(out, ", flow {number}, {source} to {target}: `")?;
+        self.fields(out, segment, seen)?;
+        out.push('`');
+        if !seen.analysis.is_empty() {
+            write!(out, " _{}_", seen.analysis)?;
+        }
+        out.push_str("  \n");
+        transcript::sentence(out, segment, seen, flow, &self.style)?;
+        out.push('\n');
+        Ok(())
+    }
+
+    fn segment_json(
+        &self,
+        out: &mut String,
+        packet: Packet,
+        segment: &Segment<'_>,
+        (number, flow): (FlowNumber, &Flow),
+        seen: &Observation,
+    ) -> fmt::Result {
+        // Written by hand, in one pass: a capture has millions of these.
+        write!(
+            out,
+            r#"{{"kind":"segment","number":{},"time":"{}","flow":{number},"from":"{}","#,
+            packet.number,
+            seconds(packet.time),
+            seen.from.name(),
+        )?;
+        write!(
+            out,
+            r#""src":"{}","dst":"{}","seq":{},"ack":{},"flags":"{}","len":{},"window":{}"#,
+            flow.name(seen.from),
+            flow.name(seen.from.other()),
+            segment.seq,
+            segment.ack,
+            segment.flags,
+            segment.length,
+            segment.window,
+        )?;
+        if let Some(mss) = segment.options.mss {
+            write!(out, r#","mss":{mss}"#)?;
+        }
+        out.push_str(r#","analysis":["#);
+        for (place, name) in seen.analysis.names().enumerate() {
+            let comma = if place > 0 { "," } else { "" };
+            write!(out, r#"{comma}"{name}""#)?;
+        }
+        let mut text = String::new();
+        transcript::sentence(&mut text, segment, seen, flow, &self.style)?;
+        writeln!(out, r#"],"text":{}}}"#, Value::from(text))
+    }
+}
+
+fn flow_json(number: FlowNumber, flow: &Flow, findings: &[Finding]) -> Value {
+    let findings: Vec<Value> = findings
+        .iter()
+        .map(|finding| finding_json(number, finding))
+        .collect();
+    json!({
+        "kind": "flow",
+        "flow": number,
+        "client": flow.address(Role::Client),
+        "server": flow.address(Role::Server),
+        "ok": findings.is_empty(),
+        "handshake": flow.is_established(),
+        "mss": {
+            "client": flow.mss(Role::Client),
+            "server": flow.mss(Role::Server),
+            "in_force": flow.mss_in_force(),
+        },
+        "segments": flow.segments(),
+        "request_bytes": flow.bytes(Role::Client),
+        "reply_bytes": flow.bytes(Role::Server),
+        "closed_first_by": flow.first_closer().map(Role::name),
+        "findings": findings,
+    })
+}
+
+fn finding_json(flow: FlowNumber, finding: &Finding) -> Value {
+    json!({
+        "flow": flow,
+        "packet": finding.packet,
+        "offset": finding.fault.offset(),
+        "text": finding.fault.to_string(),
+    })
+}
+
+fn verdict_json(verdict: &Verdict) -> Value {
+    let faults = verdict.faults.iter().map(
+        |fault| json!({ "flow": null, "packet": fault.packet, "offset": null, "text": fault.text }),
+    );
+    let findings = verdict
+        .findings
+        .iter()
+        .map(|(flow, finding)| finding_json(*flow, finding));
+    let mut value = json!({
+        "kind": "verdict",
+        "ok": verdict.is_good(),
+        "packets": verdict.packets,
+        "flows": verdict.flows,
+        "flows_at_fault": verdict.flows_at_fault,
+        "dropped": verdict.dropped,
+        "findings": faults.chain(findings).collect::<Vec<_>>(),
+    });
+    for delay in &verdict.delays {
+        let microseconds = |place: usize| {
+            delay
+                .points
+                .map(|points| points[place].as_nanos() as f64 / 1e3)
+        };
+        value[format!("{}_us", delay.name)] = json!({
+            "count": delay.count,
+            "p50": microseconds(0),
+            "p99": microseconds(1),
+            "max": microseconds(2),
+        });
+    }
+    value
+}
+
+/// Hours, minutes and seconds of the day, in UTC.
+fn time_of_day(out: &mut String, time: Duration) -> fmt::Result {
+    let seconds = time.as_secs() % 86_400;
+    write!(
+        out,
+        "{:02}:{:02}:{:02}.{:06}",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60,
+        time.subsec_micros()
+    )
+}
+
+/// Seconds since 1970 with nine decimals: more digits than a JSON number is read with.
+fn seconds(time: Duration) -> String {
+    format!("{}.{:09}", time.as_secs(), time.subsec_nanos())
+}

@@ -1,0 +1,395 @@
+//! `upcase sniff` beside tshark, on captures of real traffic and on what a bad network makes of
+//! them: every field and every word of every segment.
+
+mod common;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use common::craft::{ACK, Crafted, FIN, PSH, SYN, craft};
+use common::lab::{Lab, SERVER};
+use common::{Process, Serve, tshark, upcase};
+use nix::sys::signal::Signal;
+use upcase::capture::file::{Reader, Writer};
+use upcase::capture::live::LINK_NUMBER;
+
+/// A file that is removed with its test.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new(name: &str) -> Temporary {
+        let name = format!("upcase-{name}-{}", std::process::id());
+        Temporary(std::env::temp_dir().join(name))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Captures on the server's host, from when it says so until it is told to end.
+fn capture(lab: &Lab, file: &Path) -> Process {
+    let arguments = format!("sniff --interface wire --brief --write {}", file.display());
+    let mut command = lab.on_server(&upcase(&arguments));
+    command.stdout(std::process::Stdio::null());
+    let sniff = Process::start(command);
+    sniff.says("capturing");
+    sniff
+}
+
+fn end(mut sniff: Process) {
+    sniff.signal(Signal::SIGINT);
+    sniff.wait();
+    assert!(
+        sniff.stderr().contains(" 0 packets were dropped"),
+        "{}",
+        sniff.stderr()
+    );
+}
+
+/// Runs `load` over the link while it is captured.
+fn capture_load(lab: &Lab, file: &Path, serve: &str, load: &str) {
+    let command = upcase(&format!("serve --listen {SERVER}:12000 {serve}"));
+    let serve = Serve::launch(lab.on_server(&command), 1);
+    let sniff = capture(lab, file);
+    let command = upcase(&format!("load {SERVER}:12000 {load}"));
+    let output = lab.on_client(&command).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    end(sniff);
+    serve.stop();
+}
+
+type Frames = Vec<(Duration, Vec<u8>)>;
+
+fn read(file: &Path) -> Frames {
+    let mut reader = Reader::new(File::open(file).unwrap()).unwrap();
+    let mut frames = Vec::new();
+    while let Some(frame) = reader.next_frame() {
+        let frame = frame.unwrap();
+        frames.push((frame.time, frame.bytes.to_vec()));
+    }
+    frames
+}
+
+fn write(file: &Path, frames: &Frames) {
+    let mut writer = Writer::new(File::create(file).unwrap(), LINK_NUMBER, "wire").unwrap();
+    for (time, bytes) in frames {
+        writer.write(*time, bytes).unwrap();
+    }
+}
+
+#[track_caller]
+fn agrees(file: &Path, what: &str) {
+    let disagreements = tshark::disagreements(file);
+    assert!(
+        disagreements.is_empty(),
+        "{what}: {} packets, first: {:#?}",
+        disagreements.len(),
+        &disagreements[..disagreements.len().min(5)]
+    );
+}
+
+/// What a bad network and a bad capture do: packets vanish, come twice, come late.
+fn mangle(frames: &Frames, seed: u64) -> Frames {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut chance = |one_in: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 20).is_multiple_of(one_in)
+    };
+    let mut mangled: Frames = Vec::new();
+    let mut late: Vec<(usize, Vec<u8>)> = Vec::new();
+    for (place, (time, bytes)) in frames.iter().enumerate() {
+        late.retain(|(until, bytes)| {
+            let due = *until <= place;
+            if due {
+                mangled.push((*time, bytes.clone()));
+            }
+            !due
+        });
+        if chance(30) {
+            continue;
+        }
+        if chance(30) {
+            late.push((place + 1 + usize::from(chance(2)) * 7, bytes.clone()));
+            continue;
+        }
+        if chance(40) {
+            late.push((place + 1 + usize::from(chance(2)) * 40, bytes.clone()));
+        }
+        mangled.push((*time, bytes.clone()));
+    }
+    // Pauses here and there: what comes late is judged by how late it is.
+    let mut shift = Duration::ZERO;
+    for (time, _) in &mut mangled {
+        if chance(25) {
+            shift += Duration::from_millis(if chance(2) { 2 } else { 30 });
+        }
+        *time += shift;
+    }
+    mangled
+}
+
+#[test]
+fn mangled_captures_are_told_as_tshark_tells_them() {
+    let Some(lab) = Lab::build() else { return };
+    if !tshark::is_there() {
+        return;
+    }
+    let (file, mangled) = (Temporary::new("base"), Temporary::new("mangled"));
+    for (serve, load) in [
+        ("", "--connections 4 --size 5000 --messages 200 --depth 2"),
+        (
+            "--recv-buffer 4KiB --send-buffer 4KiB",
+            "--connections 2 --size 20000 --messages 30 --recv-buffer 4KiB --mss 536",
+        ),
+    ] {
+        capture_load(&lab, &file.0, serve, load);
+        agrees(&file.0, &format!("as captured, {load}"));
+        let frames = read(&file.0);
+        for seed in 1..=8 {
+            write(&mangled.0, &mangle(&frames, seed));
+            agrees(&mangled.0, &format!("seed {seed}, {load}"));
+        }
+    }
+}
+
+#[test]
+fn a_network_that_loses_packets_is_told_as_tshark_tells_it() {
+    let Some(lab) = Lab::build() else { return };
+    if !tshark::is_there() {
+        return;
+    }
+    if !common::installed("nft") {
+        return common::skip("no nft (package nftables)");
+    }
+    let rules = "add table inet loss; \
+                 add chain inet loss in { type filter hook input priority 0; }; \
+                 add rule inet loss in tcp dport 12000 numgen random mod 100 < 5 drop; \
+                 add rule inet loss in tcp sport 12000 numgen random mod 100 < 5 drop";
+    for host in [Lab::on_server, Lab::on_client] {
+        let mut nft = Command::new("nft");
+        nft.arg(rules);
+        let output = host(&lab, &nft).output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    let file = Temporary::new("loss");
+    let load = "--connections 5 --size 30000 --messages 50 --mss 1000";
+    capture_load(&lab, &file.0, "", load);
+    agrees(&file.0, "5 % loss");
+}
+
+/// Clients that do what a well-behaved one seldom does, each on a connection of its own.
+const ODD_CLIENTS: &str = "
+import socket, struct, time
+SERVER = ('10.77.0.1', 12000)
+
+def connect(**options):
+    client = socket.socket()
+    if 'buffer' in options:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options['buffer'])
+    if 'port' in options:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        client.bind(('10.77.0.2', options['port']))
+    client.connect(SERVER)
+    return client
+
+# Keep-alives: nothing is said for a while.
+client = connect()
+client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+client.sendall(b'hello')
+client.recv(5)
+time.sleep(2.5)
+client.close()
+
+# A window that closes, is probed and opens again.
+client = connect(buffer=4096)
+client.sendall(b'x' * 40000)
+time.sleep(2)
+left = 40000
+while left:
+    left -= len(client.recv(1000))
+client.close()
+
+# Resets: with replies unread, and on purpose.
+client = connect()
+client.sendall(b'never read')
+time.sleep(0.2)
+client.close()
+client = connect()
+client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+client.close()
+
+# The same port once more, after a reset, and a half-close.
+for message in (b'once', b'once more'):
+    client = connect(port=45678)
+    client.sendall(message)
+    client.recv(100)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    client.close()
+client = connect()
+client.sendall(b'and then FIN')
+client.shutdown(socket.SHUT_WR)
+while client.recv(100):
+    pass
+";
+
+#[test]
+fn odd_clients_are_told_as_tshark_tells_them() {
+    let Some(lab) = Lab::build() else { return };
+    if !tshark::is_there() || !common::installed("python3") {
+        return common::skip("no tshark or no python3");
+    }
+    let command = upcase(&format!("serve --listen {SERVER}:12000 --send-buffer 4KiB"));
+    let serve = Serve::launch(lab.on_server(&command), 1);
+    let file = Temporary::new("odd");
+    let sniff = capture(&lab, &file.0);
+    let mut python = Command::new("python3");
+    python.args(["-c", ODD_CLIENTS]);
+    let output = lab.on_client(&python).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    end(sniff);
+    serve.stop();
+    agrees(&file.0, "odd clients");
+    // And they were as odd as they should be.
+    let told = tshark::sniff(&file.0);
+    for word in [
+        "keep_alive",
+        "keep_alive_ack",
+        "zero_window",
+        "window_update",
+        "window_full",
+        "reused_ports",
+    ] {
+        let seen = told
+            .values()
+            .any(|told| told.words.iter().any(|other| other == word));
+        assert!(seen, "{word} did not occur");
+    }
+    assert!(told.values().any(|told| told.flags.contains("RST")));
+}
+
+/// A sequence of numbers that looks random and is the same for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) % sides
+    }
+}
+
+/// Conversations of two ends that do not care: they repeat themselves, jump ahead, close their
+/// windows, probe, and acknowledge what they like. Numbers begin anywhere, also just before they
+/// wrap.
+fn nonsense(dice: &mut Dice, flow: u16) -> Frames {
+    let base = [dice.roll(1 << 32) as u32, u32::MAX - dice.roll(3000) as u32];
+    let mut time = Duration::from_millis(1_000_000 + u64::from(flow) * 60_000);
+    let mut frames = Vec::new();
+    let mut next = base.map(|base| base.wrapping_add(1));
+    let mut acked = next;
+    let mut put = |time: Duration, segment: Crafted| {
+        frames.push((time, craft(20_000 + flow, segment)));
+    };
+    let segment = |from_client, flags, seq, ack, window, length| Crafted {
+        from_client,
+        flags,
+        seq,
+        ack,
+        window,
+        length,
+    };
+    put(time, segment(true, SYN, base[0], 0, 1000, 0));
+    time += Duration::from_millis(2);
+    put(time, segment(false, SYN | ACK, base[1], next[0], 1000, 0));
+    time += Duration::from_millis(2);
+    put(time, segment(true, ACK, next[0], next[1], 250, 0));
+    let mut windows = [250_u16, 1000];
+    for _ in 0..60 {
+        time += Duration::from_micros(100 << dice.roll(10));
+        let (me, peer) = if dice.roll(2) == 0 { (0, 1) } else { (1, 0) };
+        let from_client = me == 0;
+        let length = [0, 0, 0, 1, 10, 1000][dice.roll(6) as usize];
+        let seq = match dice.roll(12) {
+            0 => next[me].wrapping_sub(1),
+            1 => next[me].wrapping_sub(10),
+            2 => next[me].wrapping_add(10),
+            3 => acked[peer],
+            _ => next[me],
+        };
+        if dice.roll(3) == 0 {
+            acked[me] = next[peer];
+        }
+        if dice.roll(5) == 0 {
+            windows[me] = [0, 0, 250, 400, 1000][dice.roll(5) as usize];
+        }
+        let push = if length > 0 { PSH } else { 0 };
+        put(
+            time,
+            segment(from_client, ACK | push, seq, acked[me], windows[me], length),
+        );
+        let end = seq.wrapping_add(length as u32);
+        if (end.wrapping_sub(next[me]) as i32) > 0 {
+            next[me] = end;
+        }
+    }
+    put(time, segment(true, FIN | ACK, next[0], next[1], 250, 0));
+    put(
+        time,
+        segment(false, FIN | ACK, next[1], next[0].wrapping_add(1), 250, 0),
+    );
+    put(
+        time,
+        segment(
+            true,
+            ACK,
+            next[0].wrapping_add(1),
+            next[1].wrapping_add(1),
+            250,
+            0,
+        ),
+    );
+    frames
+}
+
+#[test]
+fn nonsense_is_told_as_tshark_tells_it() {
+    if !tshark::is_there() {
+        return;
+    }
+    let file = Temporary::new("nonsense");
+    let mut dice = Dice(0x5eed_5eed);
+    let frames: Frames = (0..300)
+        .flat_map(|flow| nonsense(&mut dice, flow))
+        .collect();
+    write(&file.0, &frames);
+    agrees(&file.0, "nonsense");
+    let told = tshark::sniff(&file.0);
+    for word in tshark::WORDS.iter().filter(|word| **word != "reused_ports") {
+        let seen = told
+            .values()
+            .any(|told| told.words.iter().any(|other| other == word));
+        assert!(seen, "{word} did not occur");
+    }
+}

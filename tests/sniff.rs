@@ -1,0 +1,615 @@
+//! `upcase sniff` from the outside: the documented conversation, every kind of file, bad files,
+//! live captures, wrong servers.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use common::lab::{Lab, SERVER};
+use common::{Ended, Process, Serve, run, tshark, upcase};
+use nix::sys::signal::Signal;
+use proptest::prelude::*;
+use serde_json::Value;
+use upcase::capture::document::{Document, Format};
+use upcase::capture::file::{Reader, Writer};
+use upcase::capture::teller::Teller;
+use upcase::capture::transcript::Style;
+use upcase::capture::{self, Stop};
+
+const SAMPLE: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/data/uppercase-echo-python.pcap"
+);
+
+/// A file that is removed with its test.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new(bytes: &[u8]) -> Temporary {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("upcase-sniff-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        Temporary(path)
+    }
+
+    fn sniff(&self, arguments: &str) -> Ended {
+        run(&format!("sniff --read {} {arguments}", self.0.display()))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// The objects of a JSON document.
+fn objects(ended: &Ended) -> Vec<Value> {
+    let lines = ended.stdout.lines();
+    lines
+        .map(|line| serde_json::from_str(line).expect(line))
+        .collect()
+}
+
+fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    objects
+        .iter()
+        .filter(|value| value["kind"] == kind)
+        .collect()
+}
+
+#[test]
+fn the_documented_conversation_is_told_with_its_numbers() {
+    let ended = run(&format!("sniff --read {SAMPLE} --format json")).expect(0);
+    let objects = objects(&ended);
+    // number, sequence and acknowledgment as tshark prints them with absolute numbers.
+    let expected = [
+        (2908245614_u64, 0_u64, "SYN", 0_u64),
+        (2032013574, 2908245615, "SYN,ACK", 0),
+        (2908245615, 2032013575, "ACK", 0),
+        (2908245615, 2032013575, "PSH,ACK", 24),
+        (2032013575, 2908245639, "ACK", 0),
+        (2032013575, 2908245639, "PSH,ACK", 24),
+        (2908245639, 2032013599, "ACK", 0),
+        (2908245639, 2032013599, "PSH,ACK", 24),
+        (2032013599, 2908245663, "PSH,ACK", 24),
+        (2908245663, 2032013623, "ACK", 0),
+        (2908245663, 2032013623, "FIN,ACK", 0),
+        (2032013623, 2908245664, "FIN,ACK", 0),
+        (2908245664, 2032013624, "ACK", 0),
+    ];
+    let segments = of_kind(&objects, "segment");
+    assert_eq!(segments.len(), expected.len());
+    for (place, (segment, (seq, ack, flags, length))) in segments.iter().zip(expected).enumerate() {
+        assert_eq!(segment["number"], place + 1);
+        assert_eq!(segment["seq"], seq);
+        assert_eq!(segment["ack"], ack);
+        assert_eq!(segment["flags"], flags);
+        assert_eq!(segment["len"], length);
+        assert_eq!(segment["analysis"], Value::Array(Vec::new()));
+    }
+    assert_eq!(
+        (&segments[0]["mss"], &segments[1]["mss"]),
+        (&1460.into(), &1460.into())
+    );
+    assert_eq!(segments[0]["time"], "1795332190.534722000");
+    let flow = of_kind(&objects, "flow")[0];
+    assert_eq!(flow["closed_first_by"], "client");
+    assert_eq!(flow["mss"]["in_force"], 1460);
+    let verdict = of_kind(&objects, "verdict")[0];
+    assert_eq!(
+        (&verdict["ok"], &verdict["flows"]),
+        (&true.into(), &1.into())
+    );
+    assert_eq!(verdict["reply_delay_us"]["count"], 2);
+}
+
+#[test]
+fn the_sentences_carry_the_numbers_and_the_messages() {
+    let told = run(&format!("sniff --read {SAMPLE}")).expect(0).stdout;
+    for sentence in [
+        "The client opens: its first sequence number is 2908245614",
+        "The server accepts: it acknowledges 2908245614 + 1 and sends its own SYN, 2032013574",
+        "The client acknowledges 2032013574 + 1: the connection begins, with an MSS of 1460",
+        "(offset 0): \"Yahel Jacoby, Yoav Tamir\"",
+        "(offset 0): \"YAHEL JACOBY, YOAV TAMIR\"",
+        "(offset 24): \"ID ONE: 30A, ID TWO: 31B\"; it acknowledges 24 bytes and expects 29082456",
+        "The client closes its side: its FIN takes number 2908245663.",
+        "The server acknowledges the client's FIN, 2908245663 + 1, and closes its own side",
+        "The client acknowledges the server's FIN, 2032013623 + 1: both sides are closed.",
+        "flow 1: 10.77.0.2:42394 > 10.77.0.1:12000: all well",
+        "closed first by the client",
+        "verdict: all well",
+    ] {
+        assert!(told.contains(sentence), "{sentence}: {told}");
+    }
+    assert!(!told.contains('\u{1b}'), "no colour without a terminal");
+
+    let relative = run(&format!("sniff --read {SAMPLE} --relative"))
+        .expect(0)
+        .stdout;
+    assert!(
+        relative.contains("it acknowledges 0 + 1 and sends its own SYN, 0"),
+        "{relative}"
+    );
+    let markdown = run(&format!("sniff --read {SAMPLE} --format markdown"))
+        .expect(0)
+        .stdout;
+    assert!(markdown.starts_with("# "), "{markdown}");
+    assert!(markdown.contains("**13.** "), "{markdown}");
+    let brief = run(&format!("sniff --read {SAMPLE} --brief"))
+        .expect(0)
+        .stdout;
+    assert!(brief.starts_with("flow 1: "), "{brief}");
+    let other = run(&format!("sniff --read {SAMPLE} --port 80"))
+        .expect(1)
+        .stdout;
+    assert!(other.contains("13 packets, 0 flows"), "{other}");
+}
+
+/// The IP packets of the sample with their times in nanoseconds.
+fn sample() -> Vec<(u64, Vec<u8>)> {
+    let mut reader = Reader::new(std::fs::File::open(SAMPLE).unwrap()).unwrap();
+    let mut packets = Vec::new();
+    while let Some(frame) = reader.next_frame() {
+        let frame = frame.unwrap();
+        packets.push((frame.time.as_nanos() as u64, frame.bytes[14..].to_vec()));
+    }
+    packets
+}
+
+/// A pcap file of these packets.
+fn pcap(packets: &[(u64, Vec<u8>)], big_endian: bool, nanoseconds: bool, link: u32) -> Vec<u8> {
+    let header: Vec<u8> = match link {
+        1 => [&[0; 12][..], &[0x08, 0x00]].concat(),
+        113 => [&[0; 14][..], &[0x08, 0x00]].concat(),
+        276 => [&[0x08, 0x00][..], &[0; 18]].concat(),
+        0 => vec![2, 0, 0, 0],
+        _ => Vec::new(),
+    };
+    let mut file = Vec::new();
+    let mut put = |value: u32| match big_endian {
+        true => file.extend(value.to_be_bytes()),
+        false => file.extend(value.to_le_bytes()),
+    };
+    put(if nanoseconds {
+        0xa1b2_3c4d
+    } else {
+        0xa1b2_c3d4
+    });
+    put(if big_endian { 0x0002_0004 } else { 0x0004_0002 });
+    [0, 0, 65535, link].into_iter().for_each(&mut put);
+    for (time, ip) in packets {
+        let unit = if nanoseconds { 1 } else { 1000 };
+        let mut put = |value: u32| match big_endian {
+            true => file.extend(value.to_be_bytes()),
+            false => file.extend(value.to_le_bytes()),
+        };
+        put((time / 1_000_000_000) as u32);
+        put((time % 1_000_000_000 / unit) as u32);
+        let length = (header.len() + ip.len()) as u32;
+        put(length);
+        put(length);
+        file.extend(&header);
+        file.extend(ip);
+    }
+    file
+}
+
+fn pcapng(packets: &[(u64, Vec<u8>)]) -> Vec<u8> {
+    let mut file = Vec::new();
+    let mut writer = Writer::new(&mut file, 101, "wire").unwrap();
+    for (time, ip) in packets {
+        writer
+            .write(std::time::Duration::from_nanos(*time), ip)
+            .unwrap();
+    }
+    file
+}
+
+#[test]
+fn every_kind_of_file_tells_the_same() {
+    let original = run(&format!("sniff --read {SAMPLE} --format json"))
+        .expect(0)
+        .stdout;
+    let packets = sample();
+    for big_endian in [false, true] {
+        for nanoseconds in [false, true] {
+            for link in [1, 113, 276, 101, 0] {
+                let file = Temporary::new(&pcap(&packets, big_endian, nanoseconds, link));
+                let told = file.sniff("--format json").expect(0).stdout;
+                assert!(
+                    told == original,
+                    "{big_endian} {nanoseconds} {link}: {told}"
+                );
+            }
+        }
+    }
+    let file = Temporary::new(&pcapng(&packets));
+    assert_eq!(file.sniff("--format json").expect(0).stdout, original);
+
+    let mut child = upcase("sniff --read - --format json")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    // A pipe brings a file in pieces, here the smallest.
+    for byte in pcapng(&packets) {
+        pipe.write_all(&[byte]).unwrap();
+    }
+    drop(pipe);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), original);
+}
+
+#[test]
+fn what_is_readable_of_a_bad_file_is_told_and_the_packet_is_named() {
+    let packets = sample();
+    let whole = pcap(&packets, false, false, 101);
+    let cut = Temporary::new(&whole[..whole.len() - 5]);
+    let told = cut.sniff("").expect(1).stdout;
+    assert!(told.contains("The server answers with 24 bytes"), "{told}");
+    assert!(told.contains("packet 13: "), "{told}");
+    assert!(told.contains("it ends within a packet"), "{told}");
+
+    // A snap length that cuts headers: 30 bytes were kept of packet 4.
+    let mut kept = Vec::new();
+    for (number, (time, ip)) in packets.iter().enumerate() {
+        let one = pcap(&[(*time, ip.clone())], false, false, 101);
+        if number != 3 {
+            kept.extend(&one[24..]);
+            continue;
+        }
+        let mut record = one[24..40 + 30].to_vec();
+        record[8..12].copy_from_slice(&30_u32.to_le_bytes());
+        kept.extend(record);
+    }
+    let mut file = whole[..24].to_vec();
+    file.extend(kept);
+    let told = Temporary::new(&file).sniff("").expect(1).stdout;
+    assert!(
+        told.contains("packet 4: its headers are cut off (snap length)"),
+        "{told}"
+    );
+    assert!(
+        told.contains("24 bytes of the client are not in the capture"),
+        "{told}"
+    );
+
+    let damaged = |number: usize, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut packets = packets.clone();
+        change(&mut packets[number].1);
+        let file = Temporary::new(&pcap(&packets, false, false, 101));
+        file.sniff("").expect(1).stdout
+    };
+    let told = damaged(5, &|ip| ip[2..4].copy_from_slice(&2000_u16.to_be_bytes()));
+    assert!(
+        told.contains("packet 6: malformed: IP speaks of 2000 bytes"),
+        "{told}"
+    );
+    let told = damaged(5, &|ip| ip[6] |= 0x20);
+    assert!(
+        told.contains("packet 6: a fragment of an IP packet"),
+        "{told}"
+    );
+    let told = damaged(5, &|ip| ip[32] = 0x10);
+    assert!(told.contains("packet 6: malformed: "), "{told}");
+    let told = damaged(5, &|ip| ip[52 + 7] = b'x');
+    assert!(
+        told.contains("the reply is wrong at offset 7: 'x' (0x78)"),
+        "{told}"
+    );
+    assert!(told.contains("(packet 6)"), "{told}");
+}
+
+#[test]
+fn what_is_no_capture_cannot_be_told() {
+    let cases: [(&[u8], &str); 4] = [
+        (b"", "is not a capture"),
+        (
+            b"hello, this is no capture at all, but it is long enough",
+            "is not a capture",
+        ),
+        (&[0xd4, 0xc3, 0xb2, 0xa1, 2, 0], "is not a capture"),
+        (&[0x0a, 0x0d, 0x0d, 0x0a, 1, 2, 3, 4], "is not a capture"),
+    ];
+    for (bytes, told) in cases {
+        let ended = Temporary::new(bytes).sniff("").expect(3);
+        assert_eq!(ended.stdout, "");
+        assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+        assert!(ended.stderr.contains(told), "{}", ended.stderr);
+    }
+    let ended = run("sniff --read /nowhere/file").expect(3);
+    assert!(
+        ended.stderr.contains("cannot read /nowhere/file"),
+        "{}",
+        ended.stderr
+    );
+    run("sniff").expect(2);
+    run("sniff --interface lo --read file").expect(2);
+    let ended = run("sniff --interface nowhere0").expect(3);
+    assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+}
+
+/// Tells bytes as a file, in this process.
+fn tell(bytes: Vec<u8>) -> Option<bool> {
+    let style = Style {
+        relative: false,
+        width: 60,
+    };
+    let document = Document {
+        format: Format::Json,
+        style,
+    };
+    let teller = Teller::new(document, false, None, std::io::sink());
+    let told = capture::read(std::io::Cursor::new(bytes), "file", Stop::default(), teller);
+    told.ok().map(|verdict| verdict.is_good())
+}
+
+/// Thousands on a release build, where `.ci/run` has it done again.
+const FUZZ_CASES: u32 = if cfg!(debug_assertions) { 200 } else { 20_000 };
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(FUZZ_CASES))]
+
+    #[test]
+    fn no_file_makes_it_panic(
+        ng: bool,
+        link in prop::sample::select(vec![1_u32, 113, 276, 101, 0]),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let packets = sample();
+        let mut file = if ng { pcapng(&packets) } else { pcap(&packets, false, false, link) };
+        for (place, value) in changes {
+            let place = place.index(file.len());
+            file[place] = value;
+        }
+        if let Some(cut) = cut {
+            file.truncate(cut.index(file.len()));
+        }
+        tell(file);
+    }
+
+    #[test]
+    fn no_packet_makes_it_panic(ip in prop::collection::vec(any::<u8>(), 0..120), version: bool) {
+        let mut ip = ip;
+        if let Some(first) = ip.first_mut() {
+            *first = if version { 0x45 } else { 0x60 };
+        }
+        if ip.len() > 20 {
+            ip[if version { 9 } else { 6 }] = 6;
+        }
+        tell(pcap(&[(0, ip)], false, false, 101));
+    }
+}
+
+#[test]
+fn the_untouched_sample_is_good_in_this_process_too() {
+    assert_eq!(tell(pcap(&sample(), false, false, 1)), Some(true));
+}
+
+/// Whether this process may capture; otherwise the test says why it is skipped.
+#[track_caller]
+fn may_capture() -> bool {
+    let ended = run("sniff --interface lo --duration 1ms");
+    let may = ended.code != Some(3);
+    if !may {
+        common::skip(&format!("no live capture: {}", ended.stderr.trim()));
+    }
+    may
+}
+
+/// Captures on the loopback, from when it says so.
+fn listen(port: u16, arguments: &str) -> Process {
+    let arguments = format!("sniff --interface lo --port {port} --format json {arguments}");
+    let mut command = upcase(&arguments);
+    command.stdout(Stdio::piped());
+    let sniff = Process::start(command);
+    sniff.says("capturing");
+    sniff
+}
+
+/// What it has told when it ends, after a signal if there is one.
+fn told(mut sniff: Process, signal: Option<Signal>) -> (Option<i32>, Vec<Value>) {
+    if let Some(signal) = signal {
+        sniff.signal(signal);
+    }
+    let mut stdout = String::new();
+    let mut pipe = sniff.child().stdout.take().unwrap();
+    pipe.read_to_string(&mut stdout).unwrap();
+    let code = sniff.wait().code();
+    let ended = Ended {
+        code,
+        stdout,
+        stderr: sniff.stderr(),
+    };
+    (code, objects(&ended))
+}
+
+#[test]
+fn a_server_that_is_wrong_in_one_byte_is_convicted() {
+    if !may_capture() {
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut bytes = [0; 64];
+        let mut offset = 0;
+        while let Ok(count @ 1..) = stream.read(&mut bytes) {
+            let mut reply = bytes[..count].to_ascii_uppercase();
+            if (offset..offset + count).contains(&21) {
+                reply[21 - offset] = b'!';
+            }
+            offset += count;
+            stream.write_all(&reply).unwrap();
+        }
+    });
+    let sniff = listen(address.port(), "--flows 1");
+    let mut client = common::connect(address);
+    for message in [b"first message", b"other message"] {
+        client.write_all(message).unwrap();
+        common::read(&mut client, message.len());
+    }
+    client.shutdown(Shutdown::Write).unwrap();
+    common::hears_end(&mut client);
+    let (code, objects) = told(sniff, None);
+    assert_eq!(code, Some(1));
+    let finding = &of_kind(&objects, "verdict")[0]["findings"][0];
+    assert_eq!(finding["flow"], 1);
+    assert_eq!(finding["offset"], 21);
+    let packet = &finding["packet"];
+    let segments = of_kind(&objects, "segment");
+    let guilty = segments
+        .iter()
+        .find(|segment| segment["number"] == *packet)
+        .unwrap();
+    assert_eq!(guilty["src"], address.to_string());
+    assert!(
+        guilty["text"].as_str().unwrap().contains("OTHER ME!SAGE"),
+        "{guilty}"
+    );
+}
+
+#[test]
+fn ipv6_and_all_interfaces_are_captured() {
+    if !may_capture() {
+        return;
+    }
+    let serve = Serve::launch(upcase("serve --listen [::1]:0"), 1);
+    let address: SocketAddr = serve.address();
+    let port = address.port();
+    let arguments = format!("sniff --interface any --port {port} --format json --flows 1");
+    let mut command = upcase(&arguments);
+    command.stdout(Stdio::piped());
+    let sniff = Process::start(command);
+    sniff.says("capturing");
+    run(&format!("send {address} hello")).expect(0);
+    let (code, objects) = told(sniff, None);
+    assert_eq!(code, Some(0));
+    let numbers = of_kind(&objects, "segment").len();
+    assert!((9..=12).contains(&numbers), "each packet once: {numbers}");
+}
+
+#[test]
+fn a_thousand_connections_are_all_judged() {
+    if !may_capture() {
+        return;
+    }
+    let serve = Serve::start("");
+    let sniff = listen(serve.address().port(), "--brief --flows 1000");
+    run(&format!(
+        "load {} --connections 1000 --messages 5000",
+        serve.address()
+    ))
+    .expect(0);
+    let (code, objects) = told(sniff, None);
+    let verdict = of_kind(&objects, "verdict")[0];
+    assert_eq!(verdict["flows"], 1000);
+    assert_eq!(of_kind(&objects, "flow").len(), 1000);
+    if verdict["dropped"] == 0 {
+        assert_eq!(code, Some(0), "{verdict}");
+        assert_eq!(verdict["reply_delay_us"]["count"], 5000);
+    }
+}
+
+#[test]
+fn the_wire_is_faster_than_the_client() {
+    if !may_capture() {
+        return;
+    }
+    let serve = Serve::start("");
+    let sniff = listen(serve.address().port(), "--brief --flows 4");
+    let load = format!(
+        "load {} --connections 4 --messages 20000 --format json",
+        serve.address()
+    );
+    let report = run(&load).expect(0).json();
+    let (_, objects) = told(sniff, None);
+    let wire = of_kind(&objects, "verdict")[0]["reply_delay_us"]["p50"]
+        .as_f64()
+        .unwrap();
+    let client = report["response_us"]["p50"].as_f64().unwrap();
+    println!(
+        "p50: {client} µs at the client, {wire} µs on the wire, {} µs its own",
+        client - wire
+    );
+    assert!(wire < client, "{wire} on the wire, {client} at the client");
+}
+
+#[test]
+fn without_permission_the_capability_is_named() {
+    if !nix::unistd::geteuid().is_root() {
+        return common::skip("only root can give up what it may");
+    }
+    let mut command = upcase("sniff --interface lo");
+    // The folder of the build is root's own; a descriptor of the binary is not.
+    let copy = Temporary::new(&std::fs::read(env!("CARGO_BIN_EXE_upcase")).unwrap());
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&copy.0, mode).unwrap();
+    command = {
+        let mut other = Command::new(&copy.0);
+        other.args(command.get_args()).uid(65534).gid(65534);
+        other
+    };
+    let ended = Ended::from(command.output().unwrap()).expect(3);
+    assert!(
+        ended.stderr.contains("needs the capability CAP_NET_RAW"),
+        "{}",
+        ended.stderr
+    );
+    assert!(
+        ended.stderr.contains("sudo setcap cap_net_raw+ep "),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn between_two_hosts_the_document_and_the_file_agree_with_tshark() {
+    let Some(lab) = Lab::build() else { return };
+    if !tshark::is_there() {
+        return;
+    }
+    let command = upcase(&format!("serve --listen {SERVER}:12000"));
+    let serve = Serve::launch(lab.on_server(&command), 1);
+    let file = Temporary::new(b"");
+    let arguments = format!(
+        "sniff --interface wire --flows 1 --write {}",
+        file.0.display()
+    );
+    let mut command = lab.on_server(&upcase(&arguments));
+    command.stdout(Stdio::piped());
+    let mut sniff = Process::start(command);
+    sniff.says("capturing");
+    let mut send = upcase(&format!("send {SERVER}:12000"));
+    send.args(["Yahel Jacoby, Yoav Tamir", "id one: 30a, id two: 31b"]);
+    Ended::from(lab.on_client(&send).output().unwrap()).expect(0);
+    let mut document = String::new();
+    let mut pipe = sniff.child().stdout.take().unwrap();
+    pipe.read_to_string(&mut document).unwrap();
+    assert!(sniff.wait().success(), "{document}");
+    serve.stop();
+    for sentence in [
+        "with an MSS of 1460, which leaves 1448 bytes of payload",
+        "\"Yahel Jacoby, Yoav Tamir\"",
+        "\"ID ONE: 30A, ID TWO: 31B\"",
+        "both sides are closed",
+        "verdict: all well",
+    ] {
+        assert!(document.contains(sentence), "{sentence}: {document}");
+    }
+    let disagreements = tshark::disagreements(&file.0);
+    assert!(disagreements.is_empty(), "{disagreements:#?}");
+}
