@@ -4,8 +4,6 @@
 mod common;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::Shutdown;
 use std::process::Command;
 use std::thread;
 
@@ -40,19 +38,7 @@ fn fifteen_thousand_connections_in_twelve_megabytes() {
 #[ignore = "about half a minute: 64 MiB through a window of a few KiB"]
 fn sixty_four_mebibytes_and_fin_through_the_smallest_send_buffer() {
     let serve = Serve::start("--send-buffer 4KiB");
-    let bytes = noise(64 << 20);
-    let client = serve.connect();
-    thread::scope(|scope| {
-        let mut sender = client.try_clone().unwrap();
-        let bytes = &bytes;
-        scope.spawn(move || {
-            sender.write_all(bytes).unwrap();
-            sender.shutdown(Shutdown::Write).unwrap();
-        });
-        let mut reply = Vec::new();
-        (&client).read_to_end(&mut reply).unwrap();
-        assert!(reply == bytes.to_ascii_uppercase(), "{} bytes", reply.len());
-    });
+    common::exchange_and_close(&serve.connect(), &noise(64 << 20));
     serve.stop();
 }
 

@@ -276,22 +276,12 @@ fn a_server_that_never_answers_leaves_every_message_unanswered() {
 fn a_server_that_dies_is_an_error_with_its_kind() {
     let mut serve = Serve::start("");
     let arguments = format!("load --format json {} --connections 20", serve.address());
-    let mut command = upcase(&arguments);
-    command.stdout(Stdio::piped());
-    let mut load = Process::start(command);
-    let mut stdout = load.child().stdout.take().unwrap();
+    let command = upcase(&arguments);
+    let mut load = Process::piped(command);
     until("messages flow", || serve.process.cpu_ticks() > 5);
     serve.process.child().kill().unwrap();
     serve.process.wait();
-    let mut report = String::new();
-    stdout.read_to_string(&mut report).unwrap();
-    let code = load.wait().code();
-    let report = Report::of(Ended {
-        code,
-        stdout: report,
-        stderr: load.stderr(),
-    });
-    assert_eq!(code, Some(1));
+    let report = Report::of(load.ended().expect(1));
     assert_eq!(report.count("errored"), 20);
     let errors = report.0["errors"].as_object().unwrap();
     let broken: u64 = errors.values().map(|count| count.as_u64().unwrap()).sum();
@@ -306,21 +296,11 @@ fn a_signal_ends_the_run_in_order_and_prints_the_report() {
             "load --format json {} --connections 10 --duration 1h",
             serve.address()
         );
-        let mut command = upcase(&arguments);
-        command.stdout(Stdio::piped());
-        let mut load = Process::start(command);
-        let mut stdout = load.child().stdout.take().unwrap();
+        let command = upcase(&arguments);
+        let mut load = Process::piped(command);
         until("messages flow", || serve.process.cpu_ticks() > 5);
         load.signal(signal);
-        let mut report = String::new();
-        stdout.read_to_string(&mut report).unwrap();
-        let code = load.wait().code();
-        let report = Report::of(Ended {
-            code,
-            stdout: report,
-            stderr: load.stderr(),
-        });
-        assert_eq!(code, Some(0));
+        let report = Report::of(load.ended().expect(0));
         assert_eq!(report.0["interrupted"], true);
         assert!(report.count("verified") > 0);
         let totals = serve.stop();
@@ -345,9 +325,8 @@ fn a_second_signal_does_not_wait_for_a_server_that_keeps_its_side_open() {
         sender.send("end").unwrap();
         thread::sleep(PATIENCE);
     });
-    let mut command = upcase(&format!("load {address} --connections 2 --duration 1h"));
-    command.stdout(Stdio::piped());
-    let mut load = Process::start(command);
+    let command = upcase(&format!("load {address} --connections 2 --duration 1h"));
+    let mut load = Process::piped(command);
     let hears = |event| assert_eq!(events.recv_timeout(PATIENCE), Ok(event));
     hears("message");
     hears("message");
@@ -355,14 +334,7 @@ fn a_second_signal_does_not_wait_for_a_server_that_keeps_its_side_open() {
     hears("end");
     hears("end");
     load.signal(Signal::SIGTERM);
-    assert_eq!(load.wait().code(), Some(1));
-    let mut report = String::new();
-    load.child()
-        .stdout
-        .take()
-        .unwrap()
-        .read_to_string(&mut report)
-        .unwrap();
+    let report = load.ended().expect(1).stdout;
     assert!(
         report.contains("not closed by the server: 2 connections"),
         "{report}"
@@ -371,10 +343,7 @@ fn a_second_signal_does_not_wait_for_a_server_that_keeps_its_side_open() {
 
 #[test]
 fn nobody_listening_is_exit_code_3_and_one_line() {
-    let address = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let address = common::deserted();
     let ended = run(&format!("load {address}")).expect(3);
     assert_eq!(ended.stdout, "");
     assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);

@@ -194,10 +194,7 @@ fn bytes_that_nobody_asked_for_are_told() {
 
 #[test]
 fn nobody_listening_is_exit_code_3_and_one_line() {
-    let address = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let address = common::deserted();
     let ended = run(&format!("send {address} hello")).expect(3);
     assert_eq!(
         ended.stderr,

@@ -51,19 +51,7 @@ fn tells_one_line_for_each_listener_and_serves_both_families() {
 #[test]
 fn every_byte_comes_back_when_the_client_sends_it_all_and_half_closes_before_it_reads() {
     let serve = Serve::start("");
-    let bytes = noise(8 << 20);
-    let client = serve.connect();
-    thread::scope(|scope| {
-        let mut sender = client.try_clone().unwrap();
-        let bytes = &bytes;
-        scope.spawn(move || {
-            sender.write_all(bytes).unwrap();
-            sender.shutdown(Shutdown::Write).unwrap();
-        });
-        let mut reply = Vec::new();
-        (&client).read_to_end(&mut reply).unwrap();
-        assert!(reply == bytes.to_ascii_uppercase(), "{} bytes", reply.len());
-    });
+    common::exchange_and_close(&serve.connect(), &noise(8 << 20));
 }
 
 #[test]

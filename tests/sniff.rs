@@ -412,9 +412,7 @@ fn may_capture() -> bool {
 /// Captures on the loopback, from when it says so.
 fn listen(port: u16, arguments: &str) -> Process {
     let arguments = format!("sniff --interface lo --port {port} --format json {arguments}");
-    let mut command = upcase(&arguments);
-    command.stdout(Stdio::piped());
-    let sniff = Process::start(command);
+    let sniff = Process::piped(upcase(&arguments));
     sniff.says("capturing");
     sniff
 }
@@ -424,16 +422,8 @@ fn told(mut sniff: Process, signal: Option<Signal>) -> (Option<i32>, Vec<Value>)
     if let Some(signal) = signal {
         sniff.signal(signal);
     }
-    let mut stdout = String::new();
-    let mut pipe = sniff.child().stdout.take().unwrap();
-    pipe.read_to_string(&mut stdout).unwrap();
-    let code = sniff.wait().code();
-    let ended = Ended {
-        code,
-        stdout,
-        stderr: sniff.stderr(),
-    };
-    (code, objects(&ended))
+    let ended = sniff.ended();
+    (ended.code, objects(&ended))
 }
 
 #[test]
@@ -491,9 +481,7 @@ fn ipv6_and_all_interfaces_are_captured() {
     let address: SocketAddr = serve.address();
     let port = address.port();
     let arguments = format!("sniff --interface any --port {port} --format json --flows 1");
-    let mut command = upcase(&arguments);
-    command.stdout(Stdio::piped());
-    let sniff = Process::start(command);
+    let sniff = Process::piped(upcase(&arguments));
     sniff.says("capturing");
     run(&format!("send {address} hello")).expect(0);
     let (code, objects) = told(sniff, None);
@@ -589,17 +577,12 @@ fn between_two_hosts_the_document_and_the_file_agree_with_tshark() {
         "sniff --interface wire --flows 1 --write {}",
         file.0.display()
     );
-    let mut command = lab.on_server(&upcase(&arguments));
-    command.stdout(Stdio::piped());
-    let mut sniff = Process::start(command);
+    let mut sniff = Process::piped(lab.on_server(&upcase(&arguments)));
     sniff.says("capturing");
     let mut send = upcase(&format!("send {SERVER}:12000"));
     send.args(["Yahel Jacoby, Yoav Tamir", "id one: 30a, id two: 31b"]);
     Ended::from(lab.on_client(&send).output().unwrap()).expect(0);
-    let mut document = String::new();
-    let mut pipe = sniff.child().stdout.take().unwrap();
-    pipe.read_to_string(&mut document).unwrap();
-    assert!(sniff.wait().success(), "{document}");
+    let document = sniff.ended().expect(0).stdout;
     serve.stop();
     for sentence in [
         "with an MSS of 1460, which leaves 1448 bytes of payload",

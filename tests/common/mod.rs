@@ -9,7 +9,7 @@ pub mod lab;
 pub mod tshark;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -91,6 +91,29 @@ impl Process {
             });
         }
         Process { child, stderr }
+    }
+
+    /// The same, with its standard output kept for [`Process::ended`].
+    pub fn piped(mut command: Command) -> Process {
+        command.stdout(Stdio::piped());
+        Process::start(command)
+    }
+
+    /// Reads its standard output to the end, and waits for it to end.
+    #[track_caller]
+    pub fn ended(&mut self) -> Ended {
+        let mut stdout = String::new();
+        let mut pipe = self
+            .child
+            .stdout
+            .take()
+            .expect("a process started as piped");
+        pipe.read_to_string(&mut stdout).expect("text");
+        Ended {
+            code: self.wait().code(),
+            stdout,
+            stderr: self.stderr(),
+        }
     }
 
     pub fn id(&self) -> u32 {
@@ -264,6 +287,27 @@ pub fn hears_end(stream: &mut TcpStream) {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).expect("FIN, and no reset");
     assert_eq!(rest, b"", "surplus bytes");
+}
+
+/// Sends everything and FIN while reading, and checks that every byte comes back, then FIN.
+pub fn exchange_and_close(client: &TcpStream, bytes: &[u8]) {
+    thread::scope(|scope| {
+        let mut sender = client.try_clone().unwrap();
+        scope.spawn(move || {
+            sender.write_all(bytes).unwrap();
+            sender.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut reply = Vec::new();
+        let mut receiver = client;
+        receiver.read_to_end(&mut reply).unwrap();
+        assert!(reply == bytes.to_ascii_uppercase(), "{} bytes", reply.len());
+    });
+}
+
+/// An address at which nobody listens.
+pub fn deserted() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
 }
 
 /// Waits for a condition.
