@@ -1,12 +1,17 @@
 //! What this process may hold: the limit on open descriptors.
 
-use std::io;
+use std::{fs, io};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Descriptors beside those of the connections: standard streams, log file, poll, timer and pipes
-/// of two reactors, a listener, and some for the libraries.
+/// Descriptors that a run opens beside those of its connections: poll, timer and pipes of two
+/// reactors, a listener, and some for the libraries.
 pub const DESCRIPTOR_RESERVE: u64 = 32;
+
+/// How many descriptors are open now, those that were inherited included.
+pub fn open_descriptors() -> u64 {
+    fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64)
+}
 
 /// Raises the soft limit of RLIMIT_NOFILE to the hard one, and tells it. See setrlimit(2).
 pub fn raise_descriptor_limit() -> io::Result<u64> {

@@ -10,7 +10,8 @@ use std::time::Duration;
 use std::{fmt, fs};
 
 use mio::net::{TcpListener, TcpStream};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::libc;
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::stream::Stream;
@@ -99,7 +100,7 @@ pub fn connect(
         bind_source(&socket, source)?;
     }
     match socket.connect(&target.into()) {
-        Err(error) if error.raw_os_error() != Some(nix::libc::EINPROGRESS) => Err(error),
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
         _ => Ok(TcpStream::from_std(socket.into())),
     }
 }
@@ -139,6 +140,33 @@ pub fn connect_blocking(
 pub fn mss_in_force(stream: &std::net::TcpStream) -> io::Result<u32> {
     SockRef::from(stream).tcp_mss()
 }
+
+/// Bytes that the peer has acknowledged on this connection: `tcpi_bytes_acked` (RFC 4898).
+pub fn bytes_acknowledged(stream: &TcpStream) -> io::Result<u64> {
+    Ok(getsockopt(stream, TcpInformation)?.bytes_acked)
+}
+
+/// The beginning of `struct tcp_info`, linux/tcp.h; the kernel fills as much as is asked for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct TcpInfo {
+    states: [u8; 8],
+    counters: [u32; 24],
+    pacing_rates: [u64; 2],
+    bytes_acked: u64,
+}
+
+/// TCP_INFO, by the way in which nix makes all socket options.
+#[derive(Clone, Copy, Debug)]
+struct TcpInformation;
+
+nix::getsockopt_impl!(
+    TcpInformation,
+    libc::IPPROTO_TCP,
+    libc::TCP_INFO,
+    TcpInfo,
+    sockopt::GetStruct<TcpInfo>
+);
 
 /// The addresses of `HOST:PORT`, by getaddrinfo(3).
 pub fn resolve(target: &str) -> io::Result<Vec<SocketAddr>> {

@@ -361,6 +361,52 @@ proptest! {
     }
 }
 
+/// A client that sends without end: no read of it ever blocks.
+struct Flood;
+
+impl Stream for Flood {
+    fn recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        buffer.fill(b'x');
+        Ok(buffer.len())
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_client_that_sends_without_end_is_closed_when_its_linger_is_over() {
+    let mut connection = Connection::new();
+    connection.note(Hints {
+        readable: true,
+        writable: true,
+        exceptional: false,
+    });
+    let (mut scratch, mut traffic) = (vec![0; READ_BYTES], Traffic::default());
+    let mut serve = |connection: &mut Connection| {
+        connection.serve(&mut Flood, &mut scratch, BUDGET, &mut traffic)
+    };
+    for _ in 0..10 {
+        assert_eq!(serve(&mut connection), Progress::Unfinished);
+    }
+    let look = Look {
+        linger: 2,
+        stall: 1000,
+        last_call: true,
+    };
+    for _ in 0..2 {
+        connection.look(look);
+        assert_eq!(serve(&mut connection), Progress::Unfinished);
+    }
+    connection.look(look);
+    assert_eq!(serve(&mut connection), Progress::Closed(CloseReason::Late));
+}
+
 /// A load connection on a pipe whose far end echoes in upper case, in pieces of any size.
 struct Client {
     pipe: Pipe,
@@ -407,7 +453,7 @@ impl Client {
         }
         let (connection, pipe) = (&mut self.connection, &mut self.pipe);
         connection
-            .transmit(pipe, &self.payload, &mut self.scratch)
+            .transmit(pipe, &self.payload, &mut self.scratch, usize::MAX)
             .unwrap();
         while let Received::Bytes(count) = connection.receive(pipe, &mut self.scratch).unwrap() {
             connection.accept(&self.scratch[..count], &self.payload)?;
@@ -472,6 +518,32 @@ proptest! {
         prop_assert_eq!(expected ^ found, change);
         let answered = std::iter::from_fn(|| client.connection.next_answered()).count();
         prop_assert_eq!(answered, wrong / size);
+    }
+
+    #[test]
+    fn what_was_not_begun_is_withdrawn_and_the_rest_is_answered(
+        seed: u64,
+        sizes in prop::collection::vec(1usize..300, 1..20),
+    ) {
+        let mut client = Client::new(seed);
+        for &size in &sizes {
+            client.connection.queue(size, Instant::now());
+        }
+        client.turn().unwrap(); // The pipe takes 200 bytes.
+        let starts = sizes.iter().scan(0, |end, &size| {
+            let start = *end;
+            *end += size;
+            Some(start)
+        });
+        let begun = starts.filter(|&start| start < client.pipe.outbound.len()).count();
+        prop_assert_eq!(client.connection.withdraw(), (sizes.len() - begun) as u64);
+        for _ in 0..sizes.len() * 300 {
+            client.echo(100, None);
+            client.turn().unwrap();
+        }
+        let answered = std::iter::from_fn(|| client.connection.next_answered()).count();
+        prop_assert_eq!(answered, begun);
+        prop_assert_eq!(client.pipe.outbound.len(), sizes[..begun].iter().sum::<usize>());
     }
 
     #[test]

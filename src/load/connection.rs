@@ -35,7 +35,8 @@ pub struct Connection {
 pub struct Message {
     /// When it was to be sent.
     pub due: Instant,
-    /// Where its last byte ends.
+    /// Where its first byte stands, and where its last one ends.
+    start: u64,
     end: u64,
 }
 
@@ -68,30 +69,50 @@ impl Connection {
 
     /// Adds a message of `size` bytes to what is to be sent.
     pub fn queue(&mut self, size: usize, due: Instant) {
+        let start = self.queued;
         self.queued += size as u64;
         self.unanswered.push_back(Message {
             due,
+            start,
             end: self.queued,
         });
     }
 
-    /// Sends what is queued, as far as the kernel takes it.
+    /// Takes back the messages of which no byte was sent, and tells how many.
+    pub fn withdraw(&mut self) -> u64 {
+        let mut withdrawn = 0;
+        while let Some(last) = self.unanswered.back()
+            && last.start >= self.sent
+        {
+            self.queued = last.start;
+            self.unanswered.pop_back();
+            withdrawn += 1;
+        }
+        withdrawn
+    }
+
+    /// Whether more could be sent at once.
+    pub fn can_transmit(&self) -> bool {
+        self.sent < self.queued && self.readiness.is_writable()
+    }
+
+    /// Sends what is queued, as far as the kernel takes it and about `budget` bytes; tells how many
+    /// bytes were sent.
     pub fn transmit(
         &mut self,
         stream: &mut impl Stream,
         payload: &Payload,
         scratch: &mut [u8],
-    ) -> io::Result<()> {
-        while self.sent < self.queued {
+        budget: usize,
+    ) -> io::Result<usize> {
+        let before = self.sent;
+        while self.can_transmit() && self.sent - before < budget as u64 {
             let length = (self.queued - self.sent).min(scratch.len() as u64) as usize;
             let bytes = &mut scratch[..length];
-            if !self.readiness.is_writable() {
-                return Ok(());
-            }
             payload.fill(self.source, self.sent, bytes);
             self.sent += self.readiness.send(stream, bytes)? as u64;
         }
-        Ok(())
+        Ok((self.sent - before) as usize)
     }
 
     /// Reads once into `scratch`. What is read is to be checked by [`Connection::accept`].

@@ -402,10 +402,11 @@ impl Load {
         if running {
             self.results.counts.scheduled += peer.refill(&self.plan, None);
         }
-        let mut budget = TURN_BYTES;
+        let (mut budget, mut send_budget) = (TURN_BYTES, TURN_BYTES);
         while budget > 0 {
-            let Some(count) = peer.transfer(&self.payload, &mut self.scratch)? else {
-                return Ok(());
+            let received = peer.transfer(&self.payload, &mut self.scratch, &mut send_budget)?;
+            let Some(count) = received else {
+                break;
             };
             let now = Instant::now();
             let checked = peer
@@ -422,7 +423,9 @@ impl Load {
             }
             budget = budget.saturating_sub(count);
         }
-        self.peers.requeue(token);
+        if budget == 0 || peer.connection.can_transmit() {
+            self.peers.requeue(token);
+        }
         Ok(())
     }
 
@@ -440,6 +443,12 @@ impl Load {
         self.stage = Stage::Draining;
         self.sending_ended = Some(now);
         self.reactor.set_timer(now + DRAIN, Timer::DrainEnd);
+        // What has not begun to be sent is not sent any more, and was never in flight.
+        for token in self.peers.tokens() {
+            if let Some(peer) = self.peers.get_mut(token) {
+                self.results.counts.scheduled -= peer.connection.withdraw();
+            }
+        }
     }
 
     /// Closes in order: our FIN first, then the server's.
@@ -457,6 +466,7 @@ impl Load {
             match peer.phase {
                 Phase::Connecting => {
                     self.peers.remove(token);
+                    self.dialer.settled();
                 }
                 Phase::Up | Phase::Closing => {
                     peer.phase = Phase::Closing;
@@ -585,13 +595,17 @@ impl Peer {
         &mut self,
         payload: &Payload,
         scratch: &mut [u8],
+        send_budget: &mut usize,
     ) -> Result<Option<usize>, ErrorKind> {
         let Peer {
             connection, stream, ..
         } = self;
         let received = connection
-            .transmit(stream, payload, scratch)
-            .and_then(|()| connection.receive(stream, scratch))
+            .transmit(stream, payload, scratch, *send_budget)
+            .and_then(|sent| {
+                *send_budget = send_budget.saturating_sub(sent);
+                connection.receive(stream, scratch)
+            })
             .map_err(|error| ErrorKind::of(&error))?;
         match received {
             Received::Bytes(count) => Ok(Some(count)),

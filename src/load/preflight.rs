@@ -16,9 +16,10 @@ pub fn check(connections: u32, sources: usize, each: u64) -> anyhow::Result<()> 
 
 fn check_descriptors(connections: u64, each: u64) -> anyhow::Result<()> {
     let limit = process::raise_descriptor_limit()?;
-    let needed = connections * each + DESCRIPTOR_RESERVE;
+    let others = process::open_descriptors() + DESCRIPTOR_RESERVE;
+    let needed = connections * each + others;
     if needed > limit {
-        let most = limit.saturating_sub(DESCRIPTOR_RESERVE) / each;
+        let most = limit.saturating_sub(others) / each;
         let both_ends = match each {
             1 => "",
             _ => " (both ends are in this process; a server of its own would take half)",

@@ -185,6 +185,11 @@ impl Results {
         }
     }
 
+    /// Connections that were not opened, nor failed: the run ended before.
+    pub fn not_opened(&self, asked: u32) -> u32 {
+        asked - self.counts.opened - self.counts.failed
+    }
+
     /// Messages that have no fate yet.
     pub fn outstanding(&self) -> u64 {
         let Counts {

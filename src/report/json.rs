@@ -20,6 +20,7 @@ struct Report {
     connections: u32,
     connections_opened: u32,
     connections_failed: u32,
+    connections_not_opened: u32,
     size: usize,
     depth: u32,
     payload: &'static str,
@@ -90,6 +91,7 @@ fn report(summary: &Summary) -> Report {
         connections: plan.connections,
         connections_opened: counts.opened,
         connections_failed: counts.failed,
+        connections_not_opened: results.not_opened(plan.connections),
         size: plan.size,
         depth: plan.depth,
         payload: match plan.alphabet {

@@ -39,9 +39,13 @@ fn write(page: &mut String, summary: &Summary) -> fmt::Result {
     )?;
     writeln!(
         page,
-        "connections  {} opened, {} failed",
+        "connections  {} opened, {} failed{}",
         grouped(counts.opened.into()),
         grouped(counts.failed.into()),
+        match results.not_opened(plan.connections) {
+            0 => String::new(),
+            left => format!(", {} not opened before the end", grouped(left.into())),
+        },
     )?;
     writeln!(
         page,

@@ -139,6 +139,11 @@ impl Connection {
         self.idle_looks = self.idle_looks.saturating_add(1);
     }
 
+    /// The client has acknowledged some of what the kernel took before: it is reading.
+    pub fn note_progress(&mut self) {
+        self.idle_looks = 0;
+    }
+
     /// Bytes received and converted that the kernel has not taken yet.
     pub fn pending(&self) -> usize {
         self.pending.len() - self.pending_sent as usize
@@ -179,6 +184,9 @@ impl Connection {
                 }
                 Phase::Lingering { looks_left, late } => {
                     match self.receive(stream, scratch, traffic)? {
+                        Received::Bytes(_) if looks_left == 0 => {
+                            return Ok(Progress::Closed(CloseReason::Late));
+                        }
                         Received::Bytes(_) => {
                             self.phase = Phase::Lingering {
                                 looks_left,

@@ -163,7 +163,6 @@ impl Severity {
                 | libc::EOPNOTSUPP
                 | libc::ETIMEDOUT,
             ) => Severity::ThatClient,
-            // EPERM: a security module forbids it, and the client stays in the queue.
             // EPERM: a security module forbids it for now, and the client stays in the queue.
             Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EPERM) => {
                 Severity::Resources

@@ -20,6 +20,7 @@ pub mod limits;
 pub mod listener;
 pub mod stats;
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -66,6 +67,8 @@ pub struct Server {
     totals: Totals,
     /// Since when.
     stopping: Option<Instant>,
+    /// While stopping: how many bytes clients with pending ones had acknowledged at the last look.
+    acknowledged: HashMap<Token, u64>,
     /// A timer is set that ends the pause in accepting.
     retry_is_set: bool,
     last_warning: Option<Instant>,
@@ -102,6 +105,7 @@ impl Server {
             limits: config.limits,
             totals: Totals::default(),
             stopping: None,
+            acknowledged: HashMap::new(),
             retry_is_set: false,
             last_warning: None,
         })
@@ -188,7 +192,7 @@ impl Server {
         let clients = self.clients.len();
         if self.stopping.is_some() {
             if clients > 0 {
-                info!("stopping at once: {clients} clients are cut");
+                info!("stopping at once: {clients} clients are closed");
             }
             self.cut();
             return;
@@ -326,6 +330,14 @@ impl Server {
         };
         for token in self.clients.tokens() {
             if let Some(client) = self.clients.get_mut(token) {
+                // The kernel's own buffer is large: a slow reader empties it for a long time before
+                // it takes more.
+                if client.connection.pending() > 0 {
+                    let acknowledged = socket::bytes_acknowledged(&client.stream).unwrap_or(0);
+                    if self.acknowledged.insert(token, acknowledged) != Some(acknowledged) {
+                        client.connection.note_progress();
+                    }
+                }
                 client.connection.look(look);
                 self.serve(token);
             }
@@ -337,7 +349,12 @@ impl Server {
     fn cut(&mut self) {
         self.listeners.clear();
         for token in self.clients.tokens() {
-            self.close(token, CloseReason::Cut);
+            let owed = |client: &mut Client| client.connection.pending() > 0;
+            let reason = match self.clients.get_mut(token).is_some_and(owed) {
+                true => CloseReason::Cut,
+                false => CloseReason::Stopped,
+            };
+            self.close(token, reason);
         }
     }
 }
