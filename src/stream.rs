@@ -37,6 +37,8 @@ pub struct Hints {
     pub writable: bool,
     /// The peer's FIN, an urgent mark or an error is in the queue: a short read is not final.
     pub exceptional: bool,
+    /// The peer's FIN has come: what can still be read is finite.
+    pub ended: bool,
 }
 
 /// What a read found.
@@ -56,6 +58,7 @@ pub struct Readiness {
     readable: bool,
     writable: bool,
     read_to_end: bool,
+    peer_ended: bool,
 }
 
 impl Readiness {
@@ -67,6 +70,7 @@ impl Readiness {
             readable: false,
             writable: true,
             read_to_end: false,
+            peer_ended: false,
         }
     }
 
@@ -75,6 +79,12 @@ impl Readiness {
         self.readable |= hints.readable;
         self.writable |= hints.writable;
         self.read_to_end |= hints.exceptional;
+        self.peer_ended |= hints.ended;
+    }
+
+    /// Whether an event has told of the peer's FIN.
+    pub fn has_peer_ended(&self) -> bool {
+        self.peer_ended
     }
 
     /// Whether a write may be accepted, so that it is worth while to prepare bytes for it.

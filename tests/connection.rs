@@ -61,6 +61,7 @@ impl Pipe {
             readable: true,
             writable: true,
             exceptional: true,
+            ended: true,
         };
     }
 
@@ -79,6 +80,7 @@ impl Pipe {
             readable: edges.readable || !self.inbound.is_empty(),
             writable: edges.writable || self.room > 0,
             exceptional: edges.exceptional || self.fin,
+            ended: self.fin,
         })
     }
 
@@ -161,6 +163,7 @@ fn step() -> impl Strategy<Value = Step> {
                 readable,
                 writable,
                 exceptional,
+                ended: false,
             })
         ),
     ]
@@ -386,6 +389,7 @@ fn a_client_that_sends_without_end_is_closed_when_its_linger_is_over() {
         readable: true,
         writable: true,
         exceptional: false,
+        ended: false,
     });
     let (mut scratch, mut traffic) = (vec![0; READ_BYTES], Traffic::default());
     let mut serve = |connection: &mut Connection| {

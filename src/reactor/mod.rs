@@ -198,6 +198,7 @@ fn hints(event: &mio::event::Event) -> Hints {
         readable: event.is_readable() || exceptional,
         writable: event.is_writable() || event.is_write_closed() || event.is_error(),
         exceptional,
+        ended: event.is_read_closed(),
     }
 }
 

@@ -122,14 +122,18 @@ impl Connection {
     /// was decided.
     pub fn look(&mut self, look: Look) {
         let silent = self.idle_looks > 0 && self.pending.is_empty();
+        // Who has sent FIN is answered to the end: there is one.
+        let last_call = look.last_call && !self.readiness.has_peer_ended();
         match &mut self.phase {
-            Phase::Open if silent || look.last_call => {
+            Phase::Open if silent || last_call => {
                 self.phase = Phase::Finishing {
                     linger: look.linger,
-                    last_call: look.last_call,
+                    last_call,
                 };
             }
-            Phase::Finishing { last_call, .. } => *last_call |= look.last_call,
+            Phase::Finishing {
+                last_call: called, ..
+            } => *called |= last_call,
             Phase::Lingering { looks_left, .. } => *looks_left = looks_left.saturating_sub(1),
             Phase::Open | Phase::ClientEnded | Phase::Stalled => {}
         }
@@ -220,6 +224,7 @@ impl Connection {
             readable: true,
             writable: false,
             exceptional: true,
+            ended: false,
         });
         match self.receive(stream, scratch, traffic)? {
             Received::Blocked => return Ok(true),
