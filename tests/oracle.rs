@@ -12,7 +12,7 @@ use common::craft::{ACK, Crafted, FIN, PSH, SYN, craft};
 use common::lab::{Lab, SERVER};
 use common::{Process, Serve, tshark, upcase};
 use nix::sys::signal::Signal;
-use upcase::capture::file::{Reader, Writer};
+use upcase::capture::file::{Next, Reader, Writer};
 use upcase::capture::live::LINK_NUMBER;
 
 /// A file that is removed with its test.
@@ -72,9 +72,15 @@ type Frames = Vec<(Duration, Vec<u8>)>;
 fn read(file: &Path) -> Frames {
     let mut reader = Reader::new(File::open(file).unwrap()).unwrap();
     let mut frames = Vec::new();
-    while let Some(frame) = reader.next_frame() {
-        let frame = frame.unwrap();
-        frames.push((frame.time, frame.bytes.to_vec()));
+    loop {
+        match reader.next_frame() {
+            Next::Frame(frame) => {
+                frames.push((frame.time, frame.bytes.to_vec()));
+            }
+            Next::Starved => reader.refill().unwrap(),
+            Next::End => break,
+            Next::Fault(fault) => panic!("{fault}"),
+        }
     }
     frames
 }

@@ -8,7 +8,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
 use common::lab::{Lab, SERVER};
@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use proptest::prelude::*;
 use serde_json::Value;
 use upcase::capture::document::{Document, Format};
-use upcase::capture::file::{Reader, Writer};
+use upcase::capture::file::{Next, Reader, Writer};
 use upcase::capture::teller::Teller;
 use upcase::capture::transcript::Style;
 use upcase::capture::{self, Stop};
@@ -159,9 +159,15 @@ fn the_sentences_carry_the_numbers_and_the_messages() {
 fn sample() -> Vec<(u64, Vec<u8>)> {
     let mut reader = Reader::new(std::fs::File::open(SAMPLE).unwrap()).unwrap();
     let mut packets = Vec::new();
-    while let Some(frame) = reader.next_frame() {
-        let frame = frame.unwrap();
-        packets.push((frame.time.as_nanos() as u64, frame.bytes[14..].to_vec()));
+    loop {
+        match reader.next_frame() {
+            Next::Frame(frame) => {
+                packets.push((frame.time.as_nanos() as u64, frame.bytes[14..].to_vec()));
+            }
+            Next::Starved => reader.refill().unwrap(),
+            Next::End => break,
+            Next::Fault(fault) => panic!("{fault}"),
+        }
     }
     packets
 }
@@ -351,7 +357,13 @@ fn tell(bytes: Vec<u8>) -> Option<bool> {
         style,
     };
     let teller = Teller::new(document, false, None, std::io::sink());
-    let told = capture::read(std::io::Cursor::new(bytes), "file", Stop::default(), teller);
+    let told = capture::read(
+        std::io::Cursor::new(bytes),
+        "file",
+        Stop::default(),
+        &AtomicBool::new(false),
+        teller,
+    );
     told.ok().map(|verdict| verdict.is_good())
 }
 

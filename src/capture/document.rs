@@ -37,6 +37,8 @@ pub struct Verdict {
     pub flows_at_fault: u64,
     /// Packets that the kernel did not hand over.
     pub dropped: u64,
+    /// Flows told before stragglers could come, since there were so many.
+    pub told_early: u64,
     /// What was wrong with the capture itself.
     pub faults: Vec<CaptureFault>,
     /// What was wrong with flows: which, and what; as many as are kept.
@@ -70,7 +72,7 @@ pub struct Delay {
 impl Verdict {
     /// Whether all was well.
     pub fn is_good(&self) -> bool {
-        self.flows > 0 && self.flows_at_fault == 0 && self.faults.is_empty() && self.dropped == 0
+        self.flows_at_fault == 0 && self.faults.is_empty()
     }
 }
 
@@ -132,16 +134,18 @@ impl Document {
         }
     }
 
-    /// A flow that is over, with what was found.
+    /// A flow that is over, with what was found. `lossy`: the kernel dropped packets of this
+    /// capture, so that what did not come may have come.
     pub fn flow(
         &self,
         out: &mut String,
         number: FlowNumber,
         flow: &Flow,
         findings: &[Finding],
+        lossy: bool,
     ) -> fmt::Result {
         if self.format == Format::Json {
-            let value = flow_json(number, flow, findings);
+            let value = flow_json(number, flow, findings, lossy);
             return writeln!(out, "{value}");
         }
         let markdown = self.format == Format::Markdown;
@@ -160,10 +164,7 @@ impl Document {
         if markdown {
             writeln!(out)?;
         }
-        let mss = |role| {
-            flow.mss(role)
-                .map_or("none".to_string(), |mss| mss.to_string())
-        };
+        let told = |mss: Option<u16>| mss.map_or("none".to_string(), |mss| mss.to_string());
         let established = if flow.is_established() {
             "complete"
         } else {
@@ -172,10 +173,9 @@ impl Document {
         writeln!(
             out,
             "{item}handshake {established}; MSS {} of the client, {} of the server, {} in force",
-            mss(Role::Client),
-            mss(Role::Server),
-            flow.mss_in_force()
-                .map_or("unknown".to_string(), |mss| mss.to_string()),
+            told(flow.mss(Role::Client)),
+            told(flow.mss(Role::Server)),
+            told(flow.mss_in_force()),
         )?;
         let closer = match flow.first_closer() {
             Some(role) => format!("closed first by the {}", role.name()),
@@ -189,7 +189,12 @@ impl Document {
             flow.bytes(Role::Server),
         )?;
         for finding in findings {
-            write!(out, "{item}WRONG: {}", finding.fault)?;
+            let word = if lossy && finding.fault.is_absence() {
+                "NOT SEEN (the kernel dropped packets)"
+            } else {
+                "WRONG"
+            };
+            write!(out, "{item}{word}: {}", finding.fault)?;
             match finding.packet {
                 Some(packet) => writeln!(out, " (packet {packet})")?,
                 None => writeln!(out)?,
@@ -235,6 +240,13 @@ impl Document {
                 out,
                 "{item}the kernel dropped {dropped} packets before they could be captured: what is \
                  missing above may be among them"
+            )?;
+        }
+        if verdict.told_early > 0 {
+            let early = verdict.told_early;
+            writeln!(
+                out,
+                "{item}{early} ended flows were told early: there are too many to keep"
             )?;
         }
         for fault in &verdict.faults {
@@ -300,7 +312,14 @@ impl Document {
             write!(out, " _{}_", seen.analysis)?;
         }
         out.push_str("  \n");
-        transcript::sentence(out, segment, seen, flow, &self.style)?;
+        let mut sentence = String::new();
+        transcript::sentence(&mut sentence, segment, seen, flow, &self.style)?;
+        for character in sentence.chars() {
+            if "`*_<>[]#|~".contains(character) {
+                out.push('\\');
+            }
+            out.push(character);
+        }
         out.push('\n');
         Ok(())
     }
@@ -346,10 +365,10 @@ impl Document {
     }
 }
 
-fn flow_json(number: FlowNumber, flow: &Flow, findings: &[Finding]) -> Value {
+fn flow_json(number: FlowNumber, flow: &Flow, findings: &[Finding], lossy: bool) -> Value {
     let findings: Vec<Value> = findings
         .iter()
-        .map(|finding| finding_json(number, finding))
+        .map(|finding| finding_json(number, finding, lossy))
         .collect();
     json!({
         "kind": "flow",
@@ -371,11 +390,12 @@ fn flow_json(number: FlowNumber, flow: &Flow, findings: &[Finding]) -> Value {
     })
 }
 
-fn finding_json(flow: FlowNumber, finding: &Finding) -> Value {
+fn finding_json(flow: FlowNumber, finding: &Finding, lossy: bool) -> Value {
     json!({
         "flow": flow,
         "packet": finding.packet,
         "offset": finding.fault.offset(),
+        "perhaps_dropped": lossy && finding.fault.is_absence(),
         "text": finding.fault.to_string(),
     })
 }
@@ -387,7 +407,7 @@ fn verdict_json(verdict: &Verdict) -> Value {
     let findings = verdict
         .findings
         .iter()
-        .map(|(flow, finding)| finding_json(*flow, finding));
+        .map(|(flow, finding)| finding_json(*flow, finding, verdict.dropped > 0));
     let mut value = json!({
         "kind": "verdict",
         "ok": verdict.is_good(),
@@ -395,6 +415,7 @@ fn verdict_json(verdict: &Verdict) -> Value {
         "flows": verdict.flows,
         "flows_at_fault": verdict.flows_at_fault,
         "dropped": verdict.dropped,
+        "told_early": verdict.told_early,
         "findings": faults.chain(findings).collect::<Vec<_>>(),
     });
     for delay in &verdict.delays {

@@ -55,15 +55,35 @@ impl fmt::Display for FileFault {
     }
 }
 
+/// What a file holds next.
+#[derive(Debug)]
+pub enum Next<'a> {
+    /// A packet.
+    Frame(Frame<'a>),
+    /// Nothing before the file is read on: [`Reader::refill`].
+    Starved,
+    /// Nothing more.
+    End,
+    /// Nothing more that could be read.
+    Fault(FileFault),
+}
+
 /// A capture file, read packet by packet.
 pub struct Reader {
     blocks: Box<dyn PcapReaderIterator>,
-    /// The interfaces of a section; a pcap file has one.
-    interfaces: Vec<Interface>,
+    section: Section,
     /// The last packet.
     bytes: Vec<u8>,
     /// Nothing came when the file was read on last.
     exhausted: bool,
+}
+
+/// A pcap file, or a part of a pcapng file that stands for itself.
+#[derive(Debug, Default)]
+struct Section {
+    big_endian: bool,
+    /// A pcap file has one.
+    interfaces: Vec<Interface>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -107,44 +127,39 @@ impl Reader {
         })?;
         Ok(Reader {
             blocks,
-            interfaces: Vec::new(),
+            section: Section::default(),
             bytes: Vec::new(),
             exhausted: false,
         })
     }
 
-    /// The next packet; `None` at the end of the file.
-    pub fn next_frame(&mut self) -> Option<Result<Frame<'_>, FileFault>> {
+    /// The next packet, if it can be had without waiting for more of the file.
+    pub fn next_frame(&mut self) -> Next<'_> {
         loop {
             let (size, head) = match self.blocks.next() {
                 Ok((size, block)) => {
                     self.exhausted = false;
-                    (
-                        size,
-                        take_block(block, &mut self.interfaces, &mut self.bytes),
-                    )
+                    (size, take_block(block, &mut self.section, &mut self.bytes))
                 }
-                Err(PcapError::Eof) => return None,
-                Err(PcapError::Incomplete(_)) => match self.refill() {
-                    Ok(()) => continue,
-                    Err(fault) => return Some(Err(fault)),
-                },
-                Err(error) => return Some(Err(fault(&error))),
+                Err(PcapError::Eof) => return Next::End,
+                Err(PcapError::Incomplete(_)) => return Next::Starved,
+                Err(error) => return Next::Fault(fault(&error)),
             };
             self.blocks.consume(size);
             if let Some((time, link, on_wire)) = head {
-                return Some(Ok(Frame {
+                return Next::Frame(Frame {
                     time,
                     link,
                     bytes: &self.bytes,
                     on_wire,
-                }));
+                });
             }
         }
     }
 
-    /// Reads on. Nothing new although a block is incomplete: the file ends within it.
-    fn refill(&mut self) -> Result<(), FileFault> {
+    /// Reads on, which waits when the file is a pipe. Nothing new although a block is incomplete:
+    /// the file ends within it.
+    pub fn refill(&mut self) -> Result<(), FileFault> {
         let before = self.blocks.data().len();
         self.blocks.refill().map_err(|error| fault(&error))?;
         if self.blocks.data().len() == before {
@@ -160,24 +175,29 @@ impl Reader {
 /// Takes note of a block. Of a packet the bytes are copied out and the head is told.
 fn take_block(
     block: PcapBlockOwned<'_>,
-    interfaces: &mut Vec<Interface>,
+    section: &mut Section,
     bytes: &mut Vec<u8>,
 ) -> Option<Head> {
     let (head, data, captured) = match block {
         PcapBlockOwned::LegacyHeader(header) => {
-            *interfaces = vec![Interface::of_header(&header)];
+            section.interfaces = vec![Interface::of_header(&header)];
             return None;
         }
-        PcapBlockOwned::NG(Block::SectionHeader(_)) => {
-            interfaces.clear();
+        PcapBlockOwned::NG(Block::SectionHeader(header)) => {
+            section.big_endian = header.big_endian();
+            section.interfaces.clear();
             return None;
         }
         PcapBlockOwned::NG(Block::InterfaceDescription(interface)) => {
-            interfaces.push(Interface::of_block(&interface));
+            let interface = Interface::of_block(&interface, section.big_endian);
+            section.interfaces.push(interface);
             return None;
         }
         PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => {
-            let interface = interfaces.get(packet.if_id as usize).unwrap_or(&UNKNOWN);
+            let interface = section
+                .interfaces
+                .get(packet.if_id as usize)
+                .unwrap_or(&UNKNOWN);
             let ticks = (u64::from(packet.ts_high) << 32) | u64::from(packet.ts_low);
             let head = (
                 interface.time(ticks),
@@ -187,7 +207,7 @@ fn take_block(
             (head, packet.data, packet.caplen as usize)
         }
         PcapBlockOwned::Legacy(packet) => {
-            let interface = interfaces.first().unwrap_or(&UNKNOWN);
+            let interface = section.interfaces.first().unwrap_or(&UNKNOWN);
             let seconds = Duration::from_secs(packet.ts_sec.into());
             let fraction = interface.time(packet.ts_usec.into());
             let head = (seconds + fraction, interface.link, packet.origlen as usize);
@@ -195,7 +215,7 @@ fn take_block(
         }
         // It has no time, and its interface is the first one.
         PcapBlockOwned::NG(Block::SimplePacket(packet)) => {
-            let interface = interfaces.first().unwrap_or(&UNKNOWN);
+            let interface = section.interfaces.first().unwrap_or(&UNKNOWN);
             let on_wire = packet.origlen as usize;
             let captured = match interface.snap_length {
                 0 => on_wire,
@@ -222,10 +242,8 @@ struct Beginning<R> {
 
 impl<R: Read> Read for Beginning<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        /// The shortest section header of pcapng; a header of pcap has 24 bytes.
-        const ENOUGH: usize = 28;
         let mut count = self.input.read(buffer)?;
-        while !self.begun && count < ENOUGH.min(buffer.len()) {
+        while !self.begun && count < header_length(&buffer[..count]).min(buffer.len()) {
             match self.input.read(&mut buffer[count..])? {
                 0 => break,
                 more => count += more,
@@ -233,6 +251,21 @@ impl<R: Read> Read for Beginning<R> {
         }
         self.begun = true;
         Ok(count)
+    }
+}
+
+/// How long the first header of a file is, as far as its beginning tells.
+fn header_length(beginning: &[u8]) -> usize {
+    const PCAP: usize = 24;
+    const SECTION: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
+    let word = |place: usize| beginning.get(place..place + 4)?.try_into().ok();
+    let (Some(kind), Some(length), Some(order)) = (word(0), word(4), word(8)) else {
+        return PCAP;
+    };
+    match (kind, order) {
+        (SECTION, [0x1a, 0x2b, 0x3c, 0x4d]) => u32::from_be_bytes(length) as usize,
+        (SECTION, _) => u32::from_le_bytes(length) as usize,
+        _ => PCAP,
     }
 }
 
@@ -251,11 +284,15 @@ impl Interface {
         }
     }
 
-    fn of_block(block: &InterfaceDescriptionBlock<'_>) -> Interface {
+    fn of_block(block: &InterfaceDescriptionBlock<'_>, big_endian: bool) -> Interface {
         Interface {
             link: link(block.linktype.0),
             resolution: block.ts_resolution().unwrap_or(1_000_000).max(1),
-            offset: block.ts_offset(),
+            // The library reads this option as little-endian, whatever the section is.
+            offset: match big_endian {
+                true => block.ts_offset().swap_bytes(),
+                false => block.ts_offset(),
+            },
             snap_length: block.snaplen as usize,
         }
     }

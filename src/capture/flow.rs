@@ -167,6 +167,23 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Whether it says that something did not come, which a capture that lost packets cannot tell.
+    pub fn is_absence(&self) -> bool {
+        match self {
+            Fault::WrongReply(_) | Fault::Surplus(_) | Fault::AfterFin(_) | Fault::Reset(_) => {
+                false
+            }
+            Fault::NoSyn
+            | Fault::NoSynAck
+            | Fault::NoHandshakeAck
+            | Fault::Unanswered(_)
+            | Fault::Unacknowledged(..)
+            | Fault::NotCaptured(..)
+            | Fault::Unchecked(_)
+            | Fault::NotClosed(_) => true,
+        }
+    }
+
     /// Where in the streams it is, if it has a place.
     pub fn offset(&self) -> Option<u64> {
         match self {
@@ -235,12 +252,14 @@ pub struct Flow {
     /// From SYN to the client's first acknowledgment.
     round_trip: Option<Duration>,
     comparison: Comparison,
+    /// Reply bytes without both SYNs.
+    not_comparable: u64,
     requests: VecDeque<Request>,
     findings: Vec<Finding>,
     first_closer: Option<Role>,
     reset: bool,
     segments: u64,
-    last_packet: u64,
+    last_time: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -269,6 +288,8 @@ struct Side {
     fin_end: Option<u32>,
     /// The highest acknowledgment of the other side.
     acknowledged: Option<u32>,
+    /// The number of the last packet it sent.
+    last_packet: Option<u64>,
     /// Segments whose acknowledgment is awaited: the number after each, and when it was sent.
     timed: VecDeque<(u32, Duration)>,
 }
@@ -280,6 +301,8 @@ struct Request {
     end: u64,
     /// When its last byte was seen, once it was.
     complete: Option<Duration>,
+    /// Its reply began before.
+    answered_early: bool,
 }
 
 impl Side {
@@ -293,7 +316,16 @@ impl Side {
             stream: None,
             fin_end: None,
             acknowledged: None,
+            last_packet: None,
             timed: VecDeque::new(),
+        }
+    }
+
+    /// Sequence numbers that were acknowledged though they were never seen.
+    fn acknowledged_unseen(&self) -> u64 {
+        match (self.direction.next(), self.acknowledged) {
+            (Some(next), Some(ack)) if is_after(ack, next) => ack.wrapping_sub(next).into(),
+            _ => 0,
         }
     }
 
@@ -329,12 +361,13 @@ impl Flow {
             handshake: Handshake::Missed,
             round_trip: None,
             comparison: Comparison::default(),
+            not_comparable: 0,
             requests: VecDeque::new(),
             findings: Vec::new(),
             first_closer: None,
             reset: false,
             segments: 0,
-            last_packet: 0,
+            last_time: Duration::ZERO,
         }
     }
 
@@ -356,9 +389,9 @@ impl Flow {
     /// The smaller of both, which neither may exceed; `None` unless both SYNs were seen.
     pub fn mss_in_force(&self) -> Option<u16> {
         let announced = |role| {
-            self.side(role)
-                .syn
-                .map(|syn| syn.mss.unwrap_or(MSS_DEFAULT))
+            let side = self.side(role);
+            let default = MSS_DEFAULT[usize::from(side.address.is_ipv6())];
+            side.syn.map(|syn| syn.mss.unwrap_or(default))
         };
         Some(announced(Role::Client)?.min(announced(Role::Server)?))
     }
@@ -399,6 +432,11 @@ impl Flow {
         self.reset || (self.client.is_closed() && self.server.is_closed())
     }
 
+    /// When its last segment was seen.
+    pub fn last_time(&self) -> Duration {
+        self.last_time
+    }
+
     /// How many segments it had.
     pub fn segments(&self) -> u64 {
         self.segments
@@ -408,7 +446,10 @@ impl Flow {
     pub fn is_reused_by(&self, segment: &Segment<'_>) -> bool {
         let opens = segment.flags.has(Flags::SYN) && !segment.flags.has(Flags::ACK);
         let role = self.role_of(segment);
-        opens && self.side(role).base.is_some_and(|base| base != segment.seq)
+        let other = self.side(role).base.is_some_and(|base| base != segment.seq);
+        // A SYN belongs to nothing that was seen before it but its own answer.
+        let late = matches!(self.handshake, Handshake::Missed) && self.server.syn.is_none();
+        opens && (other || late)
     }
 
     /// The next segment of this flow. Times are appended to `timings`.
@@ -420,7 +461,8 @@ impl Flow {
     ) -> Observation {
         let from = self.role_of(segment);
         self.segments += 1;
-        self.last_packet = packet.number;
+        self.last_time = packet.time;
+        self.side_mut(from).last_packet = Some(packet.number);
         let (closer_before, had_ended) = (self.first_closer, self.has_ended());
         let round_trip = self.round_trip;
         let (sender, receiver) = self.sides(from);
@@ -477,7 +519,7 @@ impl Flow {
             if let Some(stream) = &mut self.side_mut(role).stream {
                 stream.finish(&mut pieces);
             }
-            self.compare(role, Some(self.last_packet), pieces);
+            self.compare(role, pieces);
         }
         let mut findings = Vec::new();
         let mut add = |packet, fault| findings.push(Finding { packet, fault });
@@ -491,12 +533,13 @@ impl Flow {
         let mut add = |packet, fault| findings.push(Finding { packet, fault });
         let reset = self.reset;
         for (role, side) in [(Role::Client, &self.client), (Role::Server, &self.server)] {
-            let missing = side.stream.as_ref().map_or(0, Reassembly::missing);
+            let stream = side.stream.as_ref();
+            let missing = stream.map_or(0, Reassembly::missing) + side.acknowledged_unseen();
             if missing > 0 {
-                add(None, Fault::NotCaptured(role, missing));
+                add(side.last_packet, Fault::NotCaptured(role, missing));
             }
             if side.fin_end.is_none() && !reset {
-                add(None, Fault::NotClosed(role));
+                add(side.last_packet, Fault::NotClosed(role));
             }
             let first = side.base.map(|base| base.wrapping_add(1));
             let open = match (side.direction.next(), side.acknowledged.or(first)) {
@@ -504,7 +547,7 @@ impl Flow {
                 _ => 0,
             };
             if open > 0 && !reset {
-                add(None, Fault::Unacknowledged(role, open));
+                add(side.last_packet, Fault::Unacknowledged(role, open));
             }
         }
         let amounts = [
@@ -513,7 +556,10 @@ impl Flow {
                 Fault::Unanswered as fn(u64) -> Fault,
             ),
             (self.comparison.surplus(), Fault::Surplus),
-            (self.comparison.unchecked(), Fault::Unchecked),
+            (
+                self.comparison.unchecked() + self.not_comparable,
+                Fault::Unchecked,
+            ),
         ];
         for (bytes, fault) in amounts {
             if bytes > 0 {
@@ -571,7 +617,10 @@ impl Flow {
         }
         match (self.handshake, from) {
             (Handshake::Missed | Handshake::Opened(_), Role::Client) if syn && !ack => {
-                self.handshake = Handshake::Opened(packet.time);
+                self.handshake = match self.server.syn {
+                    None => Handshake::Opened(packet.time),
+                    Some(_) => Handshake::Accepted(packet.time),
+                };
                 Some(Meaning::Opens)
             }
             (_, Role::Server) if syn && ack => {
@@ -638,10 +687,10 @@ impl Flow {
                     .fin_end
                     .is_none_or(|fin_end| !is_after(segment.ack, fin_end))
             {
-                stream.acknowledged(end, &mut pieces);
+                stream.acknowledged(end, packet.time, &mut pieces);
             }
         }
-        self.compare(role, Some(packet.number), pieces);
+        self.compare(role, pieces);
         segment.ack.wrapping_sub(before)
     }
 
@@ -675,18 +724,24 @@ impl Flow {
         if segment.length == 0 || segment.flags.has(Flags::RST) {
             return None;
         }
+        let fin_end = self.side(from).fin_end;
         let stream = self.base_stream(from, segment);
         let before = stream.delivered();
-        let start = segment
+        let mut start = segment
             .seq
             .wrapping_add(u32::from(segment.flags.has(Flags::SYN)));
+        if fin_end.is_some_and(|end| !is_after(end, start)) {
+            start = start.wrapping_sub(1); // The FIN took a number, and is no byte.
+        }
         let mut pieces = Vec::new();
-        stream.add(start, segment.payload, segment.length, &mut pieces);
+        let place = (start, segment.length);
+        stream.add(place, packet.number, segment.payload, &mut pieces);
         let after = stream.delivered();
         if after > before {
             self.time(from, packet.time, segment, (before, after), timings);
         }
-        self.compare(from, Some(packet.number), pieces)
+        let (number, difference) = self.compare(from, pieces)?;
+        (from == Role::Server && number == packet.number).then_some(difference)
     }
 
     /// Times a request when it is complete, a reply when it begins.
@@ -704,11 +759,17 @@ impl Flow {
             side.timed.push_back((end, now));
         }
         if from == Role::Server {
-            while let Some(request) = self.requests.front()
+            while let Some(request) = self.requests.front_mut()
                 && request.start < after
             {
-                if let Some(complete) = request.complete {
-                    timings.push(Timing::Reply(now.saturating_sub(complete)));
+                // A reply that begins before its request ends has no delay to be told.
+                match request.complete {
+                    None => {
+                        request.answered_early = true;
+                        break;
+                    }
+                    Some(_) if request.answered_early => {}
+                    Some(complete) => timings.push(Timing::Reply(now.saturating_sub(complete))),
                 }
                 self.requests.pop_front();
             }
@@ -725,28 +786,30 @@ impl Flow {
                 start: before,
                 end: after,
                 complete,
+                answered_early: false,
             }),
             _ => {}
         }
     }
 
-    /// Lays pieces of one stream against the other. Tells the first wrong byte.
-    fn compare(
-        &mut self,
-        from: Role,
-        packet: Option<u64>,
-        pieces: Vec<Piece>,
-    ) -> Option<Difference> {
+    /// Lays pieces of one stream against the other. Tells the first wrong byte and its packet.
+    /// Without both SYNs nobody knows which bytes belong together.
+    fn compare(&mut self, from: Role, pieces: Vec<Piece>) -> Option<(u64, Difference)> {
+        if self.client.syn.is_none() || self.server.syn.is_none() {
+            let replies = pieces.iter().filter(|_| from == Role::Server);
+            self.not_comparable += replies.map(Piece::len).sum::<u64>();
+            return None;
+        }
         let mut first = None;
         for piece in pieces {
             first = first.or(self.comparison.add(from.stream(), piece));
         }
         let known = |finding: &Finding| matches!(finding.fault, Fault::WrongReply(_));
-        if let Some(difference) = first
+        if let Some((packet, difference)) = first
             && !self.findings.iter().any(known)
         {
             self.findings.push(Finding {
-                packet,
+                packet: Some(packet),
                 fault: Fault::WrongReply(difference),
             });
         }
@@ -777,5 +840,5 @@ impl Flow {
     }
 }
 
-/// What a side takes that announces no MSS (RFC 9293, section 3.7.1), in bytes, for IPv4.
-const MSS_DEFAULT: u16 = 536;
+/// What a side takes that announces no MSS, in bytes, for IPv4 and IPv6 (RFC 9293, section 3.7.1).
+const MSS_DEFAULT: [u16; 2] = [536, 1220];

@@ -45,6 +45,7 @@ pub struct Flows {
     next_number: FlowNumber,
     ended_count: u64,
     cut_short: u64,
+    told_early: u64,
 }
 
 /// Both addresses, the smaller one first: the same for both directions.
@@ -62,6 +63,7 @@ impl Flows {
             next_number: 1,
             ended_count: 0,
             cut_short: 0,
+            told_early: 0,
         }
     }
 
@@ -101,7 +103,17 @@ impl Flows {
             && now.saturating_sub(time) >= STRAGGLERS
         {
             self.ended.pop_front();
-            if self.is_current(number, ends) {
+            if !self.is_current(number, ends) {
+                continue;
+            }
+            // A straggler begins the time anew: retransmissions come at ever longer intervals.
+            let last = self
+                .flows
+                .get(&ends)
+                .map_or(time, |(_, flow)| flow.last_time());
+            if last > time {
+                self.ended.push_back((last, number, ends));
+            } else {
                 self.finish(ends);
             }
         }
@@ -126,6 +138,11 @@ impl Flows {
         self.ended_count
     }
 
+    /// How many that had ended were told before their stragglers had had their time.
+    pub fn told_early(&self) -> u64 {
+        self.told_early
+    }
+
     /// How many were told before their time, because there were too many.
     pub fn cut_short(&self) -> u64 {
         self.cut_short
@@ -146,6 +163,7 @@ impl Flows {
     fn make_room(&mut self) {
         while let Some((_, number, ends)) = self.ended.pop_front() {
             if self.is_current(number, ends) {
+                self.told_early += 1;
                 return self.finish(ends);
             }
         }

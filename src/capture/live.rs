@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use log::warn;
 use nix::cmsg_space;
 use nix::ifaddrs::getifaddrs;
 use nix::libc;
@@ -101,8 +102,11 @@ impl Capture {
             match received {
                 Ok(message) => break (message.bytes, time_stamp(&message)),
                 Err(nix::errno::Errno::EAGAIN) => return Ok(None),
-                // The interface went down; it may come up again.
-                Err(nix::errno::Errno::EINTR | nix::errno::Errno::ENETDOWN) => continue,
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(nix::errno::Errno::ENETDOWN) => {
+                    warn!("the interface is down: nothing is captured until it is up again");
+                    continue;
+                }
                 Err(error) => return Err(error.into()),
             }
         };
@@ -202,7 +206,7 @@ fn branch(code: u32, value: u32, then: u8, otherwise: u8) -> SockFilter {
 /// TCP from or to a port, in the language of socket filters (linux/filter.h). The packet begins
 /// with its IP header. On the loopback every packet comes twice, and the one that goes out is not
 /// taken. Of IP fragments the first is taken, which shows that there are some.
-fn filter(port: u16) -> [SockFilter; 25] {
+fn filter(port: u16) -> [SockFilter; 29] {
     const ANCILLARY: u32 = 0xffff_f000;
     const PACKET_TYPE: u32 = ANCILLARY + 4;
     const HARDWARE_TYPE: u32 = ANCILLARY + 28;
@@ -210,32 +214,42 @@ fn filter(port: u16) -> [SockFilter; 25] {
     const OUTGOING: u32 = 4;
     const TCP: u32 = 6;
     const FRAGMENT_OFFSET: u32 = 0x1fff;
+    const HOP_BY_HOP: u32 = 0;
+    const ROUTING: u32 = 43;
+    const FRAGMENT: u32 = 44;
+    const DESTINATION: u32 = 60;
     let port = u32::from(port);
     [
         /*  0 */ instruction(LOAD_HALF, HARDWARE_TYPE),
         /*  1 */ branch(IF_EQUAL, LOOPBACK, 0, 2),
         /*  2 */ instruction(LOAD_WORD, PACKET_TYPE),
-        /*  3 */ branch(IF_EQUAL, OUTGOING, 20, 0),
+        /*  3 */ branch(IF_EQUAL, OUTGOING, 24, 0),
         /*  4 */ instruction(LOAD_BYTE, 0),
         /*  5 */ instruction(AND, 0xf0),
         /*  6 */ branch(IF_EQUAL, 0x60, 10, 0),
-        /*  7 */ branch(IF_EQUAL, 0x40, 0, 16),
+        /*  7 */ branch(IF_EQUAL, 0x40, 0, 20),
         /*  8 */ instruction(LOAD_BYTE, 9),
-        /*  9 */ branch(IF_EQUAL, TCP, 0, 14),
+        /*  9 */ branch(IF_EQUAL, TCP, 0, 18),
         /* 10 */ instruction(LOAD_HALF, 6),
-        /* 11 */ branch(IF_ANY_BIT, FRAGMENT_OFFSET, 12, 0),
+        /* 11 */ branch(IF_ANY_BIT, FRAGMENT_OFFSET, 16, 0),
         /* 12 */ instruction(LOAD_IPV4_LENGTH, 0),
         /* 13 */ instruction(LOAD_HALF_INDEXED, 0),
-        /* 14 */ branch(IF_EQUAL, port, 8, 0),
+        /* 14 */ branch(IF_EQUAL, port, 12, 0),
         /* 15 */ instruction(LOAD_HALF_INDEXED, 2),
-        /* 16 */ branch(IF_EQUAL, port, 6, 7),
+        /* 16 */ branch(IF_EQUAL, port, 10, 11),
         /* 17 */ instruction(LOAD_BYTE, 6),
-        /* 18 */ branch(IF_EQUAL, TCP, 0, 5),
-        /* 19 */ instruction(LOAD_HALF, 40),
-        /* 20 */ branch(IF_EQUAL, port, 2, 0),
-        /* 21 */ instruction(LOAD_HALF, 42),
-        /* 22 */ branch(IF_EQUAL, port, 0, 1),
-        /* 23 */ instruction(RETURN, u32::MAX),
-        /* 24 */ instruction(RETURN, 0),
+        /* 18 */ branch(IF_EQUAL, TCP, 4, 0),
+        // An extension header comes first: what follows is sorted out later.
+        /* 19 */
+        branch(IF_EQUAL, HOP_BY_HOP, 7, 0),
+        /* 20 */ branch(IF_EQUAL, ROUTING, 6, 0),
+        /* 21 */ branch(IF_EQUAL, FRAGMENT, 5, 0),
+        /* 22 */ branch(IF_EQUAL, DESTINATION, 4, 5),
+        /* 23 */ instruction(LOAD_HALF, 40),
+        /* 24 */ branch(IF_EQUAL, port, 2, 0),
+        /* 25 */ instruction(LOAD_HALF, 42),
+        /* 26 */ branch(IF_EQUAL, port, 0, 1),
+        /* 27 */ instruction(RETURN, u32::MAX),
+        /* 28 */ instruction(RETURN, 0),
     ]
 }

@@ -21,6 +21,7 @@ use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
@@ -28,7 +29,7 @@ use log::info;
 use mio::unix::SourceFd;
 
 use crate::capture::document::Verdict;
-use crate::capture::file::{FileFault, Reader, Writer};
+use crate::capture::file::{FileFault, Next, Reader, Writer};
 use crate::capture::live::{Capture, LINK_NUMBER};
 use crate::capture::teller::Teller;
 use crate::reactor::slots::Token;
@@ -51,32 +52,45 @@ const TURN_PACKETS: usize = 1024;
 /// How often a live capture writes out what it told, and lets ended flows go.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Tells a capture file. A file of which nothing can be read is an error.
+/// Tells a capture file until its end, or until `stopped`. A file of which nothing can be read is
+/// an error.
 pub fn read<W: Write>(
     input: impl Read + Send + 'static,
     name: &str,
     stop: Stop,
+    stopped: &AtomicBool,
     mut teller: Teller<W>,
 ) -> anyhow::Result<Verdict> {
     let mut reader = match Reader::new(input) {
         Ok(reader) => reader,
+        Err(FileFault::Io(error)) => bail!("cannot read {name}: {error}"),
         Err(fault) => bail!("{name} is not a capture: {fault}"),
     };
-    while !is_enough(&stop, &teller) {
-        match reader.next_frame() {
-            None => break,
-            Some(Ok(frame)) => teller.frame(&frame)?,
-            Some(Err(fault)) => {
-                if teller.packets() == 0 && !matches!(fault, FileFault::Truncated) {
-                    bail!("{name} cannot be read: {fault}");
-                }
-                let last = teller.packets();
-                teller.fault(Some(last + 1), format!("{name}: {fault}"));
-                break;
+    while !is_enough(&stop, &teller) && !stopped.load(Ordering::Relaxed) {
+        let fault = match reader.next_frame() {
+            Next::Frame(frame) => {
+                teller.frame(&frame)?;
+                continue;
             }
+            Next::End => break,
+            Next::Starved => {
+                // Reading on may wait: what is known is told first.
+                teller.write()?;
+                match reader.refill() {
+                    Ok(()) => continue,
+                    Err(fault) => fault,
+                }
+            }
+            Next::Fault(fault) => fault,
+        };
+        if teller.packets() == 0 && !matches!(fault, FileFault::Truncated) {
+            bail!("{name} cannot be read: {fault}");
         }
+        let last = teller.packets();
+        teller.fault(Some(last + 1), format!("{name}: {fault}"));
+        break;
     }
-    Ok(teller.finish(0)?)
+    Ok(teller.finish()?)
 }
 
 /// Captures and tells until it is to stop.
@@ -121,7 +135,7 @@ struct Live<W> {
     readable: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Timer {
     Tick,
     End,
@@ -151,26 +165,49 @@ impl<W: Write> Live<W> {
             }
             self.take_packets(TURN_PACKETS)?;
         }
-        // What had come before the end is told as well.
-        while self.readable && !is_enough(&self.stop, &self.teller) {
-            self.take_packets(TURN_PACKETS)?;
-        }
+        self.take_rest()?;
         if let Some(file) = &mut self.file {
-            file.flush()?;
+            file.flush().context("cannot write the capture file")?;
         }
         let dropped = self.capture.dropped()?;
         info!("{dropped} packets were dropped by the kernel");
-        Ok(self.teller.finish(dropped)?)
+        self.teller.dropped(dropped);
+        Ok(self.teller.finish()?)
+    }
+
+    /// Tells what had come before the end, unless another request to stop comes.
+    fn take_rest(&mut self) -> anyhow::Result<()> {
+        let end = SystemTime::now().duration_since(UNIX_EPOCH);
+        let end = end.unwrap_or_default();
+        while self.readable && !is_enough(&self.stop, &self.teller) {
+            if self.take_packets(TURN_PACKETS)? >= end {
+                return Ok(());
+            }
+            self.reactor.turn(Wait::Never)?;
+            while let Some(event) = self.reactor.next_event() {
+                if event == Event::Stop {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
 
     fn tick(&mut self) -> anyhow::Result<()> {
         self.reactor.set_timer(Instant::now() + TICK, Timer::Tick);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        self.teller.pass_time(now.unwrap_or_default())?;
+        self.teller.dropped(self.capture.dropped()?);
+        // Packets that still wait are older than the clock.
+        let now = match self.readable {
+            true => Duration::ZERO,
+            false => SystemTime::now().duration_since(UNIX_EPOCH)?,
+        };
+        self.teller.pass_time(now)?;
         Ok(())
     }
 
-    fn take_packets(&mut self, most: usize) -> anyhow::Result<()> {
+    /// Tells up to so many packets, and gives the time of the last one.
+    fn take_packets(&mut self, most: usize) -> anyhow::Result<Duration> {
+        let mut time = Duration::ZERO;
         for _ in 0..most {
             if is_enough(&self.stop, &self.teller) {
                 break;
@@ -179,12 +216,14 @@ impl<W: Write> Live<W> {
                 self.readable = false;
                 break;
             };
+            time = frame.time;
             if let Some(file) = &mut self.file {
-                file.write(frame.time, frame.bytes)?;
+                file.write(frame.time, frame.bytes)
+                    .context("cannot write the capture file")?;
             }
             self.teller.frame(&frame)?;
         }
-        Ok(())
+        Ok(time)
     }
 }
 

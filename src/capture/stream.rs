@@ -9,42 +9,51 @@
 //! bounded.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 /// Bytes of one direction that may wait for an earlier one: what two kernels hold in flight by
 /// default, and half as much again.
 const EARLY_BYTES_MAX: usize = 16 << 20;
 
+/// What an entry costs beside its bytes: many small segments must not pass for few bytes.
+const ENTRY_BYTES: usize = 128;
+
+/// How long a hole may stay whose bytes were acknowledged before they are taken for missed: a
+/// capture may hold an acknowledgment before what it acknowledges.
+const HOLE_PATIENCE: Duration = Duration::from_millis(500);
+
 /// A part of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
-    /// These bytes.
-    Known(Vec<u8>),
+    /// These bytes, and the number of the packet that brought them.
+    Known(u64, Vec<u8>),
     /// So many bytes that the capture does not hold.
     Missing(u64),
 }
 
 impl Piece {
-    fn len(&self) -> u64 {
+    /// How many bytes of the stream it is.
+    pub(super) fn len(&self) -> u64 {
         match self {
-            Piece::Known(bytes) => bytes.len() as u64,
+            Piece::Known(_, bytes) => bytes.len() as u64,
             Piece::Missing(count) => *count,
         }
     }
 
-    /// Bytes that it holds.
-    fn known(&self) -> usize {
+    /// What it costs to keep, in bytes.
+    fn cost(&self) -> usize {
         match self {
-            Piece::Known(bytes) => bytes.len(),
-            Piece::Missing(_) => 0,
+            Piece::Known(_, bytes) => bytes.len() + ENTRY_BYTES,
+            Piece::Missing(_) => ENTRY_BYTES,
         }
     }
 
     /// Takes its first bytes off.
     fn split(&mut self, count: u64) -> Piece {
         match self {
-            Piece::Known(bytes) => {
+            Piece::Known(packet, bytes) => {
                 let rest = bytes.split_off(count as usize);
-                Piece::Known(std::mem::replace(bytes, rest))
+                Piece::Known(*packet, std::mem::replace(bytes, rest))
             }
             Piece::Missing(left) => {
                 *left -= count;
@@ -65,6 +74,10 @@ pub struct Reassembly {
     early: BTreeMap<u64, Piece>,
     early_bytes: usize,
     missing: u64,
+    /// Up to where the other side has acknowledged, and since when that lies beyond what was given
+    /// out.
+    acknowledged: u64,
+    hole_since: Option<Duration>,
 }
 
 impl Reassembly {
@@ -76,6 +89,8 @@ impl Reassembly {
             early: BTreeMap::new(),
             early_bytes: 0,
             missing: 0,
+            acknowledged: 0,
+            hole_since: None,
         }
     }
 
@@ -96,10 +111,16 @@ impl Reassembly {
         self.missing
     }
 
-    /// A segment of `length` bytes, of which `payload` was captured.
-    pub fn add(&mut self, seq: u32, payload: &[u8], length: u32, out: &mut Vec<Piece>) {
+    /// A segment of `length` bytes, of which this packet holds `payload`.
+    pub fn add(
+        &mut self,
+        (seq, length): (u32, u32),
+        packet: u64,
+        payload: &[u8],
+        out: &mut Vec<Piece>,
+    ) {
         let offset = self.offset(seq);
-        let known = Piece::Known(payload.to_vec());
+        let known = Piece::Known(packet, payload.to_vec());
         self.place(offset, known, out);
         let cut = u64::from(length) - payload.len() as u64;
         if cut > 0 {
@@ -107,10 +128,23 @@ impl Reassembly {
         }
     }
 
-    /// The other side has all bytes before this number: what is missing of them was not captured.
-    pub fn acknowledged(&mut self, ack: u32, out: &mut Vec<Piece>) {
-        let end = self.offset(ack);
-        self.skip_to(u64::try_from(end).unwrap_or(0), out);
+    /// The other side has all bytes before this number. What is missing of them for a while was not
+    /// captured; a number beyond all that was seen says nothing of holes between.
+    pub fn acknowledged(&mut self, ack: u32, now: Duration, out: &mut Vec<Piece>) {
+        let end = u64::try_from(self.offset(ack)).unwrap_or(0);
+        self.acknowledged = self.acknowledged.max(end);
+        let seen = self.early.last_key_value();
+        let seen = seen.map_or(0, |(offset, piece)| offset + piece.len());
+        let end = self.acknowledged.min(seen);
+        if end <= self.delivered {
+            self.hole_since = None;
+            return;
+        }
+        let since = *self.hole_since.get_or_insert(now);
+        if now.saturating_sub(since) >= HOLE_PATIENCE {
+            self.hole_since = None;
+            self.skip_to(end, out);
+        }
     }
 
     /// No more comes: gives out what waits, with the holes between.
@@ -150,8 +184,8 @@ impl Reassembly {
         if before.is_some_and(|before| before.len() >= piece.len()) {
             return; // It waits already.
         }
-        self.early_bytes -= before.map_or(0, Piece::known);
-        self.early_bytes += piece.known();
+        self.early_bytes -= before.map_or(0, Piece::cost);
+        self.early_bytes += piece.cost();
         self.early.insert(offset, piece);
         if self.early_bytes > EARLY_BYTES_MAX {
             self.finish(out);
@@ -164,7 +198,7 @@ impl Reassembly {
             && *entry.key() <= self.delivered
         {
             let (offset, mut piece) = entry.remove_entry();
-            self.early_bytes -= piece.known();
+            self.early_bytes -= piece.cost();
             let repeated = self.delivered - offset;
             if repeated < piece.len() {
                 piece.split(repeated);
@@ -209,14 +243,16 @@ pub struct Comparison {
     ahead: VecDeque<Piece>,
     replies_ahead: bool,
     ahead_bytes: u64,
+    ahead_cost: usize,
     offset: u64,
     unchecked: u64,
 }
 
 impl Comparison {
-    /// The next piece of a stream. Tells the first byte in it that differs.
-    pub fn add(&mut self, stream: Stream, mut piece: Piece) -> Option<Difference> {
-        if let (Stream::Request, Piece::Known(bytes)) = (stream, &mut piece) {
+    /// The next piece of a stream. Tells the first byte of a reply that differs, and the packet
+    /// that brought it.
+    pub fn add(&mut self, stream: Stream, mut piece: Piece) -> Option<(u64, Difference)> {
+        if let (Stream::Request, Piece::Known(_, bytes)) = (stream, &mut piece) {
             bytes.make_ascii_uppercase();
         }
         if self.ahead.is_empty() {
@@ -232,10 +268,12 @@ impl Comparison {
         {
             let count = front.len().min(piece.len());
             let (waiting, arrived) = (front.split(count), piece.split(count));
+            self.ahead_bytes -= count;
+            self.ahead_cost -= waiting.cost() - ENTRY_BYTES;
             if front.len() == 0 {
                 self.ahead.pop_front();
+                self.ahead_cost -= ENTRY_BYTES;
             }
-            self.ahead_bytes -= count;
             let (request, reply) = match stream {
                 Stream::Request => (arrived, waiting),
                 Stream::Reply => (waiting, arrived),
@@ -277,15 +315,22 @@ impl Comparison {
     /// only the length is kept.
     fn wait(&mut self, piece: Piece) {
         self.ahead_bytes += piece.len();
-        if self.ahead_bytes > EARLY_BYTES_MAX as u64 {
-            self.ahead.push_back(Piece::Missing(piece.len()));
-        } else {
-            self.ahead.push_back(piece);
+        self.ahead_cost += piece.cost();
+        let piece = match self.ahead_cost > EARLY_BYTES_MAX {
+            true => Piece::Missing(piece.len()),
+            false => piece,
+        };
+        match (self.ahead.back_mut(), piece) {
+            (Some(Piece::Missing(last)), Piece::Missing(count)) => {
+                *last += count;
+                self.ahead_cost -= ENTRY_BYTES;
+            }
+            (_, piece) => self.ahead.push_back(piece),
         }
     }
 
-    fn compare(&mut self, request: &Piece, reply: &Piece) -> Option<Difference> {
-        let (Piece::Known(expected), Piece::Known(found)) = (request, reply) else {
+    fn compare(&mut self, request: &Piece, reply: &Piece) -> Option<(u64, Difference)> {
+        let (Piece::Known(_, expected), Piece::Known(packet, found)) = (request, reply) else {
             self.unchecked += request.len();
             return None;
         };
@@ -294,11 +339,12 @@ impl Comparison {
         }
         let mut pairs = expected.iter().zip(found);
         let place = pairs.position(|(expected, found)| expected != found)?;
-        Some(Difference {
+        let difference = Difference {
             offset: self.offset + place as u64,
             expected: expected[place],
             found: found[place],
-        })
+        };
+        Some((*packet, difference))
     }
 }
 
@@ -322,18 +368,21 @@ mod tests {
                 let place = place.index(length);
                 let part = &bytes[place..(place + size).min(length)];
                 let seq = start.wrapping_add(place as u32);
-                reassembly.add(seq, part, part.len() as u32, &mut out);
+                reassembly.add((seq, part.len() as u32), 1, part, &mut out);
             }
-            reassembly.acknowledged(start.wrapping_add(length as u32), &mut out);
+            let end = start.wrapping_add(length as u32);
+            for second in 0..3 {
+                reassembly.acknowledged(end, Duration::from_secs(second), &mut out);
+            }
+            reassembly.finish(&mut out);
             let mut offset = 0;
             for piece in out {
-                if let Piece::Known(part) = &piece {
+                if let Piece::Known(_, part) = &piece {
                     prop_assert_eq!(&bytes[offset..offset + part.len()], &part[..]);
                 }
                 offset += piece.len() as usize;
             }
-            prop_assert_eq!(offset, length);
-            prop_assert_eq!(reassembly.delivered(), length as u64);
+            prop_assert_eq!(reassembly.delivered(), offset as u64);
             prop_assert_eq!(reassembly.early_bytes, 0);
         }
 
@@ -364,12 +413,12 @@ mod tests {
                 };
                 let end = (*at + size).min(source.len());
                 if end > *at {
-                    let piece = Piece::Known(source[*at..end].to_vec());
+                    let piece = Piece::Known(7, source[*at..end].to_vec());
                     found = found.or(comparison.add(stream, piece));
                     *at = end;
                 }
             }
-            prop_assert_eq!(found, expected);
+            prop_assert_eq!(found, expected.map(|difference| (7, difference)));
             prop_assert_eq!((comparison.unanswered(), comparison.surplus()), (0, 0));
         }
     }
@@ -377,10 +426,10 @@ mod tests {
     #[test]
     fn what_the_capture_misses_is_not_compared() {
         let mut comparison = Comparison::default();
-        comparison.add(Stream::Request, Piece::Known(b"abc".to_vec()));
+        comparison.add(Stream::Request, Piece::Known(1, b"abc".to_vec()));
         comparison.add(Stream::Request, Piece::Missing(2));
-        comparison.add(Stream::Request, Piece::Known(b"f".to_vec()));
-        let reply = Piece::Known(b"ABCxyF".to_vec());
+        comparison.add(Stream::Request, Piece::Known(2, b"f".to_vec()));
+        let reply = Piece::Known(3, b"ABCxyF".to_vec());
         assert_eq!(comparison.add(Stream::Reply, reply), None);
         assert_eq!(comparison.unchecked(), 2);
     }

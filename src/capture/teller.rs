@@ -30,6 +30,7 @@ pub struct Teller<W> {
     delays: Delays,
     timings: Vec<Timing>,
     text: String,
+    unreadable: u64,
     output: W,
 }
 
@@ -54,6 +55,7 @@ impl<W: Write> Teller<W> {
             delays: Delays::default(),
             timings: Vec::new(),
             text,
+            unreadable: 0,
             output,
         }
     }
@@ -82,7 +84,7 @@ impl<W: Write> Teller<W> {
                     -1 => "the file does not describe its interface".to_string(),
                     _ => format!("link type {number} cannot be read"),
                 };
-                self.fault(Some(packet.number), text);
+                self.unreadable(packet.number, text);
                 return Ok(());
             }
         };
@@ -90,7 +92,7 @@ impl<W: Write> Teller<W> {
             Ok(segment) => segment,
             Err(Unread::NotTcp) => return Ok(()),
             Err(unread) => {
-                self.fault(Some(packet.number), unread.to_string());
+                self.unreadable(packet.number, unread.to_string());
                 return Ok(());
             }
         };
@@ -118,16 +120,27 @@ impl<W: Write> Teller<W> {
         self.write()
     }
 
-    /// Something is wrong with the capture itself.
-    pub fn fault(&mut self, packet: Option<u64>, text: String) {
-        if self.verdict.faults.len() < FINDINGS_MAX {
-            self.verdict.faults.push(CaptureFault { packet, text });
+    /// A packet cannot be read. The first ones are kept, the others counted.
+    fn unreadable(&mut self, packet: u64, text: String) {
+        self.unreadable += 1;
+        if self.unreadable <= FINDINGS_MAX as u64 {
+            self.fault(Some(packet), text);
         }
     }
 
-    /// Tells the flows that are left, and the verdict. `dropped`: packets that the kernel had no
-    /// room for.
-    pub fn finish(mut self, dropped: u64) -> io::Result<Verdict> {
+    /// Something is wrong with the capture itself.
+    pub fn fault(&mut self, packet: Option<u64>, text: String) {
+        self.verdict.faults.push(CaptureFault { packet, text });
+    }
+
+    /// The kernel had no room for so many packets until now. What is missing in a flow that is told
+    /// from now on may be among them.
+    pub fn dropped(&mut self, packets: u64) {
+        self.verdict.dropped = packets;
+    }
+
+    /// Tells the flows that are left, and the verdict.
+    pub fn finish(mut self) -> io::Result<Verdict> {
         self.flows.finish_all();
         self.tell_finished();
         let cut_short = self.flows.cut_short();
@@ -135,7 +148,14 @@ impl<W: Write> Teller<W> {
             let text = format!("{cut_short} flows were told before their end: too many at once");
             self.fault(None, text);
         }
-        self.verdict.dropped = dropped;
+        let more = self.unreadable.saturating_sub(FINDINGS_MAX as u64);
+        if more > 0 {
+            self.fault(None, format!("{more} more packets cannot be read"));
+        }
+        if self.verdict.flows == 0 {
+            self.fault(None, "no connection was seen".to_string());
+        }
+        self.verdict.told_early = self.flows.told_early();
         let Delays {
             reply,
             handshake,
@@ -182,12 +202,13 @@ impl<W: Write> Teller<W> {
     fn tell_finished(&mut self) {
         for mut finished in self.flows.take_finished() {
             let findings = finished.flow.judge();
+            let lossy = self.verdict.dropped > 0;
             self.verdict.flows += 1;
             self.verdict.flows_at_fault += u64::from(!findings.is_empty());
             let number = finished.number;
             let _ = self
                 .document
-                .flow(&mut self.text, number, &finished.flow, &findings);
+                .flow(&mut self.text, number, &finished.flow, &findings, lossy);
             let room = FINDINGS_MAX.saturating_sub(self.verdict.findings.len());
             let kept = findings.into_iter().take(room);
             self.verdict

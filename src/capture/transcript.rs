@@ -276,7 +276,7 @@ fn acknowledges(
         (0, true) => write!(
             out,
             "The {who} acknowledges the {other}'s FIN, {} + 1",
-            ack - 1
+            ack.wrapping_sub(1)
         )?,
         (_, false) => write!(
             out,
@@ -338,5 +338,13 @@ fn escape(out: &mut String, bytes: &[u8]) -> fmt::Result {
 
 /// Characters that would end the quotes or play with the terminal.
 fn is_special(character: char) -> bool {
-    matches!(character, '"' | '\\') || character.is_control()
+    let invisible = matches!(
+        character,
+        '\u{61c}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+    );
+    invisible || matches!(character, '"' | '\\') || character.is_control()
 }

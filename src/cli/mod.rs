@@ -30,6 +30,7 @@ use crate::load::plan::{Plan, Stop};
 use crate::load::summary::Summary;
 use crate::load::{Load, Step, preflight};
 use crate::progress::{Progress, TICK};
+use crate::reactor::signals::stop_flag;
 use crate::report;
 use crate::send::{self, Errand};
 use crate::server::limits::Limits;
@@ -219,29 +220,37 @@ fn sniff(args: SniffArgs) -> anyhow::Result<Outcome> {
         duration: args.duration,
         flows: args.flows,
     };
-    let verdict = match (args.interface, args.read) {
+    let told = match (args.interface, args.read) {
         (Some(interface), _) => {
             let port = args.port.unwrap_or(PORT);
             let teller = Teller::new(document, args.brief, Some(port), output);
-            capture::live(&interface, port, args.write, stop, teller)?
+            capture::live(&interface, port, args.write, stop, teller)
         }
         (None, path) => {
             let path = path.unwrap_or_default();
             let name = path.display().to_string();
             let teller = Teller::new(document, args.brief, args.port, output);
+            let stopped = stop_flag()?;
             if path.as_os_str() == "-" {
-                capture::read(io::stdin(), "standard input", stop, teller)?
+                capture::read(io::stdin(), "standard input", stop, &stopped, teller)
             } else {
                 let file = File::open(&path).with_context(|| format!("cannot read {name}"))?;
-                capture::read(file, &name, stop, teller)?
+                capture::read(file, &name, stop, &stopped, teller)
             }
         }
     };
-    Ok(if verdict.is_good() {
-        Outcome::Good
-    } else {
-        Outcome::Bad
-    })
+    match told {
+        Ok(verdict) if verdict.is_good() => Ok(Outcome::Good),
+        Ok(_) => Ok(Outcome::Bad),
+        // Whoever read the document has seen enough; there is nobody to tell the verdict.
+        Err(error) if is_broken_pipe(&error) => Ok(Outcome::Bad),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 fn options(mss: &MssArg, buffers: Option<&BufferArgs>, nagle: bool) -> socket::Options {

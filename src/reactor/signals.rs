@@ -5,10 +5,13 @@
 //! comes within the same turn as the first. See signal-safety(7).
 
 use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use mio::net::UnixStream;
 use signal_hook::SigId;
 use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag::{register, register_conditional_default};
 use signal_hook::low_level::{pipe, unregister};
 
 /// The receiving end of the requests.
@@ -75,6 +78,17 @@ impl Signals {
             }
         }
     }
+}
+
+/// For work that blocks outside a reactor: SIGINT or SIGTERM sets the flag, and a second one ends
+/// the process at once, as it would without this.
+pub fn stop_flag() -> io::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        register_conditional_default(signal, Arc::clone(&flag))?;
+        register(signal, Arc::clone(&flag))?;
+    }
+    Ok(flag)
 }
 
 impl Drop for Signals {
