@@ -117,10 +117,7 @@ impl fmt::Debug for Reader {
 impl Reader {
     /// Reads the beginning of a file, which tells its kind.
     pub fn new(input: impl Read + Send + 'static) -> Result<Reader, FileFault> {
-        let input = Beginning {
-            input,
-            begun: false,
-        };
+        let input = Beginning { input, reads: 0 };
         let blocks = create_reader(BUFFER_BYTES, input).map_err(|error| match error {
             PcapError::ReadError => FileFault::Io(io::ErrorKind::Other.into()),
             _ => FileFault::NotACapture,
@@ -237,19 +234,30 @@ fn take_block(
 /// A file whose first read brings enough to tell its kind, also when it is a pipe.
 struct Beginning<R> {
     input: R,
-    begun: bool,
+    reads: u32,
 }
 
 impl<R: Read> Read for Beginning<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.reads = self.reads.saturating_add(1);
+        match self.reads {
+            1 => self.read_header(buffer),
+            // The library reads once more before it looks at what it has; that would wait.
+            2 => Ok(0),
+            _ => self.input.read(buffer),
+        }
+    }
+}
+
+impl<R: Read> Beginning<R> {
+    fn read_header(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut count = self.input.read(buffer)?;
-        while !self.begun && count < header_length(&buffer[..count]).min(buffer.len()) {
+        while count < header_length(&buffer[..count]).min(buffer.len()) {
             match self.input.read(&mut buffer[count..])? {
                 0 => break,
                 more => count += more,
             }
         }
-        self.begun = true;
         Ok(count)
     }
 }

@@ -1,0 +1,347 @@
+//! What `sniff` says of conversations made by hand, each with one thing out of the ordinary: what
+//! is well must be told as well, and what is not must name its packet.
+
+mod common;
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use common::craft::{ACK, Crafted, FIN, PSH, SYN, craft};
+use common::upcase;
+use serde_json::Value;
+use upcase::capture::document::{Document, Format};
+use upcase::capture::file::Frame;
+use upcase::capture::segment::Link;
+use upcase::capture::teller::Teller;
+use upcase::capture::transcript::Style;
+
+const PORT: u16 = 40_000;
+const CLIENT: u32 = 1000;
+const SERVER: u32 = 5000;
+
+/// A packet and when it comes, in milliseconds.
+type Packets = Vec<(u64, Vec<u8>)>;
+
+fn put(packets: &mut Packets, from_client: bool, flags: u8, (seq, ack): (u32, u32), length: usize) {
+    let segment = Crafted {
+        from_client,
+        flags,
+        seq,
+        ack,
+        window: 1000,
+        length,
+    };
+    packets.push((packets.len() as u64, craft(PORT, segment)));
+}
+
+/// Handshake (1 to 3), a message of ten bytes, its acknowledgment, reply and acknowledgment (4 to
+/// 7), another message the same way (8 to 11), FIN, FIN, acknowledgment (12 to 14).
+fn ordinary(client: u32, server: u32) -> Packets {
+    let (c, s) = (client.wrapping_add(1), server.wrapping_add(1));
+    let after = |base: u32, bytes: u32| base.wrapping_add(bytes);
+    let mut packets = Packets::new();
+    put(&mut packets, true, SYN, (client, 0), 0);
+    put(&mut packets, false, SYN | ACK, (server, c), 0);
+    put(&mut packets, true, ACK, (c, s), 0);
+    for message in [0, 10] {
+        let (from, back) = (after(c, message), after(s, message));
+        put(&mut packets, true, PSH | ACK, (from, back), 10);
+        put(&mut packets, false, ACK, (back, after(from, 10)), 0);
+        put(&mut packets, false, PSH | ACK, (back, after(from, 10)), 10);
+        put(
+            &mut packets,
+            true,
+            ACK,
+            (after(from, 10), after(back, 10)),
+            0,
+        );
+    }
+    let (c, s) = (after(c, 20), after(s, 20));
+    put(&mut packets, true, FIN | ACK, (c, s), 0);
+    put(&mut packets, false, FIN | ACK, (s, after(c, 1)), 0);
+    put(&mut packets, true, ACK, (after(c, 1), after(s, 1)), 0);
+    packets
+}
+
+/// What is told of packets: every object, the verdict last.
+fn tell(packets: &Packets, dropped: u64) -> Vec<Value> {
+    let document = Document {
+        format: Format::Json,
+        style: Style {
+            relative: false,
+            width: 60,
+        },
+    };
+    let mut told = Vec::new();
+    let mut teller = Teller::new(document, false, None, &mut told);
+    teller.dropped(dropped);
+    for (time, bytes) in packets {
+        let frame = Frame {
+            time: Duration::from_millis(1_000_000 + time),
+            link: Ok(Link::Ip),
+            bytes,
+            on_wire: bytes.len(),
+        };
+        teller.frame(&frame).unwrap();
+    }
+    teller.finish().unwrap();
+    let told = String::from_utf8(told).unwrap();
+    told.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn verdict(packets: &Packets) -> Value {
+    tell(packets, 0).pop().unwrap()
+}
+
+#[track_caller]
+fn is_well(packets: &Packets) {
+    let verdict = verdict(packets);
+    assert_eq!(verdict["ok"], true, "{verdict:#}");
+    assert_eq!(verdict["flows"], 1, "{verdict:#}");
+}
+
+/// The texts of the findings with their packets.
+fn findings(verdict: &Value) -> Vec<(String, Option<u64>)> {
+    let findings = verdict["findings"].as_array().unwrap().iter();
+    findings
+        .map(|finding| {
+            let text = finding["text"].as_str().unwrap().to_string();
+            (text, finding["packet"].as_u64())
+        })
+        .collect()
+}
+
+#[test]
+fn what_is_ordinary_is_well_wherever_its_numbers_lie() {
+    is_well(&ordinary(CLIENT, SERVER));
+    // The numbers wrap within the messages, at the FIN, after it.
+    for distance in 0..25 {
+        is_well(&ordinary(u32::MAX - distance, SERVER));
+        is_well(&ordinary(CLIENT, u32::MAX - distance));
+    }
+}
+
+#[test]
+fn a_capture_may_hold_neighbours_the_other_way_round() {
+    for place in 0..13 {
+        let mut packets = ordinary(CLIENT, SERVER);
+        let (first, second) = (packets[place].1.clone(), packets[place + 1].1.clone());
+        (packets[place].1, packets[place + 1].1) = (second, first);
+        is_well(&packets);
+    }
+}
+
+#[test]
+fn packets_that_come_twice_are_counted_once() {
+    for place in 0..14 {
+        let mut packets = ordinary(CLIENT, SERVER);
+        let again = (packets[13].0 + 1, packets[place].1.clone());
+        packets.push(again);
+        is_well(&packets);
+        let mut packets = ordinary(CLIENT, SERVER);
+        let again = packets[place].clone();
+        packets.insert(place + 1, again);
+        is_well(&packets);
+    }
+}
+
+#[test]
+fn a_fin_that_is_sent_again_and_again_stays_in_its_connection() {
+    let mut packets = ordinary(CLIENT, SERVER);
+    let mut time = packets[13].0;
+    for pause in [200, 400, 800, 1600, 2900, 2900] {
+        time += pause;
+        packets.push((time, packets[12].1.clone()));
+        packets.push((time, packets[13].1.clone()));
+    }
+    is_well(&packets);
+}
+
+#[test]
+fn a_wrong_byte_is_blamed_on_the_packet_that_brought_it() {
+    // Packet 6 is a reply; captured in its place, and captured before or after its neighbours.
+    for order in [[5, 6, 7], [4, 5, 6], [7, 6, 5]] {
+        let mut packets = ordinary(CLIENT, SERVER);
+        let bytes = &mut packets[5].1;
+        let place = bytes.len() - 4;
+        bytes[place] = b'!';
+        let originals: Vec<Vec<u8>> = order
+            .iter()
+            .map(|&place| packets[place].1.clone())
+            .collect();
+        let mut places = order;
+        places.sort_unstable();
+        for (place, bytes) in places.iter().zip(originals) {
+            packets[*place].1 = bytes;
+        }
+        let is_guilty = |bytes: &[u8]| bytes[bytes.len() - 4] == b'!';
+        let guilty = packets.iter().position(|(_, bytes)| is_guilty(bytes));
+        let guilty = guilty.unwrap() as u64;
+        let told = findings(&verdict(&packets));
+        let expected = "the reply is wrong at offset 6: '!' (0x21), not 'X' (0x58)".to_string();
+        assert_eq!(told, [(expected, Some(guilty + 1))], "{order:?}");
+    }
+}
+
+#[test]
+fn a_capture_that_begins_in_the_middle_convicts_nobody() {
+    for first in 1..13 {
+        let packets = ordinary(CLIENT, SERVER).split_off(first);
+        let told = findings(&verdict(&packets));
+        assert!(!told.is_empty(), "it does not hold the handshake");
+        for (text, _) in &told {
+            assert!(
+                !text.contains("wrong") && !text.contains("answer nothing"),
+                "{told:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn each_packet_that_is_missing_is_noticed() {
+    for place in 0..14 {
+        let mut packets = ordinary(CLIENT, SERVER);
+        packets.remove(place);
+        let told = findings(&verdict(&packets));
+        // A bare acknowledgment is no loss when a later one says the same.
+        let bare = [2, 4, 6, 8, 10].contains(&place);
+        assert_eq!(
+            told.is_empty(),
+            bare,
+            "without packet {}: {told:?}",
+            place + 1
+        );
+        assert!(
+            !told.iter().any(|(text, _)| text.contains("wrong")),
+            "{told:?}"
+        );
+    }
+}
+
+#[test]
+fn what_the_kernel_dropped_is_not_blamed_on_tcp() {
+    let mut packets = ordinary(CLIENT, SERVER);
+    packets.remove(5);
+    let told = tell(&packets, 1);
+    let findings = told.last().unwrap()["findings"].as_array().unwrap().clone();
+    assert!(!findings.is_empty());
+    assert!(
+        findings
+            .iter()
+            .all(|finding| finding["perhaps_dropped"] == true),
+        "{findings:?}"
+    );
+}
+
+#[test]
+fn a_new_connection_on_the_ports_of_an_old_one_stands_for_itself() {
+    let mut packets = ordinary(1 << 30, 3 << 30).split_off(5);
+    packets.truncate(2);
+    packets.extend(ordinary(CLIENT, SERVER));
+    let told = tell(&packets, 0);
+    let flows: Vec<&Value> = told
+        .iter()
+        .filter(|value| value["kind"] == "flow")
+        .collect();
+    assert_eq!(flows.len(), 2);
+    assert_eq!(
+        (&flows[0]["ok"], &flows[1]["ok"]),
+        (&false.into(), &true.into())
+    );
+}
+
+#[test]
+fn the_delay_of_a_reply_is_told_once_for_each_message() {
+    let told = verdict(&ordinary(CLIENT, SERVER));
+    assert_eq!(told["reply_delay_us"]["count"], 2);
+
+    // A message in three segments, whose reply begins after the second: it has no delay.
+    let mut packets = ordinary(CLIENT, SERVER);
+    packets.truncate(3);
+    let (c, s) = (CLIENT + 1, SERVER + 1);
+    put(&mut packets, true, ACK, (c, s), 100);
+    put(&mut packets, true, ACK, (c + 100, s), 100);
+    put(&mut packets, false, ACK, (s, c + 200), 200);
+    put(&mut packets, true, PSH | ACK, (c + 200, s + 200), 100);
+    put(&mut packets, false, PSH | ACK, (s + 200, c + 300), 100);
+    put(&mut packets, true, PSH | ACK, (c + 300, s + 300), 10);
+    put(&mut packets, false, PSH | ACK, (s + 300, c + 310), 10);
+    let told = verdict(&packets);
+    assert_eq!(told["reply_delay_us"]["count"], 1, "{told:#}");
+}
+
+#[test]
+fn a_pipe_is_told_as_it_comes() {
+    let sample = include_bytes!("data/uppercase-echo-python.pcap");
+    // Were it not told, this would wait for ever.
+    let sniff = upcase("sniff --read - --format json");
+    let mut child = Command::new("timeout")
+        .arg(common::PATIENCE.as_secs().to_string())
+        .arg(sniff.get_program())
+        .args(sniff.get_args())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    pipe.write_all(sample).unwrap();
+    // The pipe stays open: nothing but what has come can be told now.
+    for number in 1..=13 {
+        let line: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        assert_eq!(line["number"], number);
+    }
+    drop(pipe);
+    assert_eq!(lines.count(), 2, "the flow and the verdict");
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_section_header_with_options_may_come_in_pieces_and_in_big_endian() {
+    let mut file = Vec::new();
+    let block = |kind: u32, body: &[u8]| {
+        let length = (body.len() as u32 + 12).to_be_bytes();
+        [&kind.to_be_bytes()[..], &length, body, &length].concat()
+    };
+    let mut section = vec![0x1a, 0x2b, 0x3c, 0x4d, 0, 1, 0, 0];
+    section.extend([0xff; 8]);
+    section.extend([0, 4, 0, 8]);
+    section.extend(b"made up!");
+    section.extend([0; 4]);
+    file.extend(block(0x0a0d_0d0a, &section));
+    // Link type 101, and time stamps that count from 100 seconds after 1970.
+    let mut interface = vec![0, 101, 0, 0, 0, 0, 0, 0, 0, 14, 0, 8];
+    interface.extend(100_i64.to_be_bytes());
+    interface.extend([0; 4]);
+    file.extend(block(1, &interface));
+    for (time, bytes) in ordinary(CLIENT, SERVER) {
+        let length = bytes.len() as u32;
+        let mut packet = Vec::new();
+        for field in [0, 0, time as u32 * 1000, length, length] {
+            packet.extend(field.to_be_bytes());
+        }
+        packet.extend(&bytes);
+        packet.resize(packet.len().next_multiple_of(4), 0);
+        file.extend(block(6, &packet));
+    }
+    let mut child = upcase("sniff --read - --format json")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    for piece in file.chunks(7) {
+        pipe.write_all(piece).unwrap();
+        pipe.flush().unwrap();
+    }
+    drop(pipe);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let told = String::from_utf8(output.stdout).unwrap();
+    let first: Value = serde_json::from_str(told.lines().next().unwrap()).unwrap();
+    assert_eq!(first["time"], "100.000000000");
+}
