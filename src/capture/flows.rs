@@ -4,7 +4,7 @@
 //! and when there are too many, the oldest is told before its time.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::capture::analysis::Analysis;
@@ -48,8 +48,9 @@ pub struct Flows {
     told_early: u64,
 }
 
-/// Both addresses, the smaller one first: the same for both directions.
-type Ends = (SocketAddr, SocketAddr);
+/// Both addresses, the smaller one first: the same for both directions. As numbers, which are
+/// hashed in half the time: the addresses, then the ports and the family.
+type Ends = (u128, u128, u64);
 
 impl Flows {
     /// No flow yet. `server_port`: see [`Flow::new`].
@@ -194,5 +195,12 @@ impl Flows {
 
 fn ends(segment: &Segment<'_>) -> Ends {
     let (a, b) = (segment.source, segment.target);
-    (a.min(b), a.max(b))
+    let (low, high) = (a.min(b), a.max(b));
+    let bits = |address: SocketAddr| match address.ip() {
+        IpAddr::V4(ip) => u128::from(ip.to_bits()),
+        IpAddr::V6(ip) => ip.to_bits(),
+    };
+    let ports = (u64::from(low.port()) << 16) | u64::from(high.port());
+    let family = u64::from(low.is_ipv6()) << 32;
+    (bits(low), bits(high), family | ports)
 }

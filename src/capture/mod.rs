@@ -166,8 +166,8 @@ impl<W: Write> Live<W> {
             self.take_packets(TURN_PACKETS)?;
         }
         self.take_rest()?;
-        if let Some(file) = &mut self.file {
-            file.flush().context("cannot write the capture file")?;
+        if let Some(Err(error)) = self.file.as_mut().map(Writer::flush) {
+            self.teller.not_kept(&error);
         }
         let dropped = self.capture.dropped()?;
         info!("{dropped} packets were dropped by the kernel");
@@ -217,11 +217,15 @@ impl<W: Write> Live<W> {
                 break;
             };
             time = frame.time;
-            if let Some(file) = &mut self.file {
-                file.write(frame.time, frame.bytes)
-                    .context("cannot write the capture file")?;
-            }
+            let kept = self
+                .file
+                .as_mut()
+                .map(|file| file.write(frame.time, frame.bytes));
             self.teller.frame(&frame)?;
+            if let Some(Err(error)) = kept {
+                self.file = None;
+                self.teller.not_kept(&error);
+            }
         }
         Ok(time)
     }

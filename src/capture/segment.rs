@@ -110,6 +110,16 @@ impl Flags {
 /// `PSH,ACK`: in the order of their bits.
 impl fmt::Display for Flags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Nearly all segments are one of these, and need not be spelled.
+        let common = match *self {
+            Flags(0x10) => "ACK",
+            Flags(0x18) => "PSH,ACK",
+            Flags(0x11) => "FIN,ACK",
+            _ => "",
+        };
+        if !common.is_empty() {
+            return f.write_str(common);
+        }
         let names = Flags::NAMES.iter().enumerate();
         let set = names.filter(|(bit, _)| self.0 & 1 << bit != 0);
         for (place, (_, name)) in set.enumerate() {
@@ -284,4 +294,25 @@ fn strip_link(link: Link, frame: &[u8]) -> Result<&[u8], Unread> {
         .get(start..)
         .filter(|ip| !ip.is_empty())
         .ok_or(Unread::Cut)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_named_in_the_order_of_their_bits() {
+        for (bits, names) in [
+            (0x00, ""),
+            (0x02, "SYN"),
+            (0x10, "ACK"),
+            (0x11, "FIN,ACK"),
+            (0x12, "SYN,ACK"),
+            (0x14, "RST,ACK"),
+            (0x18, "PSH,ACK"),
+            (0xff, "FIN,SYN,RST,PSH,ACK,URG,ECE,CWR"),
+        ] {
+            assert_eq!(Flags::from_bits(bits).to_string(), names);
+        }
+    }
 }

@@ -133,6 +133,12 @@ impl<W: Write> Teller<W> {
         self.verdict.faults.push(CaptureFault { packet, text });
     }
 
+    /// What is captured cannot be written to its file any more. The telling goes on.
+    pub fn not_kept(&mut self, error: &io::Error) {
+        let text = format!("what is captured from here on is not in its file: {error}");
+        self.fault(Some(self.verdict.packets), text);
+    }
+
     /// The kernel had no room for so many packets until now. What is missing in a flow that is told
     /// from now on may be among them.
     pub fn dropped(&mut self, packets: u64) {
