@@ -616,7 +616,10 @@ impl Flow {
                 .get_or_insert_with(|| Reassembly::new(segment.seq.wrapping_add(1)));
         }
         match (self.handshake, from) {
-            (Handshake::Missed | Handshake::Opened(_), Role::Client) if syn && !ack => {
+            // Sent again, it is the last one whose round trip the handshake measures.
+            (Handshake::Missed | Handshake::Opened(_) | Handshake::Accepted(_), Role::Client)
+                if syn && !ack =>
+            {
                 self.handshake = match self.server.syn {
                     None => Handshake::Opened(packet.time),
                     Some(_) => Handshake::Accepted(packet.time),
