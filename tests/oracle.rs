@@ -4,32 +4,16 @@
 mod common;
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use common::craft::{ACK, Crafted, FIN, PSH, SYN, craft};
 use common::lab::{Lab, SERVER};
-use common::{Process, Serve, tshark, upcase};
+use common::{Process, Serve, Temporary, tshark, upcase};
 use nix::sys::signal::Signal;
 use upcase::capture::file::{Next, Reader, Writer};
 use upcase::capture::live::LINK_NUMBER;
-
-/// A file that is removed with its test.
-struct Temporary(PathBuf);
-
-impl Temporary {
-    fn new(name: &str) -> Temporary {
-        let name = format!("upcase-{name}-{}", std::process::id());
-        Temporary(std::env::temp_dir().join(name))
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
 
 /// Captures on the server's host, from when it says so until it is told to end.
 fn capture(lab: &Lab, file: &Path) -> Process {
@@ -151,7 +135,7 @@ fn mangled_captures_are_told_as_tshark_tells_them() {
     if !tshark::is_there() {
         return;
     }
-    let (file, mangled) = (Temporary::new("base"), Temporary::new("mangled"));
+    let (file, mangled) = (Temporary::new(b""), Temporary::new(b""));
     for (serve, load) in [
         ("", "--connections 4 --size 5000 --messages 200 --depth 2"),
         (
@@ -192,7 +176,7 @@ fn a_network_that_loses_packets_is_told_as_tshark_tells_it() {
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    let file = Temporary::new("loss");
+    let file = Temporary::new(b"");
     let load = "--connections 5 --size 30000 --messages 50 --mss 1000";
     capture_load(&lab, &file.0, "", load);
     agrees(&file.0, "5 % loss");
@@ -263,7 +247,7 @@ fn odd_clients_are_told_as_tshark_tells_them() {
     }
     let command = upcase(&format!("serve --listen {SERVER}:12000 --send-buffer 4KiB"));
     let serve = Serve::launch(lab.on_server(&command), 1);
-    let file = Temporary::new("odd");
+    let file = Temporary::new(b"");
     let sniff = capture(&lab, &file.0);
     let mut python = Command::new("python3");
     python.args(["-c", ODD_CLIENTS]);
@@ -384,7 +368,7 @@ fn nonsense_is_told_as_tshark_tells_it() {
     if !tshark::is_there() {
         return;
     }
-    let file = Temporary::new("nonsense");
+    let file = Temporary::new(b"");
     let mut dice = Dice(0x5eed_5eed);
     let frames: Frames = (0..300)
         .flat_map(|flow| nonsense(&mut dice, flow))

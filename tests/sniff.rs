@@ -6,13 +6,12 @@ mod common;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use common::lab::{Lab, SERVER};
-use common::{Ended, Process, Serve, run, tshark, upcase};
+use common::{Ended, Process, Serve, Temporary, run, tshark, upcase};
 use nix::sys::signal::Signal;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -27,28 +26,8 @@ const SAMPLE: &str = concat!(
     "/tests/data/uppercase-echo-python.pcap"
 );
 
-/// A file that is removed with its test.
-struct Temporary(PathBuf);
-
-impl Temporary {
-    fn new(bytes: &[u8]) -> Temporary {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("upcase-sniff-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::write(&path, bytes).unwrap();
-        Temporary(path)
-    }
-
-    fn sniff(&self, arguments: &str) -> Ended {
-        run(&format!("sniff --read {} {arguments}", self.0.display()))
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
+fn sniff(file: &Temporary, arguments: &str) -> Ended {
+    run(&format!("sniff --read {} {arguments}", file.0.display()))
 }
 
 /// The objects of a JSON document.
@@ -231,7 +210,7 @@ fn every_kind_of_file_tells_the_same() {
         for nanoseconds in [false, true] {
             for link in [1, 113, 276, 101, 0] {
                 let file = Temporary::new(&pcap(&packets, big_endian, nanoseconds, link));
-                let told = file.sniff("--format json").expect(0).stdout;
+                let told = sniff(&file, "--format json").expect(0).stdout;
                 assert!(
                     told == original,
                     "{big_endian} {nanoseconds} {link}: {told}"
@@ -240,7 +219,7 @@ fn every_kind_of_file_tells_the_same() {
         }
     }
     let file = Temporary::new(&pcapng(&packets));
-    assert_eq!(file.sniff("--format json").expect(0).stdout, original);
+    assert_eq!(sniff(&file, "--format json").expect(0).stdout, original);
 
     let mut child = upcase("sniff --read - --format json")
         .stdin(Stdio::piped())
@@ -262,7 +241,7 @@ fn what_is_readable_of_a_bad_file_is_told_and_the_packet_is_named() {
     let packets = sample();
     let whole = pcap(&packets, false, false, 101);
     let cut = Temporary::new(&whole[..whole.len() - 5]);
-    let told = cut.sniff("").expect(1).stdout;
+    let told = sniff(&cut, "").expect(1).stdout;
     assert!(told.contains("The server answers with 24 bytes"), "{told}");
     assert!(told.contains("packet 13: "), "{told}");
     assert!(told.contains("it ends within a packet"), "{told}");
@@ -281,7 +260,7 @@ fn what_is_readable_of_a_bad_file_is_told_and_the_packet_is_named() {
     }
     let mut file = whole[..24].to_vec();
     file.extend(kept);
-    let told = Temporary::new(&file).sniff("").expect(1).stdout;
+    let told = sniff(&Temporary::new(&file), "").expect(1).stdout;
     assert!(
         told.contains("packet 4: its headers are cut off (snap length)"),
         "{told}"
@@ -295,7 +274,7 @@ fn what_is_readable_of_a_bad_file_is_told_and_the_packet_is_named() {
         let mut packets = packets.clone();
         change(&mut packets[number].1);
         let file = Temporary::new(&pcap(&packets, false, false, 101));
-        file.sniff("").expect(1).stdout
+        sniff(&file, "").expect(1).stdout
     };
     let told = damaged(5, &|ip| ip[2..4].copy_from_slice(&2000_u16.to_be_bytes()));
     assert!(
@@ -329,7 +308,7 @@ fn what_is_no_capture_cannot_be_told() {
         (&[0x0a, 0x0d, 0x0d, 0x0a, 1, 2, 3, 4], "is not a capture"),
     ];
     for (bytes, told) in cases {
-        let ended = Temporary::new(bytes).sniff("").expect(3);
+        let ended = sniff(&Temporary::new(bytes), "").expect(3);
         assert_eq!(ended.stdout, "");
         assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
         assert!(ended.stderr.contains(told), "{}", ended.stderr);

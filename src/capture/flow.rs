@@ -71,15 +71,9 @@ pub enum Meaning {
     /// The client's SYN.
     Opens,
     /// The server's SYN, which acknowledges the client's.
-    Accepts {
-        /// The client's initial sequence number.
-        of: u32,
-    },
+    Accepts,
     /// The acknowledgment that completes the handshake.
-    Begins {
-        /// The server's initial sequence number.
-        of: u32,
-    },
+    Begins,
     /// Payload.
     Carries {
         /// Where it begins in its stream.
@@ -239,8 +233,8 @@ pub enum Timing {
     Handshake(Duration),
     /// From the last byte of a request to the first byte of its reply.
     Reply(Duration),
-    /// From bytes of this side to their acknowledgment.
-    Acknowledged(Role, Duration),
+    /// From bytes of one side to their acknowledgment.
+    Acknowledged(Duration),
 }
 
 /// One connection.
@@ -529,7 +523,7 @@ impl Flow {
             (_, _, Handshake::Complete) => {}
             _ => add(None, Fault::NoHandshakeAck),
         }
-        findings.append(&mut self.findings.clone());
+        findings.extend(self.findings.iter().copied());
         let mut add = |packet, fault| findings.push(Finding { packet, fault });
         let reset = self.reset;
         for (role, side) in [(Role::Client, &self.client), (Role::Server, &self.server)] {
@@ -630,9 +624,7 @@ impl Flow {
                 if let Handshake::Opened(time) = self.handshake {
                     self.handshake = Handshake::Accepted(time);
                 }
-                Some(Meaning::Accepts {
-                    of: segment.ack.wrapping_sub(1),
-                })
+                Some(Meaning::Accepts)
             }
             (Handshake::Opened(begun) | Handshake::Accepted(begun), Role::Client)
                 if ack && !segment.flags.has(Flags::RST) =>
@@ -647,7 +639,7 @@ impl Flow {
                 self.handshake = Handshake::Complete;
                 timings.push(Timing::Handshake(round_trip));
                 let bare = segment.span() == 0 && segment.ack == base.wrapping_add(1);
-                bare.then_some(Meaning::Begins { of: base })
+                bare.then_some(Meaning::Begins)
             }
             _ => None,
         }
@@ -678,7 +670,7 @@ impl Flow {
         {
             side.timed.pop_front();
             let taken = packet.time.saturating_sub(sent);
-            timings.push(Timing::Acknowledged(role, taken));
+            timings.push(Timing::Acknowledged(taken));
         }
         let fin = side.fin_end == Some(segment.ack);
         let mut pieces = Vec::new();

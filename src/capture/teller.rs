@@ -200,7 +200,7 @@ impl<W: Write> Teller<W> {
             match timing {
                 Timing::Reply(time) => self.delays.reply.record(time),
                 Timing::Handshake(time) => self.delays.handshake.record(time),
-                Timing::Acknowledged(_, time) => self.delays.acknowledgment.record(time),
+                Timing::Acknowledged(time) => self.delays.acknowledgment.record(time),
             }
         }
     }

@@ -54,7 +54,7 @@ pub fn sentence(
             write!(out, "The {who} opens: its first sequence number is {seq}")?;
             mss(out, segment)
         }
-        Meaning::Accepts { .. } => {
+        Meaning::Accepts => {
             let of = ack.wrapping_sub(1);
             write!(
                 out,
@@ -62,7 +62,7 @@ pub fn sentence(
             )?;
             mss(out, segment)
         }
-        Meaning::Begins { .. } => begins(out, seen.from, flow, ack),
+        Meaning::Begins => begins(out, seen.from, flow, ack),
         Meaning::Carries { .. } => carries(out, segment, seen, style),
         Meaning::Closes {
             first,

@@ -147,11 +147,6 @@ impl<T> Slots<T> {
         self.entries.iter().map(token).collect()
     }
 
-    /// Every connection, in the order of the table.
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.entries.iter().map(|(_, entry)| &entry.value)
-    }
-
     /// How many connections there are.
     pub fn len(&self) -> usize {
         self.entries.len()
