@@ -4,12 +4,12 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use upcase::load::payload::{Alphabet, Payload};
+use upcase::load::payload::{Content, Payload};
 
 const SIZES: [usize; 3] = [64, 1448, 64 * 1024];
 
 fn bytes(criterion: &mut Criterion) {
-    let payload = Payload::new(Alphabet::Text, 1, 64);
+    let payload = Payload::new(&Content::Text, 1, 64);
     let source = payload.source(7);
     let mut group = criterion.benchmark_group("bytes");
     for size in SIZES {

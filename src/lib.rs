@@ -20,18 +20,21 @@
 //! kernel and on the scripted streams of the tests.
 //!
 //! ```text
-//! 9  main
-//! 8  cli/mod
-//! 7  cli/args   progress   capture/mod
-//! 6  capture/teller*
-//! 5  load/mod   report/text*   report/json*   report/mod*   cli/values   capture/document*
-//! 4  load/summary*   load/own   capture/flows*   capture/transcript*
-//! 3  server/mod   load/plan*   load/connection*   send   capture/flow*   capture/live
-//! 2  reactor/mod   server/connection*   server/listener   socket   load/preflight
-//! 2  capture/analysis*   capture/file
+//! 11 main
+//! 10 cli/mod
+//! 9  cli/args   progress   report/text*   report/json*   report/mod*
+//! 8  load/mod   load/verdict*
+//! 7  load/summary*   cli/values   capture/mod
+//! 6  load/engine*   load/own   capture/teller*
+//! 5  load/pacer*   load/kernel   load/books*   load/assertion*   server/mod   capture/document*
+//! 4  load/world*   load/results*   capture/flows*   capture/transcript*
+//! 3  load/plan*   load/connection*   load/preflight   send   capture/flow*   capture/live
+//! 2  reactor/mod   server/connection*   server/listener   socket   load/dial*   load/payload*
+//! 2  load/gauge   capture/analysis*   capture/file
 //! 1  reactor/alarm   reactor/signals   reactor/slots*   reactor/timers*   stream*
-//! 0  server/limits*   server/stats*   load/payload*   load/dial*   load/latency*
-//! 0  capture/segment*   capture/stream*   report/units*   process   logging
+//! 1  load/evidence*   load/schedule*
+//! 0  server/limits*   server/stats*   load/random*   load/sizes*   load/latency*
+//! 0  capture/segment*   capture/stream*   units*   process   logging
 //! ```
 //!
 //! # The boundaries
@@ -69,3 +72,4 @@ pub mod send;
 pub mod server;
 pub mod socket;
 pub mod stream;
+pub mod units;

@@ -1,16 +1,14 @@
 //! The live line of a load run, on a terminal only: nothing of it goes anywhere else.
 
 use std::io::{IsTerminal, stderr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::load::Glance;
+use crate::load::books::Interval;
 use crate::load::plan::{Plan, Stop};
-use crate::load::{Snapshot, Stage};
-use crate::report::units::short;
-
-/// How often the line is drawn: often enough to look alive, too seldom to cost anything.
-pub const TICK: Duration = Duration::from_millis(200);
+use crate::units::short;
 
 /// The line. It vanishes when this is dropped.
 #[derive(Debug)]
@@ -18,7 +16,8 @@ pub struct Progress {
     bar: ProgressBar,
     connections: u32,
     stop: Stop,
-    last: Option<(Duration, u64)>,
+    last: Option<(Instant, u64)>,
+    p99: String,
 }
 
 impl Progress {
@@ -36,57 +35,63 @@ impl Progress {
             connections: plan.connections,
             stop: plan.stop,
             last: None,
+            p99: String::new(),
         })
     }
 
+    /// Keeps what the last interval showed.
+    pub fn note(&mut self, interval: &Interval) {
+        let distribution = interval.response.distribution();
+        let p99 = distribution.and_then(|all| all.percentile(99.0));
+        self.p99 = p99.map_or(String::new(), |found| {
+            let sign = if found.bound.at_least { ">= " } else { "" };
+            format!(", p99 {sign}{}", short(found.bound.value))
+        });
+    }
+
     /// Draws what a look at the run showed.
-    pub fn show(&mut self, now: &Snapshot) {
-        let rate = self.rate(now);
-        let p99 = now.p99.map_or("-".to_string(), short);
-        let line = match now.stage {
-            Stage::Connecting => {
-                format!(
-                    "connecting: {}/{} up",
-                    now.up,
-                    HumanCount(self.connections.into())
-                )
-            }
-            Stage::Running => format!(
-                "{} connections, {} messages/s, p99 {p99}, {}",
-                HumanCount(now.up.into()),
-                HumanCount(rate),
-                self.left(now),
+    pub fn show(&mut self, glance: &Glance) {
+        let up = HumanCount(glance.up.into());
+        let line = match glance.start {
+            None => format!(
+                "connecting: {up}/{} up",
+                HumanCount(self.connections.into())
             ),
-            Stage::Draining => "waiting for what is in flight".to_string(),
-            Stage::Closing | Stage::Done => "closing".to_string(),
+            Some(start) => format!(
+                "{up} connections, {} messages/s{}, {}",
+                HumanCount(self.rate(glance)),
+                self.p99,
+                self.left(start.elapsed(), glance.verified),
+            ),
         };
         self.bar.set_message(line);
         self.bar.tick();
     }
 
     /// Messages a second since the last look.
-    fn rate(&mut self, now: &Snapshot) -> u64 {
-        let (before, verified) = self.last.unwrap_or_default();
-        self.last = Some((now.running, now.verified));
-        let seconds = now.running.saturating_sub(before).as_secs_f64();
+    fn rate(&mut self, glance: &Glance) -> u64 {
+        let now = Instant::now();
+        let (before, verified) = self
+            .last
+            .replace((now, glance.verified))
+            .unwrap_or((now, 0));
+        let seconds = now.saturating_duration_since(before).as_secs_f64();
         if seconds > 0.0 {
-            ((now.verified - verified) as f64 / seconds) as u64
+            (glance.verified.saturating_sub(verified) as f64 / seconds) as u64
         } else {
             0
         }
     }
 
-    fn left(&self, now: &Snapshot) -> String {
+    fn left(&self, running: Duration, verified: u64) -> String {
         match self.stop {
-            Stop::After(duration) => {
-                let left = duration.saturating_sub(now.running);
-                format!("{} s left", left.as_secs_f64().ceil())
-            }
+            Stop::After(duration) => match duration.saturating_sub(running) {
+                Duration::ZERO => "waiting for what is outstanding".to_string(),
+                left => format!("{} s left", left.as_secs_f64().ceil()),
+            },
             Stop::Messages(messages) => {
-                format!(
-                    "{} messages left",
-                    HumanCount(messages.saturating_sub(now.verified))
-                )
+                let left = messages.saturating_sub(verified);
+                format!("{} messages left", HumanCount(left))
             }
         }
     }

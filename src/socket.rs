@@ -143,17 +143,56 @@ pub fn mss_in_force(stream: &std::net::TcpStream) -> io::Result<u32> {
 
 /// Bytes that the peer has acknowledged on this connection: `tcpi_bytes_acked` (RFC 4898).
 pub fn bytes_acknowledged(stream: &TcpStream) -> io::Result<u64> {
-    Ok(getsockopt(stream, TcpInformation)?.bytes_acked)
+    Ok(tcp_info(stream)?.bytes_acked)
 }
 
-/// The beginning of `struct tcp_info`, linux/tcp.h; the kernel fills as much as is asked for.
+/// What the kernel knows of a connection: TCP_INFO, tcp(7).
+pub fn tcp_info(stream: &TcpStream) -> io::Result<TcpInfo> {
+    Ok(getsockopt(stream, TcpInformation)?)
+}
+
+/// Closing this connection resets it: SO_LINGER with a time of 0, socket(7).
+pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_linger(Some(Duration::ZERO))
+}
+
+/// The beginning of `struct tcp_info`, linux/tcp.h; the kernel fills as much as it has, and leaves
+/// the rest 0. Times are in microseconds.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-struct TcpInfo {
+pub struct TcpInfo {
     states: [u8; 8],
-    counters: [u32; 24],
+    counters: [u32; 15],
+    /// The smoothed round-trip time.
+    pub rtt: u32,
+    more_counters: [u32; 7],
+    /// Segments sent again, SYNs included.
+    pub total_retrans: u32,
     pacing_rates: [u64; 2],
     bytes_acked: u64,
+    bytes_received: u64,
+    segments: [u32; 2],
+    notsent_bytes: u32,
+    /// The smallest round-trip time seen.
+    pub min_rtt: u32,
+    data_segs_in: u32,
+    /// Segments with data that were sent.
+    pub data_segs_out: u32,
+    delivery_rate: u64,
+    /// Time with data in flight.
+    pub busy_time: u64,
+    /// The part of it in which the peer's window was the limit.
+    pub rwnd_limited: u64,
+    /// The part of it in which the send buffer was the limit.
+    pub sndbuf_limited: u64,
+    delivered: [u32; 2],
+    bytes_sent: u64,
+    bytes_retrans: u64,
+    dsack_dups: u32,
+    reord_seen: u32,
+    /// Segments with data that came out of their order.
+    pub rcv_ooopack: u32,
+    snd_wnd: u32,
 }
 
 /// TCP_INFO, by the way in which nix makes all socket options.

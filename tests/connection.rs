@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use upcase::load::connection::{Connection as LoadConnection, Fault};
-use upcase::load::payload::{Alphabet, Difference, Payload};
+use upcase::load::payload::{Content, Difference, Payload};
 use upcase::server::connection::{Connection, Look, Progress};
 use upcase::server::stats::{CloseReason, Traffic};
 use upcase::stream::{Hints, Received, Stream};
@@ -422,7 +422,7 @@ struct Client {
 
 impl Client {
     fn new(seed: u64) -> Client {
-        let payload = Payload::new(Alphabet::Bytes, seed, 1);
+        let payload = Payload::new(&Content::Bytes, seed, 1);
         Client {
             pipe: Pipe {
                 room: 200,
@@ -433,6 +433,11 @@ impl Client {
             scratch: vec![0; 128],
             echoed: 0,
         }
+    }
+
+    fn queue(&mut self, size: usize) {
+        let now = Instant::now();
+        self.connection.queue(size, now, now, now);
     }
 
     /// The far end reads and answers up to so many bytes.
@@ -457,7 +462,13 @@ impl Client {
         }
         let (connection, pipe) = (&mut self.connection, &mut self.pipe);
         connection
-            .transmit(pipe, &self.payload, &mut self.scratch, usize::MAX)
+            .transmit(
+                pipe,
+                &self.payload,
+                &mut self.scratch,
+                usize::MAX,
+                Instant::now,
+            )
             .unwrap();
         while let Received::Bytes(count) = connection.receive(pipe, &mut self.scratch).unwrap() {
             connection.accept(&self.scratch[..count], &self.payload)?;
@@ -477,7 +488,7 @@ proptest! {
         let start = Instant::now();
         let due = |number: usize| start + Duration::from_nanos(number as u64);
         for (number, &size) in sizes.iter().enumerate() {
-            client.connection.queue(size, due(number));
+            client.connection.queue(size, due(number), due(number), due(number));
         }
         let mut answered = Vec::new();
         let mut pieces = pieces.iter().cycle();
@@ -505,7 +516,7 @@ proptest! {
         let mut client = Client::new(seed);
         let wrong = place.index(count * size);
         for _ in 0..count {
-            client.connection.queue(size, Instant::now());
+            client.queue(size);
         }
         let mut outcome = Ok(());
         for _ in 0..2 * count * size {
@@ -531,7 +542,7 @@ proptest! {
     ) {
         let mut client = Client::new(seed);
         for &size in &sizes {
-            client.connection.queue(size, Instant::now());
+            client.queue(size);
         }
         client.turn().unwrap(); // The pipe takes 200 bytes.
         let starts = sizes.iter().scan(0, |end, &size| {
@@ -540,7 +551,9 @@ proptest! {
             Some(start)
         });
         let begun = starts.filter(|&start| start < client.pipe.outbound.len()).count();
-        prop_assert_eq!(client.connection.withdraw(), (sizes.len() - begun) as u64);
+        let mut withdrawn = 0;
+        client.connection.withdraw(|_| withdrawn += 1);
+        prop_assert_eq!(withdrawn, sizes.len() - begun);
         for _ in 0..sizes.len() * 300 {
             client.echo(100, None);
             client.turn().unwrap();
@@ -553,7 +566,7 @@ proptest! {
     #[test]
     fn bytes_beyond_what_was_sent_are_surplus(seed: u64, size in 1usize..200, more in 1usize..50) {
         let mut client = Client::new(seed);
-        client.connection.queue(size, Instant::now());
+        client.queue(size);
         client.turn().unwrap();
         client.echo(size, None);
         client.pipe.arrives(&vec![b'X'; more]);

@@ -268,14 +268,20 @@ fn a_server_that_never_answers_leaves_every_message_unanswered() {
     );
     assert_eq!(report.count("unanswered"), 21);
     assert_eq!(report.count("verified"), 0);
-    assert!(report.0["response_us"]["p50"].is_null());
+    assert_eq!(
+        report.0["response_us"]["at_least_from"], 0.0,
+        "nothing is known"
+    );
     assert_eq!(report.0["achieved_rate"], 0.0);
 }
 
 #[test]
 fn a_server_that_dies_is_an_error_with_its_kind() {
     let mut serve = Serve::start("");
-    let arguments = format!("load --format json {} --connections 20", serve.address());
+    let arguments = format!(
+        "load --format json {} --connections 20 --duration 2s",
+        serve.address()
+    );
     let command = upcase(&arguments);
     let mut load = Process::piped(command);
     until("messages flow", || serve.process.cpu_ticks() > 5);
@@ -284,8 +290,11 @@ fn a_server_that_dies_is_an_error_with_its_kind() {
     let report = Report::of(load.ended().expect(1));
     assert_eq!(report.count("errored"), 20);
     let errors = report.0["errors"].as_object().unwrap();
+    let of = |kind: &str| errors.get(kind).map_or(0, |count| count.as_u64().unwrap());
+    let refused = of("connection refused");
+    assert!(refused > 0, "it was looked for again: {errors:?}");
     let broken: u64 = errors.values().map(|count| count.as_u64().unwrap()).sum();
-    assert_eq!(broken, 20, "{errors:?}");
+    assert_eq!(broken - refused, 20, "{errors:?}");
 }
 
 #[test]
@@ -371,7 +380,7 @@ fn too_few_descriptors_are_said_before_anything_starts() {
 #[test]
 fn a_progress_line_is_drawn_on_a_terminal_and_leaves_nothing_behind() {
     let terminal = nix::pty::openpty(None, None).unwrap();
-    let mut command = upcase("load -q --connections 5 --duration 700ms");
+    let mut command = upcase("load -q --connections 5 --duration 700ms --interval 200ms");
     command.stdout(Stdio::null());
     command.stderr(terminal.slave.try_clone().unwrap());
     let mut child = command.spawn().unwrap();
@@ -438,14 +447,14 @@ fn the_rate_of_a_server_that_stalls_counts_the_time_without_replies() {
 }
 
 #[test]
-fn a_run_that_loses_all_connections_before_its_first_message_ends_at_once() {
+fn a_run_that_loses_all_connections_before_its_first_message_ends_in_time() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let server = thread::spawn(move || {
         let (first, _) = listener.accept().unwrap();
         drop((first, listener));
     });
-    let arguments = format!("{address} --connections 2 --connect-rate 2 --duration 1h");
+    let arguments = format!("{address} --connections 2 --connect-rate 2 --duration 1s");
     let begun = std::time::Instant::now();
     let report = load(&arguments, 1);
     server.join().unwrap();
@@ -515,5 +524,5 @@ fn a_signal_while_connecting_on_a_terminal_ends_in_a_report() {
         "{}",
         String::from_utf8_lossy(&shown)
     );
-    assert!(report.contains("not opened before the end"), "{report}");
+    assert!(report.contains("never up"), "{report}");
 }

@@ -10,7 +10,7 @@ use crate::capture::flow::{Finding, Flow, Observation, Packet, Role};
 use crate::capture::flows::FlowNumber;
 use crate::capture::segment::{Flags, Segment};
 use crate::capture::transcript::{self, Style};
-use crate::report::units::short;
+use crate::units::short;
 
 /// What the document looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

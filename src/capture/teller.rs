@@ -225,17 +225,17 @@ impl<W: Write> Teller<W> {
 }
 
 fn delay(name: &'static str, title: &'static str, latency: &Latency) -> Delay {
-    let points = || {
-        Some([
-            latency.percentile(50.0)?,
-            latency.percentile(99.0)?,
-            latency.max()?,
-        ])
-    };
+    let points = latency.distribution().map(|all| {
+        [
+            all.nearest(50.0).value,
+            all.nearest(99.0).value,
+            all.longest().value,
+        ]
+    });
     Delay {
         name,
         title,
         count: latency.count(),
-        points: points(),
+        points,
     }
 }

@@ -9,8 +9,15 @@ use clap::builder::RangedU64ValueParser;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::cli::values::{
-    Target, buffer_size, listen_address, message_size, mss, positive_duration, target,
+    Target, buffer_size, duration, listen_address, message_sizes, mss, positive_duration, rate,
+    target,
 };
+use crate::load::assertion::Demand;
+use crate::load::schedule::Rate;
+use crate::load::sizes::Sizes;
+
+/// How long `load` sends, unless it is said.
+pub(super) const DURATION_DEFAULT: Duration = Duration::from_secs(10);
 
 /// A TCP echo pair for measuring and teaching TCP: the server answers in upper case
 #[derive(Debug, Parser)]
@@ -94,31 +101,72 @@ pub(super) struct SendArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct LoadArgs {
-    /// The server, as address or name with port [default: one of its own, in this process]
+    /// The servers, as address or name with port, used in turn [default: one of its own, in this
+    /// process]
     #[arg(value_name = "TARGET", value_parser = target)]
-    pub(super) target: Option<Target>,
-    /// Connections; all are up before the first message and stay up to the end
+    pub(super) targets: Vec<Target>,
+    /// Connections at a time; all are up before the first message
     #[arg(long, value_name = "N", default_value_t = 1000,
           value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(super) connections: u32,
-    /// Bytes of a message, such as 64 or 16KiB (1 to 1GiB)
-    #[arg(long, value_name = "SIZE", value_parser = message_size, default_value = "64")]
-    pub(super) size: usize,
+    /// Messages a second over all connections, such as 5000 or 333.3, by a schedule that does not
+    /// wait for the server [default: closed loop, the next message when a reply is complete]
+    #[arg(long, value_name = "N", value_parser = rate)]
+    pub(super) rate: Option<Rate>,
+    /// How the gaps between scheduled messages are spread
+    #[arg(long, value_enum, default_value_t = ArrivalsArg::Constant, requires = "rate")]
+    pub(super) arrivals: ArrivalsArg,
+    /// Which connection a scheduled message goes to: the one that has been free the longest, or
+    /// each has a line of its own
+    #[arg(long, value_enum, default_value_t = PacingArg::Global, requires = "rate")]
+    pub(super) pacing: PacingArg,
+    /// In a closed loop, the time between a reply and the next message
+    #[arg(long, value_name = "TIME", value_parser = positive_duration, conflicts_with = "rate")]
+    pub(super) think: Option<Duration>,
+    /// Do not sleep in the last 60 µs before a message is due: takes a whole CPU, and sends within
+    /// a microsecond
+    #[arg(long, requires = "rate")]
+    pub(super) spin: bool,
+    /// Bytes of a message: one size such as 64 or 16KiB (1 to 1GiB), a range such as 64..1500, or
+    /// shares such as 64:90%,16KiB:10%
+    #[arg(long, value_name = "SIZE", value_parser = message_sizes, default_value = "64")]
+    pub(super) size: Sizes,
     /// Messages in flight on each connection
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(super) depth: u32,
-    /// How long to send [default: 10s]
+    /// How long to send, the warm-up included [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     pub(super) duration: Option<Duration>,
-    /// How many messages to send in all, dealt evenly to the connections; given up when no reply
-    /// comes for 10 s
+    /// How many messages to send in all, in a closed loop dealt evenly to the connections; given up
+    /// when no reply comes for 10 s
     #[arg(long, value_name = "N", conflicts_with = "duration",
           value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
     pub(super) messages: Option<u64>,
-    /// Connections to open a second [default: as fast as they come up]
+    /// Messages due so soon after the start are not part of the result
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "0s",
+          conflicts_with = "messages")]
+    pub(super) warmup: Duration,
+    /// How long to wait at the end for what is outstanding
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
+    pub(super) drain: Duration,
+    /// The age at which a message counts as timed out [default: none]
+    #[arg(long, value_name = "TIME", value_parser = positive_duration)]
+    pub(super) timeout: Option<Duration>,
+    /// Connections to open a second at the start [default: as fast as they come up]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) connect_rate: Option<u32>,
+    /// Replace a connection by a new one after so many messages
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
+    pub(super) churn: Option<u64>,
+    /// How a connection is ended that is replaced: in order, which leaves its port in TIME_WAIT, or
+    /// by a reset
+    #[arg(long, value_enum, default_value_t = CloseArg::Fin, requires = "churn")]
+    pub(super) close: CloseArg,
+    /// Threads that share the connections and the schedule, each with a reactor of its own
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(super) threads: u32,
     #[command(flatten)]
     pub(super) mss: MssArg,
     #[command(flatten)]
@@ -126,16 +174,55 @@ pub(super) struct LoadArgs {
     /// Local addresses, used in turn
     #[arg(long, value_name = "ADDR,...", value_delimiter = ',')]
     pub(super) source: Vec<IpAddr>,
-    /// What the messages are made of: printable ASCII with a lower-case letter in every message, or
-    /// all 256 byte values
-    #[arg(long, value_enum, default_value_t = PayloadArg::Text)]
-    pub(super) payload: PayloadArg,
-    /// What the bytes of the messages are computed from
+    /// What the messages are made of: `text`, printable ASCII with a lower-case letter in every
+    /// message; `bytes`, all 256 values; or a file, read round and round
+    #[arg(long, value_name = "text|bytes|FILE", default_value = "text")]
+    pub(super) payload: PathBuf,
+    /// What bytes, sizes and gaps are computed from
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(super) seed: u64,
+    /// Demand of the result, else exit code 1; may be repeated: p99<2ms, service.p50<1ms,
+    /// errors=0, rate>=0.999
+    #[arg(long, value_name = "DEMAND", value_parser = clap::value_parser!(Demand))]
+    pub(super) assert: Vec<Demand>,
+    /// Take this verdict for good as well
+    #[arg(long, value_name = "VERDICT,...", value_enum, value_delimiter = ',')]
+    pub(super) allow: Vec<AllowArg>,
+    /// How often to tell how it goes, in the log (-v) and in the interval log
+    #[arg(long, value_name = "TIME", value_parser = positive_duration, default_value = "1s")]
+    pub(super) interval: Duration,
+    /// Write an object for every interval to this file, one a line, warm-up and drain included
+    #[arg(long, value_name = "FILE")]
+    pub(super) interval_log: Option<PathBuf>,
     /// How to print the report: a page for a person, or one object on one line
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
+}
+
+impl LoadArgs {
+    /// What no single option can tell.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let duration = self.duration.unwrap_or(DURATION_DEFAULT);
+        if self.messages.is_none() && self.warmup >= duration {
+            let (warmup, duration) = (
+                humantime::format_duration(self.warmup),
+                humantime::format_duration(duration),
+            );
+            return Err(format!(
+                "--warmup {warmup} leaves nothing of --duration {duration}"
+            ));
+        }
+        if self.threads > self.connections {
+            return Err(format!(
+                "--threads {} is more than --connections {}",
+                self.threads, self.connections
+            ));
+        }
+        if self.rate.is_none() && self.assert.iter().any(Demand::is_about_rate) {
+            return Err("--assert rate needs --rate: a closed loop asks for none".to_string());
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug, Args)]
@@ -202,9 +289,29 @@ pub(super) struct BufferArgs {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum PayloadArg {
-    Text,
-    Bytes,
+pub(super) enum ArrivalsArg {
+    Constant,
+    Poisson,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum PacingArg {
+    Global,
+    PerConnection,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum CloseArg {
+    Fin,
+    Rst,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum AllowArg {
+    ClientBound,
+    NetworkBound,
+    ServerBound,
+    Failed,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

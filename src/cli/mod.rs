@@ -5,31 +5,34 @@ mod args;
 mod values;
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
 use clap::error::ErrorKind;
-use log::{LevelFilter, info, warn};
+use log::{LevelFilter, debug, info, warn};
 
 use crate::capture::document::{Document, Format as DocumentFormat};
 use crate::capture::teller::Teller;
 use crate::capture::transcript::Style;
 pub use crate::cli::args::Cli;
 use crate::cli::args::{
-    BufferArgs, Command, Format, LoadArgs, MssArg, PayloadArg, SendArgs, ServeArgs, SniffArgs,
-    SniffFormat,
+    AllowArg, ArrivalsArg, BufferArgs, CloseArg, Command, DURATION_DEFAULT, Format, LoadArgs,
+    MssArg, PacingArg, SendArgs, ServeArgs, SniffArgs, SniffFormat,
 };
 use crate::cli::values::Target;
 use crate::load::own::OwnServer;
-use crate::load::payload::Alphabet;
-use crate::load::plan::{Plan, Stop};
+use crate::load::payload::Content;
+use crate::load::plan::{Churn, Close, Pace, Pacing, Plan, Stop};
+use crate::load::schedule::Arrivals;
 use crate::load::summary::Summary;
-use crate::load::{Load, Step, preflight};
-use crate::progress::{Progress, TICK};
+use crate::load::verdict::{self, Judged, Verdict};
+use crate::load::{self, News, preflight};
+use crate::progress::Progress;
 use crate::reactor::signals::stop_flag;
 use crate::report;
 use crate::send::{self, Errand};
@@ -54,7 +57,7 @@ impl Cli {
     /// Reads the arguments of this process. On an error or a call for help, prints it and gives the
     /// exit code.
     pub fn read() -> Result<Cli, u8> {
-        Cli::try_parse().map_err(|error| match error.kind() {
+        let cli = Cli::try_parse().map_err(|error| match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 let _ = error.print();
                 0
@@ -67,7 +70,14 @@ impl Cli {
                 say(&one_line(&error));
                 2
             }
-        })
+        })?;
+        if let Command::Load(args) = &cli.command
+            && let Err(error) = args.check()
+        {
+            say(&format!("{error} (see --help)"));
+            return Err(2);
+        }
+        Ok(cli)
     }
 
     /// Carries the command out. An error: it could not run.
@@ -131,73 +141,163 @@ fn send(args: SendArgs) -> anyhow::Result<Outcome> {
 }
 
 fn load(args: LoadArgs) -> anyhow::Result<Outcome> {
-    let ends_here = if args.target.is_none() { 2 } else { 1 };
-    preflight::check(args.connections, args.source.len(), ends_here)?;
-    let (own_server, target) = match &args.target {
-        Some(named) => (None, reachable(named, &args.source)?),
-        None => {
-            if let Some(source) = args.source.iter().find(|source| !source.is_ipv4()) {
-                bail!("--source {source} cannot reach a server on 127.0.0.1: name a TARGET");
-            }
-            let server = OwnServer::start()?;
-            let address = server.address();
-            info!("no target was named: loading a server of this run's own on {address}");
-            (Some(server), address)
+    let ends_here = if args.targets.is_empty() { 2 } else { 1 };
+    let pairs = args.source.len().max(1) * args.targets.len().max(1);
+    preflight::check(args.connections, args.threads, pairs, ends_here)?;
+    let (own_server, targets) = if args.targets.is_empty() {
+        if let Some(source) = args.source.iter().find(|source| !source.is_ipv4()) {
+            bail!("--source {source} cannot reach a server on 127.0.0.1: name a TARGET");
         }
+        let server = OwnServer::start()?;
+        let address = server.address();
+        info!("no target was named: loading a server of this run's own on {address}");
+        (Some(server), vec![address])
+    } else {
+        let targets = args.targets.iter();
+        let targets = targets.map(|named| reachable(named, &args.source));
+        (None, targets.collect::<anyhow::Result<_>>()?)
     };
-    let plan = plan(&args, target);
+    let plan = plan(&args, targets)?;
     for regrant in socket::regrants(&plan.options)? {
         warn!("{regrant}");
     }
-    let mut summary = carry_out(plan)?;
+    let mut summary = carry_out(plan, args.interval_log.as_deref())?;
     if let Some(server) = own_server {
         summary.own_server = Some(server.stop()?);
     }
+    let judged = judged(summary, &args);
     print(&match args.format {
-        Format::Text => report::text::render(&summary),
-        Format::Json => report::json::render(&summary),
+        Format::Text => report::text::render(&judged),
+        Format::Json => report::json::render(&judged),
     })?;
-    Ok(if summary.is_good() {
+    Ok(if judged.is_good() {
         Outcome::Good
     } else {
         Outcome::Bad
     })
 }
 
-fn plan(args: &LoadArgs, target: SocketAddr) -> Plan {
-    let ten_seconds = Duration::from_secs(10);
-    Plan {
-        target,
+fn plan(args: &LoadArgs, targets: Vec<SocketAddr>) -> anyhow::Result<Plan> {
+    Ok(Plan {
+        targets,
         sources: args.source.clone(),
         options: options(&args.mss, Some(&args.buffers), false),
         connections: args.connections,
         connect_rate: args.connect_rate,
-        size: args.size,
+        threads: args.threads,
+        pace: pace(args),
         depth: args.depth,
+        sizes: args.size.clone(),
+        content: content(&args.payload)?,
+        seed: args.seed,
         stop: match args.messages {
             Some(messages) => Stop::Messages(messages),
-            None => Stop::After(args.duration.unwrap_or(ten_seconds)),
+            None => Stop::After(args.duration.unwrap_or(DURATION_DEFAULT)),
         },
-        alphabet: match args.payload {
-            PayloadArg::Text => Alphabet::Text,
-            PayloadArg::Bytes => Alphabet::Bytes,
+        warmup: args.warmup,
+        drain: args.drain,
+        timeout: args.timeout,
+        churn: args.churn.map(|messages| Churn {
+            messages,
+            close: match args.close {
+                CloseArg::Fin => Close::Fin,
+                CloseArg::Rst => Close::Rst,
+            },
+        }),
+        spin: args.spin,
+        interval: args.interval,
+    })
+}
+
+fn pace(args: &LoadArgs) -> Pace {
+    let Some(rate) = args.rate else {
+        let think = args.think.unwrap_or_default();
+        return Pace::Closed { think };
+    };
+    Pace::Open {
+        rate,
+        arrivals: match args.arrivals {
+            ArrivalsArg::Constant => Arrivals::Constant,
+            ArrivalsArg::Poisson => Arrivals::Poisson,
         },
-        seed: args.seed,
+        pacing: match args.pacing {
+            PacingArg::Global => Pacing::Global,
+            PacingArg::PerConnection => Pacing::PerConnection,
+        },
     }
 }
 
-fn carry_out(plan: Plan) -> anyhow::Result<Summary> {
+/// What the messages are made of. A file is read before anything starts.
+fn content(payload: &Path) -> anyhow::Result<Content> {
+    match payload.to_str() {
+        Some("text") => return Ok(Content::Text),
+        Some("bytes") => return Ok(Content::Bytes),
+        _ => {}
+    }
+    let name = payload.display();
+    let text = fs::read(payload).with_context(|| format!("cannot read the payload {name}"))?;
+    if text.is_empty() {
+        bail!("the payload {name} is empty: name a file with at least one byte");
+    }
+    Ok(Content::Given(text.into()))
+}
+
+fn carry_out(plan: Plan, log: Option<&Path>) -> anyhow::Result<Summary> {
+    let mut log = log.map(interval_log).transpose()?;
     let mut progress = Progress::new(&plan);
-    let mut load = Load::new(plan, progress.is_some().then_some(TICK))?;
-    loop {
-        match load.advance()? {
-            Step::Done(summary) => return Ok(*summary),
-            Step::UnderWay(snapshot) => {
-                if let Some(progress) = &mut progress {
-                    progress.show(&snapshot);
-                }
+    let mut failure = None;
+    let summary = load::run(plan, |news| match news {
+        News::Glance(glance) => {
+            if let Some(progress) = &mut progress {
+                progress.show(&glance);
             }
         }
+        News::Interval(interval) => {
+            debug!("{}", report::text::interval(interval));
+            if let Some(progress) = &mut progress {
+                progress.note(interval);
+            }
+            if let Some(file) = &mut log
+                && let Err(error) = file.write_all(report::json::interval(interval).as_bytes())
+            {
+                warn!("the interval log ends here: {error}");
+                failure = Some(error);
+                log = None;
+            }
+        }
+    })?;
+    match failure {
+        // The result is told all the same, but whoever asked for the log must know.
+        Some(error) => Ok(Summary {
+            unlogged: Some(error.to_string()),
+            ..summary
+        }),
+        None => Ok(summary),
+    }
+}
+
+/// Each interval is one write: what was told stays, whatever happens to this process.
+fn interval_log(path: &Path) -> anyhow::Result<File> {
+    let file = File::create(path);
+    file.with_context(|| format!("cannot write the interval log {}", path.display()))
+}
+
+fn judged(summary: Summary, args: &LoadArgs) -> Judged {
+    let rate = summary.rate_share();
+    let demands = args.assert.iter();
+    let allowed = args.allow.iter().map(|allow| match allow {
+        AllowArg::ClientBound => Verdict::ClientBound,
+        AllowArg::NetworkBound => Verdict::NetworkBound,
+        AllowArg::ServerBound => Verdict::ServerBound,
+        AllowArg::Failed => Verdict::Failed,
+    });
+    Judged {
+        findings: verdict::judge(&summary),
+        assertions: demands
+            .map(|demand| demand.hold(&summary.results, rate))
+            .collect(),
+        allowed: allowed.collect(),
+        summary,
     }
 }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
+use crate::load::schedule::Rate;
+use crate::load::sizes::Sizes;
 use crate::socket::MSS_RANGE;
 
 /// A server as it was named: `HOST:PORT`, not looked up yet.
@@ -48,8 +50,51 @@ pub(super) fn buffer_size(text: &str) -> Result<usize, String> {
     size(text, 1, i32::MAX as u64)
 }
 
-pub(super) fn message_size(text: &str) -> Result<usize, String> {
+fn message_size(text: &str) -> Result<usize, String> {
     size(text, 1, ByteSize::gib(1).as_u64())
+}
+
+/// One size, a range `A..B`, or sizes with shares `A:90%,B:10%`.
+pub(super) fn message_sizes(text: &str) -> Result<Sizes, String> {
+    if let Some((first, last)) = text.split_once("..") {
+        let (first, last) = (message_size(first)?, message_size(last)?);
+        return if first <= last {
+            Ok(Sizes::Uniform(first, last))
+        } else {
+            Err(format!("{first} is more than {last}"))
+        };
+    }
+    if !text.contains(':') {
+        return message_size(text).map(Sizes::Fixed);
+    }
+    let share = |part: &str| {
+        let (size, share) = part
+            .split_once(':')
+            .ok_or_else(|| format!("{part} has no share, such as {part}:10%"))?;
+        let percent = share
+            .trim()
+            .strip_suffix('%')
+            .and_then(|share| share.parse().ok());
+        let percent = percent.filter(|percent| (0.0..=100.0).contains(percent));
+        let percent = percent.ok_or_else(|| format!("{share} is not a share such as 10%"))?;
+        Ok((message_size(size.trim())?, percent))
+    };
+    let shares = text
+        .split(',')
+        .map(share)
+        .collect::<Result<Vec<_>, String>>()?;
+    let sum: f64 = shares.iter().map(|(_, share)| share).sum();
+    if (sum - 100.0).abs() > 1e-6 {
+        return Err(format!("the shares make {sum} %, not 100 %"));
+    }
+    Ok(Sizes::Mixed(shares))
+}
+
+/// Messages a second, at most one a nanosecond.
+pub(super) fn rate(text: &str) -> Result<Rate, String> {
+    Rate::parse(text)
+        .filter(|rate| rate.per_second() <= 1e9)
+        .ok_or_else(|| "not a rate above 0 and up to 1000000000, such as 5000 or 333.3".to_string())
 }
 
 fn size(text: &str, least: u64, most: u64) -> Result<usize, String> {
@@ -65,9 +110,17 @@ fn size(text: &str, least: u64, most: u64) -> Result<usize, String> {
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
+    let duration = duration(text)?;
+    if duration.is_zero() {
+        return Err("it must be longer than 0".to_string());
+    }
+    Ok(duration)
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if duration.is_zero() || duration > DURATION_MAX {
-        return Err("it must be longer than 0 and at most 365 days".to_string());
+    if duration > DURATION_MAX {
+        return Err("it must be at most 365 days".to_string());
     }
     Ok(duration)
 }
@@ -115,6 +168,29 @@ mod tests {
         assert_eq!(message_size("1GiB"), Ok(1 << 30));
         for bad in ["0", "1025MiB", "-1", "many", "", "99999999999999999999"] {
             assert!(message_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_of_messages_may_be_spread() {
+        assert_eq!(message_sizes("64"), Ok(Sizes::Fixed(64)));
+        assert_eq!(message_sizes("64..1500"), Ok(Sizes::Uniform(64, 1500)));
+        let mixed = vec![(64, 90.0), (16 << 10, 10.0)];
+        assert_eq!(message_sizes("64:90%,16KiB:10%"), Ok(Sizes::Mixed(mixed)));
+        for bad in [
+            "0..5",
+            "9..5",
+            "1..",
+            "..",
+            "64:90%",
+            "64:90%,65:11%",
+            "64:x%,65:1%",
+            "64:50,65:50",
+            "64,65",
+            "64:100%,",
+            "64:-5%,65:105%",
+        ] {
+            assert!(message_sizes(bad).is_err(), "{bad}");
         }
     }
 

@@ -10,11 +10,12 @@
 //!
 //! Invariants:
 //! - received ≤ sent ≤ queued; a byte beyond `sent` is a difference, not a reply.
-//! - `unanswered` holds the messages that end after `received`, oldest first.
+//! - `unanswered` holds the messages that end after `received`, oldest first; the kernel was
+//!   offered the first `offered` of them, and the first `complete` it has accepted in full.
 
 use std::collections::VecDeque;
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::load::payload::{Difference, Payload, Source};
 use crate::stream::{Hints, Readiness, Received, Stream};
@@ -28,6 +29,8 @@ pub struct Connection {
     sent: u64,
     queued: u64,
     unanswered: VecDeque<Message>,
+    offered: usize,
+    complete: usize,
 }
 
 /// A message whose reply is awaited.
@@ -35,6 +38,14 @@ pub struct Connection {
 pub struct Message {
     /// When it was to be sent.
     pub due: Instant,
+    /// When it was due and could be sent: its connection was free.
+    pub sendable: Instant,
+    /// When the kernel was first asked to take it, or was known not to take it.
+    pub offered: Option<Instant>,
+    /// When the send began that took its last byte; `None`: bytes are left.
+    pub sent: Option<Instant>,
+    /// Its fate is sealed: it is too old. The reply is awaited all the same, and checked.
+    pub timed_out: bool,
     /// Where its first byte stands, and where its last one ends.
     start: u64,
     end: u64,
@@ -49,6 +60,20 @@ pub enum Fault {
     Surplus(u64),
 }
 
+impl Message {
+    /// The part of its lateness that is the run's own doing: it could be sent, and was not.
+    pub fn own(&self, now: Instant) -> Duration {
+        self.offered
+            .unwrap_or(now)
+            .saturating_duration_since(self.sendable)
+    }
+
+    /// Its length in bytes.
+    pub fn size(&self) -> u64 {
+        self.end - self.start
+    }
+}
+
 impl Connection {
     /// A connection that has sent nothing.
     pub fn new(source: Source) -> Self {
@@ -59,6 +84,8 @@ impl Connection {
             sent: 0,
             queued: 0,
             unanswered: VecDeque::new(),
+            offered: 0,
+            complete: 0,
         }
     }
 
@@ -67,52 +94,80 @@ impl Connection {
         self.readiness.note(hints);
     }
 
-    /// Adds a message of `size` bytes to what is to be sent.
-    pub fn queue(&mut self, size: usize, due: Instant) {
+    /// Adds a message of `size` bytes to what is to be sent at once; it was `sendable` since then.
+    pub fn queue(&mut self, size: usize, due: Instant, sendable: Instant, now: Instant) {
+        let blocked = !self.readiness.is_writable();
         let start = self.queued;
         self.queued += size as u64;
         self.unanswered.push_back(Message {
             due,
+            sendable,
+            offered: blocked.then_some(now),
+            sent: None,
+            timed_out: false,
             start,
             end: self.queued,
         });
     }
 
-    /// Takes back the messages of which no byte was sent, and tells how many.
-    pub fn withdraw(&mut self) -> u64 {
-        let mut withdrawn = 0;
+    /// Takes back the messages of which no byte was sent, and shows each.
+    pub fn withdraw(&mut self, mut show: impl FnMut(&Message)) {
         while let Some(last) = self.unanswered.back()
             && last.start >= self.sent
         {
             self.queued = last.start;
+            show(last);
             self.unanswered.pop_back();
-            withdrawn += 1;
         }
-        withdrawn
+        self.offered = self.offered.min(self.unanswered.len());
+    }
+
+    /// Whether everything queued was accepted by the kernel.
+    pub fn is_flushed(&self) -> bool {
+        self.sent == self.queued
     }
 
     /// Whether more could be sent at once.
     pub fn can_transmit(&self) -> bool {
-        self.sent < self.queued && self.readiness.is_writable()
+        !self.is_flushed() && self.readiness.is_writable()
     }
 
     /// Sends what is queued, as far as the kernel takes it and about `budget` bytes; tells how many
-    /// bytes were sent.
+    /// bytes were sent. `clock` is read before every send.
     pub fn transmit(
         &mut self,
         stream: &mut impl Stream,
         payload: &Payload,
         scratch: &mut [u8],
         budget: usize,
+        mut clock: impl FnMut() -> Instant,
     ) -> io::Result<usize> {
         let before = self.sent;
         while self.can_transmit() && self.sent - before < budget as u64 {
             let length = (self.queued - self.sent).min(scratch.len() as u64) as usize;
             let bytes = &mut scratch[..length];
             payload.fill(self.source, self.sent, bytes);
+            let now = clock();
+            self.offer(self.sent + length as u64, now);
             self.sent += self.readiness.send(stream, bytes)? as u64;
+            while let Some(message) = self.unanswered.get_mut(self.complete)
+                && message.end <= self.sent
+            {
+                message.sent = Some(now);
+                self.complete += 1;
+            }
         }
         Ok((self.sent - before) as usize)
+    }
+
+    /// The kernel is asked to take the bytes up to `end`.
+    fn offer(&mut self, end: u64, now: Instant) {
+        while let Some(message) = self.unanswered.get_mut(self.offered)
+            && message.start < end
+        {
+            message.offered.get_or_insert(now);
+            self.offered += 1;
+        }
     }
 
     /// Reads once into `scratch`. What is read is to be checked by [`Connection::accept`].
@@ -151,11 +206,32 @@ impl Connection {
     /// Takes the oldest message whose reply is complete.
     pub fn next_answered(&mut self) -> Option<Message> {
         let complete = self.unanswered.front()?.end <= self.received;
-        complete.then(|| self.unanswered.pop_front())?
+        if !complete {
+            return None;
+        }
+        self.offered -= 1;
+        self.complete -= 1;
+        self.unanswered.pop_front()
     }
 
     /// How many messages have no complete reply.
     pub fn unanswered(&self) -> usize {
         self.unanswered.len()
+    }
+
+    /// The messages without a complete reply, oldest first.
+    pub fn messages(&self) -> impl Iterator<Item = &Message> {
+        self.unanswered.iter()
+    }
+
+    /// Gives up the messages that were due before `deadline`, and shows each.
+    pub fn time_out(&mut self, deadline: Instant, mut show: impl FnMut(&Message)) {
+        let old = self.unanswered.iter_mut();
+        for message in old.take_while(|message| message.due < deadline) {
+            if !message.timed_out {
+                message.timed_out = true;
+                show(message);
+            }
+        }
     }
 }

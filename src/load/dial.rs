@@ -5,12 +5,16 @@
 
 use std::time::{Duration, Instant};
 
+use crate::load::schedule::Part;
+
 /// Opens connections 0, 1, ... in their order.
 #[derive(Debug)]
 pub struct Dialer {
     start: Instant,
     /// Connections a second; `None`: as the window allows.
     rate: Option<u32>,
+    /// Which ones of all connections these are.
+    part: Part,
     connections: u32,
     window: usize,
     tried: u32,
@@ -31,11 +35,18 @@ pub enum Dial {
 }
 
 impl Dialer {
-    /// Nothing is opened yet; the first connection is due at `start`.
-    pub fn new(start: Instant, rate: Option<u32>, connections: u32, window: usize) -> Self {
+    /// Nothing is opened yet; the first of all connections is due at `start`.
+    pub fn new(
+        start: Instant,
+        rate: Option<u32>,
+        part: Part,
+        connections: u32,
+        window: usize,
+    ) -> Self {
         Dialer {
             start,
             rate,
+            part,
             connections,
             window,
             tried: 0,
@@ -65,11 +76,6 @@ impl Dialer {
         self.under_way -= 1;
     }
 
-    /// How many are under way.
-    pub fn under_way(&self) -> usize {
-        self.under_way
-    }
-
     /// Tries no more of them, and tells how many that are.
     pub fn give_up(&mut self) -> u32 {
         let untried = self.connections - self.tried;
@@ -83,7 +89,8 @@ impl Dialer {
     }
 
     fn due(&self, number: u32) -> Instant {
-        let nanoseconds = |rate| u64::from(number) * 1_000_000_000 / u64::from(rate);
+        let number = u64::from(self.part.index) + u64::from(number) * u64::from(self.part.of);
+        let nanoseconds = |rate| number * 1_000_000_000 / u64::from(rate);
         self.start + Duration::from_nanos(self.rate.map_or(0, nanoseconds))
     }
 }
@@ -95,7 +102,7 @@ mod tests {
     #[test]
     fn connections_are_due_at_the_rate_without_drift() {
         let start = Instant::now();
-        let mut dialer = Dialer::new(start, Some(3), 5, 10);
+        let mut dialer = Dialer::new(start, Some(3), Part::WHOLE, 5, 10);
         let at = |nanoseconds| start + Duration::from_nanos(nanoseconds);
         assert_eq!(dialer.next(start), Dial::Now(0));
         assert_eq!(dialer.next(start), Dial::At(at(333_333_333)));
@@ -108,7 +115,7 @@ mod tests {
     #[test]
     fn the_window_bounds_what_is_under_way() {
         let start = Instant::now();
-        let mut dialer = Dialer::new(start, None, 3, 2);
+        let mut dialer = Dialer::new(start, None, Part::WHOLE, 3, 2);
         assert_eq!(dialer.next(start), Dial::Now(0));
         assert_eq!(dialer.next(start), Dial::Now(1));
         assert_eq!(dialer.next(start), Dial::Full);

@@ -3,32 +3,79 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::load::payload::Alphabet;
+use crate::load::payload::Content;
+use crate::load::schedule::{Arrivals, End, Part, Rate};
+use crate::load::sizes::Sizes;
 use crate::socket::Options;
 
 /// A load run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The server.
-    pub target: SocketAddr,
+    /// The servers, used in turn; at least one.
+    pub targets: Vec<SocketAddr>,
     /// Local addresses, used in turn; none: the kernel chooses.
     pub sources: Vec<IpAddr>,
     /// Options of every connection.
     pub options: Options,
-    /// How many connections; all are up before the first message.
+    /// How many connections there are at a time; all are up before the first message.
     pub connections: u32,
-    /// Connections opened a second; `None`: as fast as the window allows.
+    /// Connections opened a second before the first message; `None`: as fast as the window allows.
     pub connect_rate: Option<u32>,
-    /// Bytes of a message.
-    pub size: usize,
+    /// Threads that share the connections and the schedule.
+    pub threads: u32,
+    /// When messages are due.
+    pub pace: Pace,
     /// Messages in flight on a connection.
     pub depth: u32,
+    /// Bytes of a message.
+    pub sizes: Sizes,
+    /// Which bytes are sent.
+    pub content: Content,
+    /// What everything random is computed from.
+    pub seed: u64,
     /// When the run ends.
     pub stop: Stop,
-    /// Which bytes are sent.
-    pub alphabet: Alphabet,
-    /// What the bytes are made from.
-    pub seed: u64,
+    /// Messages due so soon after the start are not part of the result.
+    pub warmup: Duration,
+    /// How long the run waits for what is outstanding when its time is over.
+    pub drain: Duration,
+    /// The age at which a message is given up; `None`: at none.
+    pub timeout: Option<Duration>,
+    /// Replace connections while the run goes on.
+    pub churn: Option<Churn>,
+    /// Do not sleep during the last [`SPIN`] before a message is due.
+    pub spin: bool,
+    /// How often the run tells how it goes.
+    pub interval: Duration,
+}
+
+/// When messages are due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// So long after the reply before: the server sets the pace.
+    Closed {
+        /// The time between a reply and the next message in its place.
+        think: Duration,
+    },
+    /// By a schedule: the server has to follow.
+    Open {
+        /// Messages a second over all connections.
+        rate: Rate,
+        /// How the gaps are spread.
+        arrivals: Arrivals,
+        /// Which connection a message goes to.
+        pacing: Pacing,
+    },
+}
+
+/// Which connection a scheduled message goes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pacing {
+    /// The one that has been free the longest.
+    #[default]
+    Global,
+    /// Each connection has a line of its own, phases interleaved.
+    PerConnection,
 }
 
 /// When a run stops sending.
@@ -40,6 +87,25 @@ pub enum Stop {
     Messages(u64),
 }
 
+/// How connections are replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Churn {
+    /// Messages of one connection.
+    pub messages: u64,
+    /// How it ends.
+    pub close: Close,
+}
+
+/// How a connection is ended by the run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Close {
+    /// In order: our FIN, then the server's.
+    #[default]
+    Fin,
+    /// At once: a reset, which leaves nothing in TIME_WAIT.
+    Rst,
+}
+
 /// Connects under way at once. The kernel's queue of the server must hold them, and a SYN that
 /// finds it full is sent again only after a second.
 pub const CONNECT_WINDOW: usize = 512;
@@ -48,11 +114,24 @@ pub const CONNECT_WINDOW: usize = 512;
 /// byte of a reply arrives in a run that waits for a number of messages.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a run waits for what is in flight when its time is over.
-pub const DRAIN: Duration = Duration::from_secs(1);
-
-/// How long the server may take to close its side of all connections after the run closed its own.
+/// How long the server may take to close its side of a connection after the run closed its own.
 pub const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often connections are looked over for what has become too old.
+pub const LOOK: Duration = Duration::from_millis(100);
+
+/// From the moment at which all connections are up to the first message: all threads have seen it.
+pub const LEAD: Duration = Duration::from_millis(5);
+
+/// What an idle CPU needs at most to wake, as a rule: for so long before a message is due a run
+/// that spins does not sleep.
+pub const SPIN: Duration = Duration::from_micros(60);
+
+/// The first wait before a broken connection is opened again; it doubles with every failure.
+pub const BACKOFF_FIRST: Duration = Duration::from_millis(10);
+
+/// The longest such wait: a server that is back is found again within a second.
+pub const BACKOFF_LAST: Duration = Duration::from_secs(1);
 
 /// Bytes that one read or write may take: the buffer that all connections share.
 pub const SCRATCH_BYTES: usize = 64 * 1024;
@@ -64,25 +143,66 @@ pub const TURN_BYTES: usize = 256 * 1024;
 /// replies must not wait behind a long row of others' first messages.
 pub const TURN_CONNECTIONS: usize = 64;
 
+/// Messages that are sent one after the other before replies are looked at again.
+pub const TURN_MESSAGES: usize = 64;
+
 impl Plan {
-    /// How many messages this connection is to send, of those that are up; `None`: no bound.
-    /// A total is dealt evenly, the first connections taking what is left over.
-    pub fn quota(&self, position: u32, connections: u32) -> Option<u64> {
-        match self.stop {
-            Stop::After(_) => None,
-            Stop::Messages(messages) => {
-                let (each, left) = (
-                    messages / u64::from(connections),
-                    messages % u64::from(connections),
-                );
-                Some(each + u64::from(u64::from(position) < left))
-            }
+    /// The connections of a part of this run.
+    pub fn part(&self, thread: u32) -> Part {
+        Part {
+            index: thread,
+            of: self.threads,
         }
     }
 
-    /// The local address of a connection.
-    pub fn source(&self, connection: u32) -> Option<IpAddr> {
-        let count = self.sources.len();
-        (count > 0).then(|| self.sources[connection as usize % count])
+    /// How many messages a line is to send in a closed loop; `None`: no bound. A total is dealt
+    /// evenly, the first lines taking what is left over.
+    pub fn quota(&self, line: u32) -> Option<u64> {
+        let line = Part {
+            index: line,
+            of: self.connections,
+        };
+        match self.stop {
+            Stop::After(_) => None,
+            Stop::Messages(messages) => Some(line.share(messages)),
+        }
+    }
+
+    /// Where the schedule of an open loop ends.
+    pub fn schedule_end(&self) -> End {
+        match self.stop {
+            Stop::After(duration) => {
+                End::Before(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+            }
+            Stop::Messages(messages) => End::Number(messages),
+        }
+    }
+
+    /// How long the schedule of an open loop is, by its numbers alone; `None`: that is not known
+    /// before it is drawn.
+    pub fn span(&self) -> Option<Duration> {
+        match (self.stop, self.pace) {
+            (Stop::After(duration), _) => Some(duration),
+            (
+                Stop::Messages(messages),
+                Pace::Open {
+                    rate,
+                    arrivals: Arrivals::Constant,
+                    ..
+                },
+            ) => Some(Duration::from_nanos(rate.time_of(messages))),
+            (Stop::Messages(_), _) => None,
+        }
+    }
+
+    /// The addresses of a line: every pair of target and source is used before one is used again.
+    pub fn route(&self, line: u32) -> Option<(SocketAddr, Option<IpAddr>)> {
+        let line = line as usize;
+        let target = self.targets.get(line % self.targets.len().max(1))?;
+        let source = match self.sources.len() {
+            0 => None,
+            sources => self.sources.get(line / self.targets.len() % sources),
+        };
+        Some((*target, source.copied()))
     }
 }

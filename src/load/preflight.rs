@@ -4,19 +4,20 @@ use std::fs;
 
 use anyhow::bail;
 
-use crate::process::{self, DESCRIPTOR_RESERVE};
+use crate::process::{self, DESCRIPTOR_RESERVE, DESCRIPTORS_OF_A_REACTOR};
 
 /// Raises the limit on descriptors as far as allowed, and refuses what needs more, or more local
-/// ports than `sources` addresses have. `each`: the descriptors that a connection takes of this
-/// process.
-pub fn check(connections: u32, sources: usize, each: u64) -> anyhow::Result<()> {
-    check_descriptors(u64::from(connections), each)?;
-    check_ports(u64::from(connections), sources.max(1) as u64)
+/// ports than so many `pairs` of addresses have. `each`: the descriptors that a connection takes of
+/// this process.
+pub fn check(connections: u32, threads: u32, pairs: usize, each: u64) -> anyhow::Result<()> {
+    check_descriptors(u64::from(connections), u64::from(threads), each)?;
+    check_ports(u64::from(connections), pairs as u64)
 }
 
-fn check_descriptors(connections: u64, each: u64) -> anyhow::Result<()> {
+fn check_descriptors(connections: u64, threads: u64, each: u64) -> anyhow::Result<()> {
     let limit = process::raise_descriptor_limit()?;
-    let others = process::open_descriptors() + DESCRIPTOR_RESERVE;
+    let reactors = threads * DESCRIPTORS_OF_A_REACTOR;
+    let others = process::open_descriptors() + DESCRIPTOR_RESERVE + reactors;
     let needed = connections * each + others;
     if needed > limit {
         let most = limit.saturating_sub(others) / each;
@@ -34,16 +35,17 @@ fn check_descriptors(connections: u64, each: u64) -> anyhow::Result<()> {
 }
 
 /// Between two addresses and one port there are only as many connections as there are local ports.
-fn check_ports(connections: u64, sources: u64) -> anyhow::Result<()> {
+fn check_ports(connections: u64, pairs: u64) -> anyhow::Result<()> {
     const RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
     let Some(ports) = fs::read_to_string(RANGE).ok().and_then(|text| ports(&text)) else {
         return Ok(());
     };
-    if connections > ports * sources {
+    if connections > ports * pairs {
         let needed = connections.div_ceil(ports);
         bail!(
-            "{connections} connections to one port need {needed} local addresses of {ports} ports \
-             each (sysctl net.ipv4.ip_local_port_range): name them with --source ADDR,ADDR,..."
+            "{connections} connections need {needed} pairs of a local address and a target, of \
+             {ports} ports each (sysctl net.ipv4.ip_local_port_range), and there are {pairs}: name \
+             more with --source ADDR,ADDR,... or more targets"
         );
     }
     Ok(())

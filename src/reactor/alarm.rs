@@ -57,6 +57,15 @@ impl Alarm {
         Ok(())
     }
 
+    /// Rings at `deadline` or earlier.
+    pub fn arm_at_least(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+        match (deadline, self.armed) {
+            (None, _) => Ok(()),
+            (Some(deadline), Some(armed)) if armed <= deadline => Ok(()),
+            (deadline, _) => self.arm(deadline),
+        }
+    }
+
     /// Takes note that the alarm rang, so that the same deadline can be armed again.
     pub fn rang(&mut self) {
         self.armed = None;

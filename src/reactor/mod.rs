@@ -55,6 +55,8 @@ pub enum Event<K> {
 pub enum Wait {
     /// Until something happens.
     Block,
+    /// Until something happens or this instant has come.
+    Until(Instant),
     /// Not at all: the caller has work left.
     Never,
 }
@@ -140,10 +142,22 @@ impl<K> Reactor<K> {
 
     /// Waits until something happened. Being interrupted by a signal is not an error.
     pub fn turn(&mut self, wait: Wait) -> io::Result<()> {
-        self.alarm.arm(self.timers.next_deadline())?;
+        let timer = self.timers.next_deadline();
         let timeout = match wait {
-            Wait::Block => None,
-            Wait::Never => Some(Duration::ZERO),
+            Wait::Block => {
+                self.alarm.arm(timer)?;
+                None
+            }
+            Wait::Until(end) => {
+                let earlier = timer.filter(|timer| *timer < end).unwrap_or(end);
+                self.alarm.arm(Some(earlier))?;
+                None
+            }
+            // An alarm that rings early does no harm, and is not armed anew in every turn.
+            Wait::Never => {
+                self.alarm.arm_at_least(timer)?;
+                Some(Duration::ZERO)
+            }
         };
         while let Err(error) = self.poll.poll(&mut self.events, timeout) {
             if error.kind() != io::ErrorKind::Interrupted {

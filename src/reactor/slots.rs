@@ -101,6 +101,14 @@ impl<T> Slots<T> {
     }
 
     /// The connection of this token; `None` when it is gone.
+    pub fn get(&self, token: Token) -> Option<&T> {
+        self.entries
+            .get(token.index as usize)
+            .filter(|entry| entry.generation == token.generation)
+            .map(|entry| &entry.value)
+    }
+
+    /// The same, to be changed.
     pub fn get_mut(&mut self, token: Token) -> Option<&mut T> {
         self.entry(token).map(|entry| &mut entry.value)
     }
@@ -145,6 +153,16 @@ impl<T> Slots<T> {
             generation: entry.generation,
         };
         self.entries.iter().map(token).collect()
+    }
+
+    /// Every connection, in the order of the table.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().map(|(_, entry)| &entry.value)
+    }
+
+    /// The same, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.entries.iter_mut().map(|(_, entry)| &mut entry.value)
     }
 
     /// How many connections there are.

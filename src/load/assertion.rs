@@ -1,0 +1,348 @@
+//! What is demanded of a run: `p99<2ms`, `service.p50<=1ms`, `errors=0`, `rate>=0.999`. Pure.
+//!
+//! A demand on something that is not known does not hold: too few samples for a percentile, or a
+//! lower bound that does not decide.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::load::latency::{Bound, Latency};
+use crate::load::results::{Counts, Results};
+use crate::units::short;
+
+/// A demand as it was written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Demand {
+    text: String,
+    subject: Subject,
+    comparison: Comparison,
+}
+
+/// A demand that was held against a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Assertion {
+    /// As it was written.
+    pub demand: String,
+    /// What was found, with its unit.
+    pub found: String,
+    /// Whether it holds.
+    pub holds: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Subject {
+    /// A statistic of a duration, and its bound.
+    Time(Metric, Statistic, Duration),
+    /// A number, and its bound.
+    Number(Quantity, f64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Metric {
+    Response,
+    Service,
+    Lateness,
+    Own,
+    Blocked,
+    Connect,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Statistic {
+    Percentile(f64),
+    Max,
+    Mean,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Quantity {
+    /// Broken connections and lost messages of every kind.
+    Errors,
+    Mismatched,
+    TimedOut,
+    Unanswered,
+    Verified,
+    /// The share of the scheduled rate that was achieved.
+    Rate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Comparison {
+    Less,
+    AtMost,
+    Equal,
+    AtLeast,
+    More,
+}
+
+const FORM: &str = "not of the form p99<2ms, service.p50<=1ms, errors=0 or rate>=0.999";
+
+impl FromStr for Demand {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Demand, String> {
+        let start = text.find(['<', '>', '=']).ok_or(FORM)?;
+        let (name, rest) = text.split_at(start);
+        let operators = [
+            ("<=", Comparison::AtMost),
+            (">=", Comparison::AtLeast),
+            ("==", Comparison::Equal),
+            ("<", Comparison::Less),
+            (">", Comparison::More),
+            ("=", Comparison::Equal),
+        ];
+        let (bound, comparison) = operators
+            .iter()
+            .find_map(|(sign, comparison)| Some((rest.strip_prefix(sign)?, *comparison)))
+            .ok_or(FORM)?;
+        Ok(Demand {
+            text: text.to_string(),
+            subject: subject(name.trim(), bound.trim())?,
+            comparison,
+        })
+    }
+}
+
+fn subject(name: &str, bound: &str) -> Result<Subject, String> {
+    if let Some(quantity) = quantity(name) {
+        let bound = bound.parse().ok().filter(|bound: &f64| bound.is_finite());
+        let bound = bound.ok_or_else(|| format!("the bound of {name} is not a number"))?;
+        return Ok(Subject::Number(quantity, bound));
+    }
+    let (metric, statistic) = name.split_once('.').unwrap_or(("", name));
+    // A percentile may have a point of its own: `p99.9`.
+    let (metric, statistic) = match metric_of(metric) {
+        Some(metric) => (metric, statistic),
+        None => (Metric::Response, name),
+    };
+    let statistic = statistic_of(statistic).ok_or_else(|| {
+        format!(
+            "{name} is not known: p50, p99.9, max, mean, with response., \
+            service., lateness., own., blocked. or connect. before it; or errors, mismatched, \
+            timed_out, unanswered, verified, rate"
+        )
+    })?;
+    let bound = humantime::parse_duration(bound)
+        .map_err(|_| format!("the bound of {name} is not a time such as 2ms"))?;
+    Ok(Subject::Time(metric, statistic, bound))
+}
+
+fn quantity(name: &str) -> Option<Quantity> {
+    Some(match name {
+        "errors" => Quantity::Errors,
+        "mismatched" => Quantity::Mismatched,
+        "timed_out" => Quantity::TimedOut,
+        "unanswered" => Quantity::Unanswered,
+        "verified" => Quantity::Verified,
+        "rate" => Quantity::Rate,
+        _ => return None,
+    })
+}
+
+fn metric_of(name: &str) -> Option<Metric> {
+    Some(match name {
+        "" | "response" => Metric::Response,
+        "service" => Metric::Service,
+        "lateness" => Metric::Lateness,
+        "own" => Metric::Own,
+        "blocked" => Metric::Blocked,
+        "connect" => Metric::Connect,
+        _ => return None,
+    })
+}
+
+fn statistic_of(name: &str) -> Option<Statistic> {
+    match name {
+        "max" => return Some(Statistic::Max),
+        "mean" => return Some(Statistic::Mean),
+        _ => {}
+    }
+    let percentile: f64 = name.strip_prefix('p')?.parse().ok()?;
+    (percentile > 0.0 && percentile < 100.0).then_some(Statistic::Percentile(percentile))
+}
+
+impl Demand {
+    /// Whether it is about the rate, which only an open loop has.
+    pub fn is_about_rate(&self) -> bool {
+        matches!(self.subject, Subject::Number(Quantity::Rate, _))
+    }
+
+    /// Holds it against what a run measured; `rate`: the achieved share of the scheduled rate.
+    pub fn hold(&self, results: &Results, rate: Option<f64>) -> Assertion {
+        let (found, holds) = match self.subject {
+            Subject::Time(metric, statistic, bound) => {
+                self.hold_time(metric.of(results), statistic, bound)
+            }
+            Subject::Number(quantity, bound) => {
+                let found = quantity.of(results, rate);
+                (found.to_string(), self.comparison.holds(&found, &bound))
+            }
+        };
+        Assertion {
+            demand: self.text.clone(),
+            found,
+            holds,
+        }
+    }
+
+    fn hold_time(
+        &self,
+        latency: &Latency,
+        statistic: Statistic,
+        bound: Duration,
+    ) -> (String, bool) {
+        let Some(distribution) = latency.distribution() else {
+            return ("no samples".to_string(), false);
+        };
+        let found = match statistic {
+            Statistic::Max => Some(distribution.longest()),
+            Statistic::Mean => Some(Bound {
+                value: distribution.mean(),
+                at_least: distribution.at_least_from().is_some(),
+            }),
+            Statistic::Percentile(percentile) => {
+                let estimate = distribution.percentile(percentile);
+                estimate.map(|estimate| estimate.bound)
+            }
+        };
+        match found {
+            None => {
+                let samples = distribution.count();
+                (format!("not supported, {samples} samples"), false)
+            }
+            Some(Bound { value, at_least }) if at_least => {
+                // The truth may be anything above.
+                let upwards = matches!(self.comparison, Comparison::AtLeast | Comparison::More);
+                let holds = upwards && self.comparison.holds(&value, &bound);
+                (format!(">= {}", short(value)), holds)
+            }
+            Some(Bound { value, .. }) => (short(value), self.comparison.holds(&value, &bound)),
+        }
+    }
+}
+
+impl Metric {
+    fn of(self, results: &Results) -> &Latency {
+        match self {
+            Metric::Response => &results.response,
+            Metric::Service => &results.service,
+            Metric::Lateness => &results.lateness,
+            Metric::Own => &results.own,
+            Metric::Blocked => &results.blocked,
+            Metric::Connect => &results.connect,
+        }
+    }
+}
+
+impl Quantity {
+    fn of(self, results: &Results, rate: Option<f64>) -> f64 {
+        let Counts {
+            mismatched,
+            errored,
+            timed_out,
+            unanswered,
+            verified,
+            ..
+        } = results.counts;
+        let count = match self {
+            Quantity::Rate => return rate.unwrap_or(0.0),
+            Quantity::Mismatched => mismatched,
+            Quantity::TimedOut => timed_out,
+            Quantity::Unanswered => unanswered,
+            Quantity::Verified => verified,
+            Quantity::Errors => {
+                let broken: u64 = results.errors.values().sum();
+                broken.max(mismatched + errored) + timed_out + unanswered
+            }
+        };
+        count as f64
+    }
+}
+
+impl Comparison {
+    fn holds<T: PartialOrd>(self, found: &T, bound: &T) -> bool {
+        match self {
+            Comparison::Less => found < bound,
+            Comparison::AtMost => found <= bound,
+            Comparison::Equal => found == bound,
+            Comparison::AtLeast => found >= bound,
+            Comparison::More => found > bound,
+        }
+    }
+}
+
+impl fmt::Display for Assertion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let holds = if self.holds { "holds" } else { "does not hold" };
+        write!(f, "{}: {holds}, found {}", self.demand, self.found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hold(demand: &str, results: &Results) -> Assertion {
+        demand
+            .parse::<Demand>()
+            .unwrap()
+            .hold(results, Some(0.9995))
+    }
+
+    #[test]
+    fn demands_are_read_and_nonsense_is_refused() {
+        for good in [
+            "p99<2ms",
+            "p99.9 <= 2ms",
+            "service.p50<1ms",
+            "connect.max<1s",
+            "own.p99.9<1ms",
+            "mean>1us",
+            "errors=0",
+            "errors==0",
+            "rate>=0.999",
+            "unanswered<5",
+        ] {
+            assert!(good.parse::<Demand>().is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "p99",
+            "p99<",
+            "p99<2",
+            "p100<1ms",
+            "p0<1ms",
+            "x.p50<1ms",
+            "p99!2ms",
+            "errors=a",
+            "rate>=nan",
+            "max",
+            "<2ms",
+            "p-1<1ms",
+        ] {
+            assert!(bad.parse::<Demand>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_lower_bound_holds_upwards_only() {
+        let mut results = Results::default();
+        for _ in 0..1000 {
+            results.response.record(Duration::from_millis(1));
+            results.response.record_at_least(Duration::from_secs(1));
+        }
+        assert!(hold("p40<2ms", &results).holds);
+        assert!(!hold("p99<2ms", &results).holds);
+        assert!(!hold("p99<2s", &results).holds, "it may be more");
+        assert!(hold("p99>900ms", &results).holds);
+        assert_eq!(hold("p99<2s", &results).found, ">= 1.00 s");
+        assert_eq!(
+            hold("p99.9<1s", &results).found,
+            "not supported, 2000 samples"
+        );
+        assert!(hold("rate>=0.999", &results).holds);
+        assert!(hold("errors=0", &results).holds);
+        assert_eq!(hold("service.p50<1s", &results).found, "no samples");
+    }
+}

@@ -1,0 +1,157 @@
+//! The books of one thread: what belongs to the warm-up, what to the result, and what happened
+//! since the last interval was told. Pure.
+//!
+//! A message belongs to where it was due, not to where it was answered: a warm-up that ends in a
+//! stall does not leave the stall to nobody.
+
+use std::time::{Duration, Instant};
+
+use crate::load::connection::Message;
+use crate::load::latency::Latency;
+use crate::load::results::{Counts, Loss, Results};
+
+/// The measurements of one thread.
+#[derive(Clone, Debug)]
+pub struct Books {
+    /// Messages due before this belong to the warm-up.
+    warm: Instant,
+    /// What the warm-up measured; of it, connections are not a part.
+    pub warmup: Results,
+    /// What the run measured.
+    pub run: Results,
+    /// Responses since the last interval.
+    recent: Latency,
+}
+
+/// How it went in a stretch of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Interval {
+    /// Which part of the run it belongs to.
+    pub tag: Tag,
+    /// Its ends, after the start of the run.
+    pub from: Duration,
+    /// See `from`.
+    pub to: Duration,
+    /// Connections that are up.
+    pub up: u32,
+    /// Messages that were due since the start, and what became of them; at any time
+    /// due = verified + mismatched + errored + timed out + unanswered + outstanding.
+    pub due: u64,
+    /// What became of them.
+    pub counts: Counts,
+    /// Those among them that wait for their connection or their reply.
+    pub outstanding: u64,
+    /// Responses that were completed in this stretch.
+    pub response: Latency,
+}
+
+/// A part of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tag {
+    /// What is due here is not part of the result.
+    Warmup,
+    /// The run itself.
+    #[default]
+    Run,
+    /// Nothing new is due.
+    Drain,
+}
+
+impl Tag {
+    /// Its name in the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tag::Warmup => "warmup",
+            Tag::Run => "run",
+            Tag::Drain => "drain",
+        }
+    }
+}
+
+impl Books {
+    /// Empty ones.
+    pub fn new(warm: Instant) -> Books {
+        Books {
+            warm,
+            warmup: Results::default(),
+            run: Results::default(),
+            recent: Latency::default(),
+        }
+    }
+
+    /// The warm-up ends then.
+    pub fn set_warm(&mut self, warm: Instant) {
+        self.warm = warm;
+    }
+
+    /// When the warm-up ends.
+    pub fn warm(&self) -> Instant {
+        self.warm
+    }
+
+    /// A message is due and is dealt with from now on.
+    pub fn scheduled(&mut self, due: Instant) {
+        self.of(due).counts.scheduled += 1;
+    }
+
+    /// A message of a closed loop that was never begun is not sent.
+    pub fn withdrawn(&mut self, message: &Message) {
+        self.of(message.due).counts.scheduled -= 1;
+    }
+
+    /// A message was answered rightly.
+    pub fn verified(&mut self, message: &Message, now: Instant) {
+        let response = now.saturating_duration_since(message.due);
+        self.recent.record(response);
+        self.of(message.due).verified(message, now);
+    }
+
+    /// A message ended otherwise.
+    pub fn lost(&mut self, loss: Loss, message: &Message, now: Instant) {
+        let age = now.saturating_duration_since(message.due);
+        self.recent.record_at_least(age);
+        self.of(message.due).lost(loss, message, now);
+    }
+
+    /// A message ended that never got a connection, though one was free for it since `free`.
+    pub fn lost_waiting(&mut self, loss: Loss, due: Instant, free: Option<Instant>, now: Instant) {
+        let sendable = free.map(|since| since.max(due));
+        let own = sendable.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        self.recent
+            .record_at_least(now.saturating_duration_since(due));
+        self.scheduled(due);
+        self.of(due).lost_waiting(loss, due, own, now);
+    }
+
+    /// The counts of warm-up and run together.
+    pub fn counts(&self) -> Counts {
+        let mut counts = self.run.counts;
+        counts.merge(&self.warmup.counts);
+        counts
+    }
+
+    /// Takes the responses since this was last called.
+    pub fn take_recent(&mut self) -> Latency {
+        std::mem::take(&mut self.recent)
+    }
+
+    fn of(&mut self, due: Instant) -> &mut Results {
+        if due < self.warm {
+            &mut self.warmup
+        } else {
+            &mut self.run
+        }
+    }
+}
+
+impl Interval {
+    /// Adds the same stretch of another thread.
+    pub fn merge(&mut self, other: &Interval) {
+        self.to = self.to.max(other.to);
+        self.up += other.up;
+        self.due += other.due;
+        self.counts.merge(&other.counts);
+        self.outstanding += other.outstanding;
+        self.response.merge(&other.response);
+    }
+}

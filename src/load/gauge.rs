@@ -1,0 +1,76 @@
+//! What a thread gets of its machine: its CPU time, its waits for a CPU, and what the host takes.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
+
+use crate::load::evidence::Machine;
+
+/// One reading of the counters; it is about the thread that made it.
+#[derive(Clone, Copy, Debug)]
+pub struct Gauge {
+    at: Instant,
+    cpu: Duration,
+    waited: Duration,
+    stolen: Duration,
+}
+
+impl Gauge {
+    /// Reads the counters. What this kernel does not tell counts as 0.
+    pub fn read() -> Gauge {
+        let cpu = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
+        Gauge {
+            at: Instant::now(),
+            cpu: cpu.map_or(Duration::ZERO, Duration::from),
+            waited: waited().unwrap_or_default(),
+            stolen: stolen().unwrap_or_default(),
+        }
+    }
+
+    /// What happened since this reading was made, by the same thread.
+    pub fn since(&self) -> Machine {
+        let now = Gauge::read();
+        Machine {
+            cpu: now.cpu.saturating_sub(self.cpu),
+            waited: now.waited.saturating_sub(self.waited),
+            wall: now.at.saturating_duration_since(self.at),
+            stolen: now.stolen.saturating_sub(self.stolen),
+        }
+    }
+}
+
+/// Time on a run queue, in nanoseconds: the second field, see sched-stats in the kernel's
+/// documentation.
+fn waited() -> Option<Duration> {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    let nanoseconds = text.split_whitespace().nth(1)?.parse().ok()?;
+    Some(Duration::from_nanos(nanoseconds))
+}
+
+/// Time stolen by the host from all CPUs, in ticks of a hundredth of a second (USER_HZ): the eighth
+/// number of the first line, proc_stat(5).
+fn stolen() -> Option<Duration> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let ticks: u64 = text.split_whitespace().nth(8)?.parse().ok()?;
+    Some(Duration::from_millis(ticks * 10))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_works_is_seen_to_work() {
+        let before = Gauge::read();
+        let mut sum = 0u64;
+        let end = Instant::now() + Duration::from_millis(30);
+        while Instant::now() < end {
+            sum = std::hint::black_box(sum + 1);
+        }
+        let machine = before.since();
+        assert!(machine.wall >= Duration::from_millis(30));
+        assert!(machine.cpu > Duration::from_millis(1), "{machine:?}");
+        assert!(machine.cpu <= machine.wall, "{machine:?}");
+    }
+}

@@ -1,0 +1,91 @@
+//! Chance as a function of (seed, stream, place). Pure: nothing is drawn one after the other, so
+//! what a message is does not depend on when, or on which thread, it was made.
+//!
+//! The mixing function is that of SplitMix64 (Steele, Lea and Flood 2014).
+
+/// Odd, and near 2^64 divided by the golden ratio: consecutive counters differ in many bits.
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// What a stream of random numbers is for: equal places of two streams have nothing in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The bytes of a connection.
+    Bytes,
+    /// The sizes of a connection's messages.
+    Sizes,
+    /// The gaps between arrivals.
+    Gaps,
+    /// The jitter of a line's attempts to reconnect.
+    Backoff,
+}
+
+/// An endless stream of random numbers, each known by its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dice {
+    key: u64,
+}
+
+impl Dice {
+    /// The stream of one member, such as a connection by its number.
+    pub fn new(seed: u64, purpose: Purpose, member: u64) -> Dice {
+        let stream = mix(member.wrapping_add(STEP)) ^ mix(purpose as u64);
+        Dice {
+            key: mix(seed ^ stream),
+        }
+    }
+
+    /// The number at a place: 64 random bits.
+    #[inline]
+    pub fn at(self, place: u64) -> u64 {
+        mix(self.key.wrapping_add(place.wrapping_mul(STEP)))
+    }
+
+    /// The number at a place, above 0 and at most 1, evenly spread.
+    pub fn unit(self, place: u64) -> f64 {
+        const BITS: u32 = f64::MANTISSA_DIGITS;
+        ((self.at(place) >> (u64::BITS - BITS)) + 1) as f64 / (1u64 << BITS) as f64
+    }
+}
+
+/// A bijection of 64 bits in which every input bit reaches every output bit: the finalizer of
+/// SplitMix64.
+#[inline]
+fn mix(value: u64) -> u64 {
+    let value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ value >> 31
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_of_other_members_and_purposes_are_others() {
+        let streams = [
+            Dice::new(1, Purpose::Bytes, 0),
+            Dice::new(2, Purpose::Bytes, 0),
+            Dice::new(1, Purpose::Bytes, 1),
+            Dice::new(1, Purpose::Sizes, 0),
+        ];
+        let mut first: Vec<u64> = streams.iter().map(|dice| dice.at(0)).collect();
+        first.sort_unstable();
+        first.dedup();
+        assert_eq!(first.len(), streams.len());
+    }
+
+    #[test]
+    fn the_unit_interval_is_filled_evenly_and_never_zero() {
+        let dice = Dice::new(7, Purpose::Gaps, 0);
+        let mut tenths = [0; 10];
+        for place in 0..100_000 {
+            let unit = dice.unit(place);
+            assert!(unit > 0.0 && unit <= 1.0);
+            tenths[((unit * 10.0) as usize).min(9)] += 1;
+        }
+        // Six standard deviations of a count with mean 10,000.
+        for count in tenths {
+            assert!((9_430..10_570).contains(&count), "{tenths:?}");
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! What a run has measured: every message of every connection has its place here. Pure data.
+//!
+//! Invariant: scheduled = verified + mismatched + errored + timed out + unanswered + outstanding;
+//! at the end of a run nothing is outstanding.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::load::connection::Message;
+use crate::load::latency::Latency;
+use crate::load::payload::Difference;
+
+/// Wrong bytes that are kept with their places: enough to see a pattern, and never a flood.
+pub const DIFFERENCES_MAX: usize = 1000;
+
+/// The measurements of a run, or of its warm-up, or of one thread.
+#[derive(Clone, Debug, Default)]
+pub struct Results {
+    /// Connections and messages.
+    pub counts: Counts,
+    /// From when a message was due until the last byte of its reply was read.
+    pub response: Latency,
+    /// From the send that took its last byte until then.
+    pub service: Latency,
+    /// From when a message was due until that send: blocked and own together.
+    pub lateness: Latency,
+    /// The part of it in which no connection was free, or the socket took no bytes.
+    pub blocked: Latency,
+    /// The part of it in which the message could have been sent, and was not yet.
+    pub own: Latency,
+    /// From the call of connect(2) until the connection was up.
+    pub connect: Latency,
+    /// What broke connections, by kind.
+    pub errors: BTreeMap<ErrorKind, u64>,
+    /// The first wrong byte of each connection that had one, with the number of that connection;
+    /// at most [`DIFFERENCES_MAX`].
+    pub differences: Vec<(u32, Difference)>,
+    /// The first and the last send.
+    pub sends: Option<Sends>,
+}
+
+/// The two ends of the row of sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sends {
+    /// The first one.
+    pub first: Send,
+    /// The last one.
+    pub last: Send,
+}
+
+/// One send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Send {
+    /// When it took the last byte of its message.
+    pub at: Instant,
+    /// How late that was.
+    pub lateness: Duration,
+}
+
+/// What became of connections and messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Connections that came up, those that were opened anew included.
+    pub opened: u64,
+    /// Attempts to connect that failed.
+    pub failed: u64,
+    /// Messages that were due.
+    pub scheduled: u64,
+    /// Messages whose reply is right in every byte.
+    pub verified: u64,
+    /// Messages whose reply is wrong.
+    pub mismatched: u64,
+    /// Messages lost with their connection.
+    pub errored: u64,
+    /// Messages whose reply came too late, or not in time.
+    pub timed_out: u64,
+    /// Messages without a complete reply at the end.
+    pub unanswered: u64,
+    /// Bytes of verified messages, one way.
+    pub verified_bytes: u64,
+}
+
+/// How a message ended that was not verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Its reply is wrong.
+    Mismatched,
+    /// Its connection broke.
+    Errored,
+    /// It became too old.
+    TimedOut,
+    /// The run ended.
+    Unanswered,
+}
+
+/// What can break a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ErrorKind {
+    /// Nothing listens.
+    Refused,
+    /// No connection within [`crate::load::plan::PATIENCE`], or the kernel gave the peer up.
+    TimedOut,
+    /// The server reset the connection.
+    Reset,
+    /// The server closed its side before the run did.
+    ClosedEarly,
+    /// A reply was wrong.
+    WrongReply,
+    /// Bytes came that answer nothing.
+    SurplusBytes,
+    /// The server did not close its side within [`crate::load::plan::CLOSE_PATIENCE`].
+    NotClosed,
+    /// No local port is left for this pair of addresses.
+    NoPort,
+    /// Any other error, by its errno.
+    Os(i32),
+}
+
+impl ErrorKind {
+    /// The kind of an error of a socket call.
+    pub fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => ErrorKind::Refused,
+            io::ErrorKind::TimedOut => ErrorKind::TimedOut,
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::BrokenPipe => ErrorKind::Reset,
+            io::ErrorKind::AddrNotAvailable => ErrorKind::NoPort,
+            _ => ErrorKind::Os(error.raw_os_error().unwrap_or(0)),
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ErrorKind::Refused => write!(f, "connection refused"),
+            ErrorKind::TimedOut => write!(f, "timed out"),
+            ErrorKind::Reset => write!(f, "connection reset"),
+            ErrorKind::ClosedEarly => write!(f, "closed early by the server"),
+            ErrorKind::WrongReply => write!(f, "wrong reply"),
+            ErrorKind::SurplusBytes => write!(f, "surplus bytes"),
+            ErrorKind::NotClosed => write!(f, "not closed by the server"),
+            ErrorKind::NoPort => write!(f, "no local port left"),
+            ErrorKind::Os(errno) => write!(f, "{}", io::Error::from_raw_os_error(*errno)),
+        }
+    }
+}
+
+impl Results {
+    /// A message was answered rightly, at `now`.
+    pub fn verified(&mut self, message: &Message, now: Instant) {
+        self.counts.verified += 1;
+        self.counts.verified_bytes += message.size();
+        let lateness = self.sent(message);
+        let response = now.saturating_duration_since(message.due);
+        self.response.record(response);
+        self.service.record(response.saturating_sub(lateness));
+    }
+
+    /// A message ended otherwise: its times are known to be at least what they are at `now`.
+    pub fn lost(&mut self, loss: Loss, message: &Message, now: Instant) {
+        self.count(loss);
+        self.response
+            .record_at_least(now.saturating_duration_since(message.due));
+        match message.sent {
+            Some(sent) => {
+                self.sent(message);
+                self.service
+                    .record_at_least(now.saturating_duration_since(sent));
+            }
+            None => self.never_sent(message.due, message.own(now), now),
+        }
+    }
+
+    /// A message ended that was never given to a connection. `own`: for how long it could have
+    /// been.
+    pub fn lost_waiting(&mut self, loss: Loss, due: Instant, own: Duration, now: Instant) {
+        self.count(loss);
+        self.response
+            .record_at_least(now.saturating_duration_since(due));
+        self.never_sent(due, own, now);
+    }
+
+    /// Adds what another thread measured.
+    pub fn merge(&mut self, other: &Results) {
+        self.counts.merge(&other.counts);
+        self.response.merge(&other.response);
+        self.service.merge(&other.service);
+        self.lateness.merge(&other.lateness);
+        self.blocked.merge(&other.blocked);
+        self.own.merge(&other.own);
+        self.connect.merge(&other.connect);
+        for (kind, count) in &other.errors {
+            *self.errors.entry(*kind).or_default() += count;
+        }
+        self.differences.extend(&other.differences);
+        self.differences.truncate(DIFFERENCES_MAX);
+        if let Some(theirs) = other.sends {
+            self.add_send(theirs.first);
+            self.add_send(theirs.last);
+        }
+    }
+
+    /// A connection broke, or did not come up.
+    pub fn error(&mut self, kind: ErrorKind) {
+        *self.errors.entry(kind).or_default() += 1;
+    }
+
+    /// A byte was wrong.
+    pub fn difference(&mut self, connection: u32, difference: Difference) {
+        if self.differences.len() < DIFFERENCES_MAX {
+            self.differences.push((connection, difference));
+        }
+    }
+
+    /// Counts the lateness of a message that was sent in full, and tells it.
+    fn sent(&mut self, message: &Message) -> Duration {
+        let at = message.sent.unwrap_or(message.due);
+        let lateness = at.saturating_duration_since(message.due);
+        let own = message.own(at).min(lateness);
+        self.lateness.record(lateness);
+        self.own.record(own);
+        self.blocked.record(lateness - own);
+        self.add_send(Send { at, lateness });
+        lateness
+    }
+
+    fn never_sent(&mut self, due: Instant, own: Duration, now: Instant) {
+        let age = now.saturating_duration_since(due);
+        self.lateness.record_at_least(age);
+        self.own.record_at_least(own.min(age));
+        self.blocked.record_at_least(age.saturating_sub(own));
+    }
+
+    fn add_send(&mut self, send: Send) {
+        let sends = self.sends.get_or_insert(Sends {
+            first: send,
+            last: send,
+        });
+        if send.at < sends.first.at {
+            sends.first = send;
+        }
+        if send.at >= sends.last.at {
+            sends.last = send;
+        }
+    }
+
+    fn count(&mut self, loss: Loss) {
+        let counts = &mut self.counts;
+        *match loss {
+            Loss::Mismatched => &mut counts.mismatched,
+            Loss::Errored => &mut counts.errored,
+            Loss::TimedOut => &mut counts.timed_out,
+            Loss::Unanswered => &mut counts.unanswered,
+        } += 1;
+    }
+}
+
+impl Counts {
+    /// Messages whose fate is sealed.
+    pub fn settled(&self) -> u64 {
+        self.verified + self.mismatched + self.errored + self.timed_out + self.unanswered
+    }
+
+    /// Adds those of another thread, or another part of the run.
+    pub fn merge(&mut self, other: &Counts) {
+        self.opened += other.opened;
+        self.failed += other.failed;
+        self.scheduled += other.scheduled;
+        self.verified += other.verified;
+        self.mismatched += other.mismatched;
+        self.errored += other.errored;
+        self.timed_out += other.timed_out;
+        self.unanswered += other.unanswered;
+        self.verified_bytes += other.verified_bytes;
+    }
+}

@@ -1,0 +1,347 @@
+//! When each message is due: decided before the run by rate, arrivals and seed. Pure.
+//!
+//! A constant rate is a fraction of integers, and message k is due k / rate after the start,
+//! computed from k: no rounded period, so nothing drifts. Poisson gaps are a function of the seed
+//! and k, rounded to whole nanoseconds one by one.
+//!
+//! Threads share one schedule: part i of n has the messages i, i + n, i + 2n, ... of it. So do
+//! connections with lines of their own at a constant rate, which interleaves their phases; with
+//! Poisson arrivals each line is a Poisson process of its own, and together they are one.
+
+use std::time::Duration;
+
+use crate::load::random::{Dice, Purpose};
+
+/// Messages a second, as a fraction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    messages: u64,
+    /// In so many nanoseconds.
+    nanoseconds: u64,
+}
+
+/// How the gaps between messages are spread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arrivals {
+    /// All equal.
+    #[default]
+    Constant,
+    /// Exponential, as those of many independent users: a Poisson process.
+    Poisson,
+}
+
+/// One of several parts of a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Which one, from 0.
+    pub index: u32,
+    /// How many there are, at least one.
+    pub of: u32,
+}
+
+/// The messages of one part of a schedule.
+#[derive(Clone, Copy, Debug)]
+pub struct Series {
+    rate: Rate,
+    arrivals: Arrivals,
+    gaps: Dice,
+    /// The mean gap in nanoseconds.
+    mean_gap: f64,
+    /// Of the whole schedule: the first message of this part, and how many lie between two.
+    first: u64,
+    stride: u64,
+    end: End,
+}
+
+/// Where a series ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// All due before this time after the start, in nanoseconds.
+    Before(u64),
+    /// Messages of the whole schedule below this number.
+    Number(u64),
+}
+
+/// A place in a series: its next message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// Of the whole schedule.
+    number: u64,
+    /// When it is due, in nanoseconds after the start, whether or not the series goes so far.
+    at: u64,
+}
+
+impl Rate {
+    /// Reads a decimal number of messages a second, such as `1000` or `333.3`.
+    pub fn parse(text: &str) -> Option<Rate> {
+        const SECOND: u64 = 1_000_000_000;
+        let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
+        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        if whole.is_empty() || decimals.len() > 6 || !digits(whole) || !digits(decimals) {
+            return None;
+        }
+        let messages: u64 = format!("{whole}{decimals}").parse().ok()?;
+        let nanoseconds = SECOND * 10u64.pow(decimals.len() as u32);
+        (messages > 0).then_some(Rate {
+            messages,
+            nanoseconds,
+        })
+    }
+
+    /// Messages a second.
+    pub fn per_second(self) -> f64 {
+        self.messages as f64 / self.nanoseconds as f64 * 1e9
+    }
+
+    /// The time of so many messages, in whole nanoseconds, rounded down.
+    pub fn time_of(self, messages: u64) -> u64 {
+        let time = u128::from(messages) * u128::from(self.nanoseconds) / u128::from(self.messages);
+        u64::try_from(time).unwrap_or(u64::MAX)
+    }
+
+    /// The mean gap, in nanoseconds.
+    fn mean_gap(self) -> f64 {
+        self.nanoseconds as f64 / self.messages as f64
+    }
+}
+
+impl Part {
+    /// All of it.
+    pub const WHOLE: Part = Part { index: 0, of: 1 };
+
+    /// How many of so many things fall to this part, dealt one by one.
+    pub fn share(self, things: u64) -> u64 {
+        let (index, of) = (u64::from(self.index), u64::from(self.of));
+        things / of + u64::from(index < things % of)
+    }
+}
+
+impl Series {
+    /// The messages of a part, of those that `end` leaves.
+    pub fn new(rate: Rate, arrivals: Arrivals, seed: u64, end: End, part: Part) -> Self {
+        Series {
+            rate,
+            arrivals,
+            gaps: Dice::new(seed, Purpose::Gaps, 0),
+            mean_gap: rate.mean_gap(),
+            first: part.index.into(),
+            stride: part.of.into(),
+            end,
+        }
+    }
+
+    /// The messages of a connection that has a line of its own.
+    pub fn line(rate: Rate, arrivals: Arrivals, seed: u64, end: End, line: Part) -> Self {
+        let part = Series::new(rate, arrivals, seed, end, line);
+        match arrivals {
+            Arrivals::Constant => part,
+            Arrivals::Poisson => Series {
+                gaps: Dice::new(seed, Purpose::Gaps, 1 + u64::from(line.index)),
+                mean_gap: rate.mean_gap() * f64::from(line.of),
+                first: 0,
+                stride: 1,
+                end: match end {
+                    End::Before(_) => end,
+                    End::Number(messages) => End::Number(line.share(messages)),
+                },
+                ..part
+            },
+        }
+    }
+
+    /// Before its first message.
+    pub fn start(&self) -> Cursor {
+        let mut cursor = Cursor { number: 0, at: 0 };
+        match self.arrivals {
+            Arrivals::Constant => self.forward(&mut cursor, self.first),
+            Arrivals::Poisson => {
+                cursor.at = self.gap(0);
+                self.forward(&mut cursor, self.first);
+            }
+        }
+        cursor
+    }
+
+    /// When the message at the cursor is due, after the start; `None`: the series has ended.
+    #[inline]
+    pub fn due(&self, cursor: Cursor) -> Option<Duration> {
+        let within = match self.end {
+            End::Before(end) => cursor.at < end,
+            End::Number(end) => cursor.number < end,
+        };
+        within.then(|| Duration::from_nanos(cursor.at))
+    }
+
+    /// Goes on to the next message of this part.
+    #[inline]
+    pub fn advance(&self, cursor: &mut Cursor) {
+        self.forward(cursor, self.stride);
+    }
+
+    /// Ends the series earlier: what is due at `end` or later is not due any more.
+    pub fn cut(&mut self, end: Duration) {
+        let end = u64::try_from(end.as_nanos()).unwrap_or(u64::MAX);
+        self.end = match self.end {
+            End::Before(before) => End::Before(before.min(end)),
+            End::Number(_) => End::Before(end),
+        };
+    }
+
+    fn forward(&self, cursor: &mut Cursor, messages: u64) {
+        match self.arrivals {
+            Arrivals::Constant => {
+                cursor.number += messages;
+                cursor.at = self.rate.time_of(cursor.number);
+            }
+            Arrivals::Poisson => {
+                for _ in 0..messages {
+                    cursor.number += 1;
+                    cursor.at = cursor.at.saturating_add(self.gap(cursor.number));
+                }
+            }
+        }
+    }
+
+    /// The exponential gap before a message, in nanoseconds.
+    fn gap(&self, number: u64) -> u64 {
+        (-self.gaps.unit(number).ln() * self.mean_gap).round() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rate(text: &str) -> Rate {
+        Rate::parse(text).unwrap()
+    }
+
+    fn all(series: &Series) -> Vec<u64> {
+        let mut cursor = series.start();
+        let mut dues = Vec::new();
+        while let Some(due) = series.due(cursor) {
+            dues.push(due.as_nanos() as u64);
+            series.advance(&mut cursor);
+        }
+        dues
+    }
+
+    #[test]
+    fn a_rate_is_a_decimal_number_above_zero() {
+        assert_eq!(rate("333.3").per_second(), 333.3);
+        assert_eq!(rate("7").per_second(), 7.0);
+        assert_eq!(rate("0.001").per_second(), 0.001);
+        for bad in [
+            "",
+            "0",
+            "0.0",
+            "-1",
+            "1e3",
+            ".5",
+            "1.2345678",
+            "x",
+            "1.x",
+            "+1",
+        ] {
+            assert_eq!(Rate::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn in_a_time_there_are_rate_times_time_messages_to_within_one() {
+        for text in ["1", "7", "333.3", "1001", "10000", "50000"] {
+            for seconds in [1u64, 3, 10] {
+                let end = End::Before(seconds * 1_000_000_000);
+                let series = Series::new(rate(text), Arrivals::Constant, 1, end, Part::WHOLE);
+                let expected = rate(text).per_second() * seconds as f64;
+                let count = all(&series).len() as f64;
+                assert!((count - expected).abs() < 1.0 + 1e-6, "{text}: {count}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn message_k_is_due_within_a_nanosecond_of_k_over_rate(
+            whole in 1u64..10_000_000, decimals in 0u64..1000, k in 0u64..1_000_000_000,
+        ) {
+            let rate = rate(&format!("{whole}.{decimals:03}"));
+            let end = End::Number(u64::MAX);
+            let series = Series::new(rate, Arrivals::Constant, 1, end, Part::WHOLE);
+            let mut cursor = series.start();
+            series.forward(&mut cursor, k);
+            let at = u128::from(cursor.at);
+            // at <= k / rate < at + 1, in integers: k * 1e12 / (messages a thousand seconds).
+            let per_thousand_seconds = u128::from(whole * 1000 + decimals);
+            let exact = u128::from(k) * 1_000_000_000_000;
+            prop_assert!(at * per_thousand_seconds <= exact);
+            prop_assert!(exact < (at + 1) * per_thousand_seconds);
+        }
+
+        #[test]
+        fn the_parts_are_the_whole_without_overlap(
+            seed: u64, parts in 1u32..9, poisson: bool, tenths in 1u64..100_000,
+        ) {
+            let arrivals = if poisson { Arrivals::Poisson } else { Arrivals::Constant };
+            let rate = rate(&format!("{}.{}", tenths / 10, tenths % 10));
+            let end = End::Number(300);
+            let whole = all(&Series::new(rate, arrivals, seed, end, Part::WHOLE));
+            for index in 0..parts {
+                let part = Part { index, of: parts };
+                let series = Series::new(rate, arrivals, seed, end, part);
+                let expected = whole.iter().skip(index as usize).step_by(parts as usize);
+                prop_assert_eq!(all(&series), expected.copied().collect::<Vec<_>>());
+            }
+            prop_assert_eq!(whole.len(), 300);
+        }
+    }
+
+    #[test]
+    fn poisson_gaps_pass_a_kolmogorov_smirnov_test_at_1e5_arrivals() {
+        for seed in 1..=5 {
+            let end = End::Number(100_000);
+            let series = Series::new(rate("10000"), Arrivals::Poisson, seed, end, Part::WHOLE);
+            let dues = all(&series);
+            let before = std::iter::once(0).chain(dues.iter().copied());
+            let mut gaps: Vec<f64> = before
+                .zip(&dues)
+                .map(|(before, due)| (due - before) as f64 / 100_000.0)
+                .collect();
+            gaps.sort_by(f64::total_cmp);
+            let count = gaps.len() as f64;
+            let distance = gaps
+                .iter()
+                .zip(1..)
+                .map(|(gap, rank)| ((1.0 - (-gap).exp()) - f64::from(rank) / count).abs())
+                .fold(0.0, f64::max);
+            // The critical value at a significance of 1e-4 is 2.23 / sqrt(n).
+            assert!(distance < 2.23 / count.sqrt(), "seed {seed}: {distance}");
+        }
+    }
+
+    #[test]
+    fn poisson_counts_of_seconds_scatter_as_their_mean() {
+        let end = End::Before(1_000_000_000_000);
+        let series = Series::new(rate("100"), Arrivals::Poisson, 3, end, Part::WHOLE);
+        let mut seconds = vec![0.0f64; 1000];
+        for due in all(&series) {
+            seconds[(due / 1_000_000_000) as usize] += 1.0;
+        }
+        let mean = seconds.iter().sum::<f64>() / 1000.0;
+        let variance = seconds.iter().map(|n| (n - mean).powi(2)).sum::<f64>() / 999.0;
+        assert!((mean - 100.0).abs() < 2.0, "{mean}");
+        assert!((variance / mean - 1.0).abs() < 0.25, "{variance}");
+    }
+
+    #[test]
+    fn a_series_that_is_cut_ends_there() {
+        let end = End::Number(1000);
+        let mut series = Series::new(rate("1000"), Arrivals::Constant, 1, end, Part::WHOLE);
+        series.cut(Duration::from_millis(10));
+        assert_eq!(all(&series).len(), 10);
+        series.cut(Duration::from_secs(5));
+        assert_eq!(all(&series).len(), 10);
+    }
+}

@@ -1,0 +1,331 @@
+//! What a run is worth: whether its numbers are those of the server, or whose they are. Pure: from
+//! what was measured to one word, the sentences that show it, and advice.
+//!
+//! When several hold, the first of these counts: failed, client-bound, network-bound, server-bound.
+//! A run that its own client limited says nothing of the server, so that comes before the blame of
+//! anybody else. A closed loop asks for no rate, so it can only be valid or failed, and the busier
+//! side is named.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::load::assertion::Assertion;
+use crate::load::evidence::share;
+use crate::load::latency::{Estimate, Latency};
+use crate::load::results::Counts;
+use crate::load::summary::Summary;
+use crate::units::short;
+
+/// What a run is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The numbers are those of the server.
+    Valid,
+    /// The generator was late: the numbers are its own.
+    ClientBound,
+    /// The network lost or delayed what was sent.
+    NetworkBound,
+    /// The server did not keep up.
+    ServerBound,
+    /// Messages were lost, wrong or not answered.
+    Failed,
+}
+
+/// A verdict, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Findings {
+    /// The word.
+    pub verdict: Verdict,
+    /// The sentences, those that decided first.
+    pub evidence: Vec<String>,
+    /// What to do about it; empty when nothing is to be done.
+    pub advice: Vec<String>,
+}
+
+/// The result and what is to be thought of it.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// The result.
+    pub summary: Summary,
+    /// What it is worth, and why.
+    pub findings: Findings,
+    /// What was demanded of it, and whether that holds.
+    pub assertions: Vec<Assertion>,
+    /// Verdicts that are taken for good.
+    pub allowed: Vec<Verdict>,
+}
+
+impl Judged {
+    /// Whether the run can be trusted, or was allowed what it is, and everything demanded holds.
+    pub fn is_good(&self) -> bool {
+        let verdict = self.findings.verdict;
+        let allowed = verdict == Verdict::Valid || self.allowed.contains(&verdict);
+        allowed
+            && self.summary.unlogged.is_none()
+            && self.assertions.iter().all(|assertion| assertion.holds)
+    }
+}
+
+/// A generator that sends this late makes its lateness a part of the result that can be seen: it
+/// is twenty times what an idle machine needs to wake up.
+const LATE: Duration = Duration::from_millis(1);
+
+/// The part of its time for which a thread may have waited for a CPU.
+const STARVED: f64 = 0.10;
+
+/// The part of its time beyond which a thread has none left for what comes next.
+const SATURATED: f64 = 0.90;
+
+/// The share of segments that may be lost or late before a 99.9th percentile shows it.
+const DISTURBED: f64 = 0.001;
+
+/// The part of the time with data in flight in which a buffer or window may be the limit.
+const LIMITED: f64 = 0.10;
+
+/// An acknowledgment may be held back for 40 ms (TCP_DELACK_MIN); a round trip that grew beyond
+/// that was held up on its way.
+const GROWN: Duration = Duration::from_millis(50);
+
+/// A silence so long is not a pause between replies.
+const SILENT: Duration = Duration::from_millis(100);
+
+/// The share of the scheduled rate below which it was not reached.
+const REACHED: f64 = 0.999;
+
+impl Verdict {
+    /// Its name, as it is printed and as `--allow` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Valid => "valid",
+            Verdict::ClientBound => "client-bound",
+            Verdict::NetworkBound => "network-bound",
+            Verdict::ServerBound => "server-bound",
+            Verdict::Failed => "failed",
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Findings {
+    fn new(verdict: Verdict, evidence: Vec<String>, advice: &[&str]) -> Findings {
+        Findings {
+            verdict,
+            evidence,
+            advice: advice.iter().map(|advice| advice.to_string()).collect(),
+        }
+    }
+}
+
+/// Judges a run.
+pub fn judge(summary: &Summary) -> Findings {
+    let open = summary.asked_rate().is_some();
+    let mut findings = match failures(summary) {
+        evidence if !evidence.is_empty() => Findings::new(Verdict::Failed, evidence, &[]),
+        _ if open => judge_open(summary),
+        _ => Findings::new(Verdict::Valid, vec![busier(summary)], &[]),
+    };
+    if open && findings.verdict == Verdict::Failed {
+        // What else was seen may be why.
+        let bound = judge_open(summary);
+        findings.advice.extend(bound.advice);
+        findings.evidence.extend(bound.evidence);
+    }
+    findings.evidence.extend(asides(summary));
+    findings
+}
+
+fn judge_open(summary: &Summary) -> Findings {
+    let client = client_limits(summary);
+    if !client.is_empty() {
+        let advice = [
+            "give the generator a CPU of its own, more --threads, a lower --rate, or another \
+             machine",
+        ];
+        return Findings::new(Verdict::ClientBound, client, &advice);
+    }
+    let network = network_limits(summary);
+    if !network.is_empty() {
+        let advice = ["look at the links between the two machines, and at their queues"];
+        return Findings::new(Verdict::NetworkBound, network, &advice);
+    }
+    let server = server_limits(summary);
+    if !server.is_empty() {
+        let advice = ["ask for a lower --rate, or look at what holds the server up"];
+        return Findings::new(Verdict::ServerBound, server, &advice);
+    }
+    let kept = "every message went out in time, and every reply was right";
+    Findings::new(Verdict::Valid, vec![kept.to_string()], &[])
+}
+
+/// What was not answered, or wrongly, or never came up.
+fn failures(summary: &Summary) -> Vec<String> {
+    let results = &summary.results;
+    let mut counts = results.counts;
+    counts.merge(&summary.warmup.counts);
+    let Counts {
+        mismatched,
+        errored,
+        timed_out,
+        unanswered,
+        failed,
+        scheduled,
+        ..
+    } = counts;
+    let mut said = Vec::new();
+    let mut say = |count: u64, what: &str| {
+        if count > 0 {
+            said.push(format!("{count} {what}"));
+        }
+    };
+    say(mismatched, "messages were answered wrongly");
+    say(errored, "messages were lost with their connections");
+    say(timed_out, "messages timed out");
+    say(unanswered, "messages were not answered by the end");
+    say(failed, "attempts to connect failed");
+    say(summary.not_opened().into(), "connections were never up");
+    let broken: u64 = results.errors.values().sum();
+    say(broken.saturating_sub(failed), "connections broke");
+    if scheduled == 0 {
+        said.push("no message was due".to_string());
+    }
+    said
+}
+
+/// What shows that the generator did not keep its own time.
+fn client_limits(summary: &Summary) -> Vec<String> {
+    let mut said = Vec::new();
+    let (machine, network) = (&summary.evidence.machine, &summary.evidence.network);
+    if let Some(late) = p99(&summary.results.own).filter(|late| late.bound.value > LATE) {
+        said.push(format!(
+            "the generator sent late by its own doing: p99 {}",
+            short(late.bound.value)
+        ));
+    }
+    if machine.starved() > STARVED {
+        said.push(format!(
+            "the generator waited for a CPU for {:.0} % of its time",
+            machine.starved() * 100.0
+        ));
+    }
+    // A generator that spins is always busy; only one that sleeps shows by that what is left.
+    if machine.busy() > SATURATED && !summary.plan.spin {
+        said.push(format!(
+            "the generator was busy for {:.0} % of its time",
+            machine.busy() * 100.0
+        ));
+    }
+    let limited = share(network.buffer_limited, network.busy);
+    if limited > LIMITED && blocked(summary).is_some() {
+        said.push(format!(
+            "its send buffers were full for {:.0} % of the time with data in flight \
+             (--send-buffer)",
+            limited * 100.0
+        ));
+    }
+    said
+}
+
+/// What shows that segments were lost, or held up on their way.
+fn network_limits(summary: &Summary) -> Vec<String> {
+    let mut said = Vec::new();
+    let network = &summary.evidence.network;
+    if network.disturbed() > DISTURBED {
+        said.push(format!(
+            "{} of {} segments were sent again, and {} came out of order",
+            network.resent, network.segments, network.out_of_order
+        ));
+    }
+    let median = |latency: &Latency| latency.distribution()?.percentile(50.0);
+    if let Some(growth) = median(&network.growth).map(|growth| growth.bound.value)
+        && let Some(service) = median(&summary.results.service).map(|service| service.bound.value)
+        && growth > GROWN
+        && growth > service / 2
+    {
+        said.push(format!(
+            "the round-trip time of TCP stood {} above its smallest value",
+            short(growth)
+        ));
+    }
+    said
+}
+
+/// What shows that the server did not keep up.
+fn server_limits(summary: &Summary) -> Vec<String> {
+    let mut said = Vec::new();
+    let (evidence, network) = (&summary.evidence, &summary.evidence.network);
+    if let Some(blocked) = blocked(summary) {
+        said.push(format!(
+            "messages found no free connection: blocked p99 {}{}",
+            if blocked.bound.at_least { ">= " } else { "" },
+            short(blocked.bound.value)
+        ));
+    }
+    if let Some(reached) = summary.rate_share().filter(|reached| *reached < REACHED) {
+        said.push(format!(
+            "the rate was not reached: {:.3} % of what was scheduled",
+            reached * 100.0
+        ));
+    }
+    let limited = share(network.window_limited, network.busy);
+    if limited > LIMITED {
+        said.push(format!(
+            "the server's receive window was closed for {:.0} % of the time with data in flight",
+            limited * 100.0
+        ));
+    }
+    if evidence.silence > SILENT {
+        said.push(format!(
+            "no reply came for {} while messages were outstanding",
+            short(evidence.silence)
+        ));
+    }
+    said
+}
+
+/// Lateness for want of a connection that can be seen in the result.
+fn blocked(summary: &Summary) -> Option<Estimate> {
+    p99(&summary.results.blocked).filter(|blocked| blocked.bound.value > LATE)
+}
+
+/// The 99th percentile, or of too few samples for that the longest.
+fn p99(latency: &Latency) -> Option<Estimate> {
+    let distribution = latency.distribution()?;
+    Some(distribution.percentile(99.0).unwrap_or(Estimate {
+        bound: distribution.longest(),
+        interval: (Duration::ZERO, None),
+    }))
+}
+
+/// In a closed loop: which side had less time left.
+fn busier(summary: &Summary) -> String {
+    let busy = summary.evidence.machine.busy() * 100.0;
+    if busy > 90.0 {
+        format!("the generator was busy for {busy:.0} % of its time: it set the pace")
+    } else {
+        format!("the generator was busy for {busy:.0} % of its time: the server set the pace")
+    }
+}
+
+/// What decides nothing, and should be known.
+fn asides(summary: &Summary) -> Vec<String> {
+    let mut said = Vec::new();
+    let evidence = &summary.evidence;
+    if evidence.machine.stolen > Duration::ZERO {
+        said.push(format!(
+            "the host took {} of CPU time from this machine",
+            short(evidence.machine.stolen)
+        ));
+    }
+    if evidence.network.syns_resent > 0 {
+        said.push(format!(
+            "{} SYNs were sent again: they were lost, or the server's queue was full",
+            evidence.network.syns_resent
+        ));
+    }
+    said
+}

@@ -1,0 +1,63 @@
+//! What the engine needs of the world: a clock, connections, timers. Pure: the kernel implements
+//! it, and so does the simulated network of the tests.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use crate::load::evidence::Path;
+use crate::reactor::slots::Token;
+use crate::stream::Stream;
+
+/// The world of one thread.
+pub trait World {
+    /// Its connections.
+    type Socket: Socket;
+
+    /// The time, read anew. It never goes back.
+    fn now(&self) -> Instant;
+
+    /// Begins to connect. Whether it came about is told by [`Socket::is_up`] after an event.
+    fn connect(&mut self, target: SocketAddr, source: Option<IpAddr>) -> io::Result<Self::Socket>;
+
+    /// Events of this connection come with this token from now on.
+    fn watch(&mut self, socket: &mut Self::Socket, token: Token) -> io::Result<()>;
+
+    /// The timer comes back when `deadline` has passed; it cannot be taken back.
+    fn set_timer(&mut self, deadline: Instant, timer: Timer);
+}
+
+/// A connection; dropping it closes it.
+pub trait Socket: Stream {
+    /// Whether the connection is up; an error when it cannot come up any more.
+    fn is_up(&self) -> io::Result<bool>;
+
+    /// Makes closing it a reset: SO_LINGER with a time of 0, socket(7).
+    fn reset_on_close(&mut self) -> io::Result<()>;
+
+    /// What the kernel knows of its way through the network.
+    fn path(&self) -> io::Result<Path>;
+}
+
+/// What a time is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timer {
+    /// Another connection is due.
+    Dial,
+    /// A message of this connection is due in a closed loop.
+    Think(Token, Instant),
+    /// Look whether all threads are ready.
+    Ready,
+    /// A line is to be opened anew.
+    Reopen(usize),
+    /// Look over all connections for what has become too old.
+    Look,
+    /// Tell how it goes.
+    Interval,
+    /// The time for sending is over.
+    RunEnd,
+    /// The time for what is outstanding is over.
+    DrainEnd,
+    /// The time for closing is over.
+    CloseEnd,
+}
