@@ -34,15 +34,22 @@ pub struct Interval {
     pub to: Duration,
     /// Connections that are up.
     pub up: u32,
-    /// Messages that were due since the start, and what became of them; at any time
-    /// due = verified + mismatched + errored + timed out + unanswered + outstanding.
+    /// What became of the messages that were due since the start.
+    pub identity: Identity,
+    /// Responses that were completed in this stretch.
+    pub response: Latency,
+}
+
+/// Nothing vanishes: at any time
+/// due = verified + mismatched + errored + timed out + unanswered + outstanding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Messages that were due so far.
     pub due: u64,
     /// What became of them.
     pub counts: Counts,
-    /// Those among them that wait for their connection or their reply.
+    /// Those among them that wait for a connection or for their reply.
     pub outstanding: u64,
-    /// Responses that were completed in this stretch.
-    pub response: Latency,
 }
 
 /// A part of a run.
@@ -149,9 +156,9 @@ impl Interval {
     pub fn merge(&mut self, other: &Interval) {
         self.to = self.to.max(other.to);
         self.up += other.up;
-        self.due += other.due;
-        self.counts.merge(&other.counts);
-        self.outstanding += other.outstanding;
+        self.identity.due += other.identity.due;
+        self.identity.counts.merge(&other.identity.counts);
+        self.identity.outstanding += other.identity.outstanding;
         self.response.merge(&other.response);
     }
 }

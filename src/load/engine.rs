@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-use crate::load::books::{Books, Interval, Tag};
+use crate::load::books::{Books, Identity, Interval, Tag};
 use crate::load::connection::{Connection, Fault};
 use crate::load::dial::{Dial, Dialer};
 use crate::load::evidence::Evidence;
@@ -365,10 +365,9 @@ impl<S: Socket> Engine<S> {
         (self.up, self.books.counts().verified)
     }
 
-    /// How it stands at `now`: the identity of messages, on its right side counted from the
-    /// connections themselves.
-    pub fn interval(&mut self, now: Instant) -> Interval {
-        let start = self.start.unwrap_or(now);
+    /// How it stands at `now`: what is due in the arithmetic of the schedule, and what is
+    /// outstanding as counted from the connections themselves.
+    pub fn identity(&mut self, now: Instant) -> Identity {
         let counts = self.books.counts();
         let waiting = self.pacer.as_mut().map_or(0, |pacer| pacer.waiting(now));
         let taken = self.pacer.as_ref().map_or(counts.scheduled, Pacer::taken);
@@ -377,6 +376,16 @@ impl<S: Socket> Engine<S> {
             messages.filter(|message| !message.timed_out).count() as u64
         };
         let in_flight: u64 = self.peers.iter().map(unsettled).sum();
+        Identity {
+            due: taken + waiting,
+            counts,
+            outstanding: in_flight + waiting,
+        }
+    }
+
+    /// The interval that ends now.
+    fn interval(&mut self, now: Instant) -> Interval {
+        let start = self.start.unwrap_or(now);
         let (from, to) = (self.told_until, now.max(self.told_until));
         Interval {
             tag: match self.stage {
@@ -387,9 +396,7 @@ impl<S: Socket> Engine<S> {
             from: from.saturating_duration_since(start),
             to: to.saturating_duration_since(start),
             up: self.up,
-            due: taken + waiting,
-            counts,
-            outstanding: in_flight + waiting,
+            identity: self.identity(now),
             response: self.books.take_recent(),
         }
     }

@@ -186,20 +186,20 @@ pub fn interval(stretch: &Stretch) -> String {
         timed_out,
         unanswered,
         ..
-    } = stretch.counts;
+    } = stretch.identity.counts;
     line(&Interval {
         schema: "upcase.interval/1",
         tag: stretch.tag.name(),
         from_s: stretch.from.as_secs_f64(),
         to_s: stretch.to.as_secs_f64(),
         connections: stretch.up,
-        due: stretch.due,
+        due: stretch.identity.due,
         verified,
         mismatched,
         errored,
         timed_out,
         unanswered,
-        outstanding: stretch.outstanding,
+        outstanding: stretch.identity.outstanding,
         response_us: percentiles(&stretch.response),
     })
 }

@@ -41,17 +41,17 @@ pub fn interval(interval: &Interval) -> String {
         timed_out,
         unanswered,
         ..
-    } = interval.counts;
+    } = interval.identity.counts;
     let lost = mismatched + errored + timed_out + unanswered;
     format!(
         "{} {:.2} to {:.2} s: {} due = {} verified + {} lost + {} outstanding, {} up; response {}",
         interval.tag.name(),
         interval.from.as_secs_f64(),
         interval.to.as_secs_f64(),
-        grouped(interval.due),
+        grouped(interval.identity.due),
         grouped(verified),
         grouped(lost),
-        grouped(interval.outstanding),
+        grouped(interval.identity.outstanding),
         grouped(interval.up.into()),
         brief(&interval.response),
     )
