@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::craft::{ACK, Crafted, FIN, PSH, SYN, craft};
+use common::craft::{ACK, PSH, Talk};
 use common::upcase;
 use serde_json::Value;
 use upcase::capture::document::{Document, Format};
@@ -23,45 +23,23 @@ const SERVER: u32 = 5000;
 /// A packet and when it comes, in milliseconds.
 type Packets = Vec<(u64, Vec<u8>)>;
 
-fn put(packets: &mut Packets, from_client: bool, flags: u8, (seq, ack): (u32, u32), length: usize) {
-    let segment = Crafted {
-        from_client,
-        flags,
-        seq,
-        ack,
-        window: 1000,
-        length,
-    };
-    packets.push((packets.len() as u64, craft(PORT, segment)));
+/// A packet every millisecond.
+fn timed(talk: Talk) -> Packets {
+    (0..).zip(talk.packets).collect()
 }
 
 /// Handshake (1 to 3), a message of ten bytes, its acknowledgment, reply and acknowledgment (4 to
 /// 7), another message the same way (8 to 11), FIN, FIN, acknowledgment (12 to 14).
 fn ordinary(client: u32, server: u32) -> Packets {
-    let (c, s) = (client.wrapping_add(1), server.wrapping_add(1));
-    let after = |base: u32, bytes: u32| base.wrapping_add(bytes);
-    let mut packets = Packets::new();
-    put(&mut packets, true, SYN, (client, 0), 0);
-    put(&mut packets, false, SYN | ACK, (server, c), 0);
-    put(&mut packets, true, ACK, (c, s), 0);
-    for message in [0, 10] {
-        let (from, back) = (after(c, message), after(s, message));
-        put(&mut packets, true, PSH | ACK, (from, back), 10);
-        put(&mut packets, false, ACK, (back, after(from, 10)), 0);
-        put(&mut packets, false, PSH | ACK, (back, after(from, 10)), 10);
-        put(
-            &mut packets,
-            true,
-            ACK,
-            (after(from, 10), after(back, 10)),
-            0,
-        );
+    let mut talk = Talk::open(PORT, client, server);
+    for _ in 0..2 {
+        talk.say(true, PSH | ACK, 10);
+        talk.say(false, ACK, 0);
+        talk.say(false, PSH | ACK, 10);
+        talk.say(true, ACK, 0);
     }
-    let (c, s) = (after(c, 20), after(s, 20));
-    put(&mut packets, true, FIN | ACK, (c, s), 0);
-    put(&mut packets, false, FIN | ACK, (s, after(c, 1)), 0);
-    put(&mut packets, true, ACK, (after(c, 1), after(s, 1)), 0);
-    packets
+    talk.close();
+    timed(talk)
 }
 
 /// What is told of packets: every object, the verdict last.
@@ -260,17 +238,15 @@ fn the_delay_of_a_reply_is_told_once_for_each_message() {
     assert_eq!(told["reply_delay_us"]["count"], 2);
 
     // A message in three segments, whose reply begins after the second: it has no delay.
-    let mut packets = ordinary(CLIENT, SERVER);
-    packets.truncate(3);
-    let (c, s) = (CLIENT + 1, SERVER + 1);
-    put(&mut packets, true, ACK, (c, s), 100);
-    put(&mut packets, true, ACK, (c + 100, s), 100);
-    put(&mut packets, false, ACK, (s, c + 200), 200);
-    put(&mut packets, true, PSH | ACK, (c + 200, s + 200), 100);
-    put(&mut packets, false, PSH | ACK, (s + 200, c + 300), 100);
-    put(&mut packets, true, PSH | ACK, (c + 300, s + 300), 10);
-    put(&mut packets, false, PSH | ACK, (s + 300, c + 310), 10);
-    let told = verdict(&packets);
+    let mut talk = Talk::open(PORT, CLIENT, SERVER);
+    talk.say(true, ACK, 100);
+    talk.say(true, ACK, 100);
+    talk.say(false, ACK, 200);
+    talk.say(true, PSH | ACK, 100);
+    talk.say(false, PSH | ACK, 100);
+    talk.say(true, PSH | ACK, 10);
+    talk.say(false, PSH | ACK, 10);
+    let told = verdict(&timed(talk));
     assert_eq!(told["reply_delay_us"]["count"], 1, "{told:#}");
 }
 
