@@ -123,7 +123,7 @@ impl Document {
                 write!(out, "{plain}\n       ")?;
                 let tint = match seen.from {
                     _ if !color => "",
-                    _ if seen.difference.is_some() => "\x1b[1;31m",
+                    _ if seen.difference.or(seen.altered).is_some() => "\x1b[1;31m",
                     Role::Client => "\x1b[36m",
                     Role::Server => "\x1b[32m",
                 };

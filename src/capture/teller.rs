@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::capture::document::{CaptureFault, Delay, Document, Verdict};
 use crate::capture::file::Frame;
 use crate::capture::flow::{Packet, Timing};
-use crate::capture::flows::Flows;
+use crate::capture::flows::{BYTES_MAX, Flows};
 use crate::capture::segment::{Unread, parse};
 use crate::load::latency::Latency;
 
@@ -50,7 +50,7 @@ impl<W: Write> Teller<W> {
             document,
             brief,
             port,
-            flows: Flows::new(port),
+            flows: Flows::new(port, BYTES_MAX),
             verdict: Verdict::default(),
             delays: Delays::default(),
             timings: Vec::new(),

@@ -247,16 +247,20 @@ fn carries(
 }
 
 fn wrong(out: &mut String, seen: &Observation) -> fmt::Result {
-    let Some(wrong) = seen.difference else {
-        return Ok(());
-    };
-    write!(
-        out,
-        "; WRONG at offset {}: '{}', not '{}'",
-        wrong.offset,
-        wrong.found.escape_ascii(),
-        wrong.expected.escape_ascii()
-    )
+    let told = [("WRONG", seen.difference), ("OTHER CONTENT", seen.altered)];
+    for (word, difference) in told {
+        let Some(difference) = difference else {
+            continue;
+        };
+        write!(
+            out,
+            "; {word} at offset {}: '{}', not '{}'",
+            difference.offset,
+            difference.found.escape_ascii(),
+            difference.expected.escape_ascii()
+        )?;
+    }
+    Ok(())
 }
 
 fn acknowledges(
