@@ -31,7 +31,7 @@
 //! 2  capture/analysis*   capture/file
 //! 1  reactor/alarm   reactor/signals   reactor/slots*   reactor/timers*   stream*
 //! 0  server/limits*   server/stats*   load/payload*   load/dial*   load/latency*
-//! 0  capture/segment*   capture/stream*   report/units*   process   logging
+//! 0  capture/segment*   capture/stream*   capture/text*   report/units*   process   logging
 //! ```
 //!
 //! # The boundaries

@@ -58,6 +58,9 @@ pub struct Packet {
     pub time: Duration,
 }
 
+/// The number of a flow in its capture, from 1, in the order of their first segments.
+pub type FlowNumber = u64;
+
 /// What a segment does in its conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meaning {
@@ -385,11 +388,6 @@ impl Flow {
             segments: 0,
             last_time: Duration::ZERO,
         }
-    }
-
-    /// The address of an end.
-    pub fn address(&self, role: Role) -> SocketAddr {
-        self.side(role).address
     }
 
     /// The address of an end as it is written.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use slab::Slab;
 
 use crate::capture::analysis::Analysis;
-use crate::capture::flow::{Flow, Observation, Packet, Timing};
+use crate::capture::flow::{Flow, FlowNumber, Observation, Packet, Timing};
 use crate::capture::segment::Segment;
 
 /// Connections that are followed at once. Each takes one to two KiB, and the bytes that it keeps.
@@ -29,9 +29,6 @@ pub const BYTES_MAX: usize = 256 << 20;
 /// lost is asked for again within the retransmission timeout, which begins at one second or less
 /// (RFC 6298).
 const STRAGGLERS: Duration = Duration::from_secs(3);
-
-/// The number of a flow in its capture, from 1, in the order of their first segments.
-pub type FlowNumber = u64;
 
 /// A flow that is over, to be told.
 #[derive(Debug)]
