@@ -440,14 +440,18 @@ fn verdict_json(verdict: &Verdict) -> Value {
 
 /// Hours, minutes and seconds of the day, in UTC: `07:23:10.534722`.
 fn time_of_day(out: &mut String, time: Duration) {
-    let seconds = time.as_secs() % 86_400;
-    for (value, end) in [
-        (seconds / 3600, ':'),
-        (seconds / 60 % 60, ':'),
-        (seconds % 60, '.'),
+    let mut text = *b"00:00:00.000000";
+    let seconds = (time.as_secs() % 86_400) as u32;
+    for (mut value, places) in [
+        (seconds / 3600, 0..2),
+        (seconds / 60 % 60, 3..5),
+        (seconds % 60, 6..8),
+        (time.subsec_micros(), 9..15),
     ] {
-        padded(out, value, '0', 2);
-        out.push(end);
+        for place in places.rev() {
+            text[place] += (value % 10) as u8;
+            value /= 10;
+        }
     }
-    padded(out, time.subsec_micros().into(), '0', 6);
+    out.push_str(std::str::from_utf8(&text).unwrap_or_default());
 }

@@ -103,10 +103,12 @@ impl Flags {
 
     /// Their names, in the order of their bits.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        let names = Flags::NAMES.iter().enumerate();
-        names
-            .filter(move |(bit, _)| self.0 & 1 << bit != 0)
-            .map(|(_, name)| *name)
+        let mut bits = self.0;
+        std::iter::from_fn(move || {
+            let name = Flags::NAMES.get(bits.trailing_zeros() as usize);
+            bits &= bits.wrapping_sub(1);
+            name.copied()
+        })
     }
 
     /// These and those.
