@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use slab::Slab;
 
 use crate::capture::analysis::Analysis;
@@ -47,7 +48,8 @@ pub struct Flows {
     bytes: usize,
     bytes_max: usize,
     flows: Slab<Followed>,
-    places: HashMap<Ends, usize>,
+    /// By a hash that is fast, and seeded: who is captured chooses the ports, and sees no hashes.
+    places: HashMap<Ends, usize, RandomState>,
     /// Flows that have ended, and when; some are gone already.
     ended: VecDeque<(Duration, Place)>,
     /// All flows in the order of their beginning; some are gone already.
@@ -82,7 +84,7 @@ impl Flows {
             bytes: 0,
             bytes_max,
             flows: Slab::new(),
-            places: HashMap::new(),
+            places: HashMap::default(),
             ended: VecDeque::new(),
             begun: VecDeque::new(),
             finished: Vec::new(),
