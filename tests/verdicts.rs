@@ -401,6 +401,27 @@ fn each_packet_that_is_missing_is_noticed() {
 }
 
 #[test]
+fn what_the_handshake_lacks_is_told_with_the_first_packet_of_its_flow() {
+    let before = Talk::open(PORT + 1, CLIENT, SERVER).packets.remove(0);
+    for (missing, text) in [
+        (0..1, "the capture has no SYN: it begins in the middle"),
+        (1..2, "the server's SYN,ACK is missing"),
+        (2..14, "the handshake was not completed"),
+    ] {
+        let mut packets = ordinary(CLIENT, SERVER);
+        packets.drain(missing);
+        packets.insert(0, (0, before.clone()));
+        let told = tell(&packets, 0);
+        let flow = told.iter().rfind(|value| value["kind"] == "flow").unwrap();
+        let first = &flow["findings"][0];
+        assert_eq!(
+            (&first["text"], &first["packet"]),
+            (&text.into(), &2.into())
+        );
+    }
+}
+
+#[test]
 fn what_the_kernel_dropped_is_not_blamed_on_tcp() {
     let mut packets = ordinary(CLIENT, SERVER);
     packets.remove(5);

@@ -123,7 +123,8 @@ pub struct Observation {
 /// Something that was not well, and the packet that shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// The number of the packet; `None` when it is something that never came.
+    /// The number of the packet; `None` when no single one shows it. What the handshake lacks is
+    /// told with the first packet of the flow.
     pub packet: Option<u64>,
     /// What it is.
     pub fault: Fault,
@@ -279,6 +280,7 @@ pub struct Flow {
     first_closer: Option<Role>,
     reset: bool,
     segments: u64,
+    first_packet: Option<u64>,
     last_time: Duration,
 }
 
@@ -386,6 +388,7 @@ impl Flow {
             first_closer: None,
             reset: false,
             segments: 0,
+            first_packet: None,
             last_time: Duration::ZERO,
         }
     }
@@ -475,6 +478,7 @@ impl Flow {
     ) -> Observation {
         let from = self.role_of(segment);
         self.segments += 1;
+        self.first_packet.get_or_insert(packet.number);
         self.last_time = packet.time;
         self.side_mut(from).last_packet = Some(packet.number);
         let (closer_before, had_ended) = (self.first_closer, self.has_ended());
@@ -566,10 +570,10 @@ impl Flow {
         let mut findings = Vec::new();
         let mut add = |packet, fault| findings.push(Finding { packet, fault });
         match (&self.client.syn, &self.server.syn, self.handshake) {
-            (None, _, _) => add(None, Fault::NoSyn),
-            (_, None, _) => add(None, Fault::NoSynAck),
+            (None, _, _) => add(self.first_packet, Fault::NoSyn),
+            (_, None, _) => add(self.first_packet, Fault::NoSynAck),
             (_, _, Handshake::Complete) => {}
-            _ => add(None, Fault::NoHandshakeAck),
+            _ => add(self.first_packet, Fault::NoHandshakeAck),
         }
         findings.extend(self.findings.iter().copied());
         let mut add = |packet, fault| findings.push(Finding { packet, fault });
