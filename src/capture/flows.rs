@@ -15,7 +15,7 @@ use crate::capture::analysis::Analysis;
 use crate::capture::flow::{Flow, FlowNumber, Observation, Packet, Timing};
 use crate::capture::segment::Segment;
 
-/// Connections that are followed at once. Each takes one to two KiB, and the bytes that it keeps.
+/// Connections that are followed at once. Each takes two to three KiB, and the bytes that it keeps.
 const FLOWS_MAX: usize = 32 * 1024;
 
 /// Bytes that one connection may keep, for earlier ones, for the other direction or for an
