@@ -34,7 +34,7 @@
 //! 1  reactor/alarm   reactor/signals   reactor/slots*   reactor/timers*   stream*
 //! 1  load/evidence*   load/schedule*
 //! 0  server/limits*   server/stats*   load/random*   load/sizes*   load/latency*
-//! 0  capture/segment*   capture/stream*   units*   process   logging
+//! 0  capture/segment*   capture/stream*   capture/text*   units*   process   logging
 //! ```
 //!
 //! # The boundaries

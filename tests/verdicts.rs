@@ -7,12 +7,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::craft::{ACK, Crafted, FIN, PSH, SYN, craft};
+use common::craft::{ACK, PSH, Talk};
 use common::upcase;
 use serde_json::Value;
 use upcase::capture::document::{Document, Format};
 use upcase::capture::file::Frame;
-use upcase::capture::segment::Link;
+use upcase::capture::flow::{Fault, Packet};
+use upcase::capture::flows::Flows;
+use upcase::capture::segment::{Link, parse};
 use upcase::capture::teller::Teller;
 use upcase::capture::transcript::Style;
 
@@ -23,45 +25,23 @@ const SERVER: u32 = 5000;
 /// A packet and when it comes, in milliseconds.
 type Packets = Vec<(u64, Vec<u8>)>;
 
-fn put(packets: &mut Packets, from_client: bool, flags: u8, (seq, ack): (u32, u32), length: usize) {
-    let segment = Crafted {
-        from_client,
-        flags,
-        seq,
-        ack,
-        window: 1000,
-        length,
-    };
-    packets.push((packets.len() as u64, craft(PORT, segment)));
+/// A packet every millisecond.
+fn timed(talk: Talk) -> Packets {
+    (0..).zip(talk.packets).collect()
 }
 
 /// Handshake (1 to 3), a message of ten bytes, its acknowledgment, reply and acknowledgment (4 to
 /// 7), another message the same way (8 to 11), FIN, FIN, acknowledgment (12 to 14).
 fn ordinary(client: u32, server: u32) -> Packets {
-    let (c, s) = (client.wrapping_add(1), server.wrapping_add(1));
-    let after = |base: u32, bytes: u32| base.wrapping_add(bytes);
-    let mut packets = Packets::new();
-    put(&mut packets, true, SYN, (client, 0), 0);
-    put(&mut packets, false, SYN | ACK, (server, c), 0);
-    put(&mut packets, true, ACK, (c, s), 0);
-    for message in [0, 10] {
-        let (from, back) = (after(c, message), after(s, message));
-        put(&mut packets, true, PSH | ACK, (from, back), 10);
-        put(&mut packets, false, ACK, (back, after(from, 10)), 0);
-        put(&mut packets, false, PSH | ACK, (back, after(from, 10)), 10);
-        put(
-            &mut packets,
-            true,
-            ACK,
-            (after(from, 10), after(back, 10)),
-            0,
-        );
+    let mut talk = Talk::open(PORT, client, server);
+    for _ in 0..2 {
+        talk.say(true, PSH | ACK, 10);
+        talk.say(false, ACK, 0);
+        talk.say(false, PSH | ACK, 10);
+        talk.say(true, ACK, 0);
     }
-    let (c, s) = (after(c, 20), after(s, 20));
-    put(&mut packets, true, FIN | ACK, (c, s), 0);
-    put(&mut packets, false, FIN | ACK, (s, after(c, 1)), 0);
-    put(&mut packets, true, ACK, (after(c, 1), after(s, 1)), 0);
-    packets
+    talk.close();
+    timed(talk)
 }
 
 /// What is told of packets: every object, the verdict last.
@@ -81,7 +61,7 @@ fn tell(packets: &Packets, dropped: u64) -> Vec<Value> {
             time: Duration::from_millis(1_000_000 + time),
             link: Ok(Link::Ip),
             bytes,
-            on_wire: bytes.len(),
+            on_wire: usize::from(u16::from_be_bytes([bytes[2], bytes[3]])),
         };
         teller.frame(&frame).unwrap();
     }
@@ -186,6 +166,204 @@ fn a_wrong_byte_is_blamed_on_the_packet_that_brought_it() {
     }
 }
 
+/// Handshake (1 to 3), then messages without acknowledgment: ten bytes of the client (4), ten more
+/// (5), and what is to be looked at (6, 7...); then replies and an orderly end.
+fn unacknowledged(client: u32, server: u32, odd: &[Vec<u8>]) -> Packets {
+    let mut talk = Talk::open(PORT, client, server);
+    talk.say(true, ACK, 10);
+    talk.say(true, PSH | ACK, 10);
+    talk.packets.extend_from_slice(odd);
+    talk.say(false, ACK, 0);
+    talk.say(false, PSH | ACK, 20);
+    talk.say(true, ACK, 0);
+    talk.close();
+    timed(talk)
+}
+
+/// A segment of the client or the server, so many bytes after the beginning of its stream; if
+/// `change` is a place in it, the byte there is 'y' instead of 'X'.
+fn segment(
+    from_client: bool,
+    (client, server): (u32, u32),
+    (offset, length): (u32, usize),
+    change: Option<usize>,
+) -> Vec<u8> {
+    let (c, s) = (client.wrapping_add(1), server.wrapping_add(1));
+    let (base, ack) = if from_client { (c, s) } else { (s, c) };
+    let mut talk = Talk::open(PORT, client, server);
+    let seq = base.wrapping_add(offset);
+    talk.put(from_client, PSH | ACK, (seq, ack), length);
+    let mut bytes = talk.packets.pop().unwrap();
+    if let Some(place) = change {
+        bytes[40 + place] = b'y';
+    }
+    bytes
+}
+
+#[track_caller]
+fn is_altered(packets: &Packets, side: &str, offset: u32, packet: u64) {
+    let verdict = verdict(packets);
+    let text = format!(
+        "the {side} sends offset {offset} again with other content: 'y' (0x79), not 'X' (0x58)"
+    );
+    assert_eq!(findings(&verdict), [(text, Some(packet))], "{verdict:#}");
+    let finding = &verdict["findings"][0];
+    assert_eq!(
+        (&finding["flow"], &finding["offset"]),
+        (&1.into(), &offset.into())
+    );
+    assert_eq!(verdict["ok"], false);
+}
+
+#[test]
+fn bytes_that_come_again_with_other_content_are_found() {
+    // The numbers wrap before, within and after them.
+    let places = (0..25).map(|distance| u32::MAX - distance);
+    for client in places.chain([CLIENT]) {
+        let ends = (client, SERVER);
+        // All of packet 5, parts of packets 4 and 5, and more than both.
+        for (offset, length, place) in [(10, 10, 3), (5, 10, 2), (5, 10, 8), (0, 20, 19)] {
+            let again = |change| segment(true, ends, (offset, length), change);
+            is_well(&unacknowledged(client, SERVER, &[again(None)]));
+            let packets = unacknowledged(client, SERVER, &[again(Some(place)), again(Some(0))]);
+            is_altered(&packets, "client", offset + place as u32, 6);
+        }
+    }
+    let told = tell(
+        &unacknowledged(
+            CLIENT,
+            SERVER,
+            &[segment(true, (CLIENT, SERVER), (10, 10), Some(3))],
+        ),
+        0,
+    );
+    let text = told[5]["text"].as_str().unwrap();
+    assert!(
+        text.contains("; OTHER CONTENT at offset 13: 'y', not 'X'."),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_reply_that_comes_again_with_other_content_is_found() {
+    let mut packets = ordinary(CLIENT, SERVER);
+    let again = segment(false, (CLIENT, SERVER), (0, 10), Some(9));
+    packets.insert(6, (5, again.clone()));
+    is_altered(&packets, "server", 9, 7);
+    // Acknowledged: the client has the first one, and drops what comes after.
+    let mut packets = ordinary(CLIENT, SERVER);
+    packets.insert(7, (6, again));
+    is_well(&packets);
+}
+
+#[test]
+fn bytes_that_wait_for_earlier_ones_are_compared_too() {
+    let ends = (CLIENT, SERVER);
+    let mut packets = unacknowledged(CLIENT, SERVER, &[]);
+    packets.swap(3, 4);
+    packets.insert(4, (3, segment(true, ends, (15, 5), Some(4))));
+    is_altered(&packets, "client", 19, 5);
+}
+
+#[test]
+fn bytes_that_were_cut_off_are_not_taken_for_others() {
+    let ends = (CLIENT, SERVER);
+    // Cut when it comes again: the other byte is not in the capture.
+    let mut again = segment(true, ends, (10, 10), Some(7));
+    again.truncate(40 + 7);
+    is_well(&unacknowledged(CLIENT, SERVER, &[again]));
+    // Cut when it came first.
+    let again = segment(true, ends, (10, 10), Some(7));
+    let mut packets = unacknowledged(CLIENT, SERVER, &[again]);
+    packets[4].1.truncate(40 + 7);
+    let told = findings(&verdict(&packets));
+    let texts: Vec<&str> = told.iter().map(|(text, _)| text.as_str()).collect();
+    let expected = [
+        "3 bytes of the client are not in the capture, though they were sent",
+        "3 bytes of the reply were not compared",
+    ];
+    assert_eq!(texts, expected);
+}
+
+#[test]
+fn the_byte_of_a_keep_alive_is_no_data() {
+    let keep_alive = segment(true, (CLIENT, SERVER), (19, 1), Some(0));
+    let packets = unacknowledged(CLIENT, SERVER, &[keep_alive]);
+    assert_eq!(tell(&packets, 0)[5]["analysis"][0], "keep_alive");
+    is_well(&packets);
+}
+
+#[test]
+fn the_byte_of_a_window_probe_is_data() {
+    for change in [None, Some(0)] {
+        let mut talk = Talk::open(PORT, CLIENT, SERVER);
+        let (c, s) = (CLIENT + 1, SERVER + 1);
+        talk.say(false, ACK, 0);
+        let window = talk.packets.last_mut().unwrap();
+        window[34..36].fill(0);
+        talk.packets
+            .push(segment(true, (CLIENT, SERVER), (0, 1), None));
+        talk.put(false, ACK, (s, c), 0);
+        talk.say(true, PSH | ACK, 10);
+        let message = talk.packets.last_mut().unwrap();
+        if let Some(place) = change {
+            message[40 + place] = b'y';
+        }
+        talk.say(false, PSH | ACK, 10);
+        talk.say(true, ACK, 0);
+        talk.close();
+        let packets = timed(talk);
+        assert_eq!(tell(&packets, 0)[4]["analysis"][0], "zero_window_probe");
+        match change {
+            None => is_well(&packets),
+            Some(_) => is_altered(&packets, "client", 0, 7),
+        }
+    }
+}
+
+#[test]
+fn bytes_that_are_kept_are_bounded_for_all_flows_together() {
+    const BYTES_MAX: usize = 100_000;
+    // Messages of 1000 bytes without an acknowledgment: one, many, many after a hole; then a reply.
+    let talks = [(1, 0, 1), (2, 0, 60), (3, 10, 60)].map(|(port, hole, count)| {
+        let mut talk = Talk::open(port, CLIENT, SERVER);
+        for message in 0..count {
+            let seq = CLIENT + 1 + hole + message * 1000;
+            talk.put(true, PSH | ACK, (seq, SERVER + 1), 1000);
+        }
+        talk.packets
+    });
+    let replies = [1, 2, 3].map(|port| {
+        let mut talk = Talk::open(port, CLIENT, SERVER);
+        talk.put(false, PSH | ACK, (SERVER + 1, CLIENT + 1), 1000);
+        talk.packets.split_off(3)
+    });
+    let mut flows = Flows::new(None, BYTES_MAX);
+    for (number, bytes) in (1..).zip(talks.iter().chain(&replies).flatten()) {
+        let time = Duration::from_millis(number);
+        let segment = parse(Link::Ip, bytes, bytes.len()).unwrap();
+        flows.observe(Packet { number, time }, &segment, &mut Vec::new());
+        assert!(flows.bytes() <= BYTES_MAX);
+    }
+    flows.finish_all();
+    let faults = flows
+        .take_finished()
+        .into_iter()
+        .map(|mut finished| finished.flow.judge());
+    let not_compared: Vec<bool> = faults
+        .map(|found| {
+            found
+                .iter()
+                .any(|finding| matches!(finding.fault, Fault::Unchecked(_)))
+        })
+        .collect();
+    assert_eq!(
+        not_compared,
+        [false, true, true],
+        "who keeps little goes on"
+    );
+}
+
 #[test]
 fn a_capture_that_begins_in_the_middle_convicts_nobody() {
     for first in 1..13 {
@@ -218,6 +396,27 @@ fn each_packet_that_is_missing_is_noticed() {
         assert!(
             !told.iter().any(|(text, _)| text.contains("wrong")),
             "{told:?}"
+        );
+    }
+}
+
+#[test]
+fn what_the_handshake_lacks_is_told_with_the_first_packet_of_its_flow() {
+    let before = Talk::open(PORT + 1, CLIENT, SERVER).packets.remove(0);
+    for (missing, text) in [
+        (0..1, "the capture has no SYN: it begins in the middle"),
+        (1..2, "the server's SYN,ACK is missing"),
+        (2..14, "the handshake was not completed"),
+    ] {
+        let mut packets = ordinary(CLIENT, SERVER);
+        packets.drain(missing);
+        packets.insert(0, (0, before.clone()));
+        let told = tell(&packets, 0);
+        let flow = told.iter().rfind(|value| value["kind"] == "flow").unwrap();
+        let first = &flow["findings"][0];
+        assert_eq!(
+            (&first["text"], &first["packet"]),
+            (&text.into(), &2.into())
         );
     }
 }
@@ -260,17 +459,15 @@ fn the_delay_of_a_reply_is_told_once_for_each_message() {
     assert_eq!(told["reply_delay_us"]["count"], 2);
 
     // A message in three segments, whose reply begins after the second: it has no delay.
-    let mut packets = ordinary(CLIENT, SERVER);
-    packets.truncate(3);
-    let (c, s) = (CLIENT + 1, SERVER + 1);
-    put(&mut packets, true, ACK, (c, s), 100);
-    put(&mut packets, true, ACK, (c + 100, s), 100);
-    put(&mut packets, false, ACK, (s, c + 200), 200);
-    put(&mut packets, true, PSH | ACK, (c + 200, s + 200), 100);
-    put(&mut packets, false, PSH | ACK, (s + 200, c + 300), 100);
-    put(&mut packets, true, PSH | ACK, (c + 300, s + 300), 10);
-    put(&mut packets, false, PSH | ACK, (s + 300, c + 310), 10);
-    let told = verdict(&packets);
+    let mut talk = Talk::open(PORT, CLIENT, SERVER);
+    talk.say(true, ACK, 100);
+    talk.say(true, ACK, 100);
+    talk.say(false, ACK, 200);
+    talk.say(true, PSH | ACK, 100);
+    talk.say(false, PSH | ACK, 100);
+    talk.say(true, PSH | ACK, 10);
+    talk.say(false, PSH | ACK, 10);
+    let told = verdict(&timed(talk));
     assert_eq!(told["reply_delay_us"]["count"], 1, "{told:#}");
 }
 

@@ -7,7 +7,6 @@
 //!
 //! Sequence numbers wrap; all comparisons are by distance (RFC 9293, section 3.4).
 
-use std::fmt;
 use std::time::Duration;
 
 use crate::capture::segment::{Flags, Segment};
@@ -85,17 +84,6 @@ impl Analysis {
     /// Adds words.
     pub fn add(&mut self, words: Analysis) {
         self.0 |= words.0;
-    }
-}
-
-/// `retransmission, window_full`.
-impl fmt::Display for Analysis {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, name) in self.names().enumerate() {
-            let comma = if place > 0 { ", " } else { "" };
-            write!(f, "{comma}{name}")?;
-        }
-        Ok(())
     }
 }
 

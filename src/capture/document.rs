@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::capture::flow::{Finding, Flow, Observation, Packet, Role};
-use crate::capture::flows::FlowNumber;
-use crate::capture::segment::{Flags, Segment};
-use crate::capture::transcript::{self, Style};
+use crate::capture::flow::{Finding, Flow, FlowNumber, Role};
+use crate::capture::segment::Flags;
+use crate::capture::text::{list, padded, put};
+use crate::capture::transcript::{self, Style, Told};
 use crate::units::short;
 
 /// What the document looks like.
@@ -94,43 +94,11 @@ impl Document {
     }
 
     /// One segment.
-    pub fn segment(
-        &self,
-        out: &mut String,
-        packet: Packet,
-        segment: &Segment<'_>,
-        (number, flow): (FlowNumber, &Flow),
-        seen: &Observation,
-    ) -> fmt::Result {
+    pub fn segment(&self, out: &mut String, told: &Told<'_>) {
         match self.format {
-            Format::Json => self.segment_json(out, packet, segment, (number, flow), seen),
-            Format::Markdown => self.segment_markdown(out, packet, segment, (number, flow), seen),
-            Format::Text { color } => {
-                let (dim, plain) = if color {
-                    ("\x1b[2m", "\x1b[0m")
-                } else {
-                    ("", "")
-                };
-                write!(out, "{:>5}  {dim}", packet.number)?;
-                time_of_day(out, packet.time);
-                let (source, target) = (flow.name(seen.from), flow.name(seen.from.other()));
-                write!(out, "  {source} > {target}  ")?;
-                self.fields(out, segment, seen)?;
-                if !seen.analysis.is_empty() {
-                    let (red, off) = if color { ("\x1b[0;33m", dim) } else { ("", "") };
-                    write!(out, "  {red}[{}]{off}", seen.analysis)?;
-                }
-                write!(out, "{plain}\n       ")?;
-                let tint = match seen.from {
-                    _ if !color => "",
-                    _ if seen.difference.is_some() => "\x1b[1;31m",
-                    Role::Client => "\x1b[36m",
-                    Role::Server => "\x1b[32m",
-                };
-                out.push_str(tint);
-                transcript::sentence(out, segment, seen, flow, &self.style)?;
-                writeln!(out, "{plain}")
-            }
+            Format::Json => self.segment_json(out, told),
+            Format::Markdown => self.segment_markdown(out, told),
+            Format::Text { color } => self.segment_text(out, told, color),
         }
     }
 
@@ -154,7 +122,7 @@ impl Document {
         } else {
             ("flow", "      ")
         };
-        let (client, server) = (flow.address(Role::Client), flow.address(Role::Server));
+        let (client, server) = (flow.name(Role::Client), flow.name(Role::Server));
         let verdict = if findings.is_empty() {
             "all well"
         } else {
@@ -263,57 +231,83 @@ impl Document {
         writeln!(out, "{item}verdict: {word}")
     }
 
-    /// Flags, numbers and options, as they stand in the header.
-    fn fields(&self, out: &mut String, segment: &Segment<'_>, seen: &Observation) -> fmt::Result {
-        write!(
-            out,
-            "{}  seq {}",
-            segment.flags,
-            self.style.seq(segment, seen)
-        )?;
-        if segment.flags.has(Flags::ACK) {
-            write!(out, " ack {}", self.style.ack(segment, seen))?;
+    fn segment_text(&self, out: &mut String, told: &Told<'_>, color: bool) {
+        let (seen, flow) = (told.seen, told.flow);
+        let shade = |code: &'static str| if color { code } else { "" };
+        let (dim, plain) = (shade("\x1b[2m"), shade("\x1b[0m"));
+        padded(out, told.packet.number, ' ', 5);
+        put!(out, "  ", dim);
+        time_of_day(out, told.packet.time);
+        let (source, target) = (flow.name(seen.from), flow.name(seen.from.other()));
+        put!(out, "  ", source, " > ", target, "  ");
+        self.fields(out, told);
+        if !seen.analysis.is_empty() {
+            put!(out, "  ", shade("\x1b[0;33m"), "[");
+            list(out, seen.analysis.names(), ", ");
+            put!(out, "]", dim);
         }
-        write!(out, " len {} win {}", segment.length, segment.window)?;
+        let tint = match seen.from {
+            _ if seen.difference.or(seen.altered).is_some() => "\x1b[1;31m",
+            Role::Client => "\x1b[36m",
+            Role::Server => "\x1b[32m",
+        };
+        put!(out, plain, "\n       ", shade(tint));
+        transcript::sentence(out, told, &self.style);
+        put!(out, plain, "\n");
+    }
+
+    /// Flags, numbers and options, as they stand in the header.
+    fn fields(&self, out: &mut String, told: &Told<'_>) {
+        let segment = told.segment;
+        list(out, segment.flags.names(), ",");
+        put!(out, "  seq ", self.style.seq(told));
+        if segment.flags.has(Flags::ACK) {
+            put!(out, " ack ", self.style.ack(told));
+        }
+        put!(out, " len ", segment.length, " win ", segment.window);
         if !segment.flags.has(Flags::SYN) {
-            return Ok(());
+            return;
         }
         let options = segment.options;
         if let Some(mss) = options.mss {
-            write!(out, " MSS {mss}")?;
+            put!(out, " MSS ", mss);
         }
         if let Some(shift) = options.window_scale {
-            write!(out, " scale {shift}")?;
+            put!(out, " scale ", shift);
         }
         if options.sack_permitted {
-            write!(out, " SACK")?;
+            out.push_str(" SACK");
         }
         if options.timestamps.is_some() {
-            write!(out, " timestamps")?;
+            out.push_str(" timestamps");
         }
-        Ok(())
     }
 
-    fn segment_markdown(
-        &self,
-        out: &mut String,
-        packet: Packet,
-        segment: &Segment<'_>,
-        (number, flow): (FlowNumber, &Flow),
-        seen: &Observation,
-    ) -> fmt::Result {
-        write!(out, "\n**{}.** ", packet.number)?;
-        time_of_day(out, packet.time);
+    fn segment_markdown(&self, out: &mut String, told: &Told<'_>) {
+        let (seen, flow) = (told.seen, told.flow);
+        put!(out, "\n**", told.packet.number, ".** ");
+        time_of_day(out, told.packet.time);
         let (source, target) = (flow.name(seen.from), flow.name(seen.from.other()));
-        write!(out, ", flow {number}, {source} to {target}: `")?;
-        self.fields(out, segment, seen)?;
+        put!(
+            out,
+            ", flow ",
+            told.number,
+            ", ",
+            source,
+            " to ",
+            target,
+            ": `"
+        );
+        self.fields(out, told);
         out.push('`');
         if !seen.analysis.is_empty() {
-            write!(out, " _{}_", seen.analysis)?;
+            out.push_str(" _");
+            list(out, seen.analysis.names(), ", ");
+            out.push('_');
         }
         out.push_str("  \n");
         let mut sentence = String::new();
-        transcript::sentence(&mut sentence, segment, seen, flow, &self.style)?;
+        transcript::sentence(&mut sentence, told, &self.style);
         for character in sentence.chars() {
             if "`*_<>[]#|~".contains(character) {
                 out.push('\\');
@@ -321,47 +315,57 @@ impl Document {
             out.push(character);
         }
         out.push('\n');
-        Ok(())
     }
 
-    fn segment_json(
-        &self,
-        out: &mut String,
-        packet: Packet,
-        segment: &Segment<'_>,
-        (number, flow): (FlowNumber, &Flow),
-        seen: &Observation,
-    ) -> fmt::Result {
-        // Written by hand, in one pass: a capture has millions of these.
-        write!(
+    /// Written by hand, in one pass: a capture has millions of these.
+    fn segment_json(&self, out: &mut String, told: &Told<'_>) {
+        let Told {
+            packet,
+            segment,
+            number,
+            flow,
+            seen,
+        } = told;
+        put!(
             out,
-            r#"{{"kind":"segment","number":{},"time":"{}","flow":{number},"from":"{}","#,
+            r#"{"kind":"segment","number":"#,
             packet.number,
-            seconds(packet.time),
-            seen.from.name(),
-        )?;
-        write!(
+            r#","time":""#
+        );
+        put!(out, packet.time.as_secs(), ".");
+        // More digits than a JSON number is read with.
+        padded(out, packet.time.subsec_nanos().into(), '0', 9);
+        put!(
             out,
-            r#""src":"{}","dst":"{}","seq":{},"ack":{},"flags":"{}","len":{},"window":{}"#,
-            flow.name(seen.from),
-            flow.name(seen.from.other()),
-            segment.seq,
-            segment.ack,
-            segment.flags,
+            r#"","flow":"#,
+            *number,
+            r#","from":""#,
+            seen.from.name()
+        );
+        put!(out, r#"","src":""#, flow.name(seen.from));
+        put!(out, r#"","dst":""#, flow.name(seen.from.other()));
+        put!(out, r#"","seq":"#, segment.seq, r#","ack":"#, segment.ack);
+        out.push_str(r#","flags":""#);
+        list(out, segment.flags.names(), ",");
+        put!(
+            out,
+            r#"","len":"#,
             segment.length,
-            segment.window,
-        )?;
+            r#","window":"#,
+            segment.window
+        );
         if let Some(mss) = segment.options.mss {
-            write!(out, r#","mss":{mss}"#)?;
+            put!(out, r#","mss":"#, mss);
         }
         out.push_str(r#","analysis":["#);
         for (place, name) in seen.analysis.names().enumerate() {
             let comma = if place > 0 { "," } else { "" };
-            write!(out, r#"{comma}"{name}""#)?;
+            put!(out, comma, "\"", name, "\"");
         }
         let mut text = String::new();
-        transcript::sentence(&mut text, segment, seen, flow, &self.style)?;
-        writeln!(out, r#"],"text":{}}}"#, Value::from(text))
+        transcript::sentence(&mut text, told, &self.style);
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, r#"],"text":{}}}"#, Value::from(text));
     }
 }
 
@@ -373,8 +377,8 @@ fn flow_json(number: FlowNumber, flow: &Flow, findings: &[Finding], lossy: bool)
     json!({
         "kind": "flow",
         "flow": number,
-        "client": flow.address(Role::Client),
-        "server": flow.address(Role::Server),
+        "client": flow.name(Role::Client),
+        "server": flow.name(Role::Server),
         "ok": findings.is_empty(),
         "handshake": flow.is_established(),
         "mss": {
@@ -434,27 +438,20 @@ fn verdict_json(verdict: &Verdict) -> Value {
     value
 }
 
-/// Hours, minutes and seconds of the day, in UTC: `07:23:10.534722`. Digit by digit, since
-/// formatting with leading zeros would be a tenth of the whole work.
+/// Hours, minutes and seconds of the day, in UTC: `07:23:10.534722`.
 fn time_of_day(out: &mut String, time: Duration) {
+    let mut text = *b"00:00:00.000000";
     let seconds = (time.as_secs() % 86_400) as u32;
-    let parts = [
-        (seconds / 3600, 10, ':'),
-        (seconds / 60 % 60, 10, ':'),
-        (seconds % 60, 10, '.'),
-        (time.subsec_micros(), 100_000, ' '),
-    ];
-    for (value, mut unit, end) in parts {
-        while unit > 0 {
-            out.push(char::from(b'0' + (value / unit % 10) as u8));
-            unit /= 10;
+    for (mut value, places) in [
+        (seconds / 3600, 0..2),
+        (seconds / 60 % 60, 3..5),
+        (seconds % 60, 6..8),
+        (time.subsec_micros(), 9..15),
+    ] {
+        for place in places.rev() {
+            text[place] += (value % 10) as u8;
+            value /= 10;
         }
-        out.push(end);
     }
-    out.pop();
-}
-
-/// Seconds since 1970 with nine decimals: more digits than a JSON number is read with.
-fn seconds(time: Duration) -> String {
-    format!("{}.{:09}", time.as_secs(), time.subsec_nanos())
+    out.push_str(std::str::from_utf8(&text).unwrap_or_default());
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::capture::analysis::{Analysis, Direction, analyse, is_after};
 use crate::capture::segment::{Flags, Options, Segment};
-use crate::capture::stream::{Comparison, Difference, Piece, Reassembly, Stream};
+use crate::capture::stream::{Comparison, Difference, Reassembly};
 
 /// Messages and acknowledgments of one direction that may be timed at once. Beyond it some are not
 /// timed; nothing else depends on it.
@@ -47,13 +47,6 @@ impl Role {
             Role::Server => "server",
         }
     }
-
-    fn stream(self) -> Stream {
-        match self {
-            Role::Client => Stream::Request,
-            Role::Server => Stream::Reply,
-        }
-    }
 }
 
 /// Which packet of the capture, and when.
@@ -64,6 +57,9 @@ pub struct Packet {
     /// Since 1970.
     pub time: Duration,
 }
+
+/// The number of a flow in its capture, from 1, in the order of their first segments.
+pub type FlowNumber = u64;
 
 /// What a segment does in its conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,12 +116,15 @@ pub struct Observation {
     pub offloaded: bool,
     /// The first wrong byte of a reply, when this segment brought it.
     pub difference: Option<Difference>,
+    /// The first byte that this segment sends again with another value.
+    pub altered: Option<Difference>,
 }
 
 /// Something that was not well, and the packet that shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// The number of the packet; `None` when it is something that never came.
+    /// The number of the packet; `None` when no single one shows it. What the handshake lacks is
+    /// told with the first packet of the flow.
     pub packet: Option<u64>,
     /// What it is.
     pub fault: Fault,
@@ -142,6 +141,8 @@ pub enum Fault {
     NoHandshakeAck,
     /// A reply byte is not the upper case of its request byte.
     WrongReply(Difference),
+    /// This side sent a byte again with another value, before it was acknowledged.
+    Altered(Role, Difference),
     /// So many bytes were asked and not answered.
     Unanswered(u64),
     /// So many bytes answer nothing.
@@ -164,9 +165,11 @@ impl Fault {
     /// Whether it says that something did not come, which a capture that lost packets cannot tell.
     pub fn is_absence(&self) -> bool {
         match self {
-            Fault::WrongReply(_) | Fault::Surplus(_) | Fault::AfterFin(_) | Fault::Reset(_) => {
-                false
-            }
+            Fault::WrongReply(_)
+            | Fault::Altered(..)
+            | Fault::Surplus(_)
+            | Fault::AfterFin(_)
+            | Fault::Reset(_) => false,
             Fault::NoSyn
             | Fault::NoSynAck
             | Fault::NoHandshakeAck
@@ -178,10 +181,21 @@ impl Fault {
         }
     }
 
+    /// Whether it is of the same kind and side, wherever in the streams.
+    fn is_like(&self, other: &Fault) -> bool {
+        match (self, other) {
+            (Fault::WrongReply(_), Fault::WrongReply(_)) => true,
+            (Fault::Altered(role, _), Fault::Altered(other, _)) => role == other,
+            _ => self == other,
+        }
+    }
+
     /// Where in the streams it is, if it has a place.
     pub fn offset(&self) -> Option<u64> {
         match self {
-            Fault::WrongReply(difference) => Some(difference.offset),
+            Fault::WrongReply(difference) | Fault::Altered(_, difference) => {
+                Some(difference.offset)
+            }
             _ => None,
         }
     }
@@ -201,6 +215,21 @@ impl fmt::Display for Fault {
                 f,
                 "the reply is wrong at offset {offset}: '{}' (0x{found:02x}), not '{}' \
                  (0x{expected:02x})",
+                found.escape_ascii(),
+                expected.escape_ascii()
+            ),
+            Fault::Altered(
+                role,
+                Difference {
+                    offset,
+                    expected,
+                    found,
+                },
+            ) => write!(
+                f,
+                "the {} sends offset {offset} again with other content: '{}' (0x{found:02x}), not \
+                 '{}' (0x{expected:02x})",
+                role.name(),
                 found.escape_ascii(),
                 expected.escape_ascii()
             ),
@@ -246,13 +275,12 @@ pub struct Flow {
     /// From SYN to the client's first acknowledgment.
     round_trip: Option<Duration>,
     comparison: Comparison,
-    /// Reply bytes without both SYNs.
-    not_comparable: u64,
     requests: VecDeque<Request>,
     findings: Vec<Finding>,
     first_closer: Option<Role>,
     reset: bool,
     segments: u64,
+    first_packet: Option<u64>,
     last_time: Duration,
 }
 
@@ -355,19 +383,14 @@ impl Flow {
             handshake: Handshake::Missed,
             round_trip: None,
             comparison: Comparison::default(),
-            not_comparable: 0,
             requests: VecDeque::new(),
             findings: Vec::new(),
             first_closer: None,
             reset: false,
             segments: 0,
+            first_packet: None,
             last_time: Duration::ZERO,
         }
-    }
-
-    /// The address of an end.
-    pub fn address(&self, role: Role) -> SocketAddr {
-        self.side(role).address
     }
 
     /// The address of an end as it is written.
@@ -455,6 +478,7 @@ impl Flow {
     ) -> Observation {
         let from = self.role_of(segment);
         self.segments += 1;
+        self.first_packet.get_or_insert(packet.number);
         self.last_time = packet.time;
         self.side_mut(from).last_packet = Some(packet.number);
         let (closer_before, had_ended) = (self.first_closer, self.has_ended());
@@ -471,7 +495,13 @@ impl Flow {
         let shakes = self.shake(from, packet, segment, timings);
         let after_fin = self.sends_after_fin(from, packet, segment);
         let offset = self.base_stream(from, segment).offset(segment.seq);
-        let difference = self.take_payload(from, packet, segment, timings);
+        let altered = self.take_payload(from, packet, segment, timings);
+        // A keep-alive's byte is no data, and may have any value (RFC 9293, section 3.8.4).
+        let altered = altered.filter(|_| !analysis.has(Analysis::KEEP_ALIVE));
+        if let Some(difference) = altered {
+            self.find(packet.number, Fault::Altered(from, difference));
+        }
+        let wrong = self.compare();
         self.take_end(from, packet, segment);
         let fin_acknowledged = acknowledges > 0 && self.side(from.other()).is_closed();
         let meaning = match shakes {
@@ -502,26 +532,48 @@ impl Flow {
             offloaded: self
                 .payload_max()
                 .is_some_and(|most| segment.length > u32::from(most)),
-            difference,
+            difference: wrong
+                .filter(|(number, _)| *number == packet.number)
+                .map(|(_, difference)| difference),
+            altered,
         }
+    }
+
+    /// What it costs to keep what is kept of its bytes.
+    pub fn cost(&self) -> usize {
+        let streams = [&self.client.stream, &self.server.stream];
+        streams.into_iter().flatten().map(Reassembly::cost).sum()
+    }
+
+    /// Keeps no bytes any more: holes stay holes, and what was not compared will not be.
+    pub fn give_up(&mut self) {
+        self.finish_streams();
+        for side in [&mut self.client, &mut self.server] {
+            if let Some(stream) = &mut side.stream {
+                stream.forget();
+            }
+        }
+    }
+
+    fn finish_streams(&mut self) {
+        for side in [&mut self.client, &mut self.server] {
+            if let Some(stream) = &mut side.stream {
+                stream.finish();
+            }
+        }
+        self.compare();
     }
 
     /// Everything that was not well, now that nothing more comes.
     pub fn judge(&mut self) -> Vec<Finding> {
-        for role in [Role::Client, Role::Server] {
-            let mut pieces = Vec::new();
-            if let Some(stream) = &mut self.side_mut(role).stream {
-                stream.finish(&mut pieces);
-            }
-            self.compare(role, pieces);
-        }
+        self.finish_streams();
         let mut findings = Vec::new();
         let mut add = |packet, fault| findings.push(Finding { packet, fault });
         match (&self.client.syn, &self.server.syn, self.handshake) {
-            (None, _, _) => add(None, Fault::NoSyn),
-            (_, None, _) => add(None, Fault::NoSynAck),
+            (None, _, _) => add(self.first_packet, Fault::NoSyn),
+            (_, None, _) => add(self.first_packet, Fault::NoSynAck),
             (_, _, Handshake::Complete) => {}
-            _ => add(None, Fault::NoHandshakeAck),
+            _ => add(self.first_packet, Fault::NoHandshakeAck),
         }
         findings.extend(self.findings.iter().copied());
         let mut add = |packet, fault| findings.push(Finding { packet, fault });
@@ -544,20 +596,22 @@ impl Flow {
                 add(side.last_packet, Fault::Unacknowledged(role, open));
             }
         }
-        let amounts = [
-            (
-                self.comparison.unanswered(),
-                Fault::Unanswered as fn(u64) -> Fault,
-            ),
-            (self.comparison.surplus(), Fault::Surplus),
-            (
-                self.comparison.unchecked() + self.not_comparable,
-                Fault::Unchecked,
-            ),
-        ];
-        for (bytes, fault) in amounts {
+        let (asked, answered) = (self.bytes(Role::Client), self.bytes(Role::Server));
+        let [unanswered, surplus, unchecked] = match self.is_comparable() {
+            true => [
+                asked.saturating_sub(answered),
+                answered.saturating_sub(asked),
+                self.comparison.unchecked(),
+            ],
+            false => [0, 0, answered],
+        };
+        for (bytes, fault) in [
+            (unanswered, Fault::Unanswered(unanswered)),
+            (surplus, Fault::Surplus(surplus)),
+            (unchecked, Fault::Unchecked(unchecked)),
+        ] {
             if bytes > 0 {
-                add(None, fault(bytes));
+                add(None, fault);
             }
         }
         findings
@@ -656,8 +710,7 @@ impl Flow {
         if !segment.flags.has(Flags::ACK) {
             return 0;
         }
-        let role = from.other();
-        let side = self.side_mut(role);
+        let side = self.side_mut(from.other());
         // A SYN is no byte: what counts begins after it.
         let first = side.base.map_or(segment.ack, |base| base.wrapping_add(1));
         let before = *side.acknowledged.get_or_insert(first);
@@ -673,7 +726,6 @@ impl Flow {
             timings.push(Timing::Acknowledged(taken));
         }
         let fin = side.fin_end == Some(segment.ack);
-        let mut pieces = Vec::new();
         if let Some(stream) = &mut side.stream {
             let end = segment.ack.wrapping_sub(u32::from(fin));
             let syn_only = stream.offset(end) <= 0;
@@ -682,10 +734,9 @@ impl Flow {
                     .fin_end
                     .is_none_or(|fin_end| !is_after(segment.ack, fin_end))
             {
-                stream.acknowledged(end, packet.time, &mut pieces);
+                stream.acknowledged(end, packet.time);
             }
         }
-        self.compare(role, pieces);
         segment.ack.wrapping_sub(before)
     }
 
@@ -696,7 +747,7 @@ impl Flow {
             None => false,
         };
         if after {
-            self.find(packet, Fault::AfterFin(from));
+            self.find(packet.number, Fault::AfterFin(from));
         }
         after
     }
@@ -709,6 +760,7 @@ impl Flow {
             .get_or_insert_with(|| Reassembly::new(segment.seq))
     }
 
+    /// Tells the first byte that was sent before with another value.
     fn take_payload(
         &mut self,
         from: Role,
@@ -728,15 +780,13 @@ impl Flow {
         if fin_end.is_some_and(|end| !is_after(end, start)) {
             start = start.wrapping_sub(1); // The FIN took a number, and is no byte.
         }
-        let mut pieces = Vec::new();
         let place = (start, segment.length);
-        stream.add(place, packet.number, segment.payload, &mut pieces);
+        let altered = stream.add(place, packet.number, segment.payload);
         let after = stream.delivered();
         if after > before {
             self.time(from, packet.time, segment, (before, after), timings);
         }
-        let (number, difference) = self.compare(from, pieces)?;
-        (from == Role::Server && number == packet.number).then_some(difference)
+        altered
     }
 
     /// Times a request when it is complete, a reply when it begins.
@@ -787,34 +837,37 @@ impl Flow {
         }
     }
 
-    /// Lays pieces of one stream against the other. Tells the first wrong byte and its packet.
     /// Without both SYNs nobody knows which bytes belong together.
-    fn compare(&mut self, from: Role, pieces: Vec<Piece>) -> Option<(u64, Difference)> {
-        if self.client.syn.is_none() || self.server.syn.is_none() {
-            let replies = pieces.iter().filter(|_| from == Role::Server);
-            self.not_comparable += replies.map(Piece::len).sum::<u64>();
+    fn is_comparable(&self) -> bool {
+        self.client.syn.is_some() && self.server.syn.is_some()
+    }
+
+    /// Lays the reply against the request as far as both have come, and lets go what is not needed
+    /// any more. Tells the first wrong byte and its packet.
+    fn compare(&mut self) -> Option<(u64, Difference)> {
+        let comparable = self.is_comparable();
+        let (request, reply) = (&mut self.client.stream, &mut self.server.stream);
+        let (Some(request), Some(reply)) = (request, reply) else {
             return None;
+        };
+        let mut wrong = None;
+        let mut compared = u64::MAX;
+        if comparable {
+            wrong = self.comparison.advance(request, reply);
+            compared = self.comparison.offset();
         }
-        let mut first = None;
-        for piece in pieces {
-            first = first.or(self.comparison.add(from.stream(), piece));
+        request.release(compared);
+        reply.release(compared);
+        if let Some((packet, difference)) = wrong {
+            self.find(packet, Fault::WrongReply(difference));
         }
-        let known = |finding: &Finding| matches!(finding.fault, Fault::WrongReply(_));
-        if let Some((packet, difference)) = first
-            && !self.findings.iter().any(known)
-        {
-            self.findings.push(Finding {
-                packet: Some(packet),
-                fault: Fault::WrongReply(difference),
-            });
-        }
-        first
+        wrong
     }
 
     fn take_end(&mut self, from: Role, packet: Packet, segment: &Segment<'_>) {
         if segment.flags.has(Flags::RST) {
             self.reset = true;
-            self.find(packet, Fault::Reset(from));
+            self.find(packet.number, Fault::Reset(from));
             return;
         }
         if segment.flags.has(Flags::FIN) {
@@ -824,11 +877,12 @@ impl Flow {
         }
     }
 
-    /// A fault is told with the first packet that shows it.
-    fn find(&mut self, packet: Packet, fault: Fault) {
-        if !self.findings.iter().any(|finding| finding.fault == fault) {
+    /// A fault is told once, with the first packet that shows it.
+    fn find(&mut self, packet: u64, fault: Fault) {
+        let mut told = self.findings.iter();
+        if !told.any(|finding| finding.fault.is_like(&fault)) {
             self.findings.push(Finding {
-                packet: Some(packet.number),
+                packet: Some(packet),
                 fault,
             });
         }

@@ -15,6 +15,7 @@ pub mod live;
 pub mod segment;
 pub mod stream;
 pub mod teller;
+pub mod text;
 pub mod transcript;
 
 use std::fs::File;

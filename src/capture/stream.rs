@@ -5,15 +5,16 @@
 //! filled by what comes later; when its bytes were acknowledged, or the flow is over, they were
 //! missed by the capture, and no judgement is made of them.
 //!
-//! Invariants: each byte is given out once, in the order of the stream; what waits for its turn is
-//! bounded.
+//! A byte is kept, once, as long as it matters: until it was laid against the other direction, and
+//! until the other side was seen to acknowledge it. Up to there it may be sent again, and must be
+//! the same; after that its receiver has it, and drops whatever comes in its place.
+//!
+//! Invariants: no two pieces overlap, and the first to come stays; from `released` to `delivered`
+//! they leave no gap.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
-
-/// Bytes of one direction that may wait for an earlier one: what two kernels hold in flight by
-/// default, and half as much again.
-const EARLY_BYTES_MAX: usize = 16 << 20;
 
 /// What an entry costs beside its bytes: many small segments must not pass for few bytes.
 const ENTRY_BYTES: usize = 128;
@@ -23,17 +24,17 @@ const ENTRY_BYTES: usize = 128;
 const HOLE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A part of a stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Piece {
+#[derive(Debug)]
+enum Piece {
     /// These bytes, and the number of the packet that brought them.
-    Known(u64, Vec<u8>),
+    Known(u64, Box<[u8]>),
     /// So many bytes that the capture does not hold.
     Missing(u64),
 }
 
 impl Piece {
     /// How many bytes of the stream it is.
-    pub(super) fn len(&self) -> u64 {
+    fn len(&self) -> u64 {
         match self {
             Piece::Known(_, bytes) => bytes.len() as u64,
             Piece::Missing(count) => *count,
@@ -47,20 +48,17 @@ impl Piece {
             Piece::Missing(_) => ENTRY_BYTES,
         }
     }
+}
 
-    /// Takes its first bytes off.
-    fn split(&mut self, count: u64) -> Piece {
-        match self {
-            Piece::Known(packet, bytes) => {
-                let rest = bytes.split_off(count as usize);
-                Piece::Known(*packet, std::mem::replace(bytes, rest))
-            }
-            Piece::Missing(left) => {
-                *left -= count;
-                Piece::Missing(count)
-            }
-        }
-    }
+/// A byte that is not the one that should be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Offset in its stream, from 0.
+    pub offset: u64,
+    /// In a reply the upper case of the request's byte; in a retransmission the byte sent first.
+    pub expected: u8,
+    /// The byte that came.
+    pub found: u8,
 }
 
 /// Puts the segments of one direction in order.
@@ -68,14 +66,18 @@ impl Piece {
 pub struct Reassembly {
     /// The sequence number of the first byte.
     start: u32,
-    /// Bytes given out so far.
+    /// What is kept, by its offset.
+    pieces: BTreeMap<u64, Piece>,
+    /// What the pieces cost to keep, in bytes.
+    cost: usize,
+    /// Up to here nothing is kept any more.
+    released: u64,
+    /// Up to here nothing more is awaited.
     delivered: u64,
-    /// What came early, by its offset.
-    early: BTreeMap<u64, Piece>,
-    early_bytes: usize,
+    /// Bytes up to there that the capture misses.
     missing: u64,
-    /// Up to where the other side has acknowledged, and since when that lies beyond what was given
-    /// out.
+    /// Up to where the other side has acknowledged, and since when that lies beyond what was
+    /// delivered.
     acknowledged: u64,
     hole_since: Option<Duration>,
 }
@@ -85,9 +87,10 @@ impl Reassembly {
     pub fn new(start: u32) -> Self {
         Reassembly {
             start,
+            pieces: BTreeMap::new(),
+            cost: 0,
+            released: 0,
             delivered: 0,
-            early: BTreeMap::new(),
-            early_bytes: 0,
             missing: 0,
             acknowledged: 0,
             hole_since: None,
@@ -95,13 +98,13 @@ impl Reassembly {
     }
 
     /// The offset of a sequence number, negative before the first byte. Numbers wrap every 4 GiB;
-    /// the one nearest to the bytes given out last is meant.
+    /// the one nearest to the bytes delivered last is meant.
     pub fn offset(&self, seq: u32) -> i64 {
         let here = self.start.wrapping_add(self.delivered as u32);
         self.delivered as i64 + i64::from(seq.wrapping_sub(here) as i32)
     }
 
-    /// Bytes given out so far, missing ones included.
+    /// Bytes in order so far, missing ones included.
     pub fn delivered(&self) -> u64 {
         self.delivered
     }
@@ -111,29 +114,55 @@ impl Reassembly {
         self.missing
     }
 
-    /// A segment of `length` bytes, of which this packet holds `payload`.
+    /// What it costs to keep what is kept, in bytes.
+    pub fn cost(&self) -> usize {
+        self.cost
+    }
+
+    /// A segment of `length` bytes, of which this packet holds `payload`. Tells its first byte that
+    /// is kept with another value.
     pub fn add(
         &mut self,
         (seq, length): (u32, u32),
         packet: u64,
         payload: &[u8],
-        out: &mut Vec<Piece>,
-    ) {
-        let offset = self.offset(seq);
-        let known = Piece::Known(packet, payload.to_vec());
-        self.place(offset, known, out);
-        let cut = u64::from(length) - payload.len() as u64;
-        if cut > 0 {
-            self.place(offset + payload.len() as i64, Piece::Missing(cut), out);
+    ) -> Option<Difference> {
+        let (offset, released) = (self.offset(seq), self.released as i64);
+        let end = offset + i64::from(length);
+        if end <= released {
+            return None;
         }
+        let (start, end) = (offset.max(released), end as u64);
+        let payload = payload.get((start - offset) as usize..).unwrap_or(&[]);
+        let part = (start as u64, packet, payload);
+        let mut difference = None;
+        let mut gaps = Vec::new();
+        let mut gap = start as u64;
+        let first = self.pieces.range(..=gap).next_back();
+        let first = first.map_or(gap, |(offset, _)| *offset);
+        for (&offset, piece) in self.pieces.range(first..end) {
+            if offset > gap {
+                gaps.push(gap..offset);
+            }
+            gap = gap.max(offset + piece.len());
+            difference = difference.or_else(|| altered((offset, piece), part));
+        }
+        for gap in gaps {
+            self.keep(gap, part);
+        }
+        if gap < end {
+            self.keep(gap..end, part);
+        }
+        self.deliver();
+        difference
     }
 
     /// The other side has all bytes before this number. What is missing of them for a while was not
     /// captured; a number beyond all that was seen says nothing of holes between.
-    pub fn acknowledged(&mut self, ack: u32, now: Duration, out: &mut Vec<Piece>) {
+    pub fn acknowledged(&mut self, ack: u32, now: Duration) {
         let end = u64::try_from(self.offset(ack)).unwrap_or(0);
         self.acknowledged = self.acknowledged.max(end);
-        let seen = self.early.last_key_value();
+        let seen = self.pieces.last_key_value();
         let seen = seen.map_or(0, |(offset, piece)| offset + piece.len());
         let end = self.acknowledged.min(seen);
         if end <= self.delivered {
@@ -143,167 +172,147 @@ impl Reassembly {
         let since = *self.hole_since.get_or_insert(now);
         if now.saturating_sub(since) >= HOLE_PATIENCE {
             self.hole_since = None;
-            self.skip_to(end, out);
+            self.skip_to(end);
         }
     }
 
-    /// No more comes: gives out what waits, with the holes between.
-    pub fn finish(&mut self, out: &mut Vec<Piece>) {
-        while let Some((&offset, _)) = self.early.first_key_value() {
-            self.skip_to(offset, out);
+    /// No more comes: the holes between what has come stay.
+    pub fn finish(&mut self) {
+        while let Some((&offset, _)) = self.pieces.range(self.delivered..).next() {
+            self.skip_to(offset);
         }
     }
 
-    /// Gives out everything before an offset, holes as missing, and what follows it at once.
-    fn skip_to(&mut self, end: u64, out: &mut Vec<Piece>) {
-        while self.delivered < end {
-            let next = self.early.keys().next().copied().unwrap_or(end).min(end);
-            if next > self.delivered {
-                self.give(Piece::Missing(next - self.delivered), out);
-            }
-            self.give_early(out);
-        }
-    }
-
-    fn place(&mut self, offset: i64, mut piece: Piece, out: &mut Vec<Piece>) {
-        let here = self.delivered as i64;
-        let end = offset + piece.len() as i64;
-        if end <= here {
-            return; // All of it was given out before: a retransmission.
-        }
-        if offset < here {
-            piece.split((here - offset) as u64);
-        }
-        let offset = offset.max(here) as u64;
-        if offset == self.delivered {
-            self.give(piece, out);
-            self.give_early(out);
-            return;
-        }
-        let before = self.early.get(&offset);
-        if before.is_some_and(|before| before.len() >= piece.len()) {
-            return; // It waits already.
-        }
-        self.early_bytes -= before.map_or(0, Piece::cost);
-        self.early_bytes += piece.cost();
-        self.early.insert(offset, piece);
-        if self.early_bytes > EARLY_BYTES_MAX {
-            self.finish(out);
-        }
-    }
-
-    /// Gives out what waits and has its turn now.
-    fn give_early(&mut self, out: &mut Vec<Piece>) {
-        while let Some(entry) = self.early.first_entry()
-            && *entry.key() <= self.delivered
+    /// Bytes before this offset have served their other purpose: the acknowledged ones are let go.
+    pub fn release(&mut self, end: u64) {
+        let end = end.min(self.acknowledged).min(self.delivered);
+        while let Some(entry) = self.pieces.first_entry()
+            && entry.key() + entry.get().len() <= end
         {
-            let (offset, mut piece) = entry.remove_entry();
-            self.early_bytes -= piece.cost();
-            let repeated = self.delivered - offset;
-            if repeated < piece.len() {
-                piece.split(repeated);
-                self.give(piece, out);
+            let piece = entry.remove();
+            self.released += piece.len();
+            self.cost -= piece.cost();
+        }
+    }
+
+    /// Lets everything go, whatever it was kept for.
+    pub fn forget(&mut self) {
+        self.finish();
+        self.pieces.clear();
+        self.cost = 0;
+        self.released = self.delivered;
+    }
+
+    /// Delivers everything before an offset, holes as missing, and what follows it at once.
+    fn skip_to(&mut self, end: u64) {
+        while self.delivered < end {
+            let next = self.pieces.range(self.delivered..).next();
+            let next = next.map_or(end, |(offset, _)| end.min(*offset));
+            self.insert(self.delivered, Piece::Missing(next - self.delivered));
+            self.deliver();
+        }
+    }
+
+    /// Goes on to the next gap.
+    fn deliver(&mut self) {
+        while let Some(piece) = self.pieces.get(&self.delivered) {
+            self.delivered += piece.len();
+            if let Piece::Missing(count) = piece {
+                self.missing += count;
             }
         }
     }
 
-    fn give(&mut self, piece: Piece, out: &mut Vec<Piece>) {
-        self.delivered += piece.len();
-        if let Piece::Missing(count) = piece {
-            self.missing += count;
+    /// Fills a gap with its part of a segment, which the capture may have cut.
+    fn keep(&mut self, gap: Range<u64>, (start, packet, payload): Part<'_>) {
+        let place = |offset: u64| payload.len().min((offset - start) as usize);
+        let known = &payload[place(gap.start)..place(gap.end)];
+        if !known.is_empty() {
+            self.insert(gap.start, Piece::Known(packet, known.into()));
         }
-        out.push(piece);
+        let cut = gap.end - gap.start - known.len() as u64;
+        if cut > 0 {
+            self.insert(gap.end - cut, Piece::Missing(cut));
+        }
+    }
+
+    fn insert(&mut self, offset: u64, piece: Piece) {
+        self.cost += piece.cost();
+        self.pieces.insert(offset, piece);
+    }
+
+    /// How much of the stream follows an offset in one piece, and its packet and bytes if they are
+    /// known.
+    fn known(&self, offset: u64) -> (u64, Option<(u64, &[u8])>) {
+        match self.pieces.range(..=offset).next_back() {
+            Some((start, Piece::Known(packet, bytes))) => {
+                let bytes = &bytes[(offset - start) as usize..];
+                (bytes.len() as u64, Some((*packet, bytes)))
+            }
+            Some((start, Piece::Missing(count))) => (start + count - offset, None),
+            None => (self.released - offset, None),
+        }
     }
 }
 
-/// A reply byte that is not the upper case of the request byte at its offset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// Offset in both streams, from 0.
-    pub offset: u64,
-    /// The upper case of the request's byte.
-    pub expected: u8,
-    /// The reply's byte.
-    pub found: u8,
+/// A part of a segment: its offset, its packet, and its bytes as far as they were captured.
+type Part<'a> = (u64, u64, &'a [u8]);
+
+/// The first byte of a part that came before with another value.
+fn altered((offset, piece): (u64, &Piece), (start, _, payload): Part<'_>) -> Option<Difference> {
+    let Piece::Known(_, bytes) = piece else {
+        return None;
+    };
+    let first = offset.max(start);
+    let before = bytes.get((first - offset) as usize..)?;
+    let again = payload.get((first - start) as usize..)?;
+    let count = before.len().min(again.len());
+    if before[..count] == again[..count] {
+        return None;
+    }
+    let place = (0..count).find(|&place| before[place] != again[place])?;
+    Some(Difference {
+        offset: first + place as u64,
+        expected: before[place],
+        found: again[place],
+    })
 }
 
-/// Which stream a piece belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
-    /// What the client sends.
-    Request,
-    /// What comes back.
-    Reply,
-}
-
-/// Compares the reply with the upper case of the request, as far as both are known.
+/// Lays the reply against the upper case of the request, as far as both have come.
 #[derive(Debug, Default)]
 pub struct Comparison {
-    /// What the one stream has beyond the other: requests in upper case, or replies.
-    ahead: VecDeque<Piece>,
-    replies_ahead: bool,
-    ahead_bytes: u64,
-    ahead_cost: usize,
     offset: u64,
     unchecked: u64,
 }
 
 impl Comparison {
-    /// The next piece of a stream. Tells the first byte of a reply that differs, and the packet
-    /// that brought it.
-    pub fn add(&mut self, stream: Stream, mut piece: Piece) -> Option<(u64, Difference)> {
-        if let (Stream::Request, Piece::Known(_, bytes)) = (stream, &mut piece) {
-            bytes.make_ascii_uppercase();
-        }
-        if self.ahead.is_empty() {
-            self.replies_ahead = stream == Stream::Reply;
-        }
-        if self.replies_ahead == (stream == Stream::Reply) {
-            self.wait(piece);
-            return None;
-        }
+    /// Goes on as far as both streams were delivered. Tells the first byte of the reply that
+    /// differs, and the packet that brought it.
+    pub fn advance(
+        &mut self,
+        request: &Reassembly,
+        reply: &Reassembly,
+    ) -> Option<(u64, Difference)> {
+        let end = request.delivered.min(reply.delivered);
         let mut difference = None;
-        while piece.len() > 0
-            && let Some(front) = self.ahead.front_mut()
-        {
-            let count = front.len().min(piece.len());
-            let (waiting, arrived) = (front.split(count), piece.split(count));
-            self.ahead_bytes -= count;
-            self.ahead_cost -= waiting.cost() - ENTRY_BYTES;
-            if front.len() == 0 {
-                self.ahead.pop_front();
-                self.ahead_cost -= ENTRY_BYTES;
+        while self.offset < end {
+            let (asked, request) = request.known(self.offset);
+            let (answered, reply) = reply.known(self.offset);
+            let count = asked.min(answered).min(end - self.offset);
+            if let (Some((_, request)), Some((packet, reply))) = (request, reply) {
+                let found = self.compare(&request[..count as usize], &reply[..count as usize]);
+                difference = difference.or(found.map(|found| (packet, found)));
+            } else {
+                self.unchecked += count;
             }
-            let (request, reply) = match stream {
-                Stream::Request => (arrived, waiting),
-                Stream::Reply => (waiting, arrived),
-            };
-            difference = difference.or(self.compare(&request, &reply));
             self.offset += count;
-        }
-        if piece.len() > 0 {
-            self.replies_ahead = stream == Stream::Reply;
-            self.wait(piece);
         }
         difference
     }
 
-    /// Bytes of requests that have no reply.
-    pub fn unanswered(&self) -> u64 {
-        if self.replies_ahead {
-            0
-        } else {
-            self.ahead_bytes
-        }
-    }
-
-    /// Bytes of replies that answer nothing.
-    pub fn surplus(&self) -> u64 {
-        if self.replies_ahead {
-            self.ahead_bytes
-        } else {
-            0
-        }
+    /// Bytes that were laid against each other so far, or could not be.
+    pub fn offset(&self) -> u64 {
+        self.offset
     }
 
     /// Bytes that could not be compared, since one side or the other is not known.
@@ -311,40 +320,20 @@ impl Comparison {
         self.unchecked
     }
 
-    /// Keeps a piece until the other stream has come so far. Of more than a bounded number of bytes
-    /// only the length is kept.
-    fn wait(&mut self, piece: Piece) {
-        self.ahead_bytes += piece.len();
-        self.ahead_cost += piece.cost();
-        let piece = match self.ahead_cost > EARLY_BYTES_MAX {
-            true => Piece::Missing(piece.len()),
-            false => piece,
-        };
-        match (self.ahead.back_mut(), piece) {
-            (Some(Piece::Missing(last)), Piece::Missing(count)) => {
-                *last += count;
-                self.ahead_cost -= ENTRY_BYTES;
-            }
-            (_, piece) => self.ahead.push_back(piece),
-        }
-    }
-
-    fn compare(&mut self, request: &Piece, reply: &Piece) -> Option<(u64, Difference)> {
-        let (Piece::Known(_, expected), Piece::Known(packet, found)) = (request, reply) else {
-            self.unchecked += request.len();
-            return None;
-        };
-        if expected == found {
+    fn compare(&self, request: &[u8], reply: &[u8]) -> Option<Difference> {
+        let pairs = || request.iter().map(u8::to_ascii_uppercase).zip(reply);
+        // Without an early end this is done many bytes at a time.
+        if pairs().fold(true, |same, (expected, found)| same & (expected == *found)) {
             return None;
         }
-        let mut pairs = expected.iter().zip(found);
-        let place = pairs.position(|(expected, found)| expected != found)?;
-        let difference = Difference {
+        let (place, (expected, found)) = pairs()
+            .enumerate()
+            .find(|(_, (expected, found))| expected != *found)?;
+        Some(Difference {
             offset: self.offset + place as u64,
-            expected: expected[place],
-            found: found[place],
-        };
-        Some((*packet, difference))
+            expected,
+            found: *found,
+        })
     }
 }
 
@@ -354,36 +343,84 @@ mod tests {
 
     use super::*;
 
+    /// Everything that is kept and in order; a hole is told as `None`s.
+    fn delivered(stream: &Reassembly) -> Vec<Option<u8>> {
+        let mut bytes = vec![None; stream.released as usize];
+        while (bytes.len() as u64) < stream.delivered {
+            let (count, known) = stream.known(bytes.len() as u64);
+            match known {
+                Some((_, known)) => bytes.extend(known.iter().copied().map(Some)),
+                None => bytes.resize(bytes.len() + count as usize, None),
+            }
+        }
+        bytes
+    }
+
     proptest! {
         #[test]
         fn segments_in_any_order_and_number_give_the_stream_once(
             start: u32,
             length in 1usize..500,
-            cuts in prop::collection::vec((any::<prop::sample::Index>(), 1usize..80), 0..60),
+            cuts in prop::collection::vec(
+                (any::<prop::sample::Index>(), 1usize..80, 0u32..9),
+                0..60,
+            ),
         ) {
             let bytes: Vec<u8> = (0..length).map(|place| (place * 7 % 251) as u8).collect();
-            let mut reassembly = Reassembly::new(start);
-            let mut out = Vec::new();
-            for (place, size) in cuts {
+            let mut stream = Reassembly::new(start);
+            for (place, size, cut) in cuts {
                 let place = place.index(length);
                 let part = &bytes[place..(place + size).min(length)];
                 let seq = start.wrapping_add(place as u32);
-                reassembly.add((seq, part.len() as u32), 1, part, &mut out);
+                prop_assert_eq!(stream.add((seq, part.len() as u32 + cut), 1, part), None);
             }
             let end = start.wrapping_add(length as u32);
             for second in 0..3 {
-                reassembly.acknowledged(end, Duration::from_secs(second), &mut out);
+                stream.acknowledged(end, Duration::from_secs(second));
             }
-            reassembly.finish(&mut out);
-            let mut offset = 0;
-            for piece in out {
-                if let Piece::Known(_, part) = &piece {
-                    prop_assert_eq!(&bytes[offset..offset + part.len()], &part[..]);
-                }
-                offset += piece.len() as usize;
+            stream.finish();
+            let told = delivered(&stream);
+            prop_assert_eq!(told.len() as u64, stream.delivered());
+            let missing = told.iter().filter(|byte| byte.is_none()).count();
+            prop_assert_eq!(missing as u64, stream.missing());
+            for (told, byte) in told.iter().zip(&bytes) {
+                prop_assert!(told.is_none_or(|told| told == *byte));
             }
-            prop_assert_eq!(reassembly.delivered(), offset as u64);
-            prop_assert_eq!(reassembly.early_bytes, 0);
+            stream.release(u64::MAX);
+            stream.forget();
+            prop_assert_eq!((stream.cost(), stream.released), (0, stream.delivered()));
+        }
+
+        #[test]
+        fn a_byte_that_comes_again_with_another_value_is_told(
+            start: u32,
+            first in (0usize..100, 1usize..100, 0usize..100),
+            second in (0usize..100, 1usize..100, 0usize..100),
+            place in 0usize..200,
+            released in 0u64..200,
+        ) {
+            let mut bytes: Vec<u8> = (0..200).collect();
+            let mut stream = Reassembly::new(start);
+            let add = |stream: &mut Reassembly, bytes: &[u8], place, length, cut| {
+                let segment = (start.wrapping_add(place as u32), (length + cut) as u32);
+                stream.add(segment, 1, &bytes[place..place + length])
+            };
+            add(&mut stream, &bytes, first.0, first.1, first.2);
+            stream.acknowledged(start.wrapping_add(released as u32), Duration::ZERO);
+            stream.release(u64::MAX);
+            bytes[place] ^= 1;
+            let told = add(&mut stream, &bytes, second.0, second.1, second.2);
+            let within = |(from, length, _): (usize, usize, usize)| {
+                (from..from + length).contains(&place)
+            };
+            // A piece is let go as a whole, and only when it is in order.
+            let kept = first.0 > 0 || first.1 as u64 > released;
+            let expected = (within(first) && within(second) && kept).then_some(Difference {
+                offset: place as u64,
+                expected: place as u8,
+                found: place as u8 ^ 1,
+            });
+            prop_assert_eq!(told, expected);
         }
 
         #[test]
@@ -402,35 +439,59 @@ mod tests {
                 expected = Some(Difference { offset: place as u64, expected: right, found });
             }
             let mut comparison = Comparison::default();
-            let (mut asked, mut answered) = (0, 0);
+            let mut streams = [Reassembly::new(0), Reassembly::new(0)];
             let mut found = None;
             let rest = [(false, request.len()), (true, request.len())];
             for (is_reply, size) in cuts.into_iter().chain(rest) {
-                let (stream, source, at) = if is_reply {
-                    (Stream::Reply, &reply, &mut answered)
-                } else {
-                    (Stream::Request, &request, &mut asked)
-                };
-                let end = (*at + size).min(source.len());
-                if end > *at {
-                    let piece = Piece::Known(7, source[*at..end].to_vec());
-                    found = found.or(comparison.add(stream, piece));
-                    *at = end;
+                let source = if is_reply { &reply } else { &request };
+                let stream = &mut streams[usize::from(is_reply)];
+                let from = stream.delivered() as usize;
+                let bytes = &source[from..(from + size).min(source.len())];
+                stream.add((from as u32, bytes.len() as u32), 7, bytes);
+                found = found.or(comparison.advance(&streams[0], &streams[1]));
+                for stream in &mut streams {
+                    stream.acknowledged(stream.delivered() as u32, Duration::ZERO);
+                    stream.release(comparison.offset());
                 }
             }
             prop_assert_eq!(found, expected.map(|difference| (7, difference)));
-            prop_assert_eq!((comparison.unanswered(), comparison.surplus()), (0, 0));
+            prop_assert_eq!(comparison.offset(), request.len() as u64);
+            prop_assert_eq!((streams[0].cost(), streams[1].cost()), (0, 0));
         }
     }
 
     #[test]
     fn what_the_capture_misses_is_not_compared() {
+        let mut request = Reassembly::new(0);
+        request.add((0, 5), 1, b"abc");
+        request.add((5, 1), 2, b"f");
+        let mut reply = Reassembly::new(0);
+        reply.add((0, 6), 3, b"ABCxyF");
         let mut comparison = Comparison::default();
-        comparison.add(Stream::Request, Piece::Known(1, b"abc".to_vec()));
-        comparison.add(Stream::Request, Piece::Missing(2));
-        comparison.add(Stream::Request, Piece::Known(2, b"f".to_vec()));
-        let reply = Piece::Known(3, b"ABCxyF".to_vec());
-        assert_eq!(comparison.add(Stream::Reply, reply), None);
-        assert_eq!(comparison.unchecked(), 2);
+        assert_eq!(comparison.advance(&request, &reply), None);
+        assert_eq!((comparison.unchecked(), comparison.offset()), (2, 6));
+    }
+
+    #[test]
+    fn what_was_forgotten_is_not_compared_either() {
+        let mut request = Reassembly::new(0);
+        request.add((0, 3), 1, b"abc");
+        request.add((6, 3), 1, b"ghi");
+        request.forget();
+        assert_eq!(
+            (request.cost(), request.delivered(), request.missing()),
+            (0, 9, 3)
+        );
+        assert_eq!(request.add((3, 9), 1, b"defghijkl"), None);
+        let mut reply = Reassembly::new(0);
+        reply.add((0, 12), 3, b"ABCDEFGHIJK!");
+        let mut comparison = Comparison::default();
+        let wrong = Difference {
+            offset: 11,
+            expected: b'L',
+            found: b'!',
+        };
+        assert_eq!(comparison.advance(&request, &reply), Some((3, wrong)));
+        assert_eq!(comparison.unchecked(), 9);
     }
 }

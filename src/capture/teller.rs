@@ -7,8 +7,9 @@ use std::time::Duration;
 use crate::capture::document::{CaptureFault, Delay, Document, Verdict};
 use crate::capture::file::Frame;
 use crate::capture::flow::{Packet, Timing};
-use crate::capture::flows::Flows;
+use crate::capture::flows::{BYTES_MAX, Flows};
 use crate::capture::segment::{Unread, parse};
+use crate::capture::transcript::Told;
 use crate::load::latency::Latency;
 
 /// Findings and faults that are kept for the verdict; all are counted, and flows tell their own.
@@ -50,7 +51,7 @@ impl<W: Write> Teller<W> {
             document,
             brief,
             port,
-            flows: Flows::new(port),
+            flows: Flows::new(port, BYTES_MAX),
             verdict: Verdict::default(),
             delays: Delays::default(),
             timings: Vec::new(),
@@ -102,11 +103,14 @@ impl<W: Write> Teller<W> {
         }
         let (number, flow, seen) = self.flows.observe(packet, &segment, &mut self.timings);
         if !self.brief {
-            // Writing to a string cannot fail.
-            let flow = (number, flow);
-            let _ = self
-                .document
-                .segment(&mut self.text, packet, &segment, flow, &seen);
+            let told = Told {
+                packet,
+                segment: &segment,
+                number,
+                flow,
+                seen: &seen,
+            };
+            self.document.segment(&mut self.text, &told);
         }
         self.take_timings();
         self.tell_finished();

@@ -1,10 +1,26 @@
 //! A segment in words: one sentence on what it means in its conversation, with the numbers. Pure.
 
-use std::fmt::{self, Write};
+use std::fmt::Write;
 
 use crate::capture::analysis::Analysis;
-use crate::capture::flow::{Flow, Meaning, Observation, Role};
+use crate::capture::flow::{Flow, FlowNumber, Meaning, Observation, Packet, Role};
 use crate::capture::segment::Segment;
+use crate::capture::text::{list, put};
+
+/// A segment to be told, and all that is known of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    /// Which packet brought it.
+    pub packet: Packet,
+    /// Its fields.
+    pub segment: &'a Segment<'a>,
+    /// The flow that it belongs to.
+    pub number: FlowNumber,
+    /// What is known of that.
+    pub flow: &'a Flow,
+    /// What it is in it.
+    pub seen: &'a Observation,
+}
 
 /// How sentences are made.
 #[derive(Clone, Copy, Debug)]
@@ -17,13 +33,13 @@ pub struct Style {
 
 impl Style {
     /// The sequence number of a segment as it is to be told.
-    pub fn seq(&self, segment: &Segment<'_>, seen: &Observation) -> u32 {
-        self.from(segment.seq, seen.bases.0)
+    pub fn seq(&self, told: &Told<'_>) -> u32 {
+        self.from(told.segment.seq, told.seen.bases.0)
     }
 
     /// The acknowledgment of a segment as it is to be told.
-    pub fn ack(&self, segment: &Segment<'_>, seen: &Observation) -> u32 {
-        self.from(segment.ack, seen.bases.1)
+    pub fn ack(&self, told: &Told<'_>) -> u32 {
+        self.from(told.segment.ack, told.seen.bases.1)
     }
 
     fn from(&self, number: u32, base: u32) -> u32 {
@@ -36,47 +52,48 @@ impl Style {
 }
 
 /// Writes the sentence.
-pub fn sentence(
-    out: &mut String,
-    segment: &Segment<'_>,
-    seen: &Observation,
-    flow: &Flow,
-    style: &Style,
-) -> fmt::Result {
-    let who = seen.from.name();
+pub fn sentence(out: &mut String, told: &Told<'_>, style: &Style) {
+    let (segment, seen) = (told.segment, told.seen);
+    put!(out, "The ", seen.from.name());
     if let Some(special) = special(seen.analysis) {
-        write!(out, "The {who} {special}")?;
-        return rest(out, segment, seen, style);
+        put!(out, " ", special);
+        return rest(out, told, style);
     }
-    let (seq, ack) = (style.seq(segment, seen), style.ack(segment, seen));
+    let (seq, ack) = (style.seq(told), style.ack(told));
     match seen.meaning {
         Meaning::Opens => {
-            write!(out, "The {who} opens: its first sequence number is {seq}")?;
-            mss(out, segment)
+            put!(out, " opens: its first sequence number is ", seq);
+            mss(out, segment);
         }
         Meaning::Accepts => {
             let of = ack.wrapping_sub(1);
-            write!(
+            put!(
                 out,
-                "The {who} accepts: it acknowledges {of} + 1 and sends its own SYN, {seq}"
-            )?;
-            mss(out, segment)
+                " accepts: it acknowledges ",
+                of,
+                " + 1 and sends its own SYN, ",
+                seq
+            );
+            mss(out, segment);
         }
-        Meaning::Begins => begins(out, seen.from, flow, ack),
-        Meaning::Carries { .. } => carries(out, segment, seen, style),
+        Meaning::Begins => begins(out, told.flow, ack),
+        Meaning::Carries { .. } => carries(out, told, style),
         Meaning::Closes {
             first,
             acknowledges_fin,
         } => closes(out, seen.from, (first, acknowledges_fin), (seq, ack)),
         Meaning::Acknowledges { bytes, fin, ends } => {
-            acknowledges(out, seen.from, bytes, fin, ends, ack)
+            acknowledges(out, seen.from, bytes, fin, ends, ack);
         }
-        Meaning::Resets => write!(out, "The {who} resets the connection."),
+        Meaning::Resets => out.push_str(" resets the connection."),
     }
 }
 
 /// What is told first of a segment that is out of the ordinary.
 fn special(analysis: Analysis) -> Option<&'static str> {
+    if analysis.is_empty() {
+        return None;
+    }
     let told = [
         (
             Analysis::REUSED_PORTS,
@@ -130,45 +147,49 @@ fn special(analysis: Analysis) -> Option<&'static str> {
 }
 
 /// The numbers behind a special segment.
-fn rest(out: &mut String, segment: &Segment<'_>, seen: &Observation, style: &Style) -> fmt::Result {
-    let (seq, ack) = (style.seq(segment, seen), style.ack(segment, seen));
+fn rest(out: &mut String, told: &Told<'_>, style: &Style) {
+    let (segment, seq, ack) = (told.segment, style.seq(told), style.ack(told));
     if segment.length > 0 {
         let last = seq.wrapping_add(segment.length - 1);
-        write!(out, ": {} bytes, {seq} to {last}: ", segment.length)?;
-        payload(out, segment, style)?;
+        put!(
+            out,
+            ": ",
+            segment.length,
+            " bytes, ",
+            seq,
+            " to ",
+            last,
+            ": "
+        );
+        payload(out, segment, style);
     } else if segment.span() > 0 {
-        write!(out, ": {} {seq}", segment.flags)?;
+        out.push_str(": ");
+        list(out, segment.flags.names(), ",");
+        put!(out, " ", seq);
     } else {
-        write!(out, ": it expects {ack} next, window {}", segment.window)?;
+        put!(out, ": it expects ", ack, " next, window ", segment.window);
     }
-    wrong(out, seen)?;
-    out.write_char('.')
+    wrong(out, told.seen);
+    out.push('.');
 }
 
-fn mss(out: &mut String, segment: &Segment<'_>) -> fmt::Result {
-    match segment.options.mss {
-        Some(mss) => write!(out, ", and it takes segments of {mss} bytes (MSS)."),
-        None => out.write_char('.'),
+fn mss(out: &mut String, segment: &Segment<'_>) {
+    if let Some(mss) = segment.options.mss {
+        put!(out, ", and it takes segments of ", mss, " bytes (MSS)");
     }
+    out.push('.');
 }
 
-fn begins(out: &mut String, from: Role, flow: &Flow, ack: u32) -> fmt::Result {
-    let (who, of) = (from.name(), ack.wrapping_sub(1));
-    write!(
-        out,
-        "The {who} acknowledges {of} + 1: the connection begins"
-    )?;
-    match (flow.mss_in_force(), flow.payload_max()) {
-        (Some(mss), Some(most)) if most < mss => {
-            write!(
-                out,
-                ", with an MSS of {mss}, which leaves {most} bytes of payload"
-            )?;
+fn begins(out: &mut String, flow: &Flow, ack: u32) {
+    let of = ack.wrapping_sub(1);
+    put!(out, " acknowledges ", of, " + 1: the connection begins");
+    if let Some(mss) = flow.mss_in_force() {
+        put!(out, ", with an MSS of ", mss);
+        if let Some(most) = flow.payload_max().filter(|most| *most < mss) {
+            put!(out, ", which leaves ", most, " bytes of payload");
         }
-        (Some(mss), _) => write!(out, ", with an MSS of {mss}")?,
-        _ => {}
     }
-    out.write_char('.')
+    out.push('.');
 }
 
 fn closes(
@@ -176,29 +197,27 @@ fn closes(
     from: Role,
     (first, acknowledges_fin): (bool, bool),
     (seq, ack): (u32, u32),
-) -> fmt::Result {
-    let (who, other) = (from.name(), from.other().name());
+) {
     match (first, acknowledges_fin) {
-        (true, _) => write!(out, "The {who} closes its side")?,
+        (true, _) => out.push_str(" closes its side"),
         (false, true) => {
-            let fin = ack.wrapping_sub(1);
-            write!(
+            let (other, fin) = (from.other().name(), ack.wrapping_sub(1));
+            put!(
                 out,
-                "The {who} acknowledges the {other}'s FIN, {fin} + 1, and closes its own"
-            )?;
-            write!(out, " side")?;
+                " acknowledges the ",
+                other,
+                "'s FIN, ",
+                fin,
+                " + 1, and closes its own side"
+            );
         }
-        (false, false) => write!(out, "The {who} closes its side too")?,
+        (false, false) => out.push_str(" closes its side too"),
     }
-    write!(out, ": its FIN takes number {seq}.")
+    put!(out, ": its FIN takes number ", seq, ".");
 }
 
-fn carries(
-    out: &mut String,
-    segment: &Segment<'_>,
-    seen: &Observation,
-    style: &Style,
-) -> fmt::Result {
+fn carries(out: &mut String, told: &Told<'_>, style: &Style) {
+    let (segment, seen) = (told.segment, told.seen);
     let Meaning::Carries {
         offset,
         acknowledges,
@@ -206,134 +225,143 @@ fn carries(
         after_fin,
     } = seen.meaning
     else {
-        return Ok(());
+        return;
     };
-    let seq = style.seq(segment, seen);
-    let last = seq.wrapping_add(segment.length - 1);
+    let (seq, bytes) = (style.seq(told), segment.length);
+    let last = seq.wrapping_add(bytes - 1);
     let verb = match seen.from {
-        Role::Client => "sends",
-        Role::Server => "answers with",
+        Role::Client => " sends ",
+        Role::Server => " answers with ",
     };
-    let (who, bytes) = (seen.from.name(), segment.length);
-    write!(
+    put!(
         out,
-        "The {who} {verb} {bytes} bytes, {seq} to {last} (offset {offset}): "
-    )?;
-    payload(out, segment, style)?;
+        verb,
+        bytes,
+        " bytes, ",
+        seq,
+        " to ",
+        last,
+        " (offset ",
+        offset,
+        "): "
+    );
+    payload(out, segment, style);
     if acknowledges > 0 {
-        let ack = style.ack(segment, seen);
-        write!(
+        let ack = style.ack(told);
+        put!(
             out,
-            "; it acknowledges {acknowledges} bytes and expects {ack} next"
-        )?;
+            "; it acknowledges ",
+            acknowledges,
+            " bytes and expects ",
+            ack,
+            " next"
+        );
     }
-    if closes {
-        write!(out, "; FIN comes with it")?;
+    let window_full = seen.analysis.has(Analysis::WINDOW_FULL);
+    for (applies, text) in [
+        (closes, "; FIN comes with it"),
+        (after_fin, "; it comes after the FIN"),
+        (
+            seen.offloaded,
+            "; larger than a segment can be: the kernel cuts it later (offload)",
+        ),
+        (window_full, "; it fills the window of the other side"),
+    ] {
+        if applies {
+            out.push_str(text);
+        }
     }
-    if after_fin {
-        write!(out, "; it comes after the FIN")?;
-    }
-    if seen.offloaded {
-        write!(
-            out,
-            "; larger than a segment can be: the kernel cuts it later (offload)"
-        )?;
-    }
-    if seen.analysis.has(Analysis::WINDOW_FULL) {
-        write!(out, "; it fills the window of the other side")?;
-    }
-    wrong(out, seen)?;
-    out.write_char('.')
+    wrong(out, seen);
+    out.push('.');
 }
 
-fn wrong(out: &mut String, seen: &Observation) -> fmt::Result {
-    let Some(wrong) = seen.difference else {
-        return Ok(());
-    };
-    write!(
-        out,
-        "; WRONG at offset {}: '{}', not '{}'",
-        wrong.offset,
-        wrong.found.escape_ascii(),
-        wrong.expected.escape_ascii()
-    )
+fn wrong(out: &mut String, seen: &Observation) {
+    let told = [("WRONG", seen.difference), ("OTHER CONTENT", seen.altered)];
+    for (word, difference) in told {
+        let Some(difference) = difference else {
+            continue;
+        };
+        // Writing to a string cannot fail.
+        let _ = write!(
+            out,
+            "; {word} at offset {}: '{}', not '{}'",
+            difference.offset,
+            difference.found.escape_ascii(),
+            difference.expected.escape_ascii()
+        );
+    }
 }
 
-fn acknowledges(
-    out: &mut String,
-    from: Role,
-    bytes: u32,
-    fin: bool,
-    ends: bool,
-    ack: u32,
-) -> fmt::Result {
-    let (who, other) = (from.name(), from.other().name());
+fn acknowledges(out: &mut String, from: Role, bytes: u32, fin: bool, ends: bool, ack: u32) {
+    let other = from.other().name();
     match (bytes, fin) {
-        (0, false) => write!(
+        (0, false) => put!(out, " acknowledges nothing new: it expects ", ack, " next."),
+        (0, true) => put!(
             out,
-            "The {who} acknowledges nothing new: it expects {ack} next."
-        )?,
-        (0, true) => write!(
-            out,
-            "The {who} acknowledges the {other}'s FIN, {} + 1",
-            ack.wrapping_sub(1)
-        )?,
-        (_, false) => write!(
-            out,
-            "The {who} acknowledges {bytes} bytes of the {other}: it expects {ack} next."
-        )?,
-        (_, true) => write!(
-            out,
-            "The {who} acknowledges {bytes} bytes of the {other} and its FIN: it expects {ack} next"
-        )?,
+            " acknowledges the ",
+            other,
+            "'s FIN, ",
+            ack.wrapping_sub(1),
+            " + 1"
+        ),
+        (_, false) => {
+            put!(out, " acknowledges ", bytes, " bytes of the ", other);
+            put!(out, ": it expects ", ack, " next.");
+        }
+        (_, true) => {
+            put!(out, " acknowledges ", bytes, " bytes of the ", other);
+            put!(out, " and its FIN: it expects ", ack, " next");
+        }
     }
     match (fin, ends) {
-        (true, true) => write!(out, ": both sides are closed."),
-        (true, false) => out.write_char('.'),
-        (false, _) => Ok(()),
+        (true, true) => out.push_str(": both sides are closed."),
+        (true, false) => out.push('.'),
+        (false, _) => {}
     }
 }
 
 /// The payload in quotes, escaped, as much of it as is to be shown.
-pub fn payload(out: &mut String, segment: &Segment<'_>, style: &Style) -> fmt::Result {
+fn payload(out: &mut String, segment: &Segment<'_>, style: &Style) {
     if segment.payload.is_empty() {
-        return write!(out, "(not captured)");
+        return out.push_str("(not captured)");
     }
     let shown = &segment.payload[..segment.payload.len().min(style.width)];
     out.push('"');
+    // Without an early end this is done many bytes at a time.
+    let plain = shown
+        .iter()
+        .fold(true, |plain, &byte| plain & is_plain(byte));
     match std::str::from_utf8(shown) {
-        Ok(text) if shown.iter().all(|&byte| is_plain(byte)) => out.push_str(text),
-        _ => escape(out, shown)?,
+        Ok(text) if plain => out.push_str(text),
+        _ => escape(out, shown),
     }
     out.push('"');
     if shown.len() < segment.length as usize {
-        write!(out, "…")?;
+        out.push('…');
     }
-    Ok(())
 }
 
 /// Bytes that stand for themselves, as nearly all do.
 fn is_plain(byte: u8) -> bool {
-    matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
+    (b' '..=b'~').contains(&byte) & (byte != b'"') & (byte != b'\\')
 }
 
 /// UTF-8 as it is, but for what would end the quotes or play with the terminal; other bytes by
 /// their values.
-fn escape(out: &mut String, bytes: &[u8]) -> fmt::Result {
+fn escape(out: &mut String, bytes: &[u8]) {
     for part in bytes.utf8_chunks() {
         let mut rest = part.valid();
         while let Some(place) = rest.find(is_special) {
             out.push_str(&rest[..place]);
             let special = rest[place..].chars().next().unwrap_or_default();
-            write!(out, "{}", special.escape_default())?;
+            out.extend(special.escape_default());
             rest = &rest[place + special.len_utf8()..];
         }
         out.push_str(rest);
         for byte in part.invalid() {
-            write!(out, "\\x{byte:02x}")?;
+            let _ = write!(out, "\\x{byte:02x}");
         }
     }
-    Ok(())
 }
 
 /// Characters that would end the quotes or play with the terminal.

@@ -48,6 +48,61 @@ pub fn craft(client_port: u16, segment: Crafted) -> Vec<u8> {
     ip
 }
 
+/// Packets of one connection, one after the other: numbers go on by themselves, and everything is
+/// acknowledged that came before.
+#[derive(Debug)]
+pub struct Talk {
+    client_port: u16,
+    /// The next numbers of client and server.
+    next: [u32; 2],
+    pub packets: Vec<Vec<u8>>,
+}
+
+impl Talk {
+    /// Begins with a handshake, whose SYNs have these numbers.
+    pub fn open(client_port: u16, client: u32, server: u32) -> Talk {
+        let mut talk = Talk {
+            client_port,
+            next: [client, server],
+            packets: Vec::new(),
+        };
+        talk.put(true, SYN, (client, 0), 0);
+        talk.next[0] = client.wrapping_add(1);
+        talk.say(false, SYN | ACK, 0);
+        talk.say(true, ACK, 0);
+        talk
+    }
+
+    /// The next segment of one side.
+    pub fn say(&mut self, from_client: bool, flags: u8, length: usize) {
+        let (me, peer) = if from_client { (0, 1) } else { (1, 0) };
+        let (seq, ack) = (self.next[me], self.next[peer]);
+        self.put(from_client, flags, (seq, ack), length);
+        let span = length as u32 + u32::from(flags & (SYN | FIN) != 0);
+        self.next[me] = seq.wrapping_add(span);
+    }
+
+    /// Any segment.
+    pub fn put(&mut self, from_client: bool, flags: u8, (seq, ack): (u32, u32), length: usize) {
+        let segment = Crafted {
+            from_client,
+            flags,
+            seq,
+            ack,
+            window: 1000,
+            length,
+        };
+        self.packets.push(craft(self.client_port, segment));
+    }
+
+    /// Ends in order; the client closes first.
+    pub fn close(&mut self) {
+        self.say(true, FIN | ACK, 0);
+        self.say(false, FIN | ACK, 0);
+        self.say(true, ACK, 0);
+    }
+}
+
 /// A pcapng file of so many packets: short echo conversations, many at a time, all well.
 pub fn capture_of(packets: usize) -> Vec<u8> {
     const AT_A_TIME: usize = 100;
@@ -82,36 +137,13 @@ pub fn capture_of(packets: usize) -> Vec<u8> {
 
 /// A handshake, exchanges of 64 bytes and an orderly close.
 fn conversation(port: u16, base: u32, exchanges: u32) -> Vec<Vec<u8>> {
-    const LENGTH: u32 = 64;
     let (client, server) = (base.wrapping_mul(7919), base.wrapping_mul(104_729));
-    let mut packets = Vec::new();
-    let mut put = |from_client, flags, seq, ack, length| {
-        packets.push(craft(
-            port,
-            Crafted {
-                from_client,
-                flags,
-                seq,
-                ack,
-                window: 1000,
-                length,
-            },
-        ));
-    };
-    put(true, SYN, client, 0, 0);
-    put(false, SYN | ACK, server, client.wrapping_add(1), 0);
-    put(true, ACK, client.wrapping_add(1), server.wrapping_add(1), 0);
-    let at = |base: u32, exchange: u32| base.wrapping_add(1 + exchange * LENGTH);
-    for exchange in 0..exchanges {
-        let (from, back) = (at(client, exchange), at(server, exchange));
-        let after = at(client, exchange + 1);
-        put(true, PSH | ACK, from, back, LENGTH as usize);
-        put(false, PSH | ACK, back, after, LENGTH as usize);
-        put(true, ACK, after, at(server, exchange + 1), 0);
+    let mut talk = Talk::open(port, client, server);
+    for _ in 0..exchanges {
+        talk.say(true, PSH | ACK, 64);
+        talk.say(false, PSH | ACK, 64);
+        talk.say(true, ACK, 0);
     }
-    let (client, server) = (at(client, exchanges), at(server, exchanges));
-    put(true, FIN | ACK, client, server, 0);
-    put(false, FIN | ACK, server, client.wrapping_add(1), 0);
-    put(true, ACK, client.wrapping_add(1), server.wrapping_add(1), 0);
-    packets
+    talk.close();
+    talk.packets
 }
