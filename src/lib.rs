@@ -9,8 +9,13 @@
 //! and its state. *turn*: one pass of the event loop. *token*: what the kernel hands back for a
 //! connection; it carries a slab index and a generation. *pending*: bytes read and converted, not
 //! yet accepted by the kernel. *drain*: finish what was promised, take nothing new. *plan*: what a
-//! load run is to do. *response*: from the instant at which a message was due to the last byte of
-//! its reply. *unanswered*: sent, and not answered when the run ended.
+//! load run is to do. *schedule*: when each message is due. *line*: a place for a connection in a
+//! run; when the connection breaks or is replaced, another takes its place. *response*: from the
+//! instant at which a message was due to the last byte of its reply. *service*: from its send to
+//! there. *lateness*: from when it was due to its send, in two parts: *blocked* (no free
+//! connection, or the socket took nothing) and *own* (due and sendable, and not sent yet).
+//! *outstanding*: due, and its fate is open. *unanswered*: outstanding when the run ended.
+//! *censored*: known to have lasted at least so long.
 //!
 //! # The layers
 //!
@@ -20,13 +25,14 @@
 //! kernel and on the scripted streams of the tests.
 //!
 //! ```text
-//! 11 main
-//! 10 cli/mod
-//! 9  cli/args   progress   report/text*   report/json*   report/mod*
-//! 8  load/mod   load/verdict*
-//! 7  load/summary*   cli/values   capture/mod
-//! 6  load/engine*   load/own   capture/teller*
-//! 5  load/pacer*   load/kernel   load/books*   load/assertion*   server/mod   capture/document*
+//! 12 main
+//! 11 cli/mod
+//! 10 cli/args   progress   report/text*   report/json*   report/mod*
+//! 9  load/mod   load/verdict*
+//! 8  load/summary*   cli/values   capture/mod
+//! 7  load/engine/messages*   load/engine/connections*   load/own   capture/teller*
+//! 6  load/engine/mod*   server/mod   capture/document*
+//! 5  load/pacer*   load/kernel   load/books*   load/assertion*
 //! 4  load/world*   load/results*   capture/flows*   capture/transcript*
 //! 3  load/plan*   load/connection*   load/preflight   send   capture/flow*   capture/live
 //! 2  reactor/mod   server/connection*   server/listener   socket   load/dial*   load/payload*
@@ -46,7 +52,10 @@
 //! - **socket**: every socket option is set in one file, named as its `setsockopt`.
 //! - **limits, plan**: every number that bounds work or memory, with its unit and its reason.
 //! - **connection | stats**: a connection ends with one reason; a peer's fault is data.
-//! - **summary | report**: measuring cannot print, printing cannot measure.
+//! - **world | engine**: the load client needs a clock, sockets and timers, and gets them as an
+//!   argument: the kernel's, or those of the simulation.
+//! - **schedule | pacer | connection | books**: when, to whom, which bytes, what became of it.
+//! - **summary | verdict | report**: measuring cannot judge, judging cannot print.
 //! - **segment | flow | transcript | document**: bytes, fields, meaning, words, pages.
 //! - **send**: plain blocking sockets, no I/O code shared with the server: the witness.
 //!
@@ -59,6 +68,16 @@
 //! queue and continues in the next turn, since an edge is not reported twice. At the end of the
 //! stream: flush, shut down the write side, close. Two system calls a message, and one `epoll_wait`
 //! shared by the batch.
+//!
+//! # The way of a message through the load generator
+//!
+//! Due by the schedule, which exists before the run; given to the connection that has been free
+//! the longest, or late until one is free; its bytes made from (seed, connection, offset) straight
+//! into the send; its reply checked as it is read, nothing stored; then booked: response =
+//! lateness + service. Due sends go before reads, and every send and every read has a clock
+//! reading of its own. A message that has no reply is booked as well, at its age, and makes the
+//! percentiles above it lower bounds. So at any time: due = verified + mismatched + errored +
+//! timed out + unanswered + outstanding.
 
 pub mod capture;
 pub mod cli;

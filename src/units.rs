@@ -4,19 +4,36 @@ use std::time::Duration;
 
 /// Three significant digits and a unit: `850 ns`, `12.3 µs`, `1.04 ms`, `2.50 s`.
 pub fn short(duration: Duration) -> String {
-    let nanoseconds = duration.as_nanos() as f64;
-    let (value, unit) = match nanoseconds {
-        n if n < 999.5 => (n, "ns"),
-        n if n < 999.5e3 => (n / 1e3, "µs"),
-        n if n < 999.5e6 => (n / 1e6, "ms"),
-        n => (n / 1e9, "s"),
-    };
+    let (divisor, unit) = unit(duration);
+    format!("{} {unit}", digits(duration, divisor))
+}
+
+/// The same with an interval in the same unit: `12.3 µs [12.1, 12.6]`; `?` is an end that is not
+/// known.
+pub fn with_interval(duration: Duration, (low, high): (Duration, Option<Duration>)) -> String {
+    let (divisor, _) = unit(duration);
+    let low = digits(low, divisor);
+    let high = high.map_or("?".to_string(), |high| digits(high, divisor));
+    format!("{} [{low}, {high}]", short(duration))
+}
+
+fn unit(duration: Duration) -> (f64, &'static str) {
+    match duration.as_nanos() as f64 {
+        n if n < 999.5 => (1.0, "ns"),
+        n if n < 999.5e3 => (1e3, "µs"),
+        n if n < 999.5e6 => (1e6, "ms"),
+        _ => (1e9, "s"),
+    }
+}
+
+fn digits(duration: Duration, divisor: f64) -> String {
+    let value = duration.as_nanos() as f64 / divisor;
     let decimals = match value {
-        v if unit == "ns" || v >= 99.95 => 0,
+        v if divisor == 1.0 || v >= 99.95 => 0,
         v if v >= 9.995 => 1,
         _ => 2,
     };
-    format!("{value:.decimals$} {unit}")
+    format!("{value:.decimals$}")
 }
 
 #[cfg(test)]
@@ -41,5 +58,15 @@ mod tests {
         for (nanoseconds, text) in cases {
             assert_eq!(short(Duration::from_nanos(nanoseconds)), text);
         }
+    }
+
+    #[test]
+    fn an_interval_is_in_the_unit_of_its_value() {
+        let us = Duration::from_micros;
+        assert_eq!(
+            with_interval(us(1040), (us(990), Some(us(12_000)))),
+            "1.04 ms [0.99, 12.0]"
+        );
+        assert_eq!(with_interval(us(5), (us(4), None)), "5.00 µs [4.00, ?]");
     }
 }

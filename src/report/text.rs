@@ -13,10 +13,13 @@ use crate::load::results::{Counts, Results};
 use crate::load::schedule::Arrivals;
 use crate::load::summary::Summary;
 use crate::load::verdict::{Judged, Verdict};
-use crate::units::short;
+use crate::units::{short, with_interval};
 
 /// The percentiles that are shown.
 const POINTS: [(&str, f64); 4] = [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9)];
+
+/// Where the text of a line begins, after its name.
+const MARGIN: usize = 13;
 
 /// A silence that makes the samples before and after it anything but independent.
 const STALL: Duration = Duration::from_millis(100);
@@ -171,55 +174,95 @@ fn rate(summary: &Summary) -> String {
 
 fn write_times(page: &mut String, summary: &Summary) -> fmt::Result {
     let results = &summary.results;
-    write_time(page, "response", &results.response)?;
+    let mut rows = vec![("response", &results.response)];
     if summary.asked_rate().is_some() {
-        write_time(page, "service", &results.service)?;
-        write_time(page, "lateness", &results.lateness)?;
-        write_time(page, "  blocked", &results.blocked)?;
-        write_time(page, "  own", &results.own)?;
+        rows.extend([
+            ("service", &results.service),
+            ("lateness", &results.lateness),
+            ("  blocked", &results.blocked),
+            ("  own", &results.own),
+        ]);
     }
-    write_time(page, "connect", &results.connect)?;
+    rows.push(("connect", &results.connect));
+    write_table(page, &rows)?;
+    write_unsupported(page, &rows)?;
     if summary.evidence.silence > STALL {
+        let stall = short(summary.evidence.silence);
         writeln!(
             page,
-            "             the intervals assume independent samples, and there was a stall of {}: \
-             they are too narrow",
-            short(summary.evidence.silence)
+            "{:MARGIN$}there was a stall of {stall}: the intervals assume independent samples, and \
+             are too narrow",
+            ""
         )?;
     }
     Ok(())
 }
 
-/// The percentiles with their intervals; those that too few samples support are named.
-fn write_time(page: &mut String, name: &str, latency: &Latency) -> fmt::Result {
-    let Some(distribution) = latency.distribution() else {
-        return writeln!(page, "{name:<12} no samples");
+/// The percentiles with their 95 % intervals, one duration a row.
+fn write_table(page: &mut String, rows: &[(&str, &Latency)]) -> fmt::Result {
+    let mut table = vec![POINTS.map(|(point, _)| point.to_string()).to_vec()];
+    table[0].push("max".to_string());
+    table.extend(rows.iter().map(|(_, latency)| cells(latency)));
+    let names = [""].into_iter().chain(rows.iter().map(|(name, _)| *name));
+    let width = |column: usize| {
+        let cells = table.iter().map(|row| row[column].chars().count());
+        cells.max().unwrap_or(0)
     };
-    write!(page, "{name:<12}")?;
-    let mut unsupported = None;
-    for (point, percentile) in POINTS {
-        match distribution.percentile(percentile) {
-            None => {
-                unsupported.get_or_insert(point);
-            }
-            Some(found) => {
-                let (low, high) = found.interval;
-                let high = high.map_or("?".to_string(), short);
-                write!(
-                    page,
-                    " {point} {} [{}, {high}]  ",
-                    bound(found.bound),
-                    short(low)
-                )?;
-            }
+    let widths: Vec<usize> = (0..=POINTS.len()).map(width).collect();
+    for (name, row) in names.zip(&table) {
+        let mut line = format!("{name:MARGIN$}");
+        for (cell, width) in row.iter().zip(&widths) {
+            write!(line, "{cell:width$}  ")?;
+        }
+        writeln!(page, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+/// A row of the table; `-` is what too few samples support.
+fn cells(latency: &Latency) -> Vec<String> {
+    let distribution = latency.distribution();
+    let cell = |percentile| {
+        let found = distribution.as_ref()?.percentile(percentile)?;
+        let sign = sign(found.bound);
+        Some(sign.to_string() + &with_interval(found.bound.value, found.interval))
+    };
+    let points = POINTS.iter().map(|(_, percentile)| cell(*percentile));
+    let longest = distribution.as_ref().map(|all| bound(all.longest()));
+    points
+        .chain([longest])
+        .map(|cell| cell.unwrap_or("-".to_string()))
+        .collect()
+}
+
+/// What the table leaves out, and why: rows of which the same is to be said are said together.
+fn write_unsupported(page: &mut String, rows: &[(&str, &Latency)]) -> fmt::Result {
+    let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
+    for (name, latency) in rows {
+        let count = grouped(latency.count());
+        let reason = match unsupported(latency) {
+            Some(point) => format!("{point}: not supported, {count} samples"),
+            None if latency.count() == 0 => "no samples".to_string(),
+            None => continue,
+        };
+        let name = name.trim_start();
+        match reasons.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, names)) => names.push(name),
+            None => reasons.push((reason, vec![name])),
         }
     }
-    write!(page, " max {}", bound(distribution.longest()))?;
-    if let Some(point) = unsupported {
-        let count = grouped(distribution.count());
-        write!(page, "   {point}: not supported, {count} samples")?;
+    for (reason, names) in reasons {
+        writeln!(page, "{:MARGIN$}{reason} ({})", "", names.join(", "))?;
     }
-    writeln!(page)
+    Ok(())
+}
+
+/// The first percentile that too few samples support, if there are any.
+fn unsupported(latency: &Latency) -> Option<&'static str> {
+    let distribution = latency.distribution()?;
+    let mut points = POINTS.iter();
+    let unknown = points.find(|(_, percentile)| distribution.percentile(*percentile).is_none());
+    unknown.map(|(point, _)| *point)
 }
 
 /// The percentiles alone.
@@ -236,8 +279,11 @@ fn brief(latency: &Latency) -> String {
 }
 
 fn bound(bound: Bound) -> String {
-    let sign = if bound.at_least { ">= " } else { "" };
-    format!("{sign}{}", short(bound.value))
+    format!("{}{}", sign(bound), short(bound.value))
+}
+
+fn sign(bound: Bound) -> &'static str {
+    if bound.at_least { ">= " } else { "" }
 }
 
 fn write_mismatches(page: &mut String, results: &Results) -> fmt::Result {

@@ -1,0 +1,313 @@
+//! What the engine does with messages: deals them to connections, sends them, books their replies.
+//!
+//! A connection that can take another message is *offered* to the pacer, once; with that every
+//! message of the schedule finds the connection that has waited longest for one.
+
+use std::time::Instant;
+
+use crate::load::connection::Fault;
+use crate::load::engine::{Engine, Phase, Stage};
+use crate::load::pacer::{Dispatch, Free};
+use crate::load::plan::{Pace, TURN_BYTES, TURN_MESSAGES};
+use crate::load::results::{ErrorKind, Loss};
+use crate::load::world::{Socket, Timer, World};
+use crate::reactor::slots::Token;
+use crate::stream::Received;
+
+impl<S: Socket> Engine<S> {
+    /// Sends the messages of the schedule that are due and have a connection.
+    pub(super) fn send_due<W: World<Socket = S>>(&mut self, world: &mut W) {
+        if !self.is_under_way() {
+            return;
+        }
+        for _ in 0..TURN_MESSAGES {
+            let Some(pacer) = &mut self.pacer else { return };
+            let peers = &self.peers;
+            let lives = |token| {
+                let peer = peers.get(token);
+                peer.is_some_and(|peer| peer.phase == Phase::Up)
+            };
+            let Some(dispatch) = pacer.take(self.clock, lives) else {
+                return;
+            };
+            self.dispatch(world, dispatch);
+            self.clock = world.now();
+        }
+    }
+
+    /// The same, if a message has become due by the last reading of the clock.
+    pub(super) fn send_due_by_now<W: World<Socket = S>>(&mut self, world: &mut W) {
+        if self.next_due().is_some_and(|due| due <= self.clock) {
+            self.send_due(world);
+        }
+    }
+
+    /// Gives a message to its connection, unless it is too old.
+    pub(super) fn dispatch<W: World<Socket = S>>(&mut self, world: &mut W, dispatch: Dispatch) {
+        let Dispatch {
+            token,
+            due,
+            free_since,
+        } = dispatch;
+        let now = self.clock;
+        let Some(peer) = self.peers.get_mut(token) else {
+            return;
+        };
+        peer.offered = false;
+        let age = now.saturating_duration_since(due);
+        if self.plan.timeout.is_some_and(|timeout| age >= timeout) {
+            let free = Some(free_since);
+            self.books.lost_waiting(Loss::TimedOut, due, free, now);
+            return self.offer(token, free_since);
+        }
+        self.queue(token, due, due.max(free_since), now);
+        match self.transmit(world, token, &mut TURN_BYTES.clone()) {
+            Ok(()) => self.offer(token, free_since),
+            Err(kind) => self.lose(world, token, kind),
+        }
+    }
+
+    /// Adds a message to those of a connection.
+    pub(super) fn queue(&mut self, token: Token, due: Instant, sendable: Instant, now: Instant) {
+        let Some(peer) = self.peers.get_mut(token) else {
+            return;
+        };
+        let size = self.plan.sizes.of(peer.sizes.at(peer.messages));
+        peer.messages += 1;
+        peer.left -= 1;
+        peer.connection.queue(size, due, sendable, now);
+        self.books.scheduled(due);
+        if self.outstanding == 0 {
+            self.last_progress = now;
+            self.last_reply = now;
+        }
+        self.outstanding += 1;
+    }
+
+    /// Sends what is queued on a connection, as far as `budget` and the kernel allow.
+    pub(super) fn transmit<W: World<Socket = S>>(
+        &mut self,
+        world: &W,
+        token: Token,
+        budget: &mut usize,
+    ) -> Result<(), ErrorKind> {
+        let Some(peer) = self.peers.get_mut(token) else {
+            return Ok(());
+        };
+        let (connection, socket) = (&mut peer.connection, &mut peer.socket);
+        let (payload, scratch) = (&self.payload, &mut self.scratch);
+        let clock = &mut self.clock;
+        let read_clock = || {
+            *clock = world.now();
+            *clock
+        };
+        let sent = connection.transmit(socket, payload, scratch, *budget, read_clock);
+        *budget = budget.saturating_sub(sent.map_err(|error| ErrorKind::of(&error))?);
+        Ok(())
+    }
+
+    /// Sends what is queued and reads what has come, within the budget of a turn.
+    pub(super) fn exchange<W: World<Socket = S>>(
+        &mut self,
+        world: &mut W,
+        token: Token,
+    ) -> Result<(), ErrorKind> {
+        if self.stage == Stage::Running {
+            self.refill(world, token, None);
+        }
+        let (mut budget, mut send_budget) = (TURN_BYTES, TURN_BYTES);
+        while budget > 0 {
+            self.transmit(world, token, &mut send_budget)?;
+            match self.receive(world, token)? {
+                Some(count) => budget = budget.saturating_sub(count),
+                None => break,
+            }
+        }
+        let Some(peer) = self.peers.get_mut(token) else {
+            return Ok(());
+        };
+        if budget == 0 || peer.connection.can_transmit() {
+            self.peers.requeue(token);
+        }
+        self.offer(token, self.clock);
+        self.replace_when_spent(world, token);
+        Ok(())
+    }
+
+    /// Reads once and books what that completes; `None`: nothing has come.
+    pub(super) fn receive<W: World<Socket = S>>(
+        &mut self,
+        world: &mut W,
+        token: Token,
+    ) -> Result<Option<usize>, ErrorKind> {
+        let Some(peer) = self.peers.get_mut(token) else {
+            return Ok(None);
+        };
+        let received = peer
+            .connection
+            .receive(&mut peer.socket, &mut self.scratch)
+            .map_err(|error| ErrorKind::of(&error))?;
+        let count = match received {
+            Received::Bytes(count) => count,
+            Received::Blocked => return Ok(None),
+            Received::End => return Err(ErrorKind::ClosedEarly),
+        };
+        let now = world.now();
+        self.clock = now;
+        self.end_silence(now);
+        let Some(peer) = self.peers.get_mut(token) else {
+            return Ok(None);
+        };
+        let reply = &self.scratch[..count];
+        let checked = peer.connection.accept(reply, &self.payload);
+        while let Some(message) = peer.connection.next_answered() {
+            // One that was given up has its fate already.
+            if !message.timed_out {
+                self.outstanding -= 1;
+                let age = now.saturating_duration_since(message.due);
+                if self.plan.timeout.is_some_and(|timeout| age >= timeout) {
+                    self.books.lost(Loss::TimedOut, &message, now);
+                } else {
+                    self.books.verified(&message, now);
+                    self.last_verified = Some(now);
+                }
+            }
+            if let Pace::Closed { think } = self.plan.pace
+                && !think.is_zero()
+            {
+                peer.thinking += 1;
+                world.set_timer(now + think, Timer::Think(token, now + think));
+            }
+        }
+        let number = peer.number;
+        checked.map_err(|fault| self.fault(number, fault))?;
+        if self.stage == Stage::Running {
+            self.refill(world, token, Some(now));
+        }
+        Ok(Some(count))
+    }
+
+    /// In a closed loop: queues as many messages as may be in flight. They are due when their slots
+    /// became free; `None`: just now.
+    pub(super) fn refill<W: World<Socket = S>>(
+        &mut self,
+        world: &W,
+        token: Token,
+        due: Option<Instant>,
+    ) {
+        if self.pacer.is_some() {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(token) else {
+            return;
+        };
+        let line = &mut self.lines[peer.line];
+        let taken = peer.connection.unanswered() as u64 + u64::from(peer.thinking);
+        let free = u64::from(self.plan.depth).saturating_sub(taken);
+        let count = free.min(line.quota).min(peer.left);
+        if count == 0 {
+            return;
+        }
+        line.quota -= count;
+        self.quota_left = self.quota_left.saturating_sub(count);
+        let due = due.unwrap_or_else(|| world.now());
+        for _ in 0..count {
+            self.queue(token, due, due, due);
+        }
+    }
+
+    /// A message is due whose predecessor was answered a while ago.
+    pub(super) fn think_over<W: World<Socket = S>>(
+        &mut self,
+        world: &mut W,
+        token: Token,
+        due: Instant,
+    ) {
+        let running = self.stage == Stage::Running;
+        let Some(peer) = self.peers.get_mut(token) else {
+            return;
+        };
+        peer.thinking -= 1;
+        let line = &mut self.lines[peer.line];
+        if !running || peer.phase != Phase::Up || line.quota == 0 || peer.left == 0 {
+            return;
+        }
+        line.quota -= 1;
+        self.quota_left = self.quota_left.saturating_sub(1);
+        self.clock = world.now();
+        self.queue(token, due, due, self.clock);
+        if let Err(kind) = self.transmit(world, token, &mut TURN_BYTES.clone()) {
+            self.lose(world, token, kind);
+        }
+    }
+
+    /// Tells the pacer of a connection that can take a message, once.
+    pub(super) fn offer(&mut self, token: Token, since: Instant) {
+        let Some(pacer) = &mut self.pacer else { return };
+        let Some(peer) = self.peers.get_mut(token) else {
+            return;
+        };
+        let can_take = peer.phase == Phase::Up
+            && peer.connection.is_flushed()
+            && peer.connection.unanswered() < self.plan.depth as usize
+            && peer.left > 0;
+        if can_take && !peer.offered {
+            peer.offered = true;
+            pacer.free(Free {
+                token,
+                line: peer.line,
+                since,
+            });
+        }
+    }
+
+    /// A reply was wrong: what that means for its connection.
+    pub(super) fn fault(&mut self, connection: u32, fault: Fault) -> ErrorKind {
+        match fault {
+            Fault::Surplus(_) => ErrorKind::SurplusBytes,
+            Fault::Differs(difference) => {
+                self.books.run.difference(connection, difference);
+                ErrorKind::WrongReply
+            }
+        }
+    }
+
+    /// Bytes of a reply have come, or will not come any more.
+    pub(super) fn end_silence(&mut self, now: Instant) {
+        if self.is_under_way() && self.outstanding > 0 {
+            let since = self.last_reply.max(self.books.warm());
+            let silence = now.saturating_duration_since(since);
+            self.evidence.silence = self.evidence.silence.max(silence);
+        }
+        self.last_reply = now;
+        self.last_progress = now;
+    }
+
+    /// Gives up what has become too old.
+    pub(super) fn time_out(&mut self, now: Instant) {
+        let Some(timeout) = self.plan.timeout else {
+            return;
+        };
+        let Some(deadline) = now.checked_sub(timeout) else {
+            return;
+        };
+        let books = &mut self.books;
+        for peer in self.peers.iter_mut() {
+            let outstanding = &mut self.outstanding;
+            peer.connection.time_out(deadline, |message| {
+                *outstanding -= 1;
+                books.lost(Loss::TimedOut, message, now);
+            });
+        }
+        self.give_up_waiting(Loss::TimedOut, deadline, now);
+    }
+
+    /// Ends the messages that were due before `deadline` and never got a connection.
+    pub(super) fn give_up_waiting(&mut self, loss: Loss, deadline: Instant, now: Instant) {
+        if let Some(pacer) = &mut self.pacer {
+            let free = pacer.free_since();
+            let books = &mut self.books;
+            pacer.give_up(deadline, |due| books.lost_waiting(loss, due, free, now));
+        }
+    }
+}

@@ -1,0 +1,596 @@
+//! The load generator: what one thread of a run does, in a world that is given to it. Pure: the
+//! same code runs on the kernel and, in virtual time, on the simulated network of the tests.
+//!
+//! ```text
+//!   Connecting ── all up, or given up ──► Ready ── start ──► Running ── time over ──► Draining
+//!       │                                   │                   │                        │
+//!       │        a request to stop          │    nothing left   │      nothing           │
+//!       └───────────────────────────────────┴────────┐          │      outstanding,      │
+//!                                                    ▼          ▼      or given up       │
+//!                                                 Closing ◄─────┴────────────────────────┘
+//!                                                    │ all closed, or given up
+//!                                                    ▼
+//!                                                  Done
+//! ```
+//!
+//! A turn: messages that are due go out first, then events are served, and between two of them
+//! messages that have become due; then the connections that spent their budget go on. The clock is
+//! read before every send and after every read that brought bytes, and never kept for a turn: a
+//! batch of a thousand events would put a millisecond on the last of them.
+//!
+//! A *line* is a place for a connection: when the connection breaks, or is replaced on purpose,
+//! another takes its place. A line is given up for good when its server answered wrongly.
+//!
+//! Invariant at any time, in the arithmetic of the schedule on the left and in the state of the
+//! connections on the right:
+//! due by now = verified + mismatched + errored + timed out + unanswered + outstanding.
+
+mod connections;
+mod messages;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::load::books::{Books, Identity, Interval, Tag};
+use crate::load::connection::Connection;
+use crate::load::dial::Dialer;
+use crate::load::evidence::Evidence;
+use crate::load::pacer::Pacer;
+use crate::load::payload::Payload;
+use crate::load::plan::{
+    CLOSE_PATIENCE, CONNECT_WINDOW, LOOK, PATIENCE, Plan, SCRATCH_BYTES, SPIN, Stop,
+    TURN_CONNECTIONS,
+};
+use crate::load::random::Dice;
+use crate::load::results::{ErrorKind, Loss};
+use crate::load::schedule::Part;
+use crate::load::world::{Socket, Timer, World};
+use crate::reactor::Wait;
+use crate::reactor::slots::{Slots, Token};
+use crate::stream::Hints;
+
+/// One thread's part of a run.
+#[derive(Debug)]
+pub struct Engine<S> {
+    plan: Arc<Plan>,
+    part: Part,
+    payload: Payload,
+    stage: Stage,
+    interrupted: bool,
+    dialer: Dialer,
+    /// More connections are due than one turn may open.
+    dial_again: bool,
+    /// When the next connection is due, once a timer is set for it.
+    dial_due: Option<Instant>,
+    lines: Vec<Line>,
+    /// The sum of their quotas in a closed loop that has a total.
+    quota_left: u64,
+    peers: Slots<Peer<S>>,
+    /// Connections that are up.
+    up: u32,
+    /// Lines that wait to be opened anew.
+    down: usize,
+    /// The number of the next connection that takes another one's place.
+    next_number: u32,
+    pacer: Option<Pacer>,
+    /// The one buffer of all reads and writes.
+    scratch: Box<[u8]>,
+    books: Books,
+    evidence: Evidence,
+    /// Messages given to connections whose fate is open.
+    outstanding: u64,
+    /// The last reading of the clock.
+    clock: Instant,
+    turn_began: Instant,
+    start: Option<Instant>,
+    sending_ended: Option<Instant>,
+    last_verified: Option<Instant>,
+    /// When something last went forward: a connection came up, a byte of a reply arrived, a message
+    /// went out while nothing was outstanding.
+    last_progress: Instant,
+    last_reply: Instant,
+    told_until: Instant,
+    tell_next: Instant,
+    told: VecDeque<Interval>,
+}
+
+/// A place for a connection.
+#[derive(Debug)]
+struct Line {
+    token: Option<Token>,
+    /// Messages it may still send in a closed loop.
+    quota: u64,
+    /// Attempts since a connection of this line was last up.
+    failures: u32,
+    has_been_up: bool,
+}
+
+/// One connection and its socket.
+#[derive(Debug)]
+struct Peer<S> {
+    socket: S,
+    connection: Connection,
+    line: usize,
+    number: u32,
+    phase: Phase,
+    /// When this phase began.
+    since: Instant,
+    /// SYNs that were sent again.
+    syns_resent: u64,
+    sizes: Dice,
+    /// Messages queued so far, and how many more this connection may take.
+    messages: u64,
+    left: u64,
+    /// Slots whose next message is not due yet.
+    thinking: u32,
+    /// The pacer knows that it is free.
+    offered: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Connecting,
+    Up,
+    /// Our FIN is sent.
+    Closing,
+}
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Connections come up.
+    Connecting,
+    /// All are up: the run can start.
+    Ready,
+    /// Messages go out and come back.
+    Running,
+    /// No new message is due.
+    Draining,
+    /// Connections are closed.
+    Closing,
+    /// Nothing is left.
+    Done,
+}
+
+/// What one thread has done.
+#[derive(Debug)]
+pub struct Done {
+    /// What it measured.
+    pub books: Books,
+    /// What it saw of itself and of the network.
+    pub evidence: Evidence,
+    /// Lines that had a connection.
+    pub lines_up: u32,
+    /// From the end of the warm-up to the end of sending, or to the last reply when that came
+    /// later: a server that stalls must not look faster for it.
+    pub elapsed: Duration,
+    /// From the end of the warm-up to the end of sending.
+    pub sending: Duration,
+    /// Whether a signal ended it.
+    pub interrupted: bool,
+    /// When the run started.
+    pub start: Option<Instant>,
+}
+
+impl<S: Socket> Engine<S> {
+    /// A part of a run that has not begun.
+    pub fn new<W: World<Socket = S>>(plan: Arc<Plan>, thread: u32, world: &mut W) -> Self {
+        let now = world.now();
+        world.set_timer(now + LOOK, Timer::Look);
+        let part = plan.part(thread);
+        let count = part.share(plan.connections.into()) as u32;
+        let line = |index| Line {
+            token: None,
+            quota: plan.quota(part.index + index * part.of).unwrap_or(u64::MAX),
+            failures: 0,
+            has_been_up: false,
+        };
+        let lines: Vec<Line> = (0..count).map(line).collect();
+        let quota_left = lines
+            .iter()
+            .fold(0u64, |sum, line| sum.saturating_add(line.quota));
+        let window = (CONNECT_WINDOW / part.of as usize).max(1);
+        Engine {
+            payload: Payload::new(&plan.content, plan.seed, plan.sizes.smallest()),
+            stage: Stage::Connecting,
+            interrupted: false,
+            dialer: Dialer::new(now, plan.connect_rate, part, count, window),
+            dial_again: true,
+            dial_due: None,
+            lines,
+            quota_left,
+            peers: Slots::default(),
+            up: 0,
+            down: 0,
+            next_number: plan.connections.saturating_add(part.index),
+            pacer: None,
+            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            books: Books::new(now),
+            evidence: Evidence::default(),
+            outstanding: 0,
+            clock: now,
+            turn_began: now,
+            start: None,
+            sending_ended: None,
+            last_verified: None,
+            last_progress: now,
+            last_reply: now,
+            told_until: now,
+            tell_next: now,
+            told: VecDeque::new(),
+            part,
+            plan,
+        }
+    }
+
+    /// Where it stands.
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// How long the next turn may wait for events.
+    pub fn wait(&self, now: Instant) -> Wait {
+        let dial_again = self.stage == Stage::Connecting && self.dial_again;
+        if self.peers.requeued() > 0 || dial_again || self.stage == Stage::Done {
+            return Wait::Never;
+        }
+        match self.next_due() {
+            None => Wait::Block,
+            Some(due) if self.plan.spin && due <= now + SPIN => Wait::Never,
+            Some(due) if self.plan.spin => Wait::Until(due - SPIN),
+            Some(due) if due <= now => Wait::Never,
+            Some(due) => Wait::Until(due),
+        }
+    }
+
+    /// The beginning of a turn: what is due goes out before anything is read.
+    pub fn begin_turn<W: World<Socket = S>>(&mut self, world: &mut W) {
+        self.turn_began = world.now();
+        self.clock = self.turn_began;
+        self.send_due(world);
+    }
+
+    /// The end of a turn: connections that spent their budget go on, others are opened, and what
+    /// follows from all that happened is done.
+    pub fn end_turn<W: World<Socket = S>>(&mut self, world: &mut W) -> anyhow::Result<()> {
+        for _ in 0..self.peers.requeued().min(TURN_CONNECTIONS) {
+            if let Some(token) = self.peers.next_requeued() {
+                self.serve(world, token)?;
+                self.send_due_by_now(world);
+            }
+        }
+        if self.stage == Stage::Connecting {
+            self.dial(world)?;
+        }
+        self.move_on(world);
+        if self.is_under_way() {
+            let took = world.now().saturating_duration_since(self.turn_began);
+            self.evidence.turns.record(took);
+        }
+        Ok(())
+    }
+
+    /// A connection may be ready.
+    pub fn on_io<W: World<Socket = S>>(
+        &mut self,
+        world: &mut W,
+        token: Token,
+        hints: Hints,
+    ) -> anyhow::Result<()> {
+        if let Some(peer) = self.peers.get_mut(token) {
+            peer.connection.note(hints);
+            if !self.peers.is_requeued(token) {
+                self.serve(world, token)?;
+                self.send_due_by_now(world);
+            }
+        }
+        Ok(())
+    }
+
+    /// A timer is due.
+    pub fn on_timer<W: World<Socket = S>>(
+        &mut self,
+        world: &mut W,
+        timer: Timer,
+    ) -> anyhow::Result<()> {
+        match timer {
+            Timer::Dial | Timer::Ready => {} // Looked at in every turn.
+            Timer::Think(token, due) => self.think_over(world, token, due),
+            Timer::Reopen(line) => self.reopen(world, line)?,
+            Timer::Look => self.look(world)?,
+            // One that was overtaken by the end of the run has nothing to tell.
+            Timer::Interval if world.now() < self.tell_next => {}
+            Timer::Interval => self.tell(world),
+            Timer::RunEnd if self.stage == Stage::Running => self.drain(world),
+            Timer::DrainEnd if self.stage == Stage::Draining => self.close(world),
+            Timer::CloseEnd => self.give_up_closing(),
+            Timer::RunEnd | Timer::DrainEnd => {}
+        }
+        Ok(())
+    }
+
+    /// The first request ends the run in order, the second at once.
+    pub fn on_stop<W: World<Socket = S>>(&mut self, world: &mut W) {
+        if self.interrupted {
+            if self.stage < Stage::Closing {
+                self.close(world);
+            }
+            self.give_up_closing();
+            return;
+        }
+        self.interrupted = true;
+        match self.stage {
+            Stage::Connecting | Stage::Ready => self.close(world),
+            Stage::Running => self.drain(world),
+            Stage::Draining | Stage::Closing | Stage::Done => {}
+        }
+    }
+
+    /// All connections that could be opened are up: messages are due from `start` on.
+    pub fn start<W: World<Socket = S>>(&mut self, world: &mut W, start: Instant) {
+        if self.stage != Stage::Ready {
+            return;
+        }
+        let now = world.now();
+        self.pacer = Pacer::new(&self.plan, self.part, start);
+        // A closed loop has no schedule that could wait for the others.
+        let start = if self.pacer.is_some() { start } else { now };
+        self.stage = Stage::Running;
+        self.start = Some(start);
+        self.last_progress = start;
+        self.told_until = start;
+        self.books.set_warm(start + self.plan.warmup);
+        if let Stop::After(duration) = self.plan.stop {
+            world.set_timer(start + duration, Timer::RunEnd);
+        }
+        self.tell_next = self.next_interval(start);
+        world.set_timer(self.tell_next, Timer::Interval);
+        for line in 0..self.lines.len() {
+            match self.lines[line].token {
+                Some(token) if self.pacer.is_none() => self.peers.requeue(token),
+                Some(token) => self.offer(token, start),
+                None => self.reopen_later(world, line, now),
+            }
+        }
+    }
+
+    /// An interval that is over.
+    pub fn take_interval(&mut self) -> Option<Interval> {
+        self.told.pop_front()
+    }
+
+    /// Connections that are up, and messages that were verified so far.
+    pub fn progress(&self) -> (u32, u64) {
+        (self.up, self.books.counts().verified)
+    }
+
+    /// How it stands at `now`: what is due in the arithmetic of the schedule, and what is
+    /// outstanding as counted from the connections themselves.
+    pub fn identity(&mut self, now: Instant) -> Identity {
+        let counts = self.books.counts();
+        let waiting = self.pacer.as_mut().map_or(0, |pacer| pacer.waiting(now));
+        let taken = self.pacer.as_ref().map_or(counts.scheduled, Pacer::taken);
+        let unsettled = |peer: &Peer<S>| {
+            let messages = peer.connection.messages();
+            messages.filter(|message| !message.timed_out).count() as u64
+        };
+        let in_flight: u64 = self.peers.iter().map(unsettled).sum();
+        Identity {
+            due: taken + waiting,
+            counts,
+            outstanding: in_flight + waiting,
+        }
+    }
+
+    /// The interval that ends now.
+    fn interval(&mut self, now: Instant) -> Interval {
+        let start = self.start.unwrap_or(now);
+        let (from, to) = (self.told_until, now.max(self.told_until));
+        Interval {
+            tag: match self.stage {
+                Stage::Running if from < self.books.warm() => Tag::Warmup,
+                Stage::Running => Tag::Run,
+                _ => Tag::Drain,
+            },
+            from: from.saturating_duration_since(start),
+            to: to.saturating_duration_since(start),
+            up: self.up,
+            identity: self.identity(now),
+            response: self.books.take_recent(),
+        }
+    }
+
+    /// What was done.
+    pub fn finish(self) -> Done {
+        let lines_up = self.lines.iter().filter(|line| line.has_been_up).count();
+        let warm = self.books.warm();
+        let since_warm = |at: Option<Instant>| match (self.start, at) {
+            (Some(_), Some(at)) => at.saturating_duration_since(warm),
+            _ => Duration::ZERO,
+        };
+        // The last message of a schedule has its gap as every other one.
+        let span = self.plan.span().filter(|_| !self.interrupted);
+        let span = span.unwrap_or_default().saturating_sub(self.plan.warmup);
+        Done {
+            evidence: self.evidence,
+            lines_up: lines_up as u32,
+            elapsed: since_warm(self.sending_ended.max(self.last_verified)).max(span),
+            sending: since_warm(self.sending_ended).max(span),
+            interrupted: self.interrupted,
+            start: self.start,
+            books: self.books,
+        }
+    }
+
+    fn is_under_way(&self) -> bool {
+        matches!(self.stage, Stage::Running | Stage::Draining)
+    }
+
+    /// When a message is due that can be sent.
+    fn next_due(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Running | Stage::Draining => self.pacer.as_ref()?.next_due(),
+            _ => None,
+        }
+    }
+}
+
+impl<S: Socket> Engine<S> {
+    /// The transitions that follow from what a turn brought.
+    fn move_on<W: World<Socket = S>>(&mut self, world: &mut W) {
+        if self.stage == Stage::Connecting && self.dialer.is_finished() {
+            self.stage = Stage::Ready;
+        }
+        match self.stage {
+            Stage::Running if self.is_finished() => self.close(world),
+            Stage::Draining if self.is_settled() => self.close(world),
+            _ => {}
+        }
+        if self.stage == Stage::Closing && self.peers.is_empty() {
+            self.stage = Stage::Done;
+        }
+    }
+
+    /// No message that was due has an open fate.
+    fn is_settled(&self) -> bool {
+        let exhausted = self.pacer.as_ref().is_none_or(Pacer::is_exhausted);
+        self.outstanding == 0 && exhausted
+    }
+
+    /// A run is over before its time when nothing more can come of it: all messages of a total are
+    /// settled, or all lines were given up.
+    fn is_finished(&self) -> bool {
+        let total = match self.plan.stop {
+            Stop::After(_) => false,
+            Stop::Messages(_) => {
+                let left = self.pacer.is_none() && self.quota_left > 0;
+                self.is_settled() && !left
+            }
+        };
+        total || (self.peers.is_empty() && self.down == 0)
+    }
+
+    /// Nothing new is due; what is outstanding has a while to be settled.
+    fn drain<W: World<Socket = S>>(&mut self, world: &mut W) {
+        let now = world.now();
+        self.tell(world);
+        self.stage = Stage::Draining;
+        self.sending_ended = Some(now);
+        world.set_timer(now + self.plan.drain, Timer::DrainEnd);
+        if let Some(pacer) = &mut self.pacer {
+            return pacer.cut(now);
+        }
+        // What has not begun to be sent in a closed loop is not sent any more, and was never due.
+        let (books, outstanding) = (&mut self.books, &mut self.outstanding);
+        for peer in self.peers.iter_mut() {
+            peer.connection.withdraw(|message| {
+                *outstanding -= 1;
+                books.withdrawn(message);
+            });
+        }
+    }
+
+    /// Settles every message, and closes in order: our FIN first, then the server's.
+    fn close<W: World<Socket = S>>(&mut self, world: &mut W) {
+        let now = world.now();
+        if self.is_under_way() {
+            self.sending_ended.get_or_insert(now);
+            self.settle(now);
+        }
+        self.stage = Stage::Closing;
+        world.set_timer(now + CLOSE_PATIENCE, Timer::CloseEnd);
+        for token in self.peers.tokens() {
+            let Some(peer) = self.peers.get_mut(token) else {
+                continue;
+            };
+            match peer.phase {
+                Phase::Connecting => {
+                    self.remove(token);
+                }
+                Phase::Closing => {}
+                Phase::Up => {
+                    peer.phase = Phase::Closing;
+                    peer.since = now;
+                    self.up -= 1;
+                    match peer.socket.shutdown_write() {
+                        Ok(()) => self.peers.requeue(token),
+                        Err(error) => self.end(token, Some(ErrorKind::of(&error))),
+                    }
+                }
+            }
+        }
+    }
+
+    /// What is outstanding now is unanswered for good.
+    fn settle(&mut self, now: Instant) {
+        self.end_silence(now);
+        if let Some(pacer) = &mut self.pacer {
+            pacer.cut(now);
+        }
+        self.give_up_waiting(Loss::Unanswered, now + Duration::from_nanos(1), now);
+        let books = &mut self.books;
+        for peer in self.peers.iter_mut() {
+            peer.connection
+                .time_out(now + Duration::from_nanos(1), |message| {
+                    books.lost(Loss::Unanswered, message, now);
+                });
+        }
+        self.outstanding = 0;
+        let interval = self.interval(now);
+        self.told.push_back(interval);
+    }
+
+    /// Ends the interval.
+    fn tell<W: World<Socket = S>>(&mut self, world: &mut W) {
+        if !self.is_under_way() {
+            return;
+        }
+        let now = world.now();
+        let interval = self.interval(now);
+        self.told.push_back(interval);
+        self.told_until = now;
+        self.tell_next = self.next_interval(now);
+        world.set_timer(self.tell_next, Timer::Interval);
+    }
+
+    /// The end of the interval that begins now: the warm-up ends with an interval.
+    fn next_interval(&self, now: Instant) -> Instant {
+        let start = self.start.unwrap_or(now);
+        let interval = self.plan.interval.as_nanos().max(1);
+        let past = now.saturating_duration_since(start).as_nanos() / interval;
+        let next = Duration::from_nanos(u64::try_from((past + 1) * interval).unwrap_or(u64::MAX));
+        let next = start + next;
+        let warm = self.books.warm();
+        if now < warm { next.min(warm) } else { next }
+    }
+
+    /// Looks over all connections for what has become too old.
+    fn look<W: World<Socket = S>>(&mut self, world: &mut W) -> anyhow::Result<()> {
+        let now = world.now();
+        match self.stage {
+            Stage::Connecting | Stage::Ready => self.give_up_connecting(world, now)?,
+            Stage::Running | Stage::Draining => {
+                self.time_out(now);
+                self.look_at_peers(world, now)?;
+                if self.is_stuck(now) {
+                    self.drain(world);
+                }
+            }
+            Stage::Closing | Stage::Done => return Ok(()),
+        }
+        world.set_timer(now + LOOK, Timer::Look);
+        Ok(())
+    }
+
+    /// In a run that waits for a number of messages: whether it waits in vain.
+    fn is_stuck(&mut self, now: Instant) -> bool {
+        let silent = now.saturating_duration_since(self.last_progress) >= PATIENCE;
+        let total = matches!(self.plan.stop, Stop::Messages(_));
+        if self.stage != Stage::Running || !total || !silent {
+            return false;
+        }
+        let waiting = self.pacer.as_mut().map_or(0, |pacer| pacer.waiting(now));
+        self.outstanding > 0 || waiting > 0 || self.up == 0
+    }
+}
