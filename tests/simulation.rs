@@ -637,6 +637,7 @@ fn plan(chance: &mut Chance) -> Plan {
             _ => Sizes::Mixed(vec![(10, 90.0), (20_000, 10.0)]),
         },
         content: [Content::Text, Content::Bytes][chance.below(2) as usize].clone(),
+        verify: true,
         seed: chance.below(u64::MAX),
         stop,
         warmup: if total || chance.one_in(2) {

@@ -9,8 +9,8 @@ use clap::builder::RangedU64ValueParser;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::cli::values::{
-    Target, buffer_size, duration, listen_address, message_sizes, mss, positive_duration, rate,
-    target,
+    Target, buffer_size, duration, interval, listen_address, message_sizes, mss, positive_duration,
+    rate, target,
 };
 use crate::load::assertion::Demand;
 use crate::load::schedule::Rate;
@@ -189,7 +189,7 @@ pub(super) struct LoadArgs {
     #[arg(long, value_name = "VERDICT,...", value_enum, value_delimiter = ',')]
     pub(super) allow: Vec<AllowArg>,
     /// How often to tell how it goes, in the log (-v) and in the interval log
-    #[arg(long, value_name = "TIME", value_parser = positive_duration, default_value = "1s")]
+    #[arg(long, value_name = "TIME", value_parser = interval, default_value = "1s")]
     pub(super) interval: Duration,
     /// Write an object for every interval to this file, one a line, warm-up and drain included
     #[arg(long, value_name = "FILE")]

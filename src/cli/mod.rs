@@ -189,6 +189,7 @@ fn plan(args: &LoadArgs, targets: Vec<SocketAddr>) -> anyhow::Result<Plan> {
         depth: args.depth,
         sizes: args.size.clone(),
         content: content(&args.payload)?,
+        verify: true,
         seed: args.seed,
         stop: match args.messages {
             Some(messages) => Stop::Messages(messages),

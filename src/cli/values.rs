@@ -117,6 +117,17 @@ pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// What is told more often than this is told for nobody.
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
+
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
+    let interval = duration(text)?;
+    if interval < INTERVAL_MIN {
+        return Err("it must be at least 10ms".to_string());
+    }
+    Ok(interval)
+}
+
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if duration > DURATION_MAX {

@@ -152,8 +152,19 @@ impl Books {
 }
 
 impl Interval {
+    /// What a thread adds to later intervals once it has ended with this one.
+    pub fn ended(&self) -> Interval {
+        Interval {
+            up: 0,
+            response: Latency::default(),
+            ..self.clone()
+        }
+    }
+
     /// Adds the same stretch of another thread.
     pub fn merge(&mut self, other: &Interval) {
+        self.tag = self.tag.min(other.tag);
+        self.from = self.from.max(other.from);
         self.to = self.to.max(other.to);
         self.up += other.up;
         self.identity.due += other.identity.due;

@@ -18,7 +18,7 @@ pub struct Evidence {
 }
 
 /// What the threads of a run had of the machine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Machine {
     /// CPU time.
     pub cpu: Duration,
@@ -27,6 +27,10 @@ pub struct Machine {
     pub waited: Duration,
     /// The time of the thread for which that was counted; of several threads, the sum.
     pub wall: Duration,
+    /// The share of its time in which a thread ran; of several, that of the busiest.
+    pub busy: f64,
+    /// The share of its time in which a thread waited for a CPU; of several, the largest.
+    pub starved: f64,
     /// CPU time that the host took from this machine, of all CPUs: steal in /proc/stat.
     pub stolen: Duration,
 }
@@ -75,21 +79,13 @@ pub struct Network {
 }
 
 impl Machine {
-    /// The share of its time in which a thread ran.
-    pub fn busy(&self) -> f64 {
-        share(self.cpu, self.wall)
-    }
-
-    /// The share of its time in which a thread waited for a CPU.
-    pub fn starved(&self) -> f64 {
-        share(self.waited, self.wall)
-    }
-
     /// Adds those of another thread. What the host took is the same for all of them.
     pub fn merge(&mut self, other: &Machine) {
         self.cpu += other.cpu;
         self.waited += other.waited;
         self.wall += other.wall;
+        self.busy = self.busy.max(other.busy);
+        self.starved = self.starved.max(other.starved);
         self.stolen = self.stolen.max(other.stolen);
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::load::evidence::Machine;
+use crate::load::evidence::{Machine, share};
 
 /// One reading of the counters; it is about the thread that made it.
 #[derive(Clone, Copy, Debug)]
@@ -31,10 +31,15 @@ impl Gauge {
     /// What happened since this reading was made, by the same thread.
     pub fn since(&self) -> Machine {
         let now = Gauge::read();
+        let cpu = now.cpu.saturating_sub(self.cpu);
+        let waited = now.waited.saturating_sub(self.waited);
+        let wall = now.at.saturating_duration_since(self.at);
         Machine {
-            cpu: now.cpu.saturating_sub(self.cpu),
-            waited: now.waited.saturating_sub(self.waited),
-            wall: now.at.saturating_duration_since(self.at),
+            cpu,
+            waited,
+            wall,
+            busy: share(cpu, wall),
+            starved: share(waited, wall),
             stolen: now.stolen.saturating_sub(self.stolen),
         }
     }

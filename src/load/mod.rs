@@ -26,7 +26,7 @@ pub mod summary;
 pub mod verdict;
 pub mod world;
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, OnceLock};
@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::load::books::{Interval, Tag};
+use crate::load::books::Interval;
 use crate::load::engine::{Done, Engine, Stage};
 use crate::load::evidence::Machine;
 use crate::load::gauge::Gauge;
@@ -87,8 +87,8 @@ struct Shared {
 #[derive(Debug)]
 enum Told {
     Begun(Stopper),
-    Interval(Box<Interval>),
-    Done(Box<anyhow::Result<(Done, Machine)>>),
+    Interval(u32, Box<Interval>),
+    Done(u32, Box<anyhow::Result<(Done, Machine)>>),
 }
 
 /// Carries a plan out. SIGINT and SIGTERM end it early. It is an error when no connection ever came
@@ -107,7 +107,7 @@ pub fn run(plan: Plan, mut watch: impl FnMut(News)) -> anyhow::Result<Summary> {
             .name(format!("load {number}"))
             .spawn(move || {
                 let done = carry_out(&plan, number, &shared, &sender);
-                let _ = sender.send(Told::Done(Box::new(done)));
+                let _ = sender.send(Told::Done(number, Box::new(done)));
             })
             .context("cannot start a thread")?;
     }
@@ -163,7 +163,7 @@ fn carry_out(
             machine = gauge.since();
         }
         while let Some(interval) = engine.take_interval() {
-            let _ = told.send(Told::Interval(Box::new(interval)));
+            let _ = told.send(Told::Interval(number, Box::new(interval)));
         }
         shared.show(number, engine.progress());
     }
@@ -210,21 +210,26 @@ impl Shared {
 struct Gathering {
     plan: Arc<Plan>,
     stoppers: Vec<Stopper>,
-    /// Intervals that not all threads have told, by their order, with how many have.
-    intervals: BTreeMap<(Tag, u128), (u32, Interval)>,
+    rows: Vec<Row>,
     summary: Option<Summary>,
-    done: u32,
     error: Option<anyhow::Error>,
+}
+
+/// The intervals of one thread that others have not told yet.
+#[derive(Default)]
+struct Row {
+    intervals: VecDeque<Interval>,
+    last: Interval,
+    done: bool,
 }
 
 impl Gathering {
     fn new(plan: Arc<Plan>) -> Gathering {
         Gathering {
+            rows: (0..plan.threads).map(|_| Row::default()).collect(),
             plan,
             stoppers: Vec::new(),
-            intervals: BTreeMap::new(),
             summary: None,
-            done: 0,
             error: None,
         }
     }
@@ -237,10 +242,12 @@ impl Gathering {
                 }
                 self.stoppers.push(stopper);
             }
-            Told::Interval(interval) => self.add(*interval, watch),
-            Told::Done(done) => match *done {
+            Told::Interval(number, interval) => {
+                self.row(number, |row| row.intervals.push_back(*interval));
+            }
+            Told::Done(number, done) => match *done {
                 Ok((done, machine)) => {
-                    self.done += 1;
+                    self.row(number, |row| row.done = true);
                     match &mut self.summary {
                         Some(summary) => summary.add(done, machine),
                         None => self.summary = Some(Summary::new(&self.plan, done, machine)),
@@ -253,35 +260,45 @@ impl Gathering {
                 }
             },
         }
-    }
-
-    /// Adds the interval of one thread to those of the others, and tells it when all have told it.
-    fn add(&mut self, interval: Interval, watch: &mut impl FnMut(News)) {
-        let length = self.plan.interval.as_nanos().max(1);
-        let order = (interval.from.as_nanos() + length / 2) / length;
-        let key = (interval.tag, order);
-        let threads = match self.intervals.get_mut(&key) {
-            None => {
-                self.intervals.insert(key, (1, interval));
-                1
-            }
-            Some((threads, sum)) => {
-                sum.merge(&interval);
-                *threads += 1;
-                *threads
-            }
-        };
-        if threads == self.plan.threads
-            && let Some((_, interval)) = self.intervals.remove(&key)
-        {
+        while let Some(interval) = self.next_interval() {
             watch(News::Interval(&interval));
         }
+    }
+
+    fn row(&mut self, number: u32, change: impl FnOnce(&mut Row)) {
+        if let Some(row) = self.rows.get_mut(number as usize) {
+            change(row);
+        }
+    }
+
+    /// The next interval that all threads have told. One that is done stays where it ended.
+    fn next_interval(&mut self) -> Option<Interval> {
+        let told = |row: &Row| row.done || !row.intervals.is_empty();
+        let left = self.rows.iter().any(|row| !row.intervals.is_empty());
+        if !left || !self.rows.iter().all(told) {
+            return None;
+        }
+        let mut sum: Option<Interval> = None;
+        for row in &mut self.rows {
+            let interval = match row.intervals.pop_front() {
+                Some(interval) => {
+                    row.last = interval.ended();
+                    interval
+                }
+                None => row.last.clone(),
+            };
+            match &mut sum {
+                Some(sum) => sum.merge(&interval),
+                None => sum = Some(interval),
+            }
+        }
+        sum
     }
 
     fn finish(self) -> anyhow::Result<Summary> {
         match (self.error, self.summary) {
             (Some(error), _) => Err(error),
-            (None, Some(summary)) if self.done == self.plan.threads => Ok(summary),
+            (None, Some(summary)) if self.rows.iter().all(|row| row.done) => Ok(summary),
             _ => bail!("a thread of the run broke off"),
         }
     }

@@ -31,6 +31,9 @@ pub struct Plan {
     pub sizes: Sizes,
     /// Which bytes are sent.
     pub content: Content,
+    /// Whether replies are compared with what was sent. A benchmark measures what that costs; no
+    /// run that a person starts goes without it.
+    pub verify: bool,
     /// What everything random is computed from.
     pub seed: u64,
     /// When the run ends.

@@ -9,6 +9,9 @@ use crate::load::plan::{Pace, Plan};
 use crate::load::results::Results;
 use crate::server::stats::Totals;
 
+/// A silence that cannot be a pause of scheduling or of a delayed acknowledgment.
+const STALL: Duration = Duration::from_millis(100);
+
 /// The result of a load run.
 #[derive(Clone, Debug)]
 pub struct Summary {
@@ -22,11 +25,11 @@ pub struct Summary {
     pub evidence: Evidence,
     /// Places for connections that had one.
     pub lines_up: u32,
-    /// From the end of the warm-up to the end of sending, or to the last reply when that came
-    /// later: a server that stalls must not look faster for it.
-    pub elapsed: Duration,
     /// From the end of the warm-up to the end of sending.
     pub sending: Duration,
+    /// The same, or from the first reply to the last when that is longer: a server that lags
+    /// behind must not look faster for it, and one that answers late, but steadily, not slower.
+    pub elapsed: Duration,
     /// Whether a signal ended the run.
     pub interrupted: bool,
     /// When messages were due from.
@@ -71,16 +74,13 @@ impl Summary {
         self.start = self.start.min(done.start);
     }
 
-    /// Whether everything that was to be done was done, and every byte was right.
-    pub fn is_complete(&self) -> bool {
-        let clean = |results: &Results| {
-            let counts = results.counts;
-            counts.verified == counts.scheduled && results.errors.is_empty()
-        };
-        self.lines_up == self.plan.connections
-            && self.results.counts.scheduled > 0
-            && clean(&self.results)
-            && clean(&self.warmup)
+    /// The longest silence, when it was no pause between replies: longer than [`STALL`], and than
+    /// ten replies as a rule take.
+    pub fn stall(&self) -> Option<Duration> {
+        let silence = self.evidence.silence;
+        let service = self.results.service.distribution();
+        let median = service.map_or(Duration::ZERO, |service| service.nearest(50.0).value);
+        (silence > STALL && silence > median.saturating_mul(10)).then_some(silence)
     }
 
     /// Places for connections that never had one.

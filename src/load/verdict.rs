@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::load::assertion::Assertion;
 use crate::load::evidence::share;
-use crate::load::latency::{Estimate, Latency};
+use crate::load::latency::{Bound, Latency};
 use crate::load::results::Counts;
 use crate::load::summary::Summary;
 use crate::units::short;
@@ -66,9 +66,11 @@ impl Judged {
     }
 }
 
-/// A generator that sends this late makes its lateness a part of the result that can be seen: it
-/// is twenty times what an idle machine needs to wake up.
+/// Lateness that can be seen in a result: twenty times what an idle machine needs to wake up, ...
 const LATE: Duration = Duration::from_millis(1);
+
+/// ... and such a part of the response.
+const LATE_SHARE: u32 = 20;
 
 /// The part of its time for which a thread may have waited for a CPU.
 const STARVED: f64 = 0.10;
@@ -85,9 +87,6 @@ const LIMITED: f64 = 0.10;
 /// An acknowledgment may be held back for 40 ms (TCP_DELACK_MIN); a round trip that grew beyond
 /// that was held up on its way.
 const GROWN: Duration = Duration::from_millis(50);
-
-/// A silence so long is not a pause between replies.
-const SILENT: Duration = Duration::from_millis(100);
 
 /// The share of the scheduled rate below which it was not reached.
 const REACHED: f64 = 0.999;
@@ -200,27 +199,27 @@ fn failures(summary: &Summary) -> Vec<String> {
 fn client_limits(summary: &Summary) -> Vec<String> {
     let mut said = Vec::new();
     let (machine, network) = (&summary.evidence.machine, &summary.evidence.network);
-    if let Some(late) = p99(&summary.results.own).filter(|late| late.bound.value > LATE) {
+    if let Some((point, late)) = visible(&summary.results.own, summary) {
         said.push(format!(
-            "the generator sent late by its own doing: p99 {}",
-            short(late.bound.value)
+            "the generator sent late by its own doing: {point} {}",
+            short(late.value)
         ));
     }
-    if machine.starved() > STARVED {
+    if machine.starved > STARVED {
         said.push(format!(
             "the generator waited for a CPU for {:.0} % of its time",
-            machine.starved() * 100.0
+            machine.starved * 100.0
         ));
     }
     // A generator that spins is always busy; only one that sleeps shows by that what is left.
-    if machine.busy() > SATURATED && !summary.plan.spin {
+    if machine.busy > SATURATED && !summary.plan.spin {
         said.push(format!(
             "the generator was busy for {:.0} % of its time",
-            machine.busy() * 100.0
+            machine.busy * 100.0
         ));
     }
     let limited = share(network.buffer_limited, network.busy);
-    if limited > LIMITED && blocked(summary).is_some() {
+    if limited > LIMITED && visible(&summary.results.blocked, summary).is_some() {
         said.push(format!(
             "its send buffers were full for {:.0} % of the time with data in flight \
              (--send-buffer)",
@@ -257,12 +256,12 @@ fn network_limits(summary: &Summary) -> Vec<String> {
 /// What shows that the server did not keep up.
 fn server_limits(summary: &Summary) -> Vec<String> {
     let mut said = Vec::new();
-    let (evidence, network) = (&summary.evidence, &summary.evidence.network);
-    if let Some(blocked) = blocked(summary) {
+    let network = &summary.evidence.network;
+    if let Some((point, blocked)) = visible(&summary.results.blocked, summary) {
         said.push(format!(
-            "messages found no free connection: blocked p99 {}{}",
-            if blocked.bound.at_least { ">= " } else { "" },
-            short(blocked.bound.value)
+            "messages found no connection that could take them: blocked {point} {}{}",
+            if blocked.at_least { ">= " } else { "" },
+            short(blocked.value)
         ));
     }
     if let Some(reached) = summary.rate_share().filter(|reached| *reached < REACHED) {
@@ -278,32 +277,37 @@ fn server_limits(summary: &Summary) -> Vec<String> {
             limited * 100.0
         ));
     }
-    if evidence.silence > SILENT {
+    if let Some(stall) = summary.stall() {
         said.push(format!(
             "no reply came for {} while messages were outstanding",
-            short(evidence.silence)
+            short(stall)
         ));
     }
     said
 }
 
-/// Lateness for want of a connection that can be seen in the result.
-fn blocked(summary: &Summary) -> Option<Estimate> {
-    p99(&summary.results.blocked).filter(|blocked| blocked.bound.value > LATE)
+/// A part of the response that can be seen in it, with the percentile at which it was looked for.
+fn visible(part: &Latency, summary: &Summary) -> Option<(&'static str, Bound)> {
+    let (point, part) = highest(part)?;
+    let (_, response) = highest(&summary.results.response)?;
+    let seen = part.value > LATE && part.value > response.value / LATE_SHARE;
+    seen.then_some((point, part))
 }
 
-/// The 99th percentile, or of too few samples for that the longest.
-fn p99(latency: &Latency) -> Option<Estimate> {
+/// The highest percentile up to the 99th that the samples support; of a few, the longest.
+fn highest(latency: &Latency) -> Option<(&'static str, Bound)> {
     let distribution = latency.distribution()?;
-    Some(distribution.percentile(99.0).unwrap_or(Estimate {
-        bound: distribution.longest(),
-        interval: (Duration::ZERO, None),
-    }))
+    let points = [("p99", 99.0), ("p90", 90.0), ("p50", 50.0)];
+    let supported = points.into_iter().find_map(|(point, percentile)| {
+        let found = distribution.percentile(percentile)?;
+        Some((point, found.bound))
+    });
+    supported.or(Some(("max", distribution.longest())))
 }
 
 /// In a closed loop: which side had less time left.
 fn busier(summary: &Summary) -> String {
-    let busy = summary.evidence.machine.busy() * 100.0;
+    let busy = summary.evidence.machine.busy * 100.0;
     if busy > 90.0 {
         format!("the generator was busy for {busy:.0} % of its time: it set the pace")
     } else {

@@ -134,6 +134,8 @@ struct Evidence {
     /// Shares of the time of the generator's threads.
     busy: f64,
     starved: f64,
+    /// CPU time of all threads of the generator, for each verified message.
+    cpu_us_per_message: f64,
     stolen_s: f64,
     turns_us: Percentiles,
     silence_s: f64,
@@ -381,8 +383,10 @@ fn evidence(judged: &Judged) -> Evidence {
     Evidence {
         sentences: judged.findings.evidence.clone(),
         advice: judged.findings.advice.clone(),
-        busy: seen.machine.busy(),
-        starved: seen.machine.starved(),
+        busy: seen.machine.busy,
+        starved: seen.machine.starved,
+        cpu_us_per_message: microseconds(seen.machine.cpu)
+            / judged.summary.results.counts.verified.max(1) as f64,
         stolen_s: seen.machine.stolen.as_secs_f64(),
         turns_us: percentiles(&seen.turns),
         silence_s: seen.silence.as_secs_f64(),

@@ -1,7 +1,6 @@
 //! The result of a load run as a page for a person, and its intervals as a line each.
 
 use std::fmt::{self, Write};
-use std::time::Duration;
 
 use indicatif::HumanCount;
 
@@ -20,9 +19,6 @@ const POINTS: [(&str, f64); 4] = [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), (
 
 /// Where the text of a line begins, after its name.
 const MARGIN: usize = 13;
-
-/// A silence that makes the samples before and after it anything but independent.
-const STALL: Duration = Duration::from_millis(100);
 
 /// Wrong bytes that are shown one by one.
 const MISMATCHES_SHOWN: usize = 10;
@@ -186,8 +182,8 @@ fn write_times(page: &mut String, summary: &Summary) -> fmt::Result {
     rows.push(("connect", &results.connect));
     write_table(page, &rows)?;
     write_unsupported(page, &rows)?;
-    if summary.evidence.silence > STALL {
-        let stall = short(summary.evidence.silence);
+    if let Some(stall) = summary.stall() {
+        let stall = short(stall);
         writeln!(
             page,
             "{:MARGIN$}there was a stall of {stall}: the intervals assume independent samples, and \

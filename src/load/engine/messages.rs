@@ -169,7 +169,10 @@ impl<S: Socket> Engine<S> {
                     self.books.lost(Loss::TimedOut, &message, now);
                 } else {
                     self.books.verified(&message, now);
-                    self.last_verified = Some(now);
+                    if message.due >= self.books.warm() {
+                        self.first_verified.get_or_insert(now);
+                        self.last_verified = Some(now);
+                    }
                 }
             }
             if let Pace::Closed { think } = self.plan.pace

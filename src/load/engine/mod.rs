@@ -85,6 +85,7 @@ pub struct Engine<S> {
     turn_began: Instant,
     start: Option<Instant>,
     sending_ended: Option<Instant>,
+    first_verified: Option<Instant>,
     last_verified: Option<Instant>,
     /// When something last went forward: a connection came up, a byte of a reply arrived, a message
     /// went out while nothing was outstanding.
@@ -162,11 +163,11 @@ pub struct Done {
     pub evidence: Evidence,
     /// Lines that had a connection.
     pub lines_up: u32,
-    /// From the end of the warm-up to the end of sending, or to the last reply when that came
-    /// later: a server that stalls must not look faster for it.
-    pub elapsed: Duration,
     /// From the end of the warm-up to the end of sending.
     pub sending: Duration,
+    /// The same, or from the first reply to the last when that is longer: a server that lags
+    /// behind must not look faster for it, and one that answers late, but steadily, not slower.
+    pub elapsed: Duration,
     /// Whether a signal ended it.
     pub interrupted: bool,
     /// When the run started.
@@ -190,9 +191,14 @@ impl<S: Socket> Engine<S> {
         let quota_left = lines
             .iter()
             .fold(0u64, |sum, line| sum.saturating_add(line.quota));
+        let payload = Payload::new(&plan.content, plan.seed, plan.sizes.smallest());
         let window = (CONNECT_WINDOW / part.of as usize).max(1);
         Engine {
-            payload: Payload::new(&plan.content, plan.seed, plan.sizes.smallest()),
+            payload: if plan.verify {
+                payload
+            } else {
+                payload.unverified()
+            },
             stage: Stage::Connecting,
             interrupted: false,
             dialer: Dialer::new(now, plan.connect_rate, part, count, window),
@@ -213,6 +219,7 @@ impl<S: Socket> Engine<S> {
             turn_began: now,
             start: None,
             sending_ended: None,
+            first_verified: None,
             last_verified: None,
             last_progress: now,
             last_reply: now,
@@ -412,11 +419,16 @@ impl<S: Socket> Engine<S> {
         // The last message of a schedule has its gap as every other one.
         let span = self.plan.span().filter(|_| !self.interrupted);
         let span = span.unwrap_or_default().saturating_sub(self.plan.warmup);
+        let sending = since_warm(self.sending_ended).max(span);
+        let replies = match (self.first_verified, self.last_verified) {
+            (Some(first), Some(last)) => last.saturating_duration_since(first),
+            _ => Duration::ZERO,
+        };
         Done {
             evidence: self.evidence,
             lines_up: lines_up as u32,
-            elapsed: since_warm(self.sending_ended.max(self.last_verified)).max(span),
-            sending: since_warm(self.sending_ended).max(span),
+            elapsed: sending.max(replies),
+            sending,
             interrupted: self.interrupted,
             start: self.start,
             books: self.books,
@@ -547,10 +559,16 @@ impl<S: Socket> Engine<S> {
             return;
         }
         let now = world.now();
-        let interval = self.interval(now);
-        self.told.push_back(interval);
-        self.told_until = now;
-        self.tell_next = self.next_interval(now);
+        loop {
+            let interval = self.interval(now);
+            self.told.push_back(interval);
+            self.told_until = now;
+            self.tell_next = self.next_interval(self.tell_next.min(now));
+            // All threads tell the same row of intervals, also one that slept through some.
+            if self.tell_next > now {
+                break;
+            }
+        }
         world.set_timer(self.tell_next, Timer::Interval);
     }
 
