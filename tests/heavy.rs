@@ -4,8 +4,12 @@
 mod common;
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use common::{Process, Serve, noise, run};
 use nix::sys::signal::Signal;
@@ -97,4 +101,65 @@ fn memory_stays_flat_for_a_file_of_a_million_packets() {
         peaks.push(peak);
     }
     assert!(peaks[1] < peaks[0] * 3 / 2, "{peaks:?}");
+}
+
+#[test]
+#[ignore = "measures microseconds: the machine must be left alone"]
+fn a_paced_client_measures_what_a_bare_one_does() {
+    let serve = Serve::start("");
+    let mut ratios = Vec::new();
+    let mut own = Vec::new();
+    for _ in 0..3 {
+        let (report, bare) = beside_a_bare_client(serve.address(), "");
+        let service = report["service_us"]["p50"].as_f64().unwrap();
+        let late = report["own_us"]["p50"].as_f64().unwrap();
+        println!("service p50 {service} us, bare {bare} us; own lateness p50 {late} us asleep");
+        ratios.push(service / bare);
+        own.push(late);
+    }
+    let (spinning, _) = beside_a_bare_client(serve.address(), "--spin");
+    let spinning = spinning["own_us"]["p50"].as_f64().unwrap();
+    println!("own lateness p50 {spinning} us spinning");
+    ratios.sort_by(f64::total_cmp);
+    own.sort_by(f64::total_cmp);
+    assert!((0.85..=1.15).contains(&ratios[1]), "{ratios:?}");
+    assert!(own[0] < 40.0, "{own:?}");
+    assert!(spinning < 2.0, "{spinning}");
+}
+
+/// The report of a paced run over one connection, and the median round trip in microseconds of a
+/// blocking client that sends at the same rate meanwhile, halfway between.
+fn beside_a_bare_client(target: SocketAddr, arguments: &str) -> (serde_json::Value, f64) {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let bare = scope.spawn(|| bare_client(target, &over));
+        let arguments = format!(
+            "load {target} --connections 1 --rate 1000 --duration 4s --format json \
+             --allow client-bound,server-bound {arguments}"
+        );
+        let report = run(&arguments).expect(0).json();
+        over.store(true, Ordering::Relaxed);
+        (report, bare.join().unwrap())
+    })
+}
+
+fn bare_client(target: SocketAddr, over: &AtomicBool) -> f64 {
+    let mut stream = TcpStream::connect(target).unwrap();
+    stream.set_nodelay(true).unwrap();
+    let mut round_trips = Vec::new();
+    let mut bytes = [b'x'; 64];
+    let start = Instant::now();
+    for number in 0u32.. {
+        if over.load(Ordering::Relaxed) {
+            break;
+        }
+        let due = start + Duration::from_millis(1) * number;
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        let sent = Instant::now();
+        stream.write_all(&bytes).unwrap();
+        stream.read_exact(&mut bytes).unwrap();
+        round_trips.push(sent.elapsed());
+    }
+    round_trips.sort_unstable();
+    round_trips[round_trips.len() / 2].as_secs_f64() * 1e6
 }
