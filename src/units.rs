@@ -8,12 +8,17 @@ pub fn short(duration: Duration) -> String {
     format!("{} {unit}", digits(duration, divisor))
 }
 
-/// The same with an interval in the same unit: `12.3 µs [12.1, 12.6]`; `?` is an end that is not
-/// known.
+/// The same with an interval in the same unit, where that is near: `12.3 µs [12.1, 12.6]`; `?` is
+/// an end that is not known.
 pub fn with_interval(duration: Duration, (low, high): (Duration, Option<Duration>)) -> String {
+    const NEAR: f64 = 9_999.5;
     let (divisor, _) = unit(duration);
     let low = digits(low, divisor);
-    let high = high.map_or("?".to_string(), |high| digits(high, divisor));
+    let high = match high {
+        None => "?".to_string(),
+        Some(high) if (high.as_nanos() as f64) < NEAR * divisor => digits(high, divisor),
+        Some(high) => short(high),
+    };
     format!("{} [{low}, {high}]", short(duration))
 }
 
@@ -68,5 +73,7 @@ mod tests {
             "1.04 ms [0.99, 12.0]"
         );
         assert_eq!(with_interval(us(5), (us(4), None)), "5.00 µs [4.00, ?]");
+        let far = with_interval(us(5), (us(4), Some(us(1_000_000))));
+        assert_eq!(far, "5.00 µs [4.00, 1.00 s]");
     }
 }

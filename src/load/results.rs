@@ -232,7 +232,8 @@ impl Results {
     fn never_sent(&mut self, due: Instant, own: Duration, now: Instant) {
         let age = now.saturating_duration_since(due);
         self.lateness.record_at_least(age);
-        self.own.record_at_least(own.min(age));
+        // For so long it could have been sent, and was not: that is known.
+        self.own.record(own.min(age));
         self.blocked.record_at_least(age.saturating_sub(own));
     }
 
