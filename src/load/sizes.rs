@@ -34,6 +34,14 @@ impl Sizes {
             Sizes::Mixed(shares) => shares.iter().map(|(size, _)| *size).min().unwrap_or(0),
         }
     }
+
+    /// The largest.
+    pub fn largest(&self) -> usize {
+        match self {
+            Sizes::Fixed(size) | Sizes::Uniform(_, size) => *size,
+            Sizes::Mixed(shares) => shares.iter().map(|(size, _)| *size).max().unwrap_or(0),
+        }
+    }
 }
 
 fn mixed(shares: &[(usize, f64)], chance: u64) -> usize {

@@ -218,13 +218,25 @@ fn client_limits(summary: &Summary) -> Vec<String> {
             machine.busy * 100.0
         ));
     }
-    let limited = share(network.buffer_limited, network.busy);
-    if limited > LIMITED && visible(&summary.results.blocked, summary).is_some() {
-        said.push(format!(
-            "its send buffers were full for {:.0} % of the time with data in flight \
-             (--send-buffer)",
-            limited * 100.0
-        ));
+    if let Some((point, blocked)) = visible(&summary.results.blocked, summary) {
+        let limited = share(network.buffer_limited, network.busy);
+        let (asked, largest) = (
+            summary.plan.options.send_buffer,
+            summary.plan.sizes.largest(),
+        );
+        if limited > LIMITED {
+            said.push(format!(
+                "its send buffers were full for {:.0} % of the time with data in flight \
+                 (--send-buffer)",
+                limited * 100.0
+            ));
+        } else if asked.is_some_and(|asked| asked < largest) && !window_was_closed(summary) {
+            // The kernel counts that time in ticks of its clock, and none on a fast link.
+            said.push(format!(
+                "its send buffers hold less than a message (--send-buffer): blocked {point} {}",
+                short(blocked.value)
+            ));
+        }
     }
     said
 }
@@ -270,11 +282,10 @@ fn server_limits(summary: &Summary) -> Vec<String> {
             reached * 100.0
         ));
     }
-    let limited = share(network.window_limited, network.busy);
-    if limited > LIMITED {
+    if window_was_closed(summary) {
         said.push(format!(
             "the server's receive window was closed for {:.0} % of the time with data in flight",
-            limited * 100.0
+            share(network.window_limited, network.busy) * 100.0
         ));
     }
     if let Some(stall) = summary.stall() {
@@ -284,6 +295,11 @@ fn server_limits(summary: &Summary) -> Vec<String> {
         ));
     }
     said
+}
+
+fn window_was_closed(summary: &Summary) -> bool {
+    let network = &summary.evidence.network;
+    share(network.window_limited, network.busy) > LIMITED
 }
 
 /// A part of the response that can be seen in it, with the percentile at which it was looked for.

@@ -60,10 +60,38 @@ impl<S: Socket> Engine<S> {
             self.books.lost_waiting(Loss::TimedOut, due, free, now);
             return self.offer(token, free_since);
         }
-        self.queue(token, due, due.max(free_since), now);
-        match self.transmit(world, token, &mut TURN_BYTES.clone()) {
-            Ok(()) => self.offer(token, free_since),
-            Err(kind) => self.lose(world, token, kind),
+        let sendable = self.sendable(due, free_since, now);
+        self.queue(token, due, sendable, now);
+        self.transmit_now(world, token);
+        self.offer(token, free_since);
+    }
+
+    /// Since when a message could be sent that goes out now.
+    ///
+    /// While a message waits that could be sent, the run is behind. Those that become due meanwhile
+    /// find no free connection, because this one takes it only now; as far as they waited for the
+    /// run itself, that is its own doing as well, and not the server's.
+    fn sendable(&mut self, due: Instant, free_since: Instant, now: Instant) -> Instant {
+        let sendable = due.max(free_since);
+        let (from, to) = self.behind;
+        if sendable <= to {
+            self.behind = (from.min(sendable), now);
+        } else if due >= to || now - sendable > to - from {
+            self.behind = (sendable, now);
+        }
+        let own = to.min(sendable).saturating_duration_since(from.max(due));
+        sendable - own
+    }
+
+    /// Sends what was just queued. What is longer than the budget of a turn goes on in the next
+    /// one: the socket takes more, so no event will tell.
+    fn transmit_now<W: World<Socket = S>>(&mut self, world: &mut W, token: Token) {
+        if let Err(kind) = self.transmit(world, token, &mut TURN_BYTES.clone()) {
+            return self.lose(world, token, kind);
+        }
+        let peer = self.peers.get(token);
+        if peer.is_some_and(|peer| peer.connection.can_transmit()) {
+            self.peers.requeue(token);
         }
     }
 
@@ -239,9 +267,7 @@ impl<S: Socket> Engine<S> {
         self.quota_left = self.quota_left.saturating_sub(1);
         self.clock = world.now();
         self.queue(token, due, due, self.clock);
-        if let Err(kind) = self.transmit(world, token, &mut TURN_BYTES.clone()) {
-            self.lose(world, token, kind);
-        }
+        self.transmit_now(world, token);
     }
 
     /// Tells the pacer of a connection that can take a message, once.

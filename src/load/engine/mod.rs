@@ -80,6 +80,8 @@ pub struct Engine<S> {
     evidence: Evidence,
     /// Messages given to connections whose fate is open.
     outstanding: u64,
+    /// The last stretch of time in which a message could be sent, and was not.
+    behind: (Instant, Instant),
     /// The last reading of the clock.
     clock: Instant,
     turn_began: Instant,
@@ -215,6 +217,7 @@ impl<S: Socket> Engine<S> {
             books: Books::new(now),
             evidence: Evidence::default(),
             outstanding: 0,
+            behind: (now, now),
             clock: now,
             turn_began: now,
             start: None,
