@@ -147,6 +147,7 @@ fn run(target: SocketAddr, connections: u32, messages: u64, verify: bool) -> Sum
         timeout: None,
         churn: None,
         spin: false,
+        kernel_timestamps: 0,
         interval: Duration::from_secs(1),
     };
     let summary = load::run(plan, |_| {}).expect("the run comes about");

@@ -33,14 +33,15 @@
 //! 7  load/engine/messages*   load/engine/connections*   load/own   capture/teller*
 //! 6  load/engine/mod*   server/mod   capture/document*
 //! 5  load/pacer*   load/kernel   load/books*   load/assertion*
-//! 4  load/world*   load/results*   capture/flows*   capture/transcript*
+//! 4  load/results*   capture/flows*   capture/transcript*
 //! 3  load/plan*   load/connection*   load/preflight   send   capture/flow*   capture/live
 //! 2  reactor/mod   server/connection*   server/listener   socket   load/dial*   load/payload*
-//! 2  load/gauge   capture/analysis*   capture/file
+//! 2  load/gauge   load/world*   capture/analysis*   capture/file
 //! 1  reactor/alarm   reactor/signals   reactor/slots*   reactor/timers*   stream*
 //! 1  load/evidence*   load/schedule*
 //! 0  server/limits*   server/stats*   load/random*   load/sizes*   load/latency*
 //! 0  capture/segment*   capture/stream*   capture/text*   units*   process   logging
+//! 0  timestamps
 //! ```
 //!
 //! # The boundaries
@@ -91,4 +92,5 @@ pub mod send;
 pub mod server;
 pub mod socket;
 pub mod stream;
+pub mod timestamps;
 pub mod units;

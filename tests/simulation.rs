@@ -22,7 +22,7 @@ use upcase::load::schedule::{Arrivals, Part, Rate, Series};
 use upcase::load::sizes::Sizes;
 use upcase::load::summary::Summary;
 use upcase::load::verdict::{Judged, Verdict, judge};
-use upcase::load::world::{Socket, Timer, World};
+use upcase::load::world::{KernelTimes, Socket, Timer, World};
 use upcase::reactor::Wait;
 use upcase::reactor::slots::Token;
 use upcase::socket::Options;
@@ -318,6 +318,14 @@ impl Socket for Wire {
 
     fn path(&self) -> io::Result<Path> {
         Ok(Path::default())
+    }
+
+    fn keep_times(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn times(&mut self, _: u64) -> Option<KernelTimes> {
+        None
     }
 }
 
@@ -649,6 +657,7 @@ fn plan(chance: &mut Chance) -> Plan {
         timeout: chance.one_in(3).then(|| Duration::from_millis(3)),
         churn: chance.one_in(3).then_some(churn),
         spin: chance.one_in(4),
+        kernel_timestamps: 0,
         interval: chance.microseconds(10_000, 100_000),
     }
 }

@@ -181,6 +181,12 @@ pub(super) struct LoadArgs {
     /// What bytes, sizes and gaps are computed from
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(super) seed: u64,
+    /// Of the first N connections, split each response by the kernel's own times of sending and
+    /// receiving (SO_TIMESTAMPING)
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true,
+          default_missing_value = "8",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) kernel_timestamps: Option<u32>,
     /// Demand of the result, else exit code 1; may be repeated: p99<2ms, service.p50<1ms,
     /// errors=0, rate>=0.999
     #[arg(long, value_name = "DEMAND", value_parser = clap::value_parser!(Demand))]

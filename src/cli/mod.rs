@@ -206,6 +206,7 @@ fn plan(args: &LoadArgs, targets: Vec<SocketAddr>) -> anyhow::Result<Plan> {
             },
         }),
         spin: args.spin,
+        kernel_timestamps: args.kernel_timestamps.unwrap_or(0),
         interval: args.interval,
     })
 }

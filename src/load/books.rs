@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::load::connection::Message;
 use crate::load::latency::Latency;
 use crate::load::results::{Counts, Loss, Results};
+use crate::load::world::KernelTimes;
 
 /// The measurements of one thread.
 #[derive(Clone, Debug)]
@@ -111,6 +112,11 @@ impl Books {
         let response = now.saturating_duration_since(message.due);
         self.recent.record(response);
         self.of(message.due).verified(message, now);
+    }
+
+    /// The kernel's own times of a message that was answered rightly.
+    pub fn parts(&mut self, message: &Message, times: KernelTimes, now: Instant) {
+        self.of(message.due).parts(message, times, now);
     }
 
     /// A message ended otherwise.

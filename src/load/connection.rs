@@ -68,6 +68,11 @@ impl Message {
             .saturating_duration_since(self.sendable)
     }
 
+    /// Where its last byte ends in its connection's stream.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
     /// Its length in bytes.
     pub fn size(&self) -> u64 {
         self.end - self.start

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 
 use crate::load::evidence::Path;
-use crate::load::world::{Socket, Timer, World};
+use crate::load::world::{KernelTimes, Socket, Timer, World};
 use crate::reactor::Reactor;
 use crate::reactor::slots::Token;
 use crate::socket::{self, Options};
+use crate::stream::Stream;
+use crate::timestamps::Timestamps;
 
 /// The world of one thread.
 #[derive(Debug)]
@@ -30,20 +32,31 @@ impl Kernel {
     }
 }
 
+/// A connection of the kernel's.
+#[derive(Debug)]
+pub struct KernelSocket {
+    stream: TcpStream,
+    /// The kernel's own times of it, when they are kept.
+    times: Option<Box<Timestamps>>,
+}
+
 impl World for Kernel {
-    type Socket = TcpStream;
+    type Socket = KernelSocket;
 
     #[inline]
     fn now(&self) -> Instant {
         Instant::now()
     }
 
-    fn connect(&mut self, target: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
-        socket::connect(target, source, &self.options)
+    fn connect(&mut self, target: SocketAddr, source: Option<IpAddr>) -> io::Result<KernelSocket> {
+        Ok(KernelSocket {
+            stream: socket::connect(target, source, &self.options)?,
+            times: None,
+        })
     }
 
-    fn watch(&mut self, socket: &mut TcpStream, token: Token) -> io::Result<()> {
-        self.reactor.add_stream(socket, token)
+    fn watch(&mut self, socket: &mut KernelSocket, token: Token) -> io::Result<()> {
+        self.reactor.add_stream(&mut socket.stream, token)
     }
 
     fn set_timer(&mut self, deadline: Instant, timer: Timer) {
@@ -51,17 +64,36 @@ impl World for Kernel {
     }
 }
 
-impl Socket for TcpStream {
+impl Stream for KernelSocket {
+    #[inline]
+    fn recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.times {
+            None => self.stream.recv(buffer),
+            Some(times) => times.recv(&self.stream, buffer),
+        }
+    }
+
+    #[inline]
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.send(bytes)
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        self.stream.shutdown_write()
+    }
+}
+
+impl Socket for KernelSocket {
     fn is_up(&self) -> io::Result<bool> {
-        Ok(socket::connected(self)?.is_some())
+        Ok(socket::connected(&self.stream)?.is_some())
     }
 
     fn reset_on_close(&mut self) -> io::Result<()> {
-        socket::reset_on_close(self)
+        socket::reset_on_close(&self.stream)
     }
 
     fn path(&self) -> io::Result<Path> {
-        let info = socket::tcp_info(self)?;
+        let info = socket::tcp_info(&self.stream)?;
         Ok(Path {
             segments: info.data_segs_out.into(),
             resent: info.total_retrans.into(),
@@ -71,6 +103,19 @@ impl Socket for TcpStream {
             buffer_limited: Duration::from_micros(info.sndbuf_limited),
             round_trip: Duration::from_micros(info.rtt.into()),
             round_trip_least: Duration::from_micros(info.min_rtt.into()),
+        })
+    }
+
+    fn keep_times(&mut self) -> io::Result<()> {
+        self.times = Some(Box::new(Timestamps::switch_on(&self.stream)?));
+        Ok(())
+    }
+
+    fn times(&mut self, end: u64) -> Option<KernelTimes> {
+        let times = self.times.as_mut()?;
+        Some(KernelTimes {
+            sent: times.sent(&self.stream, end).ok()??,
+            received: times.received()?,
         })
     }
 }

@@ -48,6 +48,8 @@ pub struct Plan {
     pub churn: Option<Churn>,
     /// Do not sleep during the last [`SPIN`] before a message is due.
     pub spin: bool,
+    /// Of so many connections the kernel keeps its own times.
+    pub kernel_timestamps: u32,
     /// How often the run tells how it goes.
     pub interval: Duration,
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::load::connection::Message;
 use crate::load::latency::Latency;
 use crate::load::payload::Difference;
+use crate::load::world::KernelTimes;
 
 /// Wrong bytes that are kept with their places: enough to see a pattern, and never a flood.
 pub const DIFFERENCES_MAX: usize = 1000;
@@ -39,7 +40,27 @@ pub struct Results {
     pub differences: Vec<(u32, Difference)>,
     /// The first and the last send.
     pub sends: Option<Sends>,
+    /// The parts of a response by the kernel's own times, of the connections that have them.
+    pub parts: Option<Box<Parts>>,
 }
+
+/// Where the time of a response went: the four follow each other, and their sum is the response.
+#[derive(Clone, Debug, Default)]
+pub struct Parts {
+    /// From when the message was due until the send that took its last byte.
+    pub lateness: Latency,
+    /// From there until its last byte was handed to the device.
+    pub send_queue: Latency,
+    /// From there until the last segment of the reply came off the device.
+    pub wire_and_server: Latency,
+    /// From there until the reply was read.
+    pub receive_queue: Latency,
+    /// Parts that were negative by more than [`CLOCK_SLACK`], which no part should be.
+    pub negative: u64,
+}
+
+/// What may lie between two readings of two clocks that are taken for one moment.
+pub const CLOCK_SLACK: Duration = Duration::from_micros(2);
 
 /// The two ends of the row of sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +182,24 @@ impl Results {
         self.service.record(response.saturating_sub(lateness));
     }
 
+    /// A message was answered at `now`, and the kernel told its own times.
+    pub fn parts(&mut self, message: &Message, times: KernelTimes, now: Instant) {
+        let sent = message.sent.unwrap_or(message.due);
+        let ends = [message.due, sent, times.sent, times.received, now];
+        let parts = self.parts.get_or_insert_default();
+        let places = [
+            &mut parts.lateness,
+            &mut parts.send_queue,
+            &mut parts.wire_and_server,
+            &mut parts.receive_queue,
+        ];
+        for (place, ends) in places.into_iter().zip(ends.windows(2)) {
+            place.record(ends[1].saturating_duration_since(ends[0]));
+            let negative = ends[0].saturating_duration_since(ends[1]);
+            parts.negative += u64::from(negative > CLOCK_SLACK);
+        }
+    }
+
     /// A message ended otherwise: its times are known to be at least what they are at `now`.
     pub fn lost(&mut self, loss: Loss, message: &Message, now: Instant) {
         self.count(loss);
@@ -199,6 +238,9 @@ impl Results {
         }
         self.differences.extend(&other.differences);
         self.differences.truncate(DIFFERENCES_MAX);
+        if let Some(theirs) = &other.parts {
+            self.parts.get_or_insert_default().merge(theirs);
+        }
         if let Some(theirs) = other.sends {
             self.add_send(theirs.first);
             self.add_send(theirs.last);
@@ -258,6 +300,17 @@ impl Results {
             Loss::TimedOut => &mut counts.timed_out,
             Loss::Unanswered => &mut counts.unanswered,
         } += 1;
+    }
+}
+
+impl Parts {
+    /// Adds those of another thread.
+    pub fn merge(&mut self, other: &Parts) {
+        self.lateness.merge(&other.lateness);
+        self.send_queue.merge(&other.send_queue);
+        self.wire_and_server.merge(&other.wire_and_server);
+        self.receive_queue.merge(&other.receive_queue);
+        self.negative += other.negative;
     }
 }
 

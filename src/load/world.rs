@@ -37,6 +37,22 @@ pub trait Socket: Stream {
 
     /// What the kernel knows of its way through the network.
     fn path(&self) -> io::Result<Path>;
+
+    /// The kernel is to keep its own times of this connection, which has sent nothing.
+    fn keep_times(&mut self) -> io::Result<()>;
+
+    /// The kernel's times of a message that ends at this offset and whose reply was just read;
+    /// `None`: it does not keep them.
+    fn times(&mut self, end: u64) -> Option<KernelTimes>;
+}
+
+/// What the kernel saw of a message and its reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelTimes {
+    /// When the last byte of the message was handed to the device.
+    pub sent: Instant,
+    /// When the last segment of the reply came off the device.
+    pub received: Instant,
 }
 
 /// What a time is for.

@@ -55,6 +55,8 @@ struct Report {
     blocked_us: Percentiles,
     own_us: Percentiles,
     connect_us: Percentiles,
+    /// With --kernel-timestamps.
+    kernel: Option<Parts>,
     sends: Option<Sends>,
     errors: BTreeMap<String, u64>,
     first_difference: Option<Difference>,
@@ -100,6 +102,18 @@ struct Intervals {
     p90: Option<(f64, Option<f64>)>,
     p99: Option<(f64, Option<f64>)>,
     p99_9: Option<(f64, Option<f64>)>,
+}
+
+/// Of the connections whose times the kernel keeps: the parts of each response.
+#[derive(Serialize)]
+struct Parts {
+    connections: u32,
+    lateness_us: Percentiles,
+    send_queue_us: Percentiles,
+    wire_and_server_us: Percentiles,
+    receive_queue_us: Percentiles,
+    /// Parts below -2 µs.
+    negative: u64,
 }
 
 #[derive(Serialize)]
@@ -262,6 +276,14 @@ fn report(judged: &Judged) -> Report {
         blocked_us: percentiles(&results.blocked),
         own_us: percentiles(&results.own),
         connect_us: percentiles(&results.connect),
+        kernel: results.parts.as_ref().map(|parts| Parts {
+            connections: plan.kernel_timestamps.min(plan.connections),
+            lateness_us: percentiles(&parts.lateness),
+            send_queue_us: percentiles(&parts.send_queue),
+            wire_and_server_us: percentiles(&parts.wire_and_server),
+            receive_queue_us: percentiles(&parts.receive_queue),
+            negative: parts.negative,
+        }),
         sends: sends(summary),
         errors: errors(results),
         first_difference: self::differences(results).into_iter().next(),

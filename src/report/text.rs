@@ -8,7 +8,7 @@ use crate::load::books::Interval;
 use crate::load::latency::{Bound, Latency};
 use crate::load::payload::Difference;
 use crate::load::plan::{Pace, Pacing, Plan, Stop};
-use crate::load::results::{Counts, Results};
+use crate::load::results::{Counts, Parts, Results};
 use crate::load::schedule::Arrivals;
 use crate::load::summary::Summary;
 use crate::load::verdict::{Judged, Verdict};
@@ -182,6 +182,9 @@ fn write_times(page: &mut String, summary: &Summary) -> fmt::Result {
     rows.push(("connect", &results.connect));
     write_table(page, &rows)?;
     write_unsupported(page, &rows)?;
+    if let Some(parts) = &results.parts {
+        write_parts(page, parts, summary)?;
+    }
     if let Some(stall) = summary.stall() {
         let stall = short(stall);
         writeln!(
@@ -192,6 +195,32 @@ fn write_times(page: &mut String, summary: &Summary) -> fmt::Result {
         )?;
     }
     Ok(())
+}
+
+/// Where the time of a response went, by the kernel's own times.
+fn write_parts(page: &mut String, parts: &Parts, summary: &Summary) -> fmt::Result {
+    let connections = summary.plan.kernel_timestamps.min(summary.plan.connections);
+    let count = grouped(parts.lateness.count());
+    writeln!(
+        page,
+        "kernel       {count} responses of the first {connections} connections, in four parts",
+    )?;
+    let rows = [
+        ("  lateness", &parts.lateness),
+        ("  send queue", &parts.send_queue),
+        ("  on the way", &parts.wire_and_server),
+        ("  recv queue", &parts.receive_queue),
+    ];
+    write_table(page, &rows)?;
+    write_unsupported(page, &rows)?;
+    match parts.negative {
+        0 => Ok(()),
+        count => writeln!(
+            page,
+            "{:MARGIN$}{count} parts were below -2 µs: the clocks disagree, trust none of these",
+            ""
+        ),
+    }
 }
 
 /// The percentiles with their 95 % intervals, one duration a row.

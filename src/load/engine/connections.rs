@@ -158,6 +158,9 @@ impl<S: Socket> Engine<S> {
         }
         let now = world.now();
         self.clock = now;
+        if peer.number < self.plan.kernel_timestamps {
+            peer.socket.keep_times()?;
+        }
         if let Ok(path) = peer.socket.path() {
             peer.syns_resent = path.resent;
             self.evidence.network.came_up(&path);

@@ -197,6 +197,9 @@ impl<S: Socket> Engine<S> {
                     self.books.lost(Loss::TimedOut, &message, now);
                 } else {
                     self.books.verified(&message, now);
+                    if let Some(times) = peer.socket.times(message.end()) {
+                        self.books.parts(&message, times, now);
+                    }
                     if message.due >= self.books.warm() {
                         self.first_verified.get_or_insert(now);
                         self.last_verified = Some(now);

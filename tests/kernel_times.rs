@@ -1,0 +1,147 @@
+//! The split of a response by the kernel's own times: a delay of a millisecond that the test puts
+//! into the server, or into the client between the kernel and the read, lands in its part.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use upcase::load::engine::{Engine, Stage};
+use upcase::load::kernel::Kernel;
+use upcase::load::latency::Latency;
+use upcase::load::payload::Content;
+use upcase::load::plan::{LEAD, Pace, Pacing, Plan, Stop};
+use upcase::load::results::{Parts, Results};
+use upcase::load::schedule::{Arrivals, Rate};
+use upcase::load::sizes::Sizes;
+use upcase::load::world::World;
+use upcase::reactor::Event;
+use upcase::socket::Options;
+
+const DELAY: Duration = Duration::from_millis(1);
+
+/// Keeps this thread busy: a sleep would end when the scheduler likes.
+fn spin(time: Duration) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        std::hint::spin_loop();
+    }
+}
+
+/// A server for one client, that takes so much time for each message.
+fn server(delay: Duration) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut bytes = [0; 4096];
+        while let Ok(count @ 1..) = stream.read(&mut bytes) {
+            spin(delay);
+            bytes[..count].make_ascii_uppercase();
+            if stream.write_all(&bytes[..count]).is_err() {
+                return;
+            }
+        }
+    });
+    address
+}
+
+/// A paced run over one connection, whose loop takes so much time before each event is served.
+fn carry_out(target: SocketAddr, delay: Duration) -> Results {
+    let plan = Arc::new(Plan {
+        targets: vec![target],
+        sources: Vec::new(),
+        options: Options::default(),
+        connections: 1,
+        connect_rate: None,
+        threads: 1,
+        pace: Pace::Open {
+            rate: Rate::parse("250").unwrap(),
+            arrivals: Arrivals::Constant,
+            pacing: Pacing::Global,
+        },
+        depth: 1,
+        sizes: Sizes::Fixed(64),
+        content: Content::Text,
+        verify: true,
+        seed: 1,
+        stop: Stop::Messages(250),
+        warmup: Duration::ZERO,
+        drain: Duration::from_secs(1),
+        timeout: None,
+        churn: None,
+        spin: false,
+        kernel_timestamps: 1,
+        interval: Duration::from_secs(1),
+    });
+    let mut world = Kernel::new(plan.options).unwrap();
+    let mut engine = Engine::new(plan, 0, &mut world);
+    while engine.stage() != Stage::Done {
+        world.reactor.turn(engine.wait(world.now())).unwrap();
+        engine.begin_turn(&mut world);
+        while let Some(event) = world.reactor.next_event() {
+            match event {
+                Event::Io(token, hints) => {
+                    spin(delay);
+                    engine.on_io(&mut world, token, hints).unwrap();
+                }
+                Event::Timer(timer) => engine.on_timer(&mut world, timer).unwrap(),
+                Event::Stop => engine.on_stop(&mut world),
+            }
+        }
+        engine.end_turn(&mut world).unwrap();
+        if engine.stage() == Stage::Ready {
+            let start = world.now() + LEAD;
+            engine.start(&mut world, start);
+        }
+    }
+    engine.finish().books.run
+}
+
+/// The medians of the parts and of the response, in microseconds.
+fn medians(results: &Results) -> [f64; 5] {
+    let Parts {
+        lateness,
+        send_queue,
+        wire_and_server,
+        receive_queue,
+        negative,
+    } = &**results.parts.as_ref().expect("the kernel tells its times");
+    assert_eq!(*negative, 0, "parts below -2 us");
+    assert_eq!(lateness.count(), results.counts.verified);
+    let median = |latency: &Latency| {
+        let value = latency.distribution().unwrap().nearest(50.0).value;
+        value.as_secs_f64() * 1e6
+    };
+    [
+        median(lateness),
+        median(send_queue),
+        median(wire_and_server),
+        median(receive_queue),
+        median(&results.response),
+    ]
+}
+
+/// How much of the delay showed in each part: against a run without it, in the same test.
+fn shifts(server_delay: Duration, client_delay: Duration) -> [f64; 5] {
+    let plain = medians(&carry_out(server(Duration::ZERO), Duration::ZERO));
+    let slow = medians(&carry_out(server(server_delay), client_delay));
+    println!("{plain:.1?} without, {slow:.1?} with the delay");
+    std::array::from_fn(|place| slow[place] - plain[place])
+}
+
+#[test]
+fn a_millisecond_of_the_server_lands_on_the_way() {
+    let [.., wire_and_server, _, response] = shifts(DELAY, Duration::ZERO);
+    assert!(response >= 950.0, "{response}");
+    assert!(wire_and_server >= 950.0, "{wire_and_server} of {response}");
+}
+
+#[test]
+fn a_millisecond_of_the_client_lands_in_its_receive_queue() {
+    let [.., receive_queue, response] = shifts(Duration::ZERO, DELAY);
+    assert!(response >= 950.0, "{response}");
+    assert!(receive_queue >= 950.0, "{receive_queue} of {response}");
+}
