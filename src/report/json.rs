@@ -276,14 +276,7 @@ fn report(judged: &Judged) -> Report {
         blocked_us: percentiles(&results.blocked),
         own_us: percentiles(&results.own),
         connect_us: percentiles(&results.connect),
-        kernel: results.parts.as_ref().map(|parts| Parts {
-            connections: plan.kernel_timestamps.min(plan.connections),
-            lateness_us: percentiles(&parts.lateness),
-            send_queue_us: percentiles(&parts.send_queue),
-            wire_and_server_us: percentiles(&parts.wire_and_server),
-            receive_queue_us: percentiles(&parts.receive_queue),
-            negative: parts.negative,
-        }),
+        kernel: parts(summary),
         sends: sends(summary),
         errors: errors(results),
         first_difference: self::differences(results).into_iter().next(),
@@ -353,6 +346,18 @@ fn differences(results: &Results) -> Vec<Difference> {
             found: found.found,
         })
         .collect()
+}
+
+fn parts(summary: &Summary) -> Option<Parts> {
+    let parts = summary.results.parts.as_ref()?;
+    Some(Parts {
+        connections: summary.plan.kernel_timestamps.min(summary.plan.connections),
+        lateness_us: percentiles(&parts.lateness),
+        send_queue_us: percentiles(&parts.send_queue),
+        wire_and_server_us: percentiles(&parts.wire_and_server),
+        receive_queue_us: percentiles(&parts.receive_queue),
+        negative: parts.negative,
+    })
 }
 
 fn sends(summary: &Summary) -> Option<Sends> {
