@@ -3,9 +3,9 @@
 //!
 //! Sending: when the last byte of a send(2) was handed to the device, the kernel puts a note into
 //! the socket's error queue, with the offset of that byte from where this was switched on.
-//! Receiving: each recvmsg(2) tells when the last segment it read from came off the device. Both are
-//! times of CLOCK_REALTIME; they are turned into instants of the monotonic clock by reading both
-//! clocks at once, so that a step of the wall clock meanwhile is all that could go wrong.
+//! Receiving: each recvmsg(2) tells when the last segment it read from came off the device. Both
+//! are times of CLOCK_REALTIME; they are turned into instants of the monotonic clock by reading
+//! both clocks at once, so that a step of the wall clock meanwhile is all that could go wrong.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
