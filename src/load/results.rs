@@ -16,6 +16,9 @@ use crate::load::world::KernelTimes;
 /// Wrong bytes that are kept with their places: enough to see a pattern, and never a flood.
 pub const DIFFERENCES_MAX: usize = 1000;
 
+/// Lateness that can be seen in a result: twenty times what an idle machine needs to wake up.
+pub const LATE: Duration = Duration::from_millis(1);
+
 /// The measurements of a run, or of its warm-up, or of one thread.
 #[derive(Clone, Debug, Default)]
 pub struct Results {
@@ -31,6 +34,9 @@ pub struct Results {
     pub blocked: Latency,
     /// The part of it in which the message could have been sent, and was not yet.
     pub own: Latency,
+    /// Messages that waited for a free connection for longer than [`LATE`], and not because the run
+    /// was behind.
+    pub waited: u64,
     /// From the call of connect(2) until the connection was up.
     pub connect: Latency,
     /// What broke connections, by kind.
@@ -232,6 +238,7 @@ impl Results {
         self.lateness.merge(&other.lateness);
         self.blocked.merge(&other.blocked);
         self.own.merge(&other.own);
+        self.waited += other.waited;
         self.connect.merge(&other.connect);
         for (kind, count) in &other.errors {
             *self.errors.entry(*kind).or_default() += count;
@@ -264,6 +271,8 @@ impl Results {
         let at = message.sent.unwrap_or(message.due);
         let lateness = at.saturating_duration_since(message.due);
         let own = message.own(at).min(lateness);
+        let wait = message.sendable.saturating_duration_since(message.due);
+        self.waited += u64::from(wait > LATE);
         self.lateness.record(lateness);
         self.own.record(own);
         self.blocked.record(lateness - own);
@@ -275,6 +284,7 @@ impl Results {
         let age = now.saturating_duration_since(due);
         self.lateness.record_at_least(age);
         // For so long it could have been sent, and was not: that is known.
+        self.waited += u64::from(age.saturating_sub(own) > LATE);
         self.own.record(own.min(age));
         self.blocked.record_at_least(age.saturating_sub(own));
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::load::assertion::Assertion;
 use crate::load::evidence::share;
 use crate::load::latency::{Bound, Latency};
-use crate::load::results::Counts;
+use crate::load::results::{Counts, LATE, Results};
 use crate::load::summary::Summary;
 use crate::units::short;
 
@@ -66,11 +66,14 @@ impl Judged {
     }
 }
 
-/// Lateness that can be seen in a result: twenty times what an idle machine needs to wake up, ...
-const LATE: Duration = Duration::from_millis(1);
-
-/// ... and such a part of the response.
+/// A lateness beyond [`LATE`] can be seen in a result if it is such a part of the response.
 const LATE_SHARE: u32 = 20;
+
+/// The share of messages that may have waited for a connection, as a 99th percentile sees it, ...
+const WAITED: f64 = 0.01;
+
+/// ... unless they are too few to say anything.
+const WAITED_FEW: u64 = 10;
 
 /// The part of its time for which a thread may have waited for a CPU.
 const STARVED: f64 = 0.10;
@@ -81,7 +84,7 @@ const SATURATED: f64 = 0.90;
 /// The share of segments that may be lost or late before a 99.9th percentile shows it.
 const DISTURBED: f64 = 0.001;
 
-/// The part of the time with data in flight in which a buffer or window may be the limit.
+/// The part of its time in which a buffer or window may hold up a connection.
 const LIMITED: f64 = 0.10;
 
 /// An acknowledgment may be held back for 40 ms (TCP_DELACK_MIN); a round trip that grew beyond
@@ -219,15 +222,14 @@ fn client_limits(summary: &Summary) -> Vec<String> {
         ));
     }
     if let Some((point, blocked)) = visible(&summary.results.blocked, summary) {
-        let limited = share(network.buffer_limited, network.busy);
+        let limited = of_all_time(network.buffer_limited, summary);
         let (asked, largest) = (
             summary.plan.options.send_buffer,
             summary.plan.sizes.largest(),
         );
         if limited > LIMITED {
             said.push(format!(
-                "its send buffers were full for {:.0} % of the time with data in flight \
-                 (--send-buffer)",
+                "its send buffers were full for {:.0} % of the time (--send-buffer)",
                 limited * 100.0
             ));
         } else if asked.is_some_and(|asked| asked < largest) && !window_was_closed(summary) {
@@ -269,9 +271,12 @@ fn network_limits(summary: &Summary) -> Vec<String> {
 fn server_limits(summary: &Summary) -> Vec<String> {
     let mut said = Vec::new();
     let network = &summary.evidence.network;
-    if let Some((point, blocked)) = visible(&summary.results.blocked, summary) {
+    if let Some((point, blocked)) = visible(&summary.results.blocked, summary)
+        && let Some(share) = waited(&summary.results)
+    {
         said.push(format!(
-            "messages found no connection that could take them: blocked {point} {}{}",
+            "{:.1} % of the messages found no free connection in time: blocked {point} {}{}",
+            share * 100.0,
             if blocked.at_least { ">= " } else { "" },
             short(blocked.value)
         ));
@@ -284,8 +289,8 @@ fn server_limits(summary: &Summary) -> Vec<String> {
     }
     if window_was_closed(summary) {
         said.push(format!(
-            "the server's receive window was closed for {:.0} % of the time with data in flight",
-            share(network.window_limited, network.busy) * 100.0
+            "the server's receive window was closed for {:.0} % of the time",
+            of_all_time(network.window_limited, summary) * 100.0
         ));
     }
     if let Some(stall) = summary.stall() {
@@ -297,9 +302,21 @@ fn server_limits(summary: &Summary) -> Vec<String> {
     said
 }
 
+/// The share of messages that waited for a free connection, if that is worth a word. What a message
+/// needs to get through the socket by its size alone is not such a wait.
+fn waited(results: &Results) -> Option<f64> {
+    let (waited, all) = (results.waited, results.counts.scheduled);
+    let share = waited as f64 / all.max(1) as f64;
+    (share > WAITED && (waited >= WAITED_FEW || share > 0.5)).then_some(share)
+}
+
 fn window_was_closed(summary: &Summary) -> bool {
-    let network = &summary.evidence.network;
-    share(network.window_limited, network.busy) > LIMITED
+    of_all_time(summary.evidence.network.window_limited, summary) > LIMITED
+}
+
+/// A time of all connections together as a share of the time that they had.
+fn of_all_time(time: Duration, summary: &Summary) -> f64 {
+    share(time, summary.elapsed * summary.plan.connections)
 }
 
 /// A part of the response that can be seen in it, with the percentile at which it was looked for.

@@ -157,6 +157,7 @@ struct Evidence {
     segments_resent: u64,
     segments_out_of_order: u64,
     syns_resent: u64,
+    /// Of the time with data in flight.
     window_limited: f64,
     buffer_limited: f64,
 }
