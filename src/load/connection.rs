@@ -102,6 +102,11 @@ impl Connection {
     /// Adds a message of `size` bytes to what is to be sent at once; it was `sendable` since then.
     pub fn queue(&mut self, size: usize, due: Instant, sendable: Instant, now: Instant) {
         let blocked = !self.readiness.is_writable();
+        if self.unanswered.capacity() == 0 {
+            // Room for one is all that most of many connections ever need; the usual four would be
+            // most of the memory of a connection.
+            self.unanswered.reserve_exact(1);
+        }
         let start = self.queued;
         self.queued += size as u64;
         self.unanswered.push_back(Message {
