@@ -188,7 +188,8 @@ pub struct TcpInfo {
     delivered: [u32; 2],
     bytes_sent: u64,
     bytes_retrans: u64,
-    dsack_dups: u32,
+    /// Segments sent again that the peer had already: it said so by D-SACK (RFC 2883).
+    pub dsack_dups: u32,
     reord_seen: u32,
     /// Segments with data that came out of their order.
     pub rcv_ooopack: u32,

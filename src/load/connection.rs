@@ -120,13 +120,15 @@ impl Connection {
         });
     }
 
-    /// Takes back the messages of which no byte was sent, and shows each.
+    /// Takes back the messages of which no byte was sent, and shows each whose fate is open.
     pub fn withdraw(&mut self, mut show: impl FnMut(&Message)) {
         while let Some(last) = self.unanswered.back()
             && last.start >= self.sent
         {
             self.queued = last.start;
-            show(last);
+            if !last.timed_out {
+                show(last);
+            }
             self.unanswered.pop_back();
         }
         self.offered = self.offered.min(self.unanswered.len());

@@ -76,6 +76,16 @@ impl Dialer {
         self.under_way -= 1;
     }
 
+    /// How many are under way.
+    pub fn under_way(&self) -> usize {
+        self.under_way
+    }
+
+    /// How many were tried.
+    pub fn tried(&self) -> u32 {
+        self.tried
+    }
+
     /// Tries no more of them, and tells how many that are.
     pub fn give_up(&mut self) -> u32 {
         let untried = self.connections - self.tried;

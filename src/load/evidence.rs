@@ -13,6 +13,8 @@ pub struct Evidence {
     pub network: Network,
     /// Times of a turn of the loop, from the end of a wait to the next one.
     pub turns: Latency,
+    /// All turns together in which something was done.
+    pub worked: Duration,
     /// The longest time in which messages were outstanding and no byte of a reply came.
     pub silence: Duration,
 }
@@ -42,6 +44,8 @@ pub struct Path {
     pub segments: u64,
     /// Segments that were sent again.
     pub resent: u64,
+    /// Those of them that the other side had already: nothing was lost.
+    pub resent_in_vain: u64,
     /// Segments with data that came out of their order: what the other side sent was lost, or took
     /// another way.
     pub out_of_order: u64,
@@ -62,7 +66,7 @@ pub struct Path {
 pub struct Network {
     /// Sums over all connections.
     pub segments: u64,
-    /// See [`Path::resent`]; without SYNs.
+    /// See [`Path::resent`]; without SYNs, and without those in vain.
     pub resent: u64,
     /// See [`Path::out_of_order`].
     pub out_of_order: u64,
@@ -74,6 +78,8 @@ pub struct Network {
     pub window_limited: Duration,
     /// See [`Path::buffer_limited`].
     pub buffer_limited: Duration,
+    /// The time that all segments with data had taken at the smallest round-trip time.
+    pub round_trips: Duration,
     /// How far the round-trip time stood above its smallest value at the end of a connection.
     pub growth: Latency,
 }
@@ -99,19 +105,29 @@ impl Network {
     /// Adds what a connection went through from when it came up to its end.
     pub fn ended(&mut self, at_first: u64, path: &Path) {
         self.segments += path.segments;
-        self.resent += path.resent.saturating_sub(at_first);
+        let in_vain = at_first + path.resent_in_vain;
+        self.resent += path.resent.saturating_sub(in_vain);
         self.out_of_order += path.out_of_order;
         self.busy += path.busy;
         self.window_limited += path.window_limited;
         self.buffer_limited += path.buffer_limited;
+        let segments = u32::try_from(path.segments).unwrap_or(u32::MAX);
+        self.round_trips += path.round_trip_least.saturating_mul(segments);
         let growth = path.round_trip.saturating_sub(path.round_trip_least);
         self.growth.record(growth);
     }
 
-    /// The share of segments that were lost or came late, in either direction.
-    pub fn disturbed(&self) -> f64 {
-        let disturbed = self.resent + self.out_of_order;
-        disturbed as f64 / self.segments.max(1) as f64
+    /// Segments that were lost or came late, in either direction.
+    pub fn disturbed(&self) -> u64 {
+        self.resent + self.out_of_order
+    }
+
+    /// The mean time for which a segment with data was on its way, beyond the smallest round trip
+    /// and by no fault of a buffer or a window.
+    pub fn held_up(&self) -> Duration {
+        let limited = self.window_limited + self.buffer_limited;
+        let time = self.busy.saturating_sub(limited + self.round_trips);
+        time.div_f64(self.segments.max(1) as f64)
     }
 
     /// Adds the connections of another thread.
@@ -123,6 +139,7 @@ impl Network {
         self.busy += other.busy;
         self.window_limited += other.window_limited;
         self.buffer_limited += other.buffer_limited;
+        self.round_trips += other.round_trips;
         self.growth.merge(&other.growth);
     }
 }
@@ -133,6 +150,7 @@ impl Evidence {
         self.machine.merge(&other.machine);
         self.network.merge(&other.network);
         self.turns.merge(&other.turns);
+        self.worked += other.worked;
         self.silence = self.silence.max(other.silence);
     }
 }

@@ -97,6 +97,7 @@ impl Socket for KernelSocket {
         Ok(Path {
             segments: info.data_segs_out.into(),
             resent: info.total_retrans.into(),
+            resent_in_vain: info.dsack_dups.into(),
             out_of_order: info.rcv_ooopack.into(),
             busy: Duration::from_micros(info.busy_time),
             window_limited: Duration::from_micros(info.rwnd_limited),

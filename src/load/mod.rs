@@ -27,7 +27,7 @@ pub mod verdict;
 pub mod world;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -77,7 +77,9 @@ pub struct Glance {
 #[derive(Debug, Default)]
 struct Shared {
     ready: AtomicU32,
-    start: OnceLock<Instant>,
+    has_been_up: AtomicBool,
+    /// Once all are ready: when messages are due from, or that there is nothing to run.
+    start: OnceLock<Option<Instant>>,
     /// One a thread, written by it alone.
     up: Vec<AtomicU32>,
     verified: Vec<AtomicU64>,
@@ -151,11 +153,20 @@ fn carry_out(
             }
         }
         engine.end_turn(&mut world)?;
-        if engine.stage() == Stage::Ready
-            && let Some(start) = shared.start(before == Stage::Ready, &mut world, plan)
-        {
-            engine.start(&mut world, start);
-            gauge = Some(Gauge::read());
+        if engine.stage() == Stage::Ready {
+            let unreachable = engine.unreachable();
+            if before != Stage::Ready {
+                shared.ready(unreachable.is_none(), plan);
+            }
+            match (shared.start.get(), unreachable) {
+                (None, _) => world.set_timer(world.now() + READY_LOOK, Timer::Ready),
+                (Some(None), Some(why)) => bail!("{why}"),
+                (Some(None), None) => bail!("no connection is up"),
+                (Some(Some(start)), _) => {
+                    engine.start(&mut world, *start);
+                    gauge = Some(Gauge::read());
+                }
+            }
         }
         if engine.stage() > Stage::Running
             && let Some(gauge) = gauge.take()
@@ -171,20 +182,14 @@ fn carry_out(
 }
 
 impl Shared {
-    /// A thread is ready: when messages are due from, once all are.
-    fn start(&self, was_ready: bool, world: &mut Kernel, plan: &Plan) -> Option<Instant> {
-        if !was_ready {
-            let others = self.ready.fetch_add(1, Ordering::SeqCst);
-            if others + 1 == plan.threads {
-                let _ = self.start.set(world.now() + LEAD);
-            }
+    /// A thread is ready. The last one sets the start, if any thread has a connection.
+    fn ready(&self, has_been_up: bool, plan: &Plan) {
+        self.has_been_up.fetch_or(has_been_up, Ordering::SeqCst);
+        let others = self.ready.fetch_add(1, Ordering::SeqCst);
+        if others + 1 == plan.threads {
+            let any = self.has_been_up.load(Ordering::SeqCst);
+            let _ = self.start.set(any.then(|| Instant::now() + LEAD));
         }
-        let start = self.start.get().copied();
-        if start.is_none() {
-            let next = world.now() + READY_LOOK;
-            world.set_timer(next, Timer::Ready);
-        }
-        start
     }
 
     fn show(&self, thread: u32, (up, verified): (u32, u64)) {
@@ -199,7 +204,7 @@ impl Shared {
         let up = self.up.iter().map(|up| up.load(Ordering::Relaxed));
         let verified = self.verified.iter();
         Glance {
-            start: self.start.get().copied(),
+            start: self.start.get().copied().flatten(),
             up: up.sum(),
             verified: verified.map(|count| count.load(Ordering::Relaxed)).sum(),
         }

@@ -99,6 +99,9 @@ impl Line {
     }
 
     fn waiting(&mut self, elapsed: Duration) -> u64 {
+        if let Some(waiting) = self.series.count(self.next, elapsed) {
+            return waiting;
+        }
         while self
             .series
             .due(self.ahead)
@@ -194,14 +197,6 @@ impl Pacer {
         Some(self.start + due)
     }
 
-    /// Since when a connection has been free for the next message; `None`: none is.
-    pub fn free_since(&self) -> Option<Instant> {
-        match &self.queue {
-            Queue::Global { free, .. } => free.front().map(|free| free.since),
-            Queue::PerConnection { free, .. } => free.peek().map(|waiting| waiting.0.free.since),
-        }
-    }
-
     /// Takes the next message that is due and has a free connection. `lives` tells whether a
     /// connection still stands: one that broke while it was free is forgotten.
     pub fn take(&mut self, now: Instant, lives: impl Fn(Token) -> bool) -> Option<Dispatch> {
@@ -254,22 +249,49 @@ impl Pacer {
         }
     }
 
-    /// Takes the messages that were due before `deadline` and never found a connection; each is
-    /// shown.
-    pub fn give_up(&mut self, deadline: Instant, mut show: impl FnMut(Instant)) {
+    /// When the oldest message was due that was not taken; `None`: the schedule has ended.
+    pub fn oldest(&self) -> Option<Instant> {
+        let due = match &self.queue {
+            Queue::Global { line, .. } => line.due(),
+            Queue::PerConnection { lines, .. } => lines.iter().filter_map(Line::due).min(),
+        };
+        due.map(|due| self.start + due)
+    }
+
+    /// Takes the messages that were due before `deadline` and found no connection; each is shown
+    /// with the time since when one has been free for it, if one is.
+    pub fn give_up(
+        &mut self,
+        deadline: Instant,
+        lives: impl Fn(Token) -> bool,
+        mut show: impl FnMut(Instant, Option<Instant>),
+    ) {
         let (start, taken) = (self.start, &mut self.taken);
-        let mut give_up = |line: &mut Line| {
+        let mut give_up = |line: &mut Line, free: Option<Instant>| {
             while let Some(due) = line.due()
                 && start + due < deadline
             {
                 line.advance();
                 *taken += 1;
-                show(start + due);
+                show(start + due, free);
             }
         };
         match &mut self.queue {
-            Queue::Global { line, .. } => give_up(line),
-            Queue::PerConnection { lines, .. } => lines.iter_mut().for_each(give_up),
+            Queue::Global { line, free } => {
+                let free = free.iter().find(|free| lives(free.token));
+                give_up(line, free.map(|free| free.since));
+            }
+            Queue::PerConnection { lines, free, .. } => {
+                let mut since = vec![None; lines.len()];
+                for Reverse(Waiting { free, .. }) in free.iter() {
+                    if let Some(since) = since.get_mut(free.line).filter(|_| lives(free.token)) {
+                        *since = Some(free.since);
+                    }
+                }
+                for (line, since) in lines.iter_mut().zip(since) {
+                    give_up(line, since);
+                }
+            }
         }
         self.recount();
     }

@@ -8,9 +8,13 @@
 //! connections with lines of their own at a constant rate, which interleaves their phases; with
 //! Poisson arrivals each line is a Poisson process of its own, and together they are one.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::load::random::{Dice, Purpose};
+
+/// In nanoseconds.
+const SECOND: u64 = 1_000_000_000;
 
 /// Messages a second, as a fraction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +80,6 @@ pub struct Cursor {
 impl Rate {
     /// Reads a decimal number of messages a second, such as `1000` or `333.3`.
     pub fn parse(text: &str) -> Option<Rate> {
-        const SECOND: u64 = 1_000_000_000;
         let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
         let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
         if whole.is_empty() || decimals.len() > 6 || !digits(whole) || !digits(decimals) {
@@ -104,6 +107,22 @@ impl Rate {
     /// The mean gap, in nanoseconds.
     fn mean_gap(self) -> f64 {
         self.nanoseconds as f64 / self.messages as f64
+    }
+}
+
+/// As it is typed.
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let second = self.nanoseconds / SECOND;
+        write!(f, "{}", self.messages / second)?;
+        match self.messages % second {
+            0 => Ok(()),
+            rest => {
+                let places = second.ilog10() as usize;
+                let decimals = format!("{rest:0places$}");
+                write!(f, ".{}", decimals.trim_end_matches('0'))
+            }
+        }
     }
 }
 
@@ -176,6 +195,25 @@ impl Series {
         within.then(|| Duration::from_nanos(cursor.at))
     }
 
+    /// How many messages from the cursor on are due within this time after the start, where that
+    /// can be told without counting them; `None`: where it cannot.
+    pub fn count(&self, cursor: Cursor, elapsed: Duration) -> Option<u64> {
+        if self.arrivals == Arrivals::Poisson {
+            return None;
+        }
+        let elapsed = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+        let last = elapsed.min(self.before.saturating_sub(1));
+        // Message k is due by then if k * nanoseconds / messages, rounded down, is not beyond it.
+        let (messages, nanoseconds) = (self.rate.messages, self.rate.nanoseconds);
+        let end = (u128::from(last) + 1) * u128::from(messages);
+        let end = end.div_ceil(u128::from(nanoseconds));
+        let end = u64::try_from(end).unwrap_or(u64::MAX).min(self.below);
+        Some(match self.before {
+            0 => 0,
+            _ => end.saturating_sub(cursor.number).div_ceil(self.stride),
+        })
+    }
+
     /// Goes on to the next message of this part.
     #[inline]
     pub fn advance(&self, cursor: &mut Cursor) {
@@ -234,6 +272,10 @@ mod tests {
         assert_eq!(rate("333.3").per_second(), 333.3);
         assert_eq!(rate("7").per_second(), 7.0);
         assert_eq!(rate("0.001").per_second(), 0.001);
+        for text in ["1000", "333.3", "0.000001", "20.05", "7"] {
+            assert_eq!(rate(text).to_string(), text);
+        }
+        assert_eq!(rate("5.50").to_string(), "5.5");
         for bad in [
             "",
             "0",
@@ -295,7 +337,32 @@ mod tests {
                 let expected = whole.iter().skip(index as usize).step_by(parts as usize);
                 prop_assert_eq!(all(&series), expected.copied().collect::<Vec<_>>());
             }
-            prop_assert_eq!(whole.len(), 300);
+                        prop_assert_eq!(whole.len(), 300);
+        }
+
+        #[test]
+        fn what_is_due_is_counted_as_it_would_be_one_by_one(
+            tenths in 1u64..100_000_000, part in 0u32..5, more in 0u32..5, skipped in 0usize..50,
+            elapsed in 0u64..100_000_000_000, end in 0u64..100_000_000_000, number in 0u64..500,
+            by_number: bool,
+        ) {
+            let rate = rate(&format!("{}.{}", tenths / 10, tenths % 10));
+            let part = Part { index: part, of: part + 1 + more };
+            let end = if by_number { End::Number(number) } else { End::Before(end) };
+            let mut series = Series::new(rate, Arrivals::Constant, 1, end, part);
+            series.below = series.below.min(1000);
+            let mut cursor = series.start();
+            for _ in 0..skipped {
+                series.advance(&mut cursor);
+            }
+            let elapsed = Duration::from_nanos(elapsed);
+            let counted = series.count(cursor, elapsed);
+            let mut count = 0;
+            while series.due(cursor).is_some_and(|due| due <= elapsed) {
+                series.advance(&mut cursor);
+                count += 1;
+            }
+            prop_assert_eq!(counted, Some(count));
         }
     }
 

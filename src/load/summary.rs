@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::load::engine::Done;
-use crate::load::evidence::{Evidence, Machine};
+use crate::load::evidence::{Evidence, Machine, share};
 use crate::load::plan::{Pace, Plan};
 use crate::load::results::Results;
 use crate::server::stats::Totals;
@@ -27,9 +27,11 @@ pub struct Summary {
     pub lines_up: u32,
     /// From the end of the warm-up to the end of sending.
     pub sending: Duration,
-    /// The same, or from the first reply to the last when that is longer: a server that lags
-    /// behind must not look faster for it, and one that answers late, but steadily, not slower.
-    pub elapsed: Duration,
+    /// Replies that came before that end, and the time from the first of them to there: one that
+    /// answers late, but steadily, is not slower for it.
+    pub replies: u64,
+    /// See `replies`.
+    pub replying: Duration,
     /// Whether a signal ended the run.
     pub interrupted: bool,
     /// When messages were due from.
@@ -52,8 +54,9 @@ impl Summary {
                 ..done.evidence
             },
             lines_up: done.lines_up,
-            elapsed: done.elapsed,
             sending: done.sending,
+            replies: done.replies,
+            replying: done.replying,
             interrupted: done.interrupted,
             start: done.start,
             own_server: None,
@@ -68,8 +71,9 @@ impl Summary {
         self.evidence.merge(&done.evidence);
         self.evidence.machine.merge(&machine);
         self.lines_up += done.lines_up;
-        self.elapsed = self.elapsed.max(done.elapsed);
         self.sending = self.sending.max(done.sending);
+        self.replies += done.replies;
+        self.replying = self.replying.max(done.replying);
         self.interrupted |= done.interrupted;
         self.start = self.start.min(done.start);
     }
@@ -88,9 +92,9 @@ impl Summary {
         self.plan.connections.saturating_sub(self.lines_up)
     }
 
-    /// Verified messages a second; 0 when there were none.
+    /// Verified messages a second while messages were due; 0 when there were none.
     pub fn achieved_rate(&self) -> f64 {
-        per_second(self.results.counts.verified, self.elapsed)
+        per_second(self.replies as f64, self.replying)
     }
 
     /// Messages a second that were asked for; `None` in a closed loop.
@@ -105,29 +109,39 @@ impl Summary {
     /// what was asked for. `None` in a closed loop.
     pub fn scheduled_rate(&self) -> Option<f64> {
         let open = matches!(self.plan.pace, Pace::Open { .. });
-        open.then(|| per_second(self.results.counts.scheduled, self.sending))
+        open.then(|| per_second(self.results.counts.scheduled as f64, self.sending))
     }
 
-    /// Achieved by scheduled rate, 1 when the server kept up; `None` in a closed loop.
+    /// Achieved by scheduled rate, 1 when the server kept up; `None` in a closed loop, and when
+    /// nothing was due.
     pub fn rate_share(&self) -> Option<f64> {
-        let scheduled = self.scheduled_rate()?;
-        Some(if scheduled > 0.0 {
-            self.achieved_rate() / scheduled
-        } else {
-            0.0
-        })
+        let scheduled = self.scheduled_rate().filter(|rate| *rate > 0.0)?;
+        Some(self.achieved_rate() / scheduled)
     }
 
     /// Verified bytes a second, one way.
     pub fn bytes_per_second(&self) -> f64 {
-        per_second(self.results.counts.verified_bytes, self.elapsed)
+        let counts = self.results.counts;
+        let mean = counts.verified_bytes as f64 / counts.verified.max(1) as f64;
+        self.achieved_rate() * mean
+    }
+
+    /// The share of its time in which a thread of the generator was at work: where it sleeps, its
+    /// CPU time; where it spins, its turns with something in them.
+    pub fn busy(&self) -> f64 {
+        let machine = &self.evidence.machine;
+        if self.plan.spin {
+            share(self.evidence.worked, machine.wall)
+        } else {
+            machine.busy
+        }
     }
 }
 
-fn per_second(count: u64, time: Duration) -> f64 {
+fn per_second(count: f64, time: Duration) -> f64 {
     if time.is_zero() {
         0.0
     } else {
-        count as f64 / time.as_secs_f64()
+        count / time.as_secs_f64()
     }
 }

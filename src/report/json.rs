@@ -266,7 +266,7 @@ fn report(judged: &Judged) -> Report {
         timeout_s: plan.timeout.map(|timeout| timeout.as_secs_f64()),
         fates: fates(results),
         warmup: fates(&summary.warmup),
-        elapsed_s: summary.elapsed.as_secs_f64(),
+        elapsed_s: summary.sending.as_secs_f64(),
         asked_rate: summary.asked_rate(),
         scheduled_rate: summary.scheduled_rate(),
         achieved_rate: summary.achieved_rate(),
@@ -407,14 +407,19 @@ fn microseconds(duration: Duration) -> f64 {
 }
 
 fn evidence(judged: &Judged) -> Evidence {
-    let seen = &judged.summary.evidence;
+    let Summary {
+        evidence: seen,
+        results,
+        warmup,
+        ..
+    } = &judged.summary;
+    let all_verified = results.counts.verified + warmup.counts.verified;
     Evidence {
         sentences: judged.findings.evidence.clone(),
         advice: judged.findings.advice.clone(),
-        busy: seen.machine.busy,
+        busy: judged.summary.busy(),
         starved: seen.machine.starved,
-        cpu_us_per_message: microseconds(seen.machine.cpu)
-            / judged.summary.results.counts.verified.max(1) as f64,
+        cpu_us_per_message: microseconds(seen.machine.cpu) / all_verified.max(1) as f64,
         stolen_s: seen.machine.stolen.as_secs_f64(),
         turns_us: percentiles(&seen.turns),
         silence_s: seen.silence.as_secs_f64(),

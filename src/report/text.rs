@@ -7,7 +7,7 @@ use indicatif::HumanCount;
 use crate::load::books::Interval;
 use crate::load::latency::{Bound, Latency};
 use crate::load::payload::Difference;
-use crate::load::plan::{Pace, Pacing, Plan, Stop};
+use crate::load::plan::{Close, Pace, Pacing, Plan, Stop};
 use crate::load::results::{Counts, Parts, Results};
 use crate::load::schedule::Arrivals;
 use crate::load::summary::Summary;
@@ -130,7 +130,7 @@ fn pace(plan: &Plan) -> String {
                 Pacing::Global => "",
                 Pacing::PerConnection => ", a line for each connection",
             };
-            format!("{} messages/s, {arrivals}{pacing}", rate.per_second())
+            format!("{rate} messages/s, {arrivals}{pacing}")
         }
     }
 }
@@ -164,7 +164,7 @@ fn rate(summary: &Summary) -> String {
     format!(
         "{achieved} messages/s{reached}, {:.2} MB/s each way, over {:.2} s",
         summary.bytes_per_second() / 1e6,
-        summary.elapsed.as_secs_f64(),
+        summary.sending.as_secs_f64(),
     )
 }
 
@@ -353,10 +353,11 @@ fn write_verdict(page: &mut String, judged: &Judged) -> fmt::Result {
     } else {
         ""
     };
-    let verified = if findings.verdict != Verdict::Failed {
-        ": every reply verified, every connection closed in order"
-    } else {
-        ""
+    let churn = judged.summary.plan.churn;
+    let verified = match findings.verdict {
+        Verdict::Failed => "",
+        _ if churn.is_some_and(|churn| churn.close == Close::Rst) => ": every reply verified",
+        _ => ": every reply verified, every connection closed in order",
     };
     writeln!(
         page,

@@ -4,7 +4,7 @@
 //! line whose server answered wrongly is given up.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
@@ -12,7 +12,8 @@ use crate::load::connection::Connection;
 use crate::load::dial::Dial;
 use crate::load::engine::{Engine, Peer, Phase, Stage};
 use crate::load::plan::{
-    BACKOFF_FIRST, BACKOFF_LAST, CLOSE_PATIENCE, Close, PATIENCE, TURN_BYTES, TURN_CONNECTIONS,
+    BACKOFF_FIRST, BACKOFF_LAST, CLOSE_PATIENCE, Close, PATIENCE, Pace, TURN_BYTES,
+    TURN_CONNECTIONS,
 };
 use crate::load::random::{Dice, Purpose};
 use crate::load::results::{ErrorKind, Loss};
@@ -56,6 +57,9 @@ impl<S: Socket> Engine<S> {
             bail!("no target is named");
         };
         let now = world.now();
+        if self.stage == Stage::Connecting {
+            self.last_progress = now;
+        }
         let opened = world.connect(target, source);
         let socket = match opened {
             Ok(socket) => socket,
@@ -84,7 +88,7 @@ impl<S: Socket> Engine<S> {
         Ok(())
     }
 
-    /// A connection did not come up. While none has ever been up, there is nothing to run.
+    /// A connection did not come up.
     pub(super) fn not_opened<W: World<Socket = S>>(
         &mut self,
         world: &mut W,
@@ -95,17 +99,22 @@ impl<S: Socket> Engine<S> {
         self.books.run.counts.failed += 1;
         self.books.run.error(kind);
         self.lines[line].token = None;
+        if self.first_failure.is_none() {
+            self.first_failure = Some(self.failure(line, error));
+        }
         if self.stage == Stage::Connecting {
             self.dialer.settled();
-        }
-        if self.books.run.counts.opened == 0 {
-            bail!("{}", self.unreachable(line, error));
+            // Every target was tried, in vain: whether there is a run is for all threads to say.
+            let tried = self.dialer.tried() as usize >= self.plan.targets.len();
+            if self.books.run.counts.opened == 0 && tried && self.dialer.under_way() == 0 {
+                self.dialer.give_up();
+            }
         }
         self.reopen_later(world, line, world.now());
         Ok(())
     }
 
-    pub(super) fn unreachable(&self, line: usize, error: &io::Error) -> String {
+    fn failure(&self, line: usize, error: &io::Error) -> String {
         let line = self.part.index + line as u32 * self.part.of;
         let target = self.plan.route(line).map(|(target, _)| target.to_string());
         let target = target.unwrap_or_default();
@@ -173,16 +182,17 @@ impl<S: Socket> Engine<S> {
         peer.phase = Phase::Up;
         peer.since = now;
         let line = &mut self.lines[peer.line];
-        line.failures = 0;
         line.has_been_up = true;
         self.up += 1;
         self.last_progress = now;
-        match self.stage {
-            Stage::Connecting => self.dialer.settled(),
-            Stage::Running | Stage::Draining if self.pacer.is_some() => self.offer(token, now),
-            Stage::Running => self.peers.requeue(token),
-            _ => {}
+        if self.stage == Stage::Connecting {
+            self.dialer.settled();
         }
+        if self.is_under_way() {
+            self.offer(token, now);
+        }
+        // The event that told may have told more: bytes, or the end.
+        self.peers.requeue(token);
         Ok(())
     }
 
@@ -247,7 +257,7 @@ impl<S: Socket> Engine<S> {
         line: usize,
         now: Instant,
     ) {
-        if self.stage != Stage::Running {
+        if !self.wants_connections() {
             return;
         }
         let failures = self.lines[line].failures;
@@ -268,7 +278,7 @@ impl<S: Socket> Engine<S> {
         line: usize,
     ) -> anyhow::Result<()> {
         self.down -= 1;
-        if self.stage != Stage::Running || self.lines[line].token.is_some() {
+        if !self.wants_connections() || self.lines[line].token.is_some() {
             return Ok(());
         }
         self.open_next(world, line)
@@ -312,9 +322,14 @@ impl<S: Socket> Engine<S> {
         if let Err(error) = ended {
             self.end(token, Some(ErrorKind::of(&error)));
         }
-        if self.stage == Stage::Running {
+        if self.wants_connections() {
+            // Who thinks between messages thinks before the next connection as well.
+            let think = match self.plan.pace {
+                Pace::Closed { think } => think,
+                Pace::Open { .. } => Duration::ZERO,
+            };
             self.down += 1;
-            world.set_timer(self.clock, Timer::Reopen(line));
+            world.set_timer(self.clock + think, Timer::Reopen(line));
         }
     }
 
@@ -387,7 +402,7 @@ impl<S: Socket> Engine<S> {
         world: &mut W,
         now: Instant,
     ) -> anyhow::Result<()> {
-        if now < self.last_progress + PATIENCE {
+        if now < self.last_progress + PATIENCE || self.dialer.under_way() == 0 {
             return Ok(());
         }
         let untried = u64::from(self.dialer.give_up());

@@ -6,12 +6,12 @@
 use std::time::Instant;
 
 use crate::load::connection::Fault;
-use crate::load::engine::{Engine, Phase, Stage};
+use crate::load::engine::{Engine, Peer, Phase, Stage};
 use crate::load::pacer::{Dispatch, Free};
 use crate::load::plan::{Pace, TURN_BYTES, TURN_MESSAGES};
 use crate::load::results::{ErrorKind, Loss};
 use crate::load::world::{Socket, Timer, World};
-use crate::reactor::slots::Token;
+use crate::reactor::slots::{Slots, Token};
 use crate::stream::Received;
 
 impl<S: Socket> Engine<S> {
@@ -23,11 +23,7 @@ impl<S: Socket> Engine<S> {
         for _ in 0..TURN_MESSAGES {
             let Some(pacer) = &mut self.pacer else { return };
             let peers = &self.peers;
-            let lives = |token| {
-                let peer = peers.get(token);
-                peer.is_some_and(|peer| peer.phase == Phase::Up)
-            };
-            let Some(dispatch) = pacer.take(self.clock, lives) else {
+            let Some(dispatch) = pacer.take(self.clock, |token| is_up(peers, token)) else {
                 return;
             };
             self.dispatch(world, dispatch);
@@ -54,6 +50,7 @@ impl<S: Socket> Engine<S> {
             return;
         };
         peer.offered = false;
+        self.busy = true;
         let age = now.saturating_duration_since(due);
         if self.plan.timeout.is_some_and(|timeout| age >= timeout) {
             let free = Some(free_since);
@@ -202,12 +199,13 @@ impl<S: Socket> Engine<S> {
                     }
                     if message.due >= self.books.warm() {
                         self.first_verified.get_or_insert(now);
-                        self.last_verified = Some(now);
                     }
                 }
             }
+            self.lines[peer.line].failures = 0;
             if let Pace::Closed { think } = self.plan.pace
                 && !think.is_zero()
+                && peer.left > 0
             {
                 peer.thinking += 1;
                 world.set_timer(now + think, Timer::Think(token, now + think));
@@ -337,9 +335,15 @@ impl<S: Socket> Engine<S> {
     /// Ends the messages that were due before `deadline` and never got a connection.
     pub(super) fn give_up_waiting(&mut self, loss: Loss, deadline: Instant, now: Instant) {
         if let Some(pacer) = &mut self.pacer {
-            let free = pacer.free_since();
-            let books = &mut self.books;
-            pacer.give_up(deadline, |due| books.lost_waiting(loss, due, free, now));
+            let (peers, books) = (&self.peers, &mut self.books);
+            let lives = |token| is_up(peers, token);
+            pacer.give_up(deadline, lives, |due, free| {
+                books.lost_waiting(loss, due, free, now);
+            });
         }
     }
+}
+
+fn is_up<S>(peers: &Slots<Peer<S>>, token: Token) -> bool {
+    peers.get(token).is_some_and(|peer| peer.phase == Phase::Up)
 }

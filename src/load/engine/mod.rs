@@ -58,6 +58,8 @@ pub struct Engine<S> {
     payload: Payload,
     stage: Stage,
     interrupted: bool,
+    /// Why the first connection that failed did.
+    first_failure: Option<String>,
     dialer: Dialer,
     /// More connections are due than one turn may open.
     dial_again: bool,
@@ -85,10 +87,15 @@ pub struct Engine<S> {
     /// The last reading of the clock.
     clock: Instant,
     turn_began: Instant,
+    /// Something was done in this turn.
+    busy: bool,
+    look_next: Instant,
     start: Option<Instant>,
     sending_ended: Option<Instant>,
+    /// Whether all was sent that was to be.
+    came_to_its_end: bool,
     first_verified: Option<Instant>,
-    last_verified: Option<Instant>,
+    replies_in_time: Option<u64>,
     /// When something last went forward: a connection came up, a byte of a reply arrived, a message
     /// went out while nothing was outstanding.
     last_progress: Instant,
@@ -167,9 +174,11 @@ pub struct Done {
     pub lines_up: u32,
     /// From the end of the warm-up to the end of sending.
     pub sending: Duration,
-    /// The same, or from the first reply to the last when that is longer: a server that lags
-    /// behind must not look faster for it, and one that answers late, but steadily, not slower.
-    pub elapsed: Duration,
+    /// Replies that came before that end, and the time from the first of them to there: one that
+    /// answers late, but steadily, is not slower for it.
+    pub replies: u64,
+    /// See `replies`.
+    pub replying: Duration,
     /// Whether a signal ended it.
     pub interrupted: bool,
     /// When the run started.
@@ -203,6 +212,7 @@ impl<S: Socket> Engine<S> {
             },
             stage: Stage::Connecting,
             interrupted: false,
+            first_failure: None,
             dialer: Dialer::new(now, plan.connect_rate, part, count, window),
             dial_again: true,
             dial_due: None,
@@ -220,10 +230,13 @@ impl<S: Socket> Engine<S> {
             behind: (now, now),
             clock: now,
             turn_began: now,
+            busy: false,
+            look_next: now + LOOK,
             start: None,
             sending_ended: None,
+            came_to_its_end: false,
             first_verified: None,
-            last_verified: None,
+            replies_in_time: None,
             last_progress: now,
             last_reply: now,
             told_until: now,
@@ -258,6 +271,8 @@ impl<S: Socket> Engine<S> {
     pub fn begin_turn<W: World<Socket = S>>(&mut self, world: &mut W) {
         self.turn_began = world.now();
         self.clock = self.turn_began;
+        self.busy = false;
+        self.excuse_absence();
         self.send_due(world);
     }
 
@@ -266,6 +281,7 @@ impl<S: Socket> Engine<S> {
     pub fn end_turn<W: World<Socket = S>>(&mut self, world: &mut W) -> anyhow::Result<()> {
         for _ in 0..self.peers.requeued().min(TURN_CONNECTIONS) {
             if let Some(token) = self.peers.next_requeued() {
+                self.busy = true;
                 self.serve(world, token)?;
                 self.send_due_by_now(world);
             }
@@ -274,9 +290,10 @@ impl<S: Socket> Engine<S> {
             self.dial(world)?;
         }
         self.move_on(world);
-        if self.is_under_way() {
+        if self.is_under_way() && self.busy {
             let took = world.now().saturating_duration_since(self.turn_began);
             self.evidence.turns.record(took);
+            self.evidence.worked += took;
         }
         Ok(())
     }
@@ -288,6 +305,7 @@ impl<S: Socket> Engine<S> {
         token: Token,
         hints: Hints,
     ) -> anyhow::Result<()> {
+        self.busy = true;
         if let Some(peer) = self.peers.get_mut(token) {
             peer.connection.note(hints);
             if !self.peers.is_requeued(token) {
@@ -304,6 +322,7 @@ impl<S: Socket> Engine<S> {
         world: &mut W,
         timer: Timer,
     ) -> anyhow::Result<()> {
+        self.busy = true;
         match timer {
             Timer::Dial | Timer::Ready => {} // Looked at in every turn.
             Timer::Think(token, due) => self.think_over(world, token, due),
@@ -312,7 +331,10 @@ impl<S: Socket> Engine<S> {
             // One that was overtaken by the end of the run has nothing to tell.
             Timer::Interval if world.now() < self.tell_next => {}
             Timer::Interval => self.tell(world),
-            Timer::RunEnd if self.stage == Stage::Running => self.drain(world),
+            Timer::RunEnd if self.stage == Stage::Running => {
+                self.came_to_its_end = true;
+                self.drain(world);
+            }
             Timer::DrainEnd if self.stage == Stage::Draining => self.close(world),
             Timer::CloseEnd => self.give_up_closing(),
             Timer::RunEnd | Timer::DrainEnd => {}
@@ -363,6 +385,12 @@ impl<S: Socket> Engine<S> {
                 None => self.reopen_later(world, line, now),
             }
         }
+    }
+
+    /// Why no connection of this thread has ever been up; `None`: one has.
+    pub fn unreachable(&self) -> Option<String> {
+        let none_up = self.books.run.counts.opened == 0;
+        none_up.then(|| self.first_failure.clone().unwrap_or_default())
     }
 
     /// An interval that is over.
@@ -420,21 +448,44 @@ impl<S: Socket> Engine<S> {
             _ => Duration::ZERO,
         };
         // The last message of a schedule has its gap as every other one.
-        let span = self.plan.span().filter(|_| !self.interrupted);
-        let span = span.unwrap_or_default().saturating_sub(self.plan.warmup);
-        let sending = since_warm(self.sending_ended).max(span);
-        let replies = match (self.first_verified, self.last_verified) {
-            (Some(first), Some(last)) => last.saturating_duration_since(first),
-            _ => Duration::ZERO,
-        };
+        // A schedule is as long as it says, however late a timer ended it.
+        let span = self.plan.span().filter(|_| self.came_to_its_end);
+        let span = span.map(|span| span.saturating_sub(self.plan.warmup));
+        let sending = span.unwrap_or_else(|| since_warm(self.sending_ended));
+        let until_first = since_warm(self.first_verified);
+        let replying = sending.saturating_sub(until_first);
         Done {
             evidence: self.evidence,
             lines_up: lines_up as u32,
-            elapsed: sending.max(replies),
             sending,
+            replies: self
+                .replies_in_time
+                .unwrap_or(self.books.run.counts.verified),
+            replying,
             interrupted: self.interrupted,
             start: self.start,
             books: self.books,
+        }
+    }
+
+    /// The loop is woken by what is due and by the next look at the latest. If it comes later, it
+    /// was itself away meanwhile, and cannot say that nobody answered.
+    fn excuse_absence(&mut self) {
+        let expected = match self.next_due() {
+            Some(due) => due.min(self.look_next),
+            None => self.look_next,
+        };
+        let away = self.clock.saturating_duration_since(expected);
+        self.last_reply = (self.last_reply + away).min(self.clock);
+    }
+
+    /// Whether lines that have no connection are to get one.
+    fn wants_connections(&self) -> bool {
+        let pacer = self.pacer.as_ref();
+        match self.stage {
+            Stage::Running => true,
+            Stage::Draining => pacer.is_some_and(|pacer| !pacer.is_exhausted()),
+            _ => false,
         }
     }
 
@@ -456,9 +507,13 @@ impl<S: Socket> Engine<S> {
     fn move_on<W: World<Socket = S>>(&mut self, world: &mut W) {
         if self.stage == Stage::Connecting && self.dialer.is_finished() {
             self.stage = Stage::Ready;
+            self.last_progress = world.now();
         }
         match self.stage {
-            Stage::Running if self.is_finished() => self.close(world),
+            Stage::Running if self.is_finished() => {
+                self.came_to_its_end = matches!(self.plan.stop, Stop::Messages(_));
+                self.close(world);
+            }
             Stage::Draining if self.is_settled() => self.close(world),
             _ => {}
         }
@@ -492,6 +547,7 @@ impl<S: Socket> Engine<S> {
         self.tell(world);
         self.stage = Stage::Draining;
         self.sending_ended = Some(now);
+        self.replies_in_time = Some(self.books.run.counts.verified);
         world.set_timer(now + self.plan.drain, Timer::DrainEnd);
         if let Some(pacer) = &mut self.pacer {
             return pacer.cut(now);
@@ -513,6 +569,8 @@ impl<S: Socket> Engine<S> {
             self.sending_ended.get_or_insert(now);
             self.settle(now);
         }
+        // Settling a long row of messages takes a while.
+        let now = world.now();
         self.stage = Stage::Closing;
         world.set_timer(now + CLOSE_PATIENCE, Timer::CloseEnd);
         for token in self.peers.tokens() {
@@ -600,7 +658,8 @@ impl<S: Socket> Engine<S> {
             }
             Stage::Closing | Stage::Done => return Ok(()),
         }
-        world.set_timer(now + LOOK, Timer::Look);
+        self.look_next = now + LOOK;
+        world.set_timer(self.look_next, Timer::Look);
         Ok(())
     }
 
@@ -611,7 +670,10 @@ impl<S: Socket> Engine<S> {
         if self.stage != Stage::Running || !total || !silent {
             return false;
         }
-        let waiting = self.pacer.as_mut().map_or(0, |pacer| pacer.waiting(now));
-        self.outstanding > 0 || waiting > 0 || self.up == 0
+        let oldest = self.pacer.as_ref().and_then(Pacer::oldest);
+        let waits = oldest.is_some_and(|due| now.saturating_duration_since(due) >= PATIENCE);
+        let thinks = self.peers.iter().any(|peer| peer.thinking > 0);
+        let has_more = self.pacer.is_none() && self.quota_left > 0 && !thinks;
+        self.outstanding > 0 || waits || has_more || self.up == 0
     }
 }
