@@ -41,7 +41,7 @@ pub(super) enum Command {
     /// Send messages and print the replies
     Send(SendArgs),
     /// Load a server with many connections, verify every reply, measure its response
-    Load(LoadArgs),
+    Load(Box<LoadArgs>),
     /// Tell a conversation on the wire packet by packet, live or from a file, and judge it
     Sniff(SniffArgs),
 }

@@ -91,7 +91,7 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve(args),
             Command::Send(args) => send(args),
-            Command::Load(args) => load(args),
+            Command::Load(args) => load(*args),
             Command::Sniff(args) => sniff(args),
         }
     }

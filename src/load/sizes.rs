@@ -21,7 +21,7 @@ impl Sizes {
             Sizes::Fixed(size) => *size,
             Sizes::Uniform(first, last) => {
                 let count = (last - first + 1) as u128;
-                first + (u128::from(chance) * count >> u64::BITS) as usize
+                first + ((u128::from(chance) * count) >> u64::BITS) as usize
             }
             Sizes::Mixed(shares) => mixed(shares, chance),
         }

@@ -219,7 +219,8 @@ fn client_limits(summary: &Summary) -> Vec<String> {
             machine.starved * 100.0
         ));
     }
-    if summary.busy() > SATURATED {
+    // Two thirds busy and one third waiting is no time left either.
+    if summary.busy() + machine.starved > SATURATED {
         said.push(format!(
             "the generator was busy for {:.0} % of its time",
             summary.busy() * 100.0

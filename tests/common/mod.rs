@@ -6,6 +6,8 @@
 
 pub mod craft;
 pub mod lab;
+pub mod peers;
+pub mod report;
 pub mod tshark;
 
 use std::io::{BufRead, BufReader, Read, Write};
