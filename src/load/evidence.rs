@@ -68,6 +68,8 @@ pub struct Network {
     pub segments: u64,
     /// See [`Path::resent`]; without SYNs, and without those in vain.
     pub resent: u64,
+    /// See [`Path::resent_in_vain`].
+    pub resent_in_vain: u64,
     /// See [`Path::out_of_order`].
     pub out_of_order: u64,
     /// SYNs that were sent again: lost, or the server's queue was full.
@@ -107,6 +109,7 @@ impl Network {
         self.segments += path.segments;
         let in_vain = at_first + path.resent_in_vain;
         self.resent += path.resent.saturating_sub(in_vain);
+        self.resent_in_vain += path.resent_in_vain;
         self.out_of_order += path.out_of_order;
         self.busy += path.busy;
         self.window_limited += path.window_limited;
@@ -115,11 +118,6 @@ impl Network {
         self.round_trips += path.round_trip_least.saturating_mul(segments);
         let growth = path.round_trip.saturating_sub(path.round_trip_least);
         self.growth.record(growth);
-    }
-
-    /// Segments that were lost or came late, in either direction.
-    pub fn disturbed(&self) -> u64 {
-        self.resent + self.out_of_order
     }
 
     /// The mean time for which a segment with data was on its way, beyond the smallest round trip
@@ -134,6 +132,7 @@ impl Network {
     pub fn merge(&mut self, other: &Network) {
         self.segments += other.segments;
         self.resent += other.resent;
+        self.resent_in_vain += other.resent_in_vain;
         self.out_of_order += other.out_of_order;
         self.syns_resent += other.syns_resent;
         self.busy += other.busy;

@@ -27,11 +27,13 @@ pub struct Summary {
     pub lines_up: u32,
     /// From the end of the warm-up to the end of sending.
     pub sending: Duration,
-    /// Replies that came before that end, and the time from the first of them to there: one that
-    /// answers late, but steadily, is not slower for it.
-    pub replies: u64,
-    /// See `replies`.
-    pub replying: Duration,
+    /// The same, or from the first reply to the last when that is longer: a server that lags
+    /// behind must not look faster for it, and one that answers late, but steadily, not slower.
+    pub elapsed: Duration,
+    /// Messages that were due in the middle half of the sending.
+    pub middle_due: u64,
+    /// Replies that came in it.
+    pub middle_verified: u64,
     /// Whether a signal ended the run.
     pub interrupted: bool,
     /// When messages were due from.
@@ -55,8 +57,9 @@ impl Summary {
             },
             lines_up: done.lines_up,
             sending: done.sending,
-            replies: done.replies,
-            replying: done.replying,
+            elapsed: done.elapsed,
+            middle_due: done.middle_due,
+            middle_verified: done.middle_verified,
             interrupted: done.interrupted,
             start: done.start,
             own_server: None,
@@ -72,8 +75,9 @@ impl Summary {
         self.evidence.machine.merge(&machine);
         self.lines_up += done.lines_up;
         self.sending = self.sending.max(done.sending);
-        self.replies += done.replies;
-        self.replying = self.replying.max(done.replying);
+        self.elapsed = self.elapsed.max(done.elapsed);
+        self.middle_due += done.middle_due;
+        self.middle_verified += done.middle_verified;
         self.interrupted |= done.interrupted;
         self.start = self.start.min(done.start);
     }
@@ -92,9 +96,16 @@ impl Summary {
         self.plan.connections.saturating_sub(self.lines_up)
     }
 
-    /// Verified messages a second while messages were due; 0 when there were none.
+    /// Verified messages a second; 0 when there were none.
     pub fn achieved_rate(&self) -> f64 {
-        per_second(self.replies as f64, self.replying)
+        per_second(self.results.counts.verified as f64, self.elapsed)
+    }
+
+    /// Replies by messages due in the middle half of the sending. Whatever is on its way at both of
+    /// its ends cancels out: it is 1 also where replies take long, or some longer than others, and
+    /// less where the server does not keep up. `None`: no message was due.
+    pub fn kept_up(&self) -> Option<f64> {
+        (self.middle_due > 0).then(|| self.middle_verified as f64 / self.middle_due as f64)
     }
 
     /// Messages a second that were asked for; `None` in a closed loop.
@@ -121,9 +132,7 @@ impl Summary {
 
     /// Verified bytes a second, one way.
     pub fn bytes_per_second(&self) -> f64 {
-        let counts = self.results.counts;
-        let mean = counts.verified_bytes as f64 / counts.verified.max(1) as f64;
-        self.achieved_rate() * mean
+        per_second(self.results.counts.verified_bytes as f64, self.elapsed)
     }
 
     /// The share of its time in which a thread of the generator was at work: where it sleeps, its

@@ -84,6 +84,9 @@ const SATURATED: f64 = 0.90;
 /// The share of segments that may be lost or late before a 99.9th percentile shows it.
 const DISTURBED: f64 = 0.001;
 
+/// The smallest retransmission timeout (TCP_RTO_MIN).
+const RTO_MIN: Duration = Duration::from_millis(200);
+
 /// The part of its time in which a buffer or window may hold up a connection.
 const LIMITED: f64 = 0.10;
 
@@ -91,8 +94,7 @@ const LIMITED: f64 = 0.10;
 /// that was held up on its way.
 const GROWN: Duration = Duration::from_millis(50);
 
-/// The share of the scheduled rate below which it was not reached. Replies that were on their way
-/// when the last message was due are no sign of that, and they may bunch.
+/// The share of the scheduled rate below which it was not reached; replies may bunch a little.
 const REACHED: f64 = 0.99;
 
 impl Verdict {
@@ -252,11 +254,17 @@ fn client_limits(summary: &Summary) -> Vec<String> {
 fn network_limits(summary: &Summary) -> Vec<String> {
     let mut said = Vec::new();
     let network = &summary.evidence.network;
-    let disturbed = network.disturbed();
+    // A segment sent again in vain was late, or its acknowledgment was lost; in the latter case
+    // somebody waited for a retransmission.
+    let late = highest(&summary.results.service).is_some_and(|(_, late)| late.value >= RTO_MIN);
+    let in_vain = if late { network.resent_in_vain } else { 0 };
+    let disturbed = network.resent + network.out_of_order + in_vain;
     if disturbed >= BEYOND && disturbed as f64 > DISTURBED * network.segments as f64 {
         said.push(format!(
-            "{} of {} segments were lost and sent again, and {} came out of order",
-            network.resent, network.segments, network.out_of_order
+            "{} of {} segments were sent again, and {} came out of order",
+            network.resent + in_vain,
+            network.segments,
+            network.out_of_order
         ));
     }
     let median = |latency: &Latency| latency.distribution()?.percentile(50.0);
@@ -298,9 +306,12 @@ fn server_limits(summary: &Summary) -> Vec<String> {
             short(blocked.value)
         ));
     }
-    if let Some(reached) = summary.rate_share().filter(|reached| *reached < REACHED) {
+    if let Some(reached) = summary.kept_up().filter(|reached| *reached < REACHED)
+        && summary.middle_due - summary.middle_verified >= BEYOND
+    {
         said.push(format!(
-            "the rate was not reached: {:.3} % of what was scheduled",
+            "the rate was not reached: {:.1} % as many replies as messages were due in the middle \
+             half of the run",
             reached * 100.0
         ));
     }

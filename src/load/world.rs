@@ -70,6 +70,10 @@ pub enum Timer {
     Look,
     /// Tell how it goes.
     Interval,
+    /// A quarter of the time for sending is over.
+    MiddleBegins,
+    /// Three quarters of it are.
+    MiddleEnds,
     /// The time for sending is over.
     RunEnd,
     /// The time for what is outstanding is over.

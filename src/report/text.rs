@@ -164,7 +164,7 @@ fn rate(summary: &Summary) -> String {
     format!(
         "{achieved} messages/s{reached}, {:.2} MB/s each way, over {:.2} s",
         summary.bytes_per_second() / 1e6,
-        summary.sending.as_secs_f64(),
+        summary.elapsed.as_secs_f64(),
     )
 }
 

@@ -199,6 +199,7 @@ impl<S: Socket> Engine<S> {
                     }
                     if message.due >= self.books.warm() {
                         self.first_verified.get_or_insert(now);
+                        self.last_verified = Some(now);
                     }
                 }
             }

@@ -95,7 +95,9 @@ pub struct Engine<S> {
     /// Whether all was sent that was to be.
     came_to_its_end: bool,
     first_verified: Option<Instant>,
-    replies_in_time: Option<u64>,
+    last_verified: Option<Instant>,
+    /// Messages due and verified when the middle half of the sending began, and at its end.
+    middle: ((u64, u64), (u64, u64)),
     /// When something last went forward: a connection came up, a byte of a reply arrived, a message
     /// went out while nothing was outstanding.
     last_progress: Instant,
@@ -174,11 +176,13 @@ pub struct Done {
     pub lines_up: u32,
     /// From the end of the warm-up to the end of sending.
     pub sending: Duration,
-    /// Replies that came before that end, and the time from the first of them to there: one that
-    /// answers late, but steadily, is not slower for it.
-    pub replies: u64,
-    /// See `replies`.
-    pub replying: Duration,
+    /// The same, or from the first reply to the last when that is longer: a server that lags
+    /// behind must not look faster for it, and one that answers late, but steadily, not slower.
+    pub elapsed: Duration,
+    /// Messages that were due in the middle half of the sending.
+    pub middle_due: u64,
+    /// Replies that came in it.
+    pub middle_verified: u64,
     /// Whether a signal ended it.
     pub interrupted: bool,
     /// When the run started.
@@ -236,7 +240,8 @@ impl<S: Socket> Engine<S> {
             sending_ended: None,
             came_to_its_end: false,
             first_verified: None,
-            replies_in_time: None,
+            last_verified: None,
+            middle: ((0, 0), (0, 0)),
             last_progress: now,
             last_reply: now,
             told_until: now,
@@ -337,6 +342,8 @@ impl<S: Socket> Engine<S> {
             }
             Timer::DrainEnd if self.stage == Stage::Draining => self.close(world),
             Timer::CloseEnd => self.give_up_closing(),
+            Timer::MiddleBegins => self.middle.0 = self.due_and_verified(world.now()),
+            Timer::MiddleEnds => self.middle.1 = self.due_and_verified(world.now()),
             Timer::RunEnd | Timer::DrainEnd => {}
         }
         Ok(())
@@ -375,6 +382,12 @@ impl<S: Socket> Engine<S> {
         self.books.set_warm(start + self.plan.warmup);
         if let Stop::After(duration) = self.plan.stop {
             world.set_timer(start + duration, Timer::RunEnd);
+        }
+        if let Some(span) = self.plan.span().filter(|_| self.pacer.is_some()) {
+            let quarter = span.saturating_sub(self.plan.warmup) / 4;
+            let warm = start + self.plan.warmup;
+            world.set_timer(warm + quarter, Timer::MiddleBegins);
+            world.set_timer(warm + quarter * 3, Timer::MiddleEnds);
         }
         self.tell_next = self.next_interval(start);
         world.set_timer(self.tell_next, Timer::Interval);
@@ -421,6 +434,12 @@ impl<S: Socket> Engine<S> {
         }
     }
 
+    fn due_and_verified(&mut self, now: Instant) -> (u64, u64) {
+        let pacer = self.pacer.as_mut();
+        let due = pacer.map_or(0, |pacer| pacer.taken() + pacer.waiting(now));
+        (due, self.books.counts().verified)
+    }
+
     /// The interval that ends now.
     fn interval(&mut self, now: Instant) -> Interval {
         let start = self.start.unwrap_or(now);
@@ -452,16 +471,17 @@ impl<S: Socket> Engine<S> {
         let span = self.plan.span().filter(|_| self.came_to_its_end);
         let span = span.map(|span| span.saturating_sub(self.plan.warmup));
         let sending = span.unwrap_or_else(|| since_warm(self.sending_ended));
-        let until_first = since_warm(self.first_verified);
-        let replying = sending.saturating_sub(until_first);
+        let replying = match (self.first_verified, self.last_verified) {
+            (Some(first), Some(last)) => last.saturating_duration_since(first),
+            _ => Duration::ZERO,
+        };
         Done {
             evidence: self.evidence,
             lines_up: lines_up as u32,
             sending,
-            replies: self
-                .replies_in_time
-                .unwrap_or(self.books.run.counts.verified),
-            replying,
+            elapsed: sending.max(replying),
+            middle_due: self.middle.1.0.saturating_sub(self.middle.0.0),
+            middle_verified: self.middle.1.1.saturating_sub(self.middle.0.1),
             interrupted: self.interrupted,
             start: self.start,
             books: self.books,
@@ -547,7 +567,7 @@ impl<S: Socket> Engine<S> {
         self.tell(world);
         self.stage = Stage::Draining;
         self.sending_ended = Some(now);
-        self.replies_in_time = Some(self.books.run.counts.verified);
+
         world.set_timer(now + self.plan.drain, Timer::DrainEnd);
         if let Some(pacer) = &mut self.pacer {
             return pacer.cut(now);
