@@ -82,7 +82,7 @@ impl Summary {
         self.start = self.start.min(done.start);
     }
 
-    /// The longest silence, when it was no pause between replies: longer than [`STALL`], and than
+    /// The longest silence, when it was no pause between replies: longer than a tenth of a second, and than
     /// ten replies as a rule take.
     pub fn stall(&self) -> Option<Duration> {
         let silence = self.evidence.silence;

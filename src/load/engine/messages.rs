@@ -83,7 +83,8 @@ impl<S: Socket> Engine<S> {
     /// Sends what was just queued. What is longer than the budget of a turn goes on in the next
     /// one: the socket takes more, so no event will tell.
     fn transmit_now<W: World<Socket = S>>(&mut self, world: &mut W, token: Token) {
-        if let Err(kind) = self.transmit(world, token, &mut TURN_BYTES.clone()) {
+        let mut budget = TURN_BYTES;
+        if let Err(kind) = self.transmit(world, token, &mut budget) {
             return self.lose(world, token, kind);
         }
         let peer = self.peers.get(token);

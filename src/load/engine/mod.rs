@@ -466,8 +466,8 @@ impl<S: Socket> Engine<S> {
             (Some(_), Some(at)) => at.saturating_duration_since(warm),
             _ => Duration::ZERO,
         };
-        // The last message of a schedule has its gap as every other one.
-        // A schedule is as long as it says, however late a timer ended it.
+        // A schedule is as long as it says, however late a timer ended it; its last message has a
+        // gap behind it as every other one.
         let span = self.plan.span().filter(|_| self.came_to_its_end);
         let span = span.map(|span| span.saturating_sub(self.plan.warmup));
         let sending = span.unwrap_or_else(|| since_warm(self.sending_ended));
@@ -567,7 +567,6 @@ impl<S: Socket> Engine<S> {
         self.tell(world);
         self.stage = Stage::Draining;
         self.sending_ended = Some(now);
-
         world.set_timer(now + self.plan.drain, Timer::DrainEnd);
         if let Some(pacer) = &mut self.pacer {
             return pacer.cut(now);
