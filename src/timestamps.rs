@@ -6,6 +6,7 @@
 //! Receiving: each recvmsg(2) tells when the last segment it read from came off the device. Both
 //! are times of CLOCK_REALTIME; they are turned into instants of the monotonic clock by reading
 //! both clocks at once, so that a step of the wall clock meanwhile is all that could go wrong.
+//! The kernel begins with receive times a moment after the first socket of a machine asked.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
@@ -173,7 +174,11 @@ mod tests {
         let (mut far, _) = listener.accept().unwrap();
         let mut stamps = Timestamps::switch_on(&near).unwrap();
         let mut bytes = [0; 100];
-        for number in 1..=3 {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let (mut number, mut told) = (0, 0);
+        while told < 3 {
+            assert!(Instant::now() < deadline, "the kernel tells no times");
+            number += 1;
             let before = Instant::now();
             near.write_all(&[b'x'; 100]).unwrap();
             far.read_exact(&mut bytes).unwrap();
@@ -181,12 +186,16 @@ mod tests {
             assert_eq!(stamps.recv(&near, &mut bytes).unwrap(), 100);
             let after = Instant::now();
             let sent = stamps.sent(&near, 100 * number).unwrap().unwrap();
-            let received = stamps.received().unwrap();
+            // The kernel begins to take the times of what comes a while after it was asked to.
+            let Some(received) = stamps.received() else {
+                continue;
+            };
+            told += 1;
             let slack = Duration::from_micros(2);
             assert!(before <= sent + slack, "{:?}", before - sent);
             assert!(sent <= received + slack, "{:?}", sent - received);
             assert!(received <= after + slack, "{:?}", received - after);
         }
-        assert_eq!(stamps.sent(&near, 301).unwrap(), None);
+        assert_eq!(stamps.sent(&near, 100 * number + 1).unwrap(), None);
     }
 }

@@ -110,7 +110,12 @@ fn medians(results: &Results) -> [f64; 5] {
         negative,
     } = &**results.parts.as_ref().expect("the kernel tells its times");
     assert_eq!(*negative, 0, "parts below -2 us");
-    assert_eq!(lateness.count(), results.counts.verified);
+    // The kernel may begin a moment after it was asked to.
+    let (told, verified) = (lateness.count(), results.counts.verified);
+    assert!(
+        told <= verified && told >= verified - verified / 5,
+        "{told} of {verified}"
+    );
     let median = |latency: &Latency| {
         let value = latency.distribution().unwrap().nearest(50.0).value;
         value.as_secs_f64() * 1e6

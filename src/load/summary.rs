@@ -82,8 +82,8 @@ impl Summary {
         self.start = self.start.min(done.start);
     }
 
-    /// The longest silence, when it was no pause between replies: longer than a tenth of a second, and than
-    /// ten replies as a rule take.
+    /// The longest silence, when it was no pause between replies: longer than a tenth of a second,
+    /// and than ten replies as a rule take.
     pub fn stall(&self) -> Option<Duration> {
         let silence = self.evidence.silence;
         let service = self.results.service.distribution();

@@ -221,11 +221,11 @@ fn client_limits(summary: &Summary) -> Vec<String> {
             machine.starved * 100.0
         ));
     }
-    // Two thirds busy and one third waiting is no time left either.
     if summary.busy() + machine.starved > SATURATED {
         said.push(format!(
-            "the generator was busy for {:.0} % of its time",
-            summary.busy() * 100.0
+            "the generator had no time left: it was busy for {:.0} % of it, and ready for {:.0} %",
+            summary.busy() * 100.0,
+            machine.starved * 100.0
         ));
     }
     if let Some((point, blocked)) = visible(&summary.results.blocked, summary) {

@@ -65,7 +65,6 @@ impl<S: Socket> Engine<S> {
             Ok(socket) => socket,
             Err(error) => return self.not_opened(world, line, &error),
         };
-
         let churn = self.plan.churn;
         let token = self.peers.insert(Peer {
             socket,
