@@ -30,6 +30,8 @@ pub struct Summary {
     /// The same, or from the first reply to the last when that is longer: a server that lags
     /// behind must not look faster for it, and one that answers late, but steadily, not slower.
     pub elapsed: Duration,
+    /// Messages that were verified while others were still due, those of the warm-up included.
+    pub verified_in_time: u64,
     /// Messages that were due in the middle half of the sending.
     pub middle_due: u64,
     /// Replies that came in it.
@@ -58,6 +60,7 @@ impl Summary {
             lines_up: done.lines_up,
             sending: done.sending,
             elapsed: done.elapsed,
+            verified_in_time: done.verified_in_time,
             middle_due: done.middle_due,
             middle_verified: done.middle_verified,
             interrupted: done.interrupted,
@@ -76,6 +79,7 @@ impl Summary {
         self.lines_up += done.lines_up;
         self.sending = self.sending.max(done.sending);
         self.elapsed = self.elapsed.max(done.elapsed);
+        self.verified_in_time += done.verified_in_time;
         self.middle_due += done.middle_due;
         self.middle_verified += done.middle_verified;
         self.interrupted |= done.interrupted;
@@ -133,6 +137,12 @@ impl Summary {
     /// Verified bytes a second, one way.
     pub fn bytes_per_second(&self) -> f64 {
         per_second(self.results.counts.verified_bytes as f64, self.elapsed)
+    }
+
+    /// CPU time of the generator for each message, while messages were due.
+    pub fn cpu_a_message(&self) -> Duration {
+        let verified = self.verified_in_time.max(1);
+        self.evidence.machine.cpu.div_f64(verified as f64)
     }
 
     /// The share of its time in which a thread of the generator was at work: where it sleeps, its

@@ -81,6 +81,10 @@ const STARVED: f64 = 0.10;
 /// The part of its time beyond which a thread has none left for what comes next.
 const SATURATED: f64 = 0.90;
 
+/// The part of its time beyond which its CPU time a message is about the least it can do with: one
+/// that sleeps a lot spends most of it on waking up.
+const LOADED: f64 = 0.50;
+
 /// The share of segments that may be lost or late before a 99.9th percentile shows it.
 const DISTURBED: f64 = 0.001;
 
@@ -226,6 +230,14 @@ fn client_limits(summary: &Summary) -> Vec<String> {
             "the generator had no time left: it was busy for {:.0} % of it, and ready for {:.0} %",
             summary.busy() * 100.0,
             machine.starved * 100.0
+        ));
+    }
+    // A server that is too slow as well hides that: the generator waits for it now and then.
+    let needed = summary.scheduled_rate().unwrap_or(0.0) * summary.cpu_a_message().as_secs_f64();
+    if summary.busy() + machine.starved > LOADED && needed > f64::from(summary.plan.threads) {
+        said.push(format!(
+            "the generator needs {} of CPU a message: for this rate {needed:.1} CPUs",
+            short(summary.cpu_a_message())
         ));
     }
     if let Some((point, blocked)) = visible(&summary.results.blocked, summary) {

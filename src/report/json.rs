@@ -410,19 +410,13 @@ fn microseconds(duration: Duration) -> f64 {
 }
 
 fn evidence(judged: &Judged) -> Evidence {
-    let Summary {
-        evidence: seen,
-        results,
-        warmup,
-        ..
-    } = &judged.summary;
-    let all_verified = results.counts.verified + warmup.counts.verified;
+    let seen = &judged.summary.evidence;
     Evidence {
         sentences: judged.findings.evidence.clone(),
         advice: judged.findings.advice.clone(),
         busy: judged.summary.busy(),
         starved: seen.machine.starved,
-        cpu_us_per_message: microseconds(seen.machine.cpu) / all_verified.max(1) as f64,
+        cpu_us_per_message: microseconds(judged.summary.cpu_a_message()),
         stolen_s: seen.machine.stolen.as_secs_f64(),
         turns_us: percentiles(&seen.turns),
         kept_up: judged.summary.kept_up(),

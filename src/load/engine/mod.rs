@@ -96,6 +96,7 @@ pub struct Engine<S> {
     came_to_its_end: bool,
     first_verified: Option<Instant>,
     last_verified: Option<Instant>,
+    verified_in_time: Option<u64>,
     /// Messages due and verified when the middle half of the sending began, and at its end.
     middle: ((u64, u64), (u64, u64)),
     /// When something last went forward: a connection came up, a byte of a reply arrived, a message
@@ -179,6 +180,8 @@ pub struct Done {
     /// The same, or from the first reply to the last when that is longer: a server that lags
     /// behind must not look faster for it, and one that answers late, but steadily, not slower.
     pub elapsed: Duration,
+    /// Messages that were verified while others were still due, those of the warm-up included.
+    pub verified_in_time: u64,
     /// Messages that were due in the middle half of the sending.
     pub middle_due: u64,
     /// Replies that came in it.
@@ -241,6 +244,7 @@ impl<S: Socket> Engine<S> {
             came_to_its_end: false,
             first_verified: None,
             last_verified: None,
+            verified_in_time: None,
             middle: ((0, 0), (0, 0)),
             last_progress: now,
             last_reply: now,
@@ -471,6 +475,7 @@ impl<S: Socket> Engine<S> {
         let span = self.plan.span().filter(|_| self.came_to_its_end);
         let span = span.map(|span| span.saturating_sub(self.plan.warmup));
         let sending = span.unwrap_or_else(|| since_warm(self.sending_ended));
+        let verified = self.books.counts().verified;
         let replying = match (self.first_verified, self.last_verified) {
             (Some(first), Some(last)) => last.saturating_duration_since(first),
             _ => Duration::ZERO,
@@ -480,6 +485,7 @@ impl<S: Socket> Engine<S> {
             lines_up: lines_up as u32,
             sending,
             elapsed: sending.max(replying),
+            verified_in_time: self.verified_in_time.unwrap_or(verified),
             middle_due: self.middle.1.0.saturating_sub(self.middle.0.0),
             middle_verified: self.middle.1.1.saturating_sub(self.middle.0.1),
             interrupted: self.interrupted,
@@ -567,6 +573,7 @@ impl<S: Socket> Engine<S> {
         self.tell(world);
         self.stage = Stage::Draining;
         self.sending_ended = Some(now);
+        self.verified_in_time = Some(self.books.counts().verified);
         world.set_timer(now + self.plan.drain, Timer::DrainEnd);
         if let Some(pacer) = &mut self.pacer {
             return pacer.cut(now);
