@@ -149,6 +149,14 @@ impl Net {
         self.happenings.insert((at, self.order), happening);
     }
 
+    /// A time, or the end of the freeze if it lies behind its beginning.
+    fn thawed(&self, at: Instant) -> Instant {
+        match self.faults.freeze {
+            Some((from, length)) if at >= self.begun + from => at.max(self.begun + from + length),
+            _ => at,
+        }
+    }
+
     /// The server reads what a client sent, and answers.
     fn serve(&mut self, number: usize, bytes: &[u8], now: Instant) {
         let (least, most) = self.faults.delay;
@@ -157,11 +165,7 @@ impl Net {
         if number < count {
             at += slower;
         }
-        if let Some((from, length)) = self.faults.freeze
-            && at >= self.begun + from
-        {
-            at = at.max(self.begun + from + length);
-        }
+        at = self.thawed(at);
         let spoil = self.faults.spoils > 0 && self.chance.one_in(self.faults.spoils);
         let mut reply = bytes.to_ascii_uppercase();
         if spoil {
@@ -280,7 +284,9 @@ impl Stream for Wire {
         if count == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let taken = now + net.chance.microseconds(5, 50);
+        // While the server is frozen its window closes, and the send buffer stays full.
+        let passed = net.chance.microseconds(5, 50);
+        let taken = net.thawed(now + passed);
         net.later(taken, Happening::Taken(self.number, count));
         net.serve(self.number, &bytes[..count], taken);
         Ok(count)
@@ -601,7 +607,14 @@ fn dues(plan: &Plan) -> Option<Vec<Duration>> {
 }
 
 fn plan(chance: &mut Chance) -> Plan {
+    // Old messages are looked for ten times a second: some runs must be long enough for that.
     let duration = chance.microseconds(20_000, 300_000);
+    let timeout = chance.one_in(3).then(|| Duration::from_millis(3));
+    let duration = if timeout.is_some() {
+        duration * 3
+    } else {
+        duration
+    };
     let open = chance.one_in(3);
     let total = chance.one_in(3);
     let pace = if open || chance.one_in(2) {
@@ -654,7 +667,7 @@ fn plan(chance: &mut Chance) -> Plan {
             duration / 4
         },
         drain: chance.microseconds(0, 50_000),
-        timeout: chance.one_in(3).then(|| Duration::from_millis(3)),
+        timeout,
         churn: chance.one_in(3).then_some(churn),
         spin: chance.one_in(4),
         kernel_timestamps: 0,
@@ -668,7 +681,7 @@ fn faults(chance: &mut Chance) -> Faults {
         (sometimes(4), sometimes(200), sometimes(50), sometimes(50));
     let freeze = (
         chance.microseconds(0, 200_000),
-        chance.microseconds(1000, 100_000),
+        chance.microseconds(1000, 400_000),
     );
     Faults {
         refuses,
