@@ -8,17 +8,12 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use upcase::load;
-use upcase::load::payload::Content;
-use upcase::load::plan::{Pace, Plan, Stop};
-use upcase::load::sizes::Sizes;
+use upcase::load::plan::{Plan, Stop};
 use upcase::load::summary::Summary;
-use upcase::socket::Options;
 
 const CONNECTIONS: u32 = 1000;
-const SIZE: usize = 64;
 const MESSAGES: u64 = 200_000;
 
 /// Pairs of runs; of so many sorted ratios, the fifth from either end bound the median with 95 %.
@@ -72,7 +67,7 @@ fn compare(target: SocketAddr) {
         ratios.push(cost(true) / cost(false));
     }
     println!(
-        "{CONNECTIONS} connections, {SIZE} bytes, closed loop, every reply verified: {} messages/s, \
+        "{CONNECTIONS} connections, 64 bytes, closed loop, every reply verified: {} messages/s, \
          {} µs of CPU a message",
         median(&mut rates, 0),
         median(&mut costs, 2)
@@ -127,28 +122,9 @@ fn instructions(target: SocketAddr, messages: u64, verify: bool) -> f64 {
 
 fn run(target: SocketAddr, connections: u32, messages: u64, verify: bool) -> Summary {
     let plan = Plan {
-        targets: vec![target],
-        sources: Vec::new(),
-        options: Options::default(),
         connections,
-        connect_rate: None,
-        threads: 1,
-        pace: Pace::Closed {
-            think: Duration::ZERO,
-        },
-        depth: 1,
-        sizes: Sizes::Fixed(SIZE),
-        content: Content::Text,
         verify,
-        seed: 1,
-        stop: Stop::Messages(messages),
-        warmup: Duration::ZERO,
-        drain: Duration::from_secs(1),
-        timeout: None,
-        churn: None,
-        spin: false,
-        kernel_timestamps: 0,
-        interval: Duration::from_secs(1),
+        ..Plan::new(target, Stop::Messages(messages))
     };
     let summary = load::run(plan, |_| {}).expect("the run comes about");
     assert_eq!(summary.results.counts.verified, messages);

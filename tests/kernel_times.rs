@@ -10,14 +10,11 @@ use std::time::{Duration, Instant};
 use upcase::load::engine::{Engine, Stage};
 use upcase::load::kernel::Kernel;
 use upcase::load::latency::Latency;
-use upcase::load::payload::Content;
 use upcase::load::plan::{LEAD, Pace, Pacing, Plan, Stop};
 use upcase::load::results::{Parts, Results};
 use upcase::load::schedule::{Arrivals, Rate};
-use upcase::load::sizes::Sizes;
 use upcase::load::world::World;
 use upcase::reactor::Event;
-use upcase::socket::Options;
 
 const DELAY: Duration = Duration::from_millis(1);
 
@@ -51,30 +48,13 @@ fn server(delay: Duration) -> SocketAddr {
 /// A paced run over one connection, whose loop takes so much time before each event is served.
 fn carry_out(target: SocketAddr, delay: Duration) -> Results {
     let plan = Arc::new(Plan {
-        targets: vec![target],
-        sources: Vec::new(),
-        options: Options::default(),
-        connections: 1,
-        connect_rate: None,
-        threads: 1,
         pace: Pace::Open {
             rate: Rate::parse("250").unwrap(),
             arrivals: Arrivals::Constant,
             pacing: Pacing::Global,
         },
-        depth: 1,
-        sizes: Sizes::Fixed(64),
-        content: Content::Text,
-        verify: true,
-        seed: 1,
-        stop: Stop::Messages(250),
-        warmup: Duration::ZERO,
-        drain: Duration::from_secs(1),
-        timeout: None,
-        churn: None,
-        spin: false,
         kernel_timestamps: 1,
-        interval: Duration::from_secs(1),
+        ..Plan::new(target, Stop::Messages(250))
     });
     let mut world = Kernel::new(plan.options).unwrap();
     let mut engine = Engine::new(plan, 0, &mut world);

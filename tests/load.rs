@@ -9,23 +9,10 @@ use std::process::Stdio;
 use std::sync::mpsc;
 use std::thread;
 
-use common::{Ended, PATIENCE, Process, Serve, run, until, upcase};
+use common::peers::server;
+use common::report::Report;
+use common::{PATIENCE, Process, Serve, run, until, upcase};
 use nix::sys::signal::Signal;
-
-/// A server that serves every client with `behave` in a thread of its own, which gets the client's
-/// number. It ends with the test's process.
-fn server(behave: impl Fn(usize, TcpStream) + Send + Sync + Clone + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for (number, stream) in listener.incoming().map_while(Result::ok).enumerate() {
-            let behave = behave.clone();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            thread::spawn(move || behave(number, stream));
-        }
-    });
-    address
-}
 
 /// Answers in upper case until the end; `change` may spoil a reply, whose offset it gets.
 fn echo(mut stream: TcpStream, change: impl Fn(usize, &mut Vec<u8>)) {
@@ -45,34 +32,6 @@ fn echo(mut stream: TcpStream, change: impl Fn(usize, &mut Vec<u8>)) {
 #[track_caller]
 fn load(arguments: &str, code: i32) -> Report {
     Report::of(run(&format!("load --format json {arguments}")).expect(code))
-}
-
-struct Report(serde_json::Value);
-
-impl Report {
-    #[track_caller]
-    fn of(ended: Ended) -> Report {
-        let report = Report(ended.json());
-        let fates = [
-            "verified",
-            "mismatched",
-            "errored",
-            "timed_out",
-            "unanswered",
-        ];
-        let sum: u64 = fates.iter().map(|fate| report.count(fate)).sum();
-        assert_eq!(report.count("scheduled"), sum, "{}", report.0);
-        assert_eq!(report.0["schema"], "upcase.load/1");
-        assert_eq!(report.0["ok"], ended.code == Some(0));
-        report
-    }
-
-    #[track_caller]
-    fn count(&self, name: &str) -> u64 {
-        self.0[name]
-            .as_u64()
-            .unwrap_or_else(|| panic!("{name} in {}", self.0))
-    }
 }
 
 #[test]

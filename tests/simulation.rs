@@ -25,7 +25,6 @@ use upcase::load::verdict::{Judged, Verdict, judge};
 use upcase::load::world::{KernelTimes, Socket, Timer, World};
 use upcase::reactor::Wait;
 use upcase::reactor::slots::Token;
-use upcase::socket::Options;
 use upcase::stream::{Hints, Stream};
 
 /// Dice that are thrown one after the other.
@@ -644,12 +643,8 @@ fn plan(chance: &mut Chance) -> Plan {
         close: [Close::Fin, Close::Rst][chance.below(2) as usize],
     };
     Plan {
-        targets: vec!["10.77.0.1:12000".parse().unwrap()],
-        sources: Vec::new(),
-        options: Options::default(),
         connections: chance.between(1, 8) as u32,
         connect_rate: chance.one_in(4).then_some(1000),
-        threads: 1,
         pace,
         depth: chance.between(1, 4) as u32,
         sizes: match chance.below(3) {
@@ -658,9 +653,7 @@ fn plan(chance: &mut Chance) -> Plan {
             _ => Sizes::Mixed(vec![(10, 90.0), (20_000, 10.0)]),
         },
         content: [Content::Text, Content::Bytes][chance.below(2) as usize].clone(),
-        verify: true,
         seed: chance.below(u64::MAX),
-        stop,
         warmup: if total || chance.one_in(2) {
             Duration::ZERO
         } else {
@@ -670,8 +663,8 @@ fn plan(chance: &mut Chance) -> Plan {
         timeout,
         churn: chance.one_in(3).then_some(churn),
         spin: chance.one_in(4),
-        kernel_timestamps: 0,
         interval: chance.microseconds(10_000, 100_000),
+        ..Plan::new("10.77.0.1:12000".parse().unwrap(), stop)
     }
 }
 
@@ -785,24 +778,15 @@ fn the_same_seed_is_the_same_report() {
 
 /// A schedule of 1,000 messages a second over a hundred connections.
 fn steady(seconds: u64, pacing: Pacing) -> Plan {
+    let stop = Stop::After(Duration::from_secs(seconds));
     Plan {
         connections: 100,
-        connect_rate: None,
         pace: Pace::Open {
             rate: Rate::parse("1000").unwrap(),
             arrivals: Arrivals::Constant,
             pacing,
         },
-        depth: 1,
-        sizes: Sizes::Fixed(64),
-        stop: Stop::After(Duration::from_secs(seconds)),
-        warmup: Duration::ZERO,
-        drain: Duration::from_secs(1),
-        timeout: None,
-        churn: None,
-        spin: false,
-        interval: Duration::from_secs(1),
-        ..plan(&mut Chance::new(1))
+        ..Plan::new("10.77.0.1:12000".parse().unwrap(), stop)
     }
 }
 

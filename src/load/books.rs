@@ -143,6 +143,11 @@ impl Books {
         counts
     }
 
+    /// Verified messages of warm-up and run: asked for in every turn.
+    pub fn verified_so_far(&self) -> u64 {
+        self.run.counts.verified + self.warmup.counts.verified
+    }
+
     /// Takes the responses since this was last called.
     pub fn take_recent(&mut self) -> Latency {
         std::mem::take(&mut self.recent)

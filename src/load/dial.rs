@@ -99,7 +99,7 @@ impl Dialer {
     }
 
     fn due(&self, number: u32) -> Instant {
-        let number = u64::from(self.part.index) + u64::from(number) * u64::from(self.part.of);
+        let number = u64::from(self.part.member(number));
         let nanoseconds = |rate| number * 1_000_000_000 / u64::from(rate);
         self.start + Duration::from_nanos(self.rate.map_or(0, nanoseconds))
     }

@@ -24,14 +24,12 @@ pub struct Evidence {
 pub struct Machine {
     /// CPU time.
     pub cpu: Duration,
-    /// Time in which a thread was ready to run, and another one had its CPU: the second number of
-    /// /proc/thread-self/schedstat.
-    pub waited: Duration,
     /// The time of the thread for which that was counted; of several threads, the sum.
     pub wall: Duration,
     /// The share of its time in which a thread ran; of several, that of the busiest.
     pub busy: f64,
-    /// The share of its time in which a thread waited for a CPU; of several, the largest.
+    /// The share of its time in which a thread was ready to run, and another one had its CPU; of
+    /// several threads, the largest. See the second number of /proc/thread-self/schedstat.
     pub starved: f64,
     /// CPU time that the host took from this machine, of all CPUs: steal in /proc/stat.
     pub stolen: Duration,
@@ -90,7 +88,7 @@ impl Machine {
     /// Adds those of another thread. What the host took is the same for all of them.
     pub fn merge(&mut self, other: &Machine) {
         self.cpu += other.cpu;
-        self.waited += other.waited;
+
         self.wall += other.wall;
         self.busy = self.busy.max(other.busy);
         self.starved = self.starved.max(other.starved);

@@ -36,7 +36,6 @@ impl Gauge {
         let wall = now.at.saturating_duration_since(self.at);
         Machine {
             cpu,
-            waited,
             wall,
             busy: share(cpu, wall),
             starved: share(waited, wall),

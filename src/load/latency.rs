@@ -116,13 +116,6 @@ impl Latency {
         }
     }
 
-    /// Forgets all samples, and keeps the memory.
-    pub fn clear(&mut self) {
-        self.known.reset();
-        self.censored = None;
-        self.longest = 0;
-    }
-
     /// How many samples there are, censored ones included.
     pub fn count(&self) -> u64 {
         let censored = self.censored.as_ref();

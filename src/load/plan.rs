@@ -152,6 +152,34 @@ pub const TURN_CONNECTIONS: usize = 64;
 pub const TURN_MESSAGES: usize = 64;
 
 impl Plan {
+    /// The plainest run: small messages over one connection in a closed loop, every reply verified.
+    pub fn new(target: SocketAddr, stop: Stop) -> Plan {
+        Plan {
+            targets: vec![target],
+            sources: Vec::new(),
+            options: Options::default(),
+            connections: 1,
+            connect_rate: None,
+            threads: 1,
+            pace: Pace::Closed {
+                think: Duration::ZERO,
+            },
+            depth: 1,
+            sizes: Sizes::Fixed(64),
+            content: Content::Text,
+            verify: true,
+            seed: 1,
+            stop,
+            warmup: Duration::ZERO,
+            drain: Duration::from_secs(1),
+            timeout: None,
+            churn: None,
+            spin: false,
+            kernel_timestamps: 0,
+            interval: Duration::from_secs(1),
+        }
+    }
+
     /// The connections of a part of this run.
     pub fn part(&self, thread: u32) -> Part {
         Part {

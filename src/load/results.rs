@@ -68,6 +68,28 @@ pub struct Parts {
 /// What may lie between two readings of two clocks that are taken for one moment.
 pub const CLOCK_SLACK: Duration = Duration::from_micros(2);
 
+/// How a run went, or one thread of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Course {
+    /// Places for connections that had one.
+    pub lines_up: u32,
+    /// From the end of the warm-up to the end of sending.
+    pub sending: Duration,
+    /// The same, or from the first reply to the last when that is longer: a server that lags
+    /// behind must not look faster for it, and one that answers late, but steadily, not slower.
+    pub elapsed: Duration,
+    /// Messages that were verified while others were still due, those of the warm-up included.
+    pub verified_in_time: u64,
+    /// Messages that were due in the middle half of the sending.
+    pub middle_due: u64,
+    /// Replies that came in it.
+    pub middle_verified: u64,
+    /// Whether a signal ended the run.
+    pub interrupted: bool,
+    /// When messages were due from.
+    pub start: Option<Instant>,
+}
+
 /// The two ends of the row of sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sends {
@@ -310,6 +332,20 @@ impl Results {
             Loss::TimedOut => &mut counts.timed_out,
             Loss::Unanswered => &mut counts.unanswered,
         } += 1;
+    }
+}
+
+impl Course {
+    /// Adds that of another thread.
+    pub fn merge(&mut self, other: &Course) {
+        self.lines_up += other.lines_up;
+        self.sending = self.sending.max(other.sending);
+        self.elapsed = self.elapsed.max(other.elapsed);
+        self.verified_in_time += other.verified_in_time;
+        self.middle_due += other.middle_due;
+        self.middle_verified += other.middle_verified;
+        self.interrupted |= other.interrupted;
+        self.start = self.start.min(other.start);
     }
 }
 

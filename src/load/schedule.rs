@@ -130,6 +130,11 @@ impl Part {
     /// All of it.
     pub const WHOLE: Part = Part { index: 0, of: 1 };
 
+    /// Which one of the whole the one at this place of the part is.
+    pub fn member(self, place: u32) -> u32 {
+        self.index + place * self.of
+    }
+
     /// How many of so many things fall to this part, dealt one by one.
     pub fn share(self, things: u64) -> u64 {
         let (index, of) = (u64::from(self.index), u64::from(self.of));

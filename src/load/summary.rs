@@ -1,12 +1,12 @@
 //! The result of a load run. Pure data: measuring cannot print, and printing cannot measure.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::load::engine::Done;
 use crate::load::evidence::{Evidence, Machine, share};
 use crate::load::plan::{Pace, Plan};
-use crate::load::results::Results;
+use crate::load::results::{Course, Results};
 use crate::server::stats::Totals;
 
 /// A silence that cannot be a pause of scheduling or of a delayed acknowledgment.
@@ -23,23 +23,8 @@ pub struct Summary {
     pub warmup: Results,
     /// What the run saw of itself and of the network.
     pub evidence: Evidence,
-    /// Places for connections that had one.
-    pub lines_up: u32,
-    /// From the end of the warm-up to the end of sending.
-    pub sending: Duration,
-    /// The same, or from the first reply to the last when that is longer: a server that lags
-    /// behind must not look faster for it, and one that answers late, but steadily, not slower.
-    pub elapsed: Duration,
-    /// Messages that were verified while others were still due, those of the warm-up included.
-    pub verified_in_time: u64,
-    /// Messages that were due in the middle half of the sending.
-    pub middle_due: u64,
-    /// Replies that came in it.
-    pub middle_verified: u64,
-    /// Whether a signal ended the run.
-    pub interrupted: bool,
-    /// When messages were due from.
-    pub start: Option<Instant>,
+    /// How it went.
+    pub course: Course,
     /// What the server of this process counted, when the run had one.
     pub own_server: Option<Totals>,
     /// Why the interval log is not complete, when it is not.
@@ -57,14 +42,7 @@ impl Summary {
                 machine,
                 ..done.evidence
             },
-            lines_up: done.lines_up,
-            sending: done.sending,
-            elapsed: done.elapsed,
-            verified_in_time: done.verified_in_time,
-            middle_due: done.middle_due,
-            middle_verified: done.middle_verified,
-            interrupted: done.interrupted,
-            start: done.start,
+            course: done.course,
             own_server: None,
             unlogged: None,
         }
@@ -76,14 +54,7 @@ impl Summary {
         self.warmup.merge(&done.books.warmup);
         self.evidence.merge(&done.evidence);
         self.evidence.machine.merge(&machine);
-        self.lines_up += done.lines_up;
-        self.sending = self.sending.max(done.sending);
-        self.elapsed = self.elapsed.max(done.elapsed);
-        self.verified_in_time += done.verified_in_time;
-        self.middle_due += done.middle_due;
-        self.middle_verified += done.middle_verified;
-        self.interrupted |= done.interrupted;
-        self.start = self.start.min(done.start);
+        self.course.merge(&done.course);
     }
 
     /// The longest silence, when it was no pause between replies: longer than a tenth of a second,
@@ -97,19 +68,20 @@ impl Summary {
 
     /// Places for connections that never had one.
     pub fn not_opened(&self) -> u32 {
-        self.plan.connections.saturating_sub(self.lines_up)
+        self.plan.connections.saturating_sub(self.course.lines_up)
     }
 
     /// Verified messages a second; 0 when there were none.
     pub fn achieved_rate(&self) -> f64 {
-        per_second(self.results.counts.verified as f64, self.elapsed)
+        per_second(self.results.counts.verified as f64, self.course.elapsed)
     }
 
     /// Replies by messages due in the middle half of the sending. Whatever is on its way at both of
     /// its ends cancels out: it is 1 also where replies take long, or some longer than others, and
     /// less where the server does not keep up. `None`: no message was due.
     pub fn kept_up(&self) -> Option<f64> {
-        (self.middle_due > 0).then(|| self.middle_verified as f64 / self.middle_due as f64)
+        (self.course.middle_due > 0)
+            .then(|| self.course.middle_verified as f64 / self.course.middle_due as f64)
     }
 
     /// Messages a second that were asked for; `None` in a closed loop.
@@ -124,7 +96,7 @@ impl Summary {
     /// what was asked for. `None` in a closed loop.
     pub fn scheduled_rate(&self) -> Option<f64> {
         let open = matches!(self.plan.pace, Pace::Open { .. });
-        open.then(|| per_second(self.results.counts.scheduled as f64, self.sending))
+        open.then(|| per_second(self.results.counts.scheduled as f64, self.course.sending))
     }
 
     /// Achieved by scheduled rate, 1 when the server kept up; `None` in a closed loop, and when
@@ -136,12 +108,15 @@ impl Summary {
 
     /// Verified bytes a second, one way.
     pub fn bytes_per_second(&self) -> f64 {
-        per_second(self.results.counts.verified_bytes as f64, self.elapsed)
+        per_second(
+            self.results.counts.verified_bytes as f64,
+            self.course.elapsed,
+        )
     }
 
     /// CPU time of the generator for each message, while messages were due.
     pub fn cpu_a_message(&self) -> Duration {
-        let verified = self.verified_in_time.max(1);
+        let verified = self.course.verified_in_time.max(1);
         self.evidence.machine.cpu.div_f64(verified as f64)
     }
 

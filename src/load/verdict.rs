@@ -319,7 +319,7 @@ fn server_limits(summary: &Summary) -> Vec<String> {
         ));
     }
     if let Some(reached) = summary.kept_up().filter(|reached| *reached < REACHED)
-        && summary.middle_due - summary.middle_verified >= BEYOND
+        && summary.course.middle_due - summary.course.middle_verified >= BEYOND
     {
         said.push(format!(
             "the rate was not reached: {:.1} % as many replies as messages were due in the middle \
@@ -356,7 +356,7 @@ fn window_was_closed(summary: &Summary) -> bool {
 
 /// A time of all connections together as a share of the time that they had.
 fn of_all_time(time: Duration, summary: &Summary) -> f64 {
-    share(time, summary.sending * summary.plan.connections)
+    share(time, summary.course.sending * summary.plan.connections)
 }
 
 /// A part of the response that can be seen in it, with the percentile at which it was looked for.

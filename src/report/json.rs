@@ -125,7 +125,7 @@ struct Sends {
     last_lateness_us: f64,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Copy, Serialize)]
 struct Difference {
     connection: u32,
     offset: u64,
@@ -237,7 +237,7 @@ fn report(judged: &Judged) -> Report {
         Stop::Messages(messages) => (None, Some(messages)),
     };
     let (arrivals, pacing, think) = pace(plan.pace);
-    let differences: Vec<Difference> = differences(results);
+    let differences = differences(results);
     Report {
         schema: "upcase.load/1",
         target: plan
@@ -269,7 +269,7 @@ fn report(judged: &Judged) -> Report {
         timeout_s: plan.timeout.map(|timeout| timeout.as_secs_f64()),
         fates: fates(results),
         warmup: fates(&summary.warmup),
-        elapsed_s: summary.elapsed.as_secs_f64(),
+        elapsed_s: summary.course.elapsed.as_secs_f64(),
         asked_rate: summary.asked_rate(),
         scheduled_rate: summary.scheduled_rate(),
         achieved_rate: summary.achieved_rate(),
@@ -283,9 +283,9 @@ fn report(judged: &Judged) -> Report {
         kernel: parts(summary),
         sends: sends(summary),
         errors: errors(results),
-        first_difference: self::differences(results).into_iter().next(),
+        first_difference: differences.first().copied(),
         differences,
-        interrupted: summary.interrupted,
+        interrupted: summary.course.interrupted,
         own_server: summary.own_server.as_ref().map(own_server),
         verdict: judged.findings.verdict.name(),
         evidence: evidence(judged),
@@ -365,7 +365,7 @@ fn parts(summary: &Summary) -> Option<Parts> {
 }
 
 fn sends(summary: &Summary) -> Option<Sends> {
-    let (start, sends) = (summary.start?, summary.results.sends?);
+    let (start, sends) = (summary.course.start?, summary.results.sends?);
     let after = |at: std::time::Instant| at.saturating_duration_since(start).as_secs_f64();
     Some(Sends {
         first_s: after(sends.first.at),
@@ -377,29 +377,27 @@ fn sends(summary: &Summary) -> Option<Sends> {
 
 fn percentiles(latency: &Latency) -> Percentiles {
     let distribution = latency.distribution();
-    let at = |percentile| distribution.as_ref()?.percentile(percentile);
-    let value = |percentile| at(percentile).map(|found| microseconds(found.bound.value));
-    let interval = |percentile| {
-        let Estimate {
-            interval: (low, high),
-            ..
-        } = at(percentile)?;
+    let all = distribution.as_ref();
+    let [p50, p90, p99, p99_9] =
+        [50.0, 90.0, 99.0, 99.9].map(|percentile| all?.percentile(percentile));
+    let value = |found: Option<Estimate>| Some(microseconds(found?.bound.value));
+    let interval = |found: Option<Estimate>| {
+        let (low, high) = found?.interval;
         Some((microseconds(low), high.map(microseconds)))
     };
-    let all = distribution.as_ref();
     Percentiles {
         count: latency.count(),
-        p50: value(50.0),
-        p90: value(90.0),
-        p99: value(99.0),
-        p99_9: value(99.9),
+        p50: value(p50),
+        p90: value(p90),
+        p99: value(p99),
+        p99_9: value(p99_9),
         max: all.map(|all| microseconds(all.longest().value)),
         mean: all.map(|all| microseconds(all.mean())),
         intervals: Intervals {
-            p50: interval(50.0),
-            p90: interval(90.0),
-            p99: interval(99.0),
-            p99_9: interval(99.9),
+            p50: interval(p50),
+            p90: interval(p90),
+            p99: interval(p99),
+            p99_9: interval(p99_9),
         },
         at_least_from: all.and_then(Distribution::at_least_from),
     }

@@ -164,7 +164,7 @@ fn rate(summary: &Summary) -> String {
     format!(
         "{achieved} messages/s{reached}, {:.2} MB/s each way, over {:.2} s",
         summary.bytes_per_second() / 1e6,
-        summary.elapsed.as_secs_f64(),
+        summary.course.elapsed.as_secs_f64(),
     )
 }
 
@@ -343,7 +343,7 @@ fn write_verdict(page: &mut String, judged: &Judged) -> fmt::Result {
         writeln!(page, "assertion    {assertion}")?;
     }
     let findings = &judged.findings;
-    let ended = if judged.summary.interrupted {
+    let ended = if judged.summary.course.interrupted {
         ", ended by a signal"
     } else {
         ""

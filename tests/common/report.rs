@@ -58,6 +58,7 @@ impl Report {
         let report = Report(ended.json());
         let sum: u64 = FATES.iter().map(|fate| report.count(fate)).sum();
         assert_eq!(report.count("scheduled"), sum, "{}", report.0);
+        assert_eq!(report.0["schema"], "upcase.load/1");
         assert_eq!(report.0["ok"], ended.code == Some(0), "{}", report.0);
         report
     }

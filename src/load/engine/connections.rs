@@ -27,10 +27,7 @@ impl<S: Socket> Engine<S> {
         self.dial_again = false;
         for _ in 0..TURN_CONNECTIONS {
             match self.dialer.next(world.now()) {
-                Dial::Now(line) => {
-                    let number = self.part.index + line * self.part.of;
-                    self.open(world, line as usize, number)?;
-                }
+                Dial::Now(line) => self.open(world, line as usize, self.part.member(line))?,
                 Dial::At(due) => {
                     if self.dial_due.replace(due) != Some(due) {
                         world.set_timer(due, Timer::Dial);
@@ -50,10 +47,7 @@ impl<S: Socket> Engine<S> {
         line: usize,
         number: u32,
     ) -> anyhow::Result<()> {
-        let route = self
-            .plan
-            .route(self.part.index + line as u32 * self.part.of);
-        let Some((target, source)) = route else {
+        let Some((target, source)) = self.plan.route(self.part.member(line as u32)) else {
             bail!("no target is named");
         };
         let now = world.now();
@@ -97,7 +91,6 @@ impl<S: Socket> Engine<S> {
         let kind = ErrorKind::of(error);
         self.books.run.counts.failed += 1;
         self.books.run.error(kind);
-        self.lines[line].token = None;
         if self.first_failure.is_none() {
             self.first_failure = Some(self.failure(line, error));
         }
@@ -113,10 +106,22 @@ impl<S: Socket> Engine<S> {
         Ok(())
     }
 
+    /// A connection under way will not come up.
+    fn give_up_peer<W: World<Socket = S>>(
+        &mut self,
+        world: &mut W,
+        token: Token,
+        error: &io::Error,
+    ) -> anyhow::Result<()> {
+        match self.remove(token) {
+            Some(peer) => self.not_opened(world, peer.line, error),
+            None => Ok(()),
+        }
+    }
+
     fn failure(&self, line: usize, error: &io::Error) -> String {
-        let line = self.part.index + line as u32 * self.part.of;
-        let target = self.plan.route(line).map(|(target, _)| target.to_string());
-        let target = target.unwrap_or_default();
+        let route = self.plan.route(self.part.member(line as u32));
+        let target = route.map_or(String::new(), |(target, _)| target.to_string());
         match ErrorKind::of(error) {
             ErrorKind::Refused => format!(
                 "nothing listens at {target} (connection refused): start `upcase serve --listen \
@@ -158,11 +163,7 @@ impl<S: Socket> Engine<S> {
         match peer.socket.is_up() {
             Ok(false) => return Ok(()),
             Ok(true) => {}
-            Err(error) => {
-                let line = peer.line;
-                self.peers.remove(token);
-                return self.not_opened(world, line, &error);
-            }
+            Err(error) => return self.give_up_peer(world, token, &error),
         }
         let now = world.now();
         self.clock = now;
@@ -231,10 +232,8 @@ impl<S: Socket> Engine<S> {
     /// Takes a connection out, and books what it went through.
     pub(super) fn remove(&mut self, token: Token) -> Option<Peer<S>> {
         let peer = self.peers.remove(token)?;
-        match peer.phase {
-            Phase::Connecting => {}
-            Phase::Up => self.up -= 1,
-            Phase::Closing => {}
+        if peer.phase == Phase::Up {
+            self.up -= 1;
         }
         if peer.phase != Phase::Connecting
             && let Ok(path) = peer.socket.path()
@@ -387,9 +386,8 @@ impl<S: Socket> Engine<S> {
             };
             if peer.phase == Phase::Closing {
                 self.end(token, Some(ErrorKind::NotClosed));
-            } else if let Some(peer) = self.remove(token) {
-                let error = io::Error::from(io::ErrorKind::TimedOut);
-                self.not_opened(world, peer.line, &error)?;
+            } else {
+                self.give_up_peer(world, token, &io::ErrorKind::TimedOut.into())?;
             }
         }
         Ok(())
@@ -411,10 +409,8 @@ impl<S: Socket> Engine<S> {
         }
         for token in self.peers.tokens() {
             let connecting = |peer: &&Peer<S>| peer.phase == Phase::Connecting;
-            if let Some(line) = self.peers.get(token).filter(connecting).map(|p| p.line) {
-                self.peers.remove(token);
-                let error = io::Error::from(io::ErrorKind::TimedOut);
-                self.not_opened(world, line, &error)?;
+            if self.peers.get(token).filter(connecting).is_some() {
+                self.give_up_peer(world, token, &io::ErrorKind::TimedOut.into())?;
             }
         }
         Ok(())

@@ -43,7 +43,7 @@ use crate::load::plan::{
     TURN_CONNECTIONS,
 };
 use crate::load::random::Dice;
-use crate::load::results::{ErrorKind, Loss};
+use crate::load::results::{Course, ErrorKind, Loss};
 use crate::load::schedule::Part;
 use crate::load::world::{Socket, Timer, World};
 use crate::reactor::Wait;
@@ -173,23 +173,8 @@ pub struct Done {
     pub books: Books,
     /// What it saw of itself and of the network.
     pub evidence: Evidence,
-    /// Lines that had a connection.
-    pub lines_up: u32,
-    /// From the end of the warm-up to the end of sending.
-    pub sending: Duration,
-    /// The same, or from the first reply to the last when that is longer: a server that lags
-    /// behind must not look faster for it, and one that answers late, but steadily, not slower.
-    pub elapsed: Duration,
-    /// Messages that were verified while others were still due, those of the warm-up included.
-    pub verified_in_time: u64,
-    /// Messages that were due in the middle half of the sending.
-    pub middle_due: u64,
-    /// Replies that came in it.
-    pub middle_verified: u64,
-    /// Whether a signal ended it.
-    pub interrupted: bool,
-    /// When the run started.
-    pub start: Option<Instant>,
+    /// How it went.
+    pub course: Course,
 }
 
 impl<S: Socket> Engine<S> {
@@ -201,7 +186,7 @@ impl<S: Socket> Engine<S> {
         let count = part.share(plan.connections.into()) as u32;
         let line = |index| Line {
             token: None,
-            quota: plan.quota(part.index + index * part.of).unwrap_or(u64::MAX),
+            quota: plan.quota(part.member(index)).unwrap_or(u64::MAX),
             failures: 0,
             has_been_up: false,
         };
@@ -417,15 +402,17 @@ impl<S: Socket> Engine<S> {
 
     /// Connections that are up, and messages that were verified so far.
     pub fn progress(&self) -> (u32, u64) {
-        (self.up, self.books.counts().verified)
+        (self.up, self.books.verified_so_far())
     }
 
     /// How it stands at `now`: what is due in the arithmetic of the schedule, and what is
     /// outstanding as counted from the connections themselves.
     pub fn identity(&mut self, now: Instant) -> Identity {
         let counts = self.books.counts();
-        let waiting = self.pacer.as_mut().map_or(0, |pacer| pacer.waiting(now));
-        let taken = self.pacer.as_ref().map_or(counts.scheduled, Pacer::taken);
+        let (taken, waiting) = match &mut self.pacer {
+            Some(pacer) => (pacer.taken(), pacer.waiting(now)),
+            None => (counts.scheduled, 0),
+        };
         let unsettled = |peer: &Peer<S>| {
             let messages = peer.connection.messages();
             messages.filter(|message| !message.timed_out).count() as u64
@@ -441,7 +428,7 @@ impl<S: Socket> Engine<S> {
     fn due_and_verified(&mut self, now: Instant) -> (u64, u64) {
         let pacer = self.pacer.as_mut();
         let due = pacer.map_or(0, |pacer| pacer.taken() + pacer.waiting(now));
-        (due, self.books.counts().verified)
+        (due, self.books.verified_so_far())
     }
 
     /// The interval that ends now.
@@ -475,21 +462,23 @@ impl<S: Socket> Engine<S> {
         let span = self.plan.span().filter(|_| self.came_to_its_end);
         let span = span.map(|span| span.saturating_sub(self.plan.warmup));
         let sending = span.unwrap_or_else(|| since_warm(self.sending_ended));
-        let verified = self.books.counts().verified;
+        let verified = self.books.verified_so_far();
         let replying = match (self.first_verified, self.last_verified) {
             (Some(first), Some(last)) => last.saturating_duration_since(first),
             _ => Duration::ZERO,
         };
         Done {
             evidence: self.evidence,
-            lines_up: lines_up as u32,
-            sending,
-            elapsed: sending.max(replying),
-            verified_in_time: self.verified_in_time.unwrap_or(verified),
-            middle_due: self.middle.1.0.saturating_sub(self.middle.0.0),
-            middle_verified: self.middle.1.1.saturating_sub(self.middle.0.1),
-            interrupted: self.interrupted,
-            start: self.start,
+            course: Course {
+                lines_up: lines_up as u32,
+                sending,
+                elapsed: sending.max(replying),
+                verified_in_time: self.verified_in_time.unwrap_or(verified),
+                middle_due: self.middle.1.0.saturating_sub(self.middle.0.0),
+                middle_verified: self.middle.1.1.saturating_sub(self.middle.0.1),
+                interrupted: self.interrupted,
+                start: self.start,
+            },
             books: self.books,
         }
     }
@@ -573,7 +562,7 @@ impl<S: Socket> Engine<S> {
         self.tell(world);
         self.stage = Stage::Draining;
         self.sending_ended = Some(now);
-        self.verified_in_time = Some(self.books.counts().verified);
+        self.verified_in_time = Some(self.books.verified_so_far());
         world.set_timer(now + self.plan.drain, Timer::DrainEnd);
         if let Some(pacer) = &mut self.pacer {
             return pacer.cut(now);
