@@ -32,16 +32,17 @@
 //! 8  load/summary*   cli/values   capture/mod
 //! 7  load/engine/messages*   load/engine/connections*   load/own   capture/teller*
 //! 6  load/engine/mod*   server/mod   capture/document*
-//! 5  load/pacer*   load/kernel   load/books*   load/assertion*
-//! 4  load/results*   capture/flows*   capture/transcript*
+//! 5  load/pacer*   load/kernel   load/books*   load/assertion*   server/board
+//! 5  server/engine/mod*   server/engine/accepting*   server/engine/waiting*
+//! 4  load/results*   server/kernel   capture/flows*   capture/transcript*
 //! 3  load/plan*   load/connection*   load/preflight   send   capture/flow*   capture/live
-//! 2  reactor/mod   server/connection*   server/listener   socket   load/dial*   load/payload*
-//! 2  load/gauge   load/world*   capture/analysis*   capture/file
+//! 2  reactor/mod   server/connection*   server/world*   server/watch*   socket   load/dial*
+//! 2  load/payload*   load/gauge   load/world*   capture/analysis*   capture/file
 //! 1  reactor/alarm   reactor/signals   reactor/slots*   reactor/timers*   stream*
-//! 1  load/evidence*   load/schedule*
-//! 0  server/limits*   server/stats*   load/random*   load/sizes*   load/latency*
-//! 0  capture/segment*   capture/stream*   capture/text*   units*   process   logging
-//! 0  timestamps
+//! 1  load/evidence*   load/schedule*   server/admission*
+//! 0  server/limits*   server/stats*   server/listener*   server/seldom*   load/random*
+//! 0  load/sizes*   load/latency*   capture/segment*   capture/stream*   capture/text*   units*
+//! 0  process   logging   timestamps
 //! ```
 //!
 //! # The boundaries
@@ -53,8 +54,10 @@
 //! - **socket**: every socket option is set in one file, named as its `setsockopt`.
 //! - **limits, plan**: every number that bounds work or memory, with its unit and its reason.
 //! - **connection | stats**: a connection ends with one reason; a peer's fault is data.
-//! - **world | engine**: the load client needs a clock, sockets and timers, and gets them as an
-//!   argument: the kernel's, or those of the simulation.
+//! - **listener, admission, watch**: what is known of a queue, who may come in, who has until when.
+//! - **world | engine**: server and load client need a clock, sockets and timers, and get them as an
+//!   argument: the kernel's, or those of the simulations.
+//! - **shard | board**: shards share nothing but the place where they say how they stand, when asked.
 //! - **schedule | pacer | connection | books**: when, to whom, which bytes, what became of it.
 //! - **summary | verdict | report**: measuring cannot judge, judging cannot print.
 //! - **segment | flow | transcript | document**: bytes, fields, meaning, words, pages.

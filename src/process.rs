@@ -11,6 +11,10 @@ pub const DESCRIPTOR_RESERVE: u64 = 32;
 /// Poll, timer and the pipe of signals of one reactor, with some to spare.
 pub const DESCRIPTORS_OF_A_REACTOR: u64 = 6;
 
+/// Descriptors that a server keeps free for what is not a client: signals, the metrics page and who
+/// reads it, the libraries.
+pub const DESCRIPTOR_SPARE: u64 = 16;
+
 /// How many descriptors are open now, those that were inherited included.
 pub fn open_descriptors() -> u64 {
     fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64)

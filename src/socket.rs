@@ -12,7 +12,7 @@ use std::{fmt, fs};
 use mio::net::{TcpListener, TcpStream};
 use nix::libc;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::stream::Stream;
 
@@ -35,7 +35,18 @@ pub struct Options {
     pub send_buffer: Option<usize>,
     /// Leave Nagle's algorithm on (RFC 896). Otherwise TCP_NODELAY is set.
     pub nagle: bool,
+    /// SO_KEEPALIVE: how long a connection is silent before the kernel asks whether its peer is
+    /// still there; it asks [`KEEPALIVE_PROBES`] times, each after a quarter of that time.
+    pub keepalive: Option<Duration>,
+    /// TCP_USER_TIMEOUT: how long what was sent may stay unacknowledged, or the peer's window shut,
+    /// before the kernel gives the connection up.
+    pub user_timeout: Option<Duration>,
+    /// TCP_NOTSENT_LOWAT in bytes: how much of what is not sent yet the kernel takes.
+    pub unsent_most: Option<u32>,
 }
+
+/// Unanswered questions after which the kernel gives a silent peer up: TCP_KEEPCNT.
+pub const KEEPALIVE_PROBES: u32 = 4;
 
 /// A value that the kernel did not grant as asked. It does so silently; we do not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,13 +82,16 @@ impl fmt::Display for Regrant {
 ///
 /// An IPv6 wildcard takes IPv6 clients only, so that both families can be listened on.
 /// SO_REUSEADDR lets a server start while connections of its predecessor are in TIME_WAIT.
+/// With SO_REUSEPORT other listeners may share the port, each with a queue of its own.
 pub fn listen(
     address: SocketAddr,
     options: &Options,
     backlog: Option<u32>,
+    reuse_port: bool,
 ) -> io::Result<(TcpListener, Vec<Regrant>)> {
     let socket = new(address)?;
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -141,14 +155,32 @@ pub fn mss_in_force(stream: &std::net::TcpStream) -> io::Result<u32> {
     SockRef::from(stream).tcp_mss()
 }
 
-/// Bytes that the peer has acknowledged on this connection: `tcpi_bytes_acked` (RFC 4898).
-pub fn bytes_acknowledged(stream: &TcpStream) -> io::Result<u64> {
-    Ok(tcp_info(stream)?.bytes_acked)
-}
-
 /// What the kernel knows of a connection: TCP_INFO, tcp(7).
 pub fn tcp_info(stream: &TcpStream) -> io::Result<TcpInfo> {
     Ok(getsockopt(stream, TcpInformation)?)
+}
+
+/// From now on the kernel drops every SYN that comes to this listener; handshakes that have begun go
+/// on. A client asks again after a second (RFC 6298), and may then find another server.
+pub fn drop_syns(listener: &TcpListener) -> io::Result<()> {
+    // In the language of socket filters (linux/filter.h); the packet begins with its TCP header.
+    const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+    const IF_ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
+    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    const WHOLE: u32 = u32::MAX;
+    SockRef::from(listener).attach_filter(&[
+        SockFilter::new(LOAD_BYTE as u16, 0, 0, FLAGS),
+        SockFilter::new(IF_ANY_BIT as u16, 0, 1, SYN),
+        SockFilter::new(RETURN as u16, 0, 0, 0),
+        SockFilter::new(RETURN as u16, 0, 0, WHOLE),
+    ])
+}
+
+/// How many clients wait to be accepted: `tcpi_unacked` of a listener.
+pub fn clients_in_queue(listener: &TcpListener) -> io::Result<u64> {
+    Ok(getsockopt(listener, TcpInformation)?.unacked.into())
 }
 
 /// Closing this connection resets it: SO_LINGER with a time of 0, socket(7).
@@ -162,7 +194,15 @@ pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
 #[derive(Clone, Copy, Debug)]
 pub struct TcpInfo {
     states: [u8; 8],
-    counters: [u32; 15],
+    times: [u32; 4],
+    unacked: u32,
+    counters: [u32; 4],
+    /// In milliseconds, as all of `last_*`.
+    last_data_sent: u32,
+    last_ack_sent: u32,
+    last_data_recv: u32,
+    last_ack_recv: u32,
+    path: [u32; 2],
     /// The smoothed round-trip time.
     pub rtt: u32,
     more_counters: [u32; 7],
@@ -194,6 +234,24 @@ pub struct TcpInfo {
     /// Segments with data that came out of their order.
     pub rcv_ooopack: u32,
     snd_wnd: u32,
+}
+
+impl TcpInfo {
+    /// Bytes that the peer has acknowledged: `tcpi_bytes_acked` (RFC 4898).
+    pub fn acknowledged(&self) -> u64 {
+        self.bytes_acked
+    }
+
+    /// Bytes that the kernel was given and the peer has not acknowledged.
+    pub fn outstanding(&self) -> u64 {
+        let sent = self.bytes_sent.saturating_sub(self.bytes_retrans);
+        sent.saturating_sub(self.bytes_acked) + u64::from(self.notsent_bytes)
+    }
+
+    /// How long no byte has come and none has gone out.
+    pub fn quiet(&self) -> Duration {
+        Duration::from_millis(self.last_data_sent.min(self.last_data_recv).into())
+    }
 }
 
 /// TCP_INFO, by the way in which nix makes all socket options.
@@ -259,6 +317,21 @@ fn configure(socket: &Socket, options: &Options) -> io::Result<Vec<Regrant>> {
             sysctl: "net.core.wmem_max",
         });
     }
+    if let Some(time) = options.keepalive {
+        let pause = (time / 4).max(Duration::from_secs(1));
+        socket.set_tcp_keepalive(
+            &TcpKeepalive::new()
+                .with_time(time)
+                .with_interval(pause)
+                .with_retries(KEEPALIVE_PROBES),
+        )?;
+    }
+    if let Some(time) = options.user_timeout {
+        socket.set_tcp_user_timeout(Some(time))?;
+    }
+    if let Some(bytes) = options.unsent_most {
+        socket.set_tcp_notsent_lowat(bytes)?;
+    }
     regrants.retain(|regrant| regrant.asked != regrant.granted);
     Ok(regrants)
 }
@@ -313,7 +386,7 @@ mod tests {
     fn both_families_can_be_listened_on_with_one_port() {
         let listen = |address: &str| {
             let address = address.parse().unwrap();
-            listen(address, &Options::default(), None).unwrap().0
+            listen(address, &Options::default(), None, false).unwrap().0
         };
         let v4 = listen("0.0.0.0:0");
         let port = v4.local_addr().unwrap().port();

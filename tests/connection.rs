@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use upcase::load::connection::{Connection as LoadConnection, Fault};
 use upcase::load::payload::{Content, Difference, Payload};
-use upcase::server::connection::{Connection, Look, Progress};
+use upcase::server::connection::{Connection, Progress};
 use upcase::server::stats::{CloseReason, Traffic};
 use upcase::stream::{Hints, Received, Stream};
 
@@ -176,6 +176,8 @@ struct Server {
     scratch: Vec<u8>,
     traffic: Traffic,
     input: Vec<u8>,
+    /// Looks since its FIN.
+    lingers: Option<u32>,
     closed: Option<CloseReason>,
 }
 
@@ -193,6 +195,7 @@ impl Server {
             scratch: vec![0; READ_BYTES],
             traffic: Traffic::default(),
             input: Vec::new(),
+            lingers: None,
             closed: None,
         }
     }
@@ -212,12 +215,13 @@ impl Server {
                 self.serve();
             }
             Step::Look => {
-                self.connection.look(Look {
-                    linger: 2,
-                    stall: 1000,
-                    last_call: false,
-                });
+                self.connection.look(false);
                 self.serve();
+                self.lingers = self.lingers.map(|looks| looks + 1);
+                if self.lingers == Some(3) {
+                    self.connection.end_linger();
+                    self.serve();
+                }
             }
         }
         self.check();
@@ -246,6 +250,7 @@ impl Server {
             match progress {
                 Progress::Waiting => return,
                 Progress::Unfinished => assert!(taken > 0, "another turn for nothing"),
+                Progress::Lingers => self.lingers = Some(0),
                 Progress::Closed(reason) => self.closed = Some(reason),
             }
         }
@@ -398,16 +403,12 @@ fn a_client_that_sends_without_end_is_closed_when_its_linger_is_over() {
     for _ in 0..10 {
         assert_eq!(serve(&mut connection), Progress::Unfinished);
     }
-    let look = Look {
-        linger: 2,
-        stall: 1000,
-        last_call: true,
-    };
-    for _ in 0..2 {
-        connection.look(look);
+    connection.look(true);
+    assert_eq!(serve(&mut connection), Progress::Lingers);
+    for _ in 0..10 {
         assert_eq!(serve(&mut connection), Progress::Unfinished);
     }
-    connection.look(look);
+    connection.end_linger();
     assert_eq!(serve(&mut connection), Progress::Closed(CloseReason::Late));
 }
 

@@ -14,23 +14,20 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use upcase::server::limits::Limits;
 use upcase::server::stats::CloseReason;
 use upcase::server::{Config, Server};
-use upcase::socket::Options;
 
 #[test]
 fn each_close_lets_the_next_client_in() {
     let hour = Duration::from_secs(3600);
     let server = Server::bind(&Config {
-        listen: vec!["127.0.0.1:0".parse().unwrap()],
-        options: Options::default(),
-        backlog: None,
         limits: Limits {
             accept_pause: (hour, hour),
             ..Limits::default()
         },
+        ..Config::new(vec!["127.0.0.1:0".parse().unwrap()])
     })
     .unwrap();
     let address = server.addresses().next().unwrap();
-    let stopper = server.stopper().unwrap();
+    let remote = server.remote().unwrap();
     let mut clients: Vec<TcpStream> = (0..10).map(|_| connect(address)).collect();
 
     // Reading the folder takes a descriptor itself, so this leaves room for two clients.
@@ -46,7 +43,7 @@ fn each_close_lets_the_next_client_in() {
         client.shutdown(Shutdown::Write).unwrap();
         hears_end(client);
     }
-    stopper.stop();
+    remote.stop();
     let totals = server.join().unwrap().unwrap();
     assert_eq!(totals.accepted, 10);
     assert_eq!(totals.closed(CloseReason::Finished), 10);

@@ -16,7 +16,6 @@ use std::os::fd::AsRawFd;
 use upcase::server::limits::Limits;
 use upcase::server::stats::CloseReason;
 use upcase::server::{Config, Server};
-use upcase::socket::Options;
 
 #[test]
 fn answers_every_byte_value_in_order_and_then_closes() {
@@ -125,7 +124,8 @@ fn a_client_that_resets_is_counted_so() {
 fn out_of_descriptors_it_neither_spins_nor_loses_clients() {
     let mut command = Command::new("sh");
     let binary = env!("CARGO_BIN_EXE_upcase");
-    let script = format!("ulimit -n 40; exec {binary} serve --listen 127.0.0.1:0");
+    let script =
+        format!("ulimit -n 50; exec {binary} serve --listen 127.0.0.1:0 --max-connections 60");
     command.args(["-c", &script]);
     let serve = Serve::launch(command, 1);
     let mut clients: Vec<TcpStream> = (0..60).map(|_| serve.connect()).collect();
@@ -233,18 +233,16 @@ fn a_client_that_never_falls_silent_has_its_time_and_is_not_reset() {
         ..Limits::default()
     };
     let server = Server::bind(&Config {
-        listen: vec!["127.0.0.1:0".parse().unwrap()],
-        options: Options::default(),
-        backlog: None,
         limits,
+        ..Config::new(vec!["127.0.0.1:0".parse().unwrap()])
     })
     .unwrap();
     let mut client = connect(server.addresses().next().unwrap());
-    let stopper = server.stopper().unwrap();
+    let remote = server.remote().unwrap();
     let server = thread::spawn(move || server.run());
     client.write_all(b"ping").unwrap();
     assert_eq!(read(&mut client, 4), b"PING");
-    stopper.stop();
+    remote.stop();
     // Ping-pong goes on until the server's FIN comes instead of a reply.
     let mut answered = 0;
     loop {

@@ -9,8 +9,8 @@ use clap::builder::RangedU64ValueParser;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::cli::values::{
-    Target, buffer_size, duration, interval, listen_address, message_sizes, mss, positive_duration,
-    rate, target,
+    Target, Timeout, buffer_size, bytes_a_second, duration, interval, keepalive, listen_address,
+    message_sizes, mss, positive_duration, rate, target, timeout,
 };
 use crate::load::assertion::Demand;
 use crate::load::schedule::Rate;
@@ -82,6 +82,73 @@ pub(super) struct ServeArgs {
     /// Leave Nagle's algorithm on; otherwise TCP_NODELAY is set
     #[arg(long)]
     pub(super) nagle: bool,
+    /// Share the port with other processes, so that a new server can start beside the old one
+    #[arg(long)]
+    pub(super) reuse_port: bool,
+    /// Reactors, each in a thread of its own; the kernel spreads the clients over them
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = RangedU64ValueParser::<usize>::new().range(1..=256))]
+    pub(super) shards: usize,
+    #[command(flatten)]
+    pub(super) limits: LimitArgs,
+    #[command(flatten)]
+    pub(super) patience: PatienceArgs,
+    #[command(flatten)]
+    pub(super) fairness: FairnessArgs,
+}
+
+/// Each limit protects the server, or the machine, from something; the help says from what.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits of the whole process, divided among its shards")]
+pub(super) struct LimitArgs {
+    /// Clients at a time; at the cap who comes waits in the kernel's queue, and nobody is reset
+    /// [default: the limit on descriptors, less a reserve]
+    #[arg(long, value_name = "N",
+          value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000_000))]
+    pub(super) max_connections: Option<usize>,
+    /// Clients of one IPv4 address or IPv6 /64; who comes beyond is reset [default: no limit, since
+    /// one machine that loads the server is the normal client]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) max_connections_per_ip: Option<u32>,
+}
+
+/// How patient the server is.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Patience")]
+pub(super) struct PatienceArgs {
+    /// Close a client that is owed nothing and has been silent for so long; off: a client that
+    /// thinks does no harm, and --keepalive finds those that have vanished
+    #[arg(long, value_name = "TIME|off", value_parser = timeout, default_value = "off")]
+    pub(super) idle_timeout: Timeout,
+    /// Reset a client that is owed replies and does not acknowledge, in each such time, all of them
+    /// or --min-rate times this time: it would hold memory of the kernel for ever
+    #[arg(long, value_name = "TIME|off", value_parser = timeout, default_value = "30s")]
+    pub(super) stall_timeout: Timeout,
+    /// What a client that is owed replies must take on average, in bytes a second; a modem does
+    #[arg(long, value_name = "BYTES", value_parser = bytes_a_second, default_value = "512")]
+    pub(super) min_rate: u64,
+    /// Let the kernel ask a client that has been silent for so long whether it is still there, and
+    /// drop it after four questions without an answer: it may have lost its power or its network
+    #[arg(long, value_name = "TIME|off", value_parser = keepalive, default_value = "2m")]
+    pub(super) keepalive: Timeout,
+    /// After SIGTERM, serve for at most so long: who has not fallen silent a second before its end
+    /// gets FIN, and who is owed replies at its end is reset
+    #[arg(long, value_name = "TIME", value_parser = positive_duration, default_value = "10s")]
+    pub(super) drain_timeout: Duration,
+}
+
+/// How the loop's time is shared out.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Fairness")]
+pub(super) struct FairnessArgs {
+    /// Clients that one listener may accept in a turn of the loop, so that a storm of connects
+    /// leaves time for those who are connected
+    #[arg(long, value_name = "N", default_value_t = 256,
+          value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
+    pub(super) turn_accepts: usize,
+    /// Bytes that one connection may have echoed in a turn of the loop before the others get theirs
+    #[arg(long, value_name = "BYTES", value_parser = buffer_size, default_value = "256KiB")]
+    pub(super) turn_bytes: usize,
 }
 
 #[derive(Debug, Args)]

@@ -38,7 +38,8 @@ use crate::report;
 use crate::send::{self, Errand};
 use crate::server::limits::Limits;
 use crate::server::stats::CloseReason;
-use crate::server::{self, Server};
+use crate::server::{self, Server, kernel};
+use crate::socket::Options;
 use crate::{capture, logging, process, socket};
 
 /// The port of an upcase server, unless said otherwise.
@@ -104,25 +105,81 @@ pub fn say(text: &str) {
 
 fn serve(args: ServeArgs) -> anyhow::Result<Outcome> {
     let descriptors = process::raise_descriptor_limit().context("cannot read RLIMIT_NOFILE")?;
-    let mut server = Server::bind(&server::Config {
-        listen: args.listen,
-        options: options(&args.mss, Some(&args.buffers), args.nagle),
-        backlog: args.backlog,
-        limits: Limits::default(),
-    })?;
-    server.stop_on_signals()?;
+    let config = server_config(args, descriptors)?;
+    let most = config.limits.max_connections;
+    let mut server = Server::bind(&config)?;
+    server.obey_signals()?;
     let listening: String = server
         .addresses()
         .map(|address| format!("listening on {address}\n"))
         .collect();
     print(&listening)?;
-    info!("serving, with at most {descriptors} descriptors");
+    info!("serving at most {most} clients at a time");
     let totals = server.run().context("the server failed")?;
     info!("stopped: {totals}");
     Ok(match totals.closed(CloseReason::Cut) {
         0 => Outcome::Good,
         _ => Outcome::Bad,
     })
+}
+
+fn server_config(args: ServeArgs, descriptors: u64) -> anyhow::Result<server::Config> {
+    let room = room_for_clients(&args, descriptors)?;
+    let most = args.limits.max_connections.unwrap_or(room);
+    if most > room {
+        warn!(
+            "--max-connections {most} is more than the limit on descriptors leaves room for, \
+             {room}: raise that limit (ulimit -n, LimitNOFILE=)"
+        );
+    }
+    if args.reuse_port && !kernel::migrates() {
+        warn!(
+            "--reuse-port: clients that are connecting while a server stops must try again after \
+             a second; with sysctl net.ipv4.tcp_migrate_req=1 the kernel passes them on"
+        );
+    }
+    Ok(server::Config {
+        options: Options {
+            keepalive: args.patience.keepalive.0,
+            user_timeout: args.patience.stall_timeout.0.map(|time| time * BACKSTOP),
+            ..options(&args.mss, Some(&args.buffers), args.nagle)
+        },
+        listen: args.listen,
+        backlog: args.backlog,
+        reuse_port: args.reuse_port,
+        shards: args.shards,
+        limits: Limits {
+            max_connections: most,
+            max_connections_per_ip: args.limits.max_connections_per_ip,
+            idle_timeout: args.patience.idle_timeout.0,
+            stall_timeout: args.patience.stall_timeout.0,
+            min_rate: args.patience.min_rate,
+            turn_bytes: args.fairness.turn_bytes,
+            turn_accepts: args.fairness.turn_accepts,
+            drain_timeout: args.patience.drain_timeout,
+            ..Limits::default()
+        },
+    })
+}
+
+/// TCP_USER_TIMEOUT in stall timeouts. It ends what the stall timeout does not see: connections
+/// that are closed, and whose last replies nobody takes. It must not come first, since it resets a
+/// slow reader whose window stays shut for so long.
+const BACKSTOP: u32 = 4;
+
+/// How many clients the limit on descriptors leaves room for.
+fn room_for_clients(args: &ServeArgs, descriptors: u64) -> anyhow::Result<usize> {
+    let shards = args.shards as u64;
+    let listeners = args.listen.len() as u64 * shards;
+    let reactors = process::DESCRIPTORS_OF_A_REACTOR * shards;
+    let own = process::open_descriptors() + reactors + listeners + process::DESCRIPTOR_SPARE;
+    match descriptors.saturating_sub(own) {
+        0 => bail!(
+            "the limit on descriptors, {descriptors} (RLIMIT_NOFILE), leaves no room for clients: \
+             the server itself needs {own}"
+        ),
+        room => Ok(room as usize),
+    }
 }
 
 fn send(args: SendArgs) -> anyhow::Result<Outcome> {
@@ -355,12 +412,13 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-fn options(mss: &MssArg, buffers: Option<&BufferArgs>, nagle: bool) -> socket::Options {
-    socket::Options {
+fn options(mss: &MssArg, buffers: Option<&BufferArgs>, nagle: bool) -> Options {
+    Options {
         mss: mss.mss,
         recv_buffer: buffers.and_then(|buffers| buffers.recv_buffer),
         send_buffer: buffers.and_then(|buffers| buffers.send_buffer),
         nagle,
+        ..Options::default()
     }
 }
 

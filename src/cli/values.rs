@@ -120,6 +120,32 @@ pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// A time after which patience ends, or `off`: never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Timeout(pub(super) Option<Duration>);
+
+pub(super) fn timeout(text: &str) -> Result<Timeout, String> {
+    match text {
+        "off" => Ok(Timeout(None)),
+        _ => Ok(Timeout(Some(positive_duration(text)?))),
+    }
+}
+
+/// What TCP_KEEPIDLE takes: whole seconds up to 32767.
+pub(super) fn keepalive(text: &str) -> Result<Timeout, String> {
+    let timeout = timeout(text)?;
+    match timeout.0 {
+        Some(time) if !(1..=32767).contains(&time.as_secs()) => {
+            Err("the kernel takes 1s to 32767s, or off".to_string())
+        }
+        _ => Ok(timeout),
+    }
+}
+
+pub(super) fn bytes_a_second(text: &str) -> Result<u64, String> {
+    size(text, 1, 1 << 40).map(|bytes| bytes as u64)
+}
+
 /// What is told more often than this is told for nobody.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
 
@@ -214,6 +240,16 @@ mod tests {
         assert!(positive_duration("365days").is_ok());
         for bad in ["0s", "1", "-1s", "366days", "500000000000years", ""] {
             assert!(positive_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn patience_may_be_off() {
+        assert_eq!(timeout("off"), Ok(Timeout(None)));
+        assert_eq!(timeout("2s"), Ok(Timeout(Some(Duration::from_secs(2)))));
+        assert!(keepalive("off").is_ok() && keepalive("32767s").is_ok());
+        for bad in ["0s", "Off", "none", "500ms", "32768s", ""] {
+            assert!(keepalive(bad).is_err(), "{bad}");
         }
     }
 

@@ -44,7 +44,7 @@ use crate::load::plan::{LEAD, Plan};
 use crate::load::summary::Summary;
 use crate::load::world::{Timer, World};
 use crate::reactor::Event;
-use crate::reactor::signals::Stopper;
+use crate::reactor::signals::Remote;
 
 /// How often [`run`] shows where a run stands: often enough to look alive, too seldom to cost
 /// anything.
@@ -88,7 +88,7 @@ struct Shared {
 /// What a thread sends.
 #[derive(Debug)]
 enum Told {
-    Begun(Stopper),
+    Begun(Remote),
     Interval(u32, Box<Interval>),
     Done(u32, Box<anyhow::Result<(Done, Machine)>>),
 }
@@ -138,7 +138,7 @@ fn carry_out(
 ) -> anyhow::Result<(Done, Machine)> {
     let mut world = Kernel::new(plan.options).context("cannot set up the event loop")?;
     world.reactor.stop_on_signals()?;
-    let _ = told.send(Told::Begun(world.reactor.stopper()?));
+    let _ = told.send(Told::Begun(world.reactor.remote()?));
     let mut engine = Engine::new(Arc::clone(plan), number, &mut world);
     let (mut gauge, mut machine) = (None, Machine::default());
     while engine.stage() != Stage::Done {
@@ -150,6 +150,7 @@ fn carry_out(
                 Event::Io(token, hints) => engine.on_io(&mut world, token, hints)?,
                 Event::Timer(timer) => engine.on_timer(&mut world, timer)?,
                 Event::Stop => engine.on_stop(&mut world),
+                Event::Report | Event::Inquiry => {}
             }
         }
         engine.end_turn(&mut world)?;
@@ -214,7 +215,7 @@ impl Shared {
 /// What the threads have told so far.
 struct Gathering {
     plan: Arc<Plan>,
-    stoppers: Vec<Stopper>,
+    stoppers: Vec<Remote>,
     rows: Vec<Row>,
     summary: Option<Summary>,
     error: Option<anyhow::Error>,
@@ -309,7 +310,7 @@ impl Gathering {
     }
 }
 
-fn stop_at_once(stopper: &Stopper) {
+fn stop_at_once(stopper: &Remote) {
     stopper.stop();
     stopper.stop();
 }

@@ -7,31 +7,25 @@ use std::{io, mem};
 
 use anyhow::Context;
 
-use crate::reactor::signals::Stopper;
-use crate::server::limits::Limits;
+use crate::reactor::signals::Remote;
 use crate::server::stats::Totals;
 use crate::server::{Config, Server};
-use crate::socket::Options;
 
 /// The server, running; stopped when this is dropped.
 #[derive(Debug)]
 pub struct OwnServer {
     address: SocketAddr,
-    stopper: Stopper,
+    stopper: Remote,
     thread: Option<JoinHandle<io::Result<Totals>>>,
 }
 
 impl OwnServer {
     /// Starts it. When this returns, connections are accepted.
     pub fn start() -> anyhow::Result<OwnServer> {
-        let server = Server::bind(&Config {
-            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
-            options: Options::default(),
-            backlog: None,
-            limits: Limits::default(),
-        })?;
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let server = Server::bind(&Config::new(vec![loopback]))?;
         let address = server.addresses().next().context("no listener")?;
-        let stopper = server.stopper()?;
+        let stopper = server.remote()?;
         let thread = thread::Builder::new()
             .name("server".to_string())
             .spawn(move || server.run())

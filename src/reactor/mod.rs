@@ -25,9 +25,10 @@ use std::time::{Duration, Instant};
 use mio::event::Source;
 use mio::unix::SourceFd;
 use mio::{Interest, Poll};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
 use crate::reactor::alarm::Alarm;
-use crate::reactor::signals::{Signals, Stopper};
+use crate::reactor::signals::{Asked, Remote, Requests};
 use crate::reactor::slots::Token;
 use crate::reactor::timers::{Due, Timers};
 use crate::stream::Hints;
@@ -37,13 +38,18 @@ const EVENTS_PER_TURN: usize = 1024;
 
 /// The reactor's own sources, at the end of the fixed tokens.
 const ALARM: Token = Token::fixed(u32::MAX);
-const SIGNALS: Token = Token::fixed(u32::MAX - 1);
+const REQUESTS: Token = Token::fixed(u32::MAX - 1);
+const INQUIRIES: Token = Token::fixed(u32::MAX - 2);
 
 /// Something that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<K> {
-    /// A request to stop: SIGINT, SIGTERM or a [`Stopper`]. Each one is told, none merged.
+    /// A request to stop: SIGINT, SIGTERM or a [`Remote`]. Each one is told, none merged.
     Stop,
+    /// A [`Remote`] asks how it stands.
+    Report,
+    /// A person asks how it stands: SIGUSR1.
+    Inquiry,
     /// A timer that was set with this key is due.
     Timer(K),
     /// A source may be ready.
@@ -71,8 +77,11 @@ pub struct Reactor<K> {
     timers: Timers<K>,
     due: Option<Due>,
     alarm: Alarm,
-    signals: Signals,
-    stops: usize,
+    requests: Requests,
+    /// SIGUSR1, when it means anything here.
+    inquiries: Option<Requests>,
+    asked: Asked,
+    inquired: usize,
 }
 
 impl<K> Reactor<K> {
@@ -81,14 +90,14 @@ impl<K> Reactor<K> {
     pub fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
         let alarm = Alarm::new()?;
-        let mut signals = Signals::new()?;
+        let mut requests = Requests::new()?;
         poll.registry().register(
             &mut SourceFd(&alarm.as_raw_fd()),
             to_mio(ALARM),
             Interest::READABLE,
         )?;
         poll.registry()
-            .register(signals.source(), to_mio(SIGNALS), Interest::READABLE)?;
+            .register(requests.source(), to_mio(REQUESTS), Interest::READABLE)?;
         Ok(Reactor {
             poll,
             events: mio::Events::with_capacity(EVENTS_PER_TURN),
@@ -97,19 +106,33 @@ impl<K> Reactor<K> {
             timers: Timers::default(),
             due: None,
             alarm,
-            signals,
-            stops: 0,
+            requests,
+            inquiries: None,
+            asked: Asked::default(),
+            inquired: 0,
         })
     }
 
     /// SIGINT and SIGTERM of this process become [`Event::Stop`] of this reactor.
     pub fn stop_on_signals(&mut self) -> io::Result<()> {
-        self.signals.register()
+        self.requests.register(SIGINT)?;
+        self.requests.register(SIGTERM)
     }
 
-    /// A handle that stops this reactor from another thread.
-    pub fn stopper(&self) -> io::Result<Stopper> {
-        self.signals.stopper()
+    /// SIGUSR1 of this process becomes [`Event::Inquiry`] of this reactor.
+    pub fn report_on_signal(&mut self) -> io::Result<()> {
+        let mut inquiries = Requests::new()?;
+        inquiries.register(SIGUSR1)?;
+        self.poll
+            .registry()
+            .register(inquiries.source(), to_mio(INQUIRIES), Interest::READABLE)?;
+        self.inquiries = Some(inquiries);
+        Ok(())
+    }
+
+    /// A handle for another thread.
+    pub fn remote(&self) -> io::Result<Remote> {
+        self.requests.remote()
     }
 
     /// Registers a connection, for both directions and urgent data, once and for its whole life.
@@ -170,9 +193,8 @@ impl<K> Reactor<K> {
 
     /// The next thing that happened in this turn; `None` when all was told.
     pub fn next_event(&mut self) -> Option<Event<K>> {
-        if self.stops > 0 {
-            self.stops -= 1;
-            return Some(Event::Stop);
+        if let Some(request) = self.next_request() {
+            return Some(request);
         }
         if let Some(due) = self.due {
             match self.timers.pop(due) {
@@ -185,6 +207,21 @@ impl<K> Reactor<K> {
         Some(Event::Io(token, hints))
     }
 
+    fn next_request(&mut self) -> Option<Event<K>> {
+        let requests = [
+            (&mut self.asked.signals, Event::Stop),
+            (&mut self.asked.reports, Event::Report),
+            (&mut self.inquired, Event::Inquiry),
+        ];
+        for (count, request) in requests {
+            if *count > 0 {
+                *count -= 1;
+                return Some(request);
+            }
+        }
+        None
+    }
+
     /// Sorts the batch: what is the reactor's own, and what is its user's.
     fn collect(&mut self) {
         self.ready.clear();
@@ -195,7 +232,15 @@ impl<K> Reactor<K> {
                     self.alarm.rang();
                     self.due = Some(self.timers.due(Instant::now()));
                 }
-                SIGNALS => self.stops += self.signals.take(),
+                REQUESTS => {
+                    let asked = self.requests.take();
+                    self.asked.signals += asked.signals;
+                    self.asked.reports += asked.reports;
+                }
+                INQUIRIES => {
+                    let inquiries = self.inquiries.as_mut();
+                    self.inquired += inquiries.map_or(0, |requests| requests.take().signals);
+                }
                 token => self.ready.push((token, hints(event))),
             }
         }
@@ -245,10 +290,12 @@ mod tests {
     #[test]
     fn every_request_to_stop_is_told_even_within_one_turn() {
         let mut reactor: Reactor<&str> = Reactor::new().unwrap();
-        let stopper = reactor.stopper().unwrap();
-        stopper.stop();
-        stopper.stop();
-        assert_eq!(told(&mut reactor, 2), [Event::Stop, Event::Stop]);
+        let remote = reactor.remote().unwrap();
+        remote.stop();
+        remote.report();
+        remote.stop();
+        let events = told(&mut reactor, 3);
+        assert_eq!(events, [Event::Stop, Event::Stop, Event::Report]);
     }
 
     #[test]

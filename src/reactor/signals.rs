@@ -1,4 +1,4 @@
-//! Requests to stop, as bytes in a pipe: one for each signal that was delivered.
+//! Requests from outside the loop, as bytes in a pipe: one for each signal that was delivered.
 //!
 //! Signal handlers may do little more than write to a descriptor, and that is all that is done
 //! here. Because every delivery leaves a byte of its own, a second signal is not lost when it
@@ -14,50 +14,72 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag::{register, register_conditional_default};
 use signal_hook::low_level::{pipe, unregister};
 
+/// What a signal handler writes; a [`Remote`] that asks to stop writes the same.
+const STOP: u8 = b'X';
+const REPORT: u8 = b'R';
+
 /// The receiving end of the requests.
 #[derive(Debug)]
-pub struct Signals {
+pub struct Requests {
     receiver: UnixStream,
     sender: std::os::unix::net::UnixStream,
     registered: Vec<SigId>,
 }
 
-/// Asks a reactor to stop from another thread, just as a signal would.
-#[derive(Debug)]
-pub struct Stopper(std::os::unix::net::UnixStream);
+/// How often what was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// By a signal, or by [`Remote::stop`] in its place.
+    pub signals: usize,
+    /// By [`Remote::report`].
+    pub reports: usize,
+}
 
-impl Stopper {
-    /// Sends one request. A reactor that is gone already needs none, so an error is no matter.
+/// Asks a reactor from another thread.
+#[derive(Debug)]
+pub struct Remote(std::os::unix::net::UnixStream);
+
+impl Remote {
+    /// Asks it to stop, just as a signal would. A reactor that is gone already needs no request, so
+    /// an error is no matter.
     pub fn stop(&self) {
-        let _ = (&self.0).write(b"X");
+        let _ = (&self.0).write(&[STOP]);
+    }
+
+    /// Another handle for the same reactor.
+    pub fn again(&self) -> io::Result<Remote> {
+        Ok(Remote(self.0.try_clone()?))
+    }
+
+    /// Asks it to report how it stands.
+    pub fn report(&self) {
+        let _ = (&self.0).write(&[REPORT]);
     }
 }
 
-impl Signals {
+impl Requests {
     /// A pipe that no signal is connected with yet.
     pub fn new() -> io::Result<Self> {
         let (receiver, sender) = std::os::unix::net::UnixStream::pair()?;
         receiver.set_nonblocking(true)?;
         sender.set_nonblocking(true)?;
-        Ok(Signals {
+        Ok(Requests {
             receiver: UnixStream::from_std(receiver),
             sender,
             registered: Vec::new(),
         })
     }
 
-    /// From now on SIGINT and SIGTERM are requests to stop.
-    pub fn register(&mut self) -> io::Result<()> {
-        for signal in [SIGINT, SIGTERM] {
-            let id = pipe::register(signal, self.sender.try_clone()?)?;
-            self.registered.push(id);
-        }
+    /// From now on each delivery of this signal is a request.
+    pub fn register(&mut self, signal: i32) -> io::Result<()> {
+        let id = pipe::register(signal, self.sender.try_clone()?)?;
+        self.registered.push(id);
         Ok(())
     }
 
     /// A handle for another thread.
-    pub fn stopper(&self) -> io::Result<Stopper> {
-        Ok(Stopper(self.sender.try_clone()?))
+    pub fn remote(&self) -> io::Result<Remote> {
+        Ok(Remote(self.sender.try_clone()?))
     }
 
     /// The descriptor to register with the poll.
@@ -65,16 +87,21 @@ impl Signals {
         &mut self.receiver
     }
 
-    /// How many requests have come since the last call.
-    pub fn take(&mut self) -> usize {
-        let mut requests = 0;
+    /// What was asked for since the last call.
+    pub fn take(&mut self) -> Asked {
+        let mut asked = Asked::default();
         let mut bytes = [0; 64];
         loop {
             match self.receiver.read(&mut bytes) {
-                Ok(0) => return requests,
-                Ok(count) => requests += count,
+                Ok(0) => return asked,
+                Ok(count) => {
+                    let reports = bytes[..count].iter().filter(|&&byte| byte == REPORT);
+                    let reports = reports.count();
+                    asked.reports += reports;
+                    asked.signals += count - reports;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return requests,
+                Err(_) => return asked,
             }
         }
     }
@@ -91,7 +118,7 @@ pub fn stop_flag() -> io::Result<Arc<AtomicBool>> {
     Ok(flag)
 }
 
-impl Drop for Signals {
+impl Drop for Requests {
     fn drop(&mut self) {
         for id in self.registered.drain(..) {
             unregister(id);

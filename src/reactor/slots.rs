@@ -36,6 +36,11 @@ impl Token {
         self.generation == FIXED
     }
 
+    /// The place in the table; a connection that comes later may have the same.
+    pub fn index(self) -> usize {
+        self.index as usize
+    }
+
     /// The token as the 64 bits that the kernel hands back.
     pub fn to_bits(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)

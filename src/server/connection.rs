@@ -4,15 +4,14 @@
 //! ```text
 //!                    FIN of the client             all answered
 //!        Open ───────────────────────► ClientEnded ────────────► closed: Finished
-//!        │  ▲ the server stops, and the client is silent, or has had its time
+//!        │  ▲ the server stops and the client is silent or has had its time; it was idle too long
 //!        ▼  │ it was not silent after all
 //!      Finishing ── all answered, FIN sent ──► Lingering ── FIN of the client, or
-//!                                                           the linger is over ──► closed: Stopped
+//!                                                           the linger is over ──► closed
 //! ```
 //!
-//! A client of a stopping server that takes nothing of what is pending is closed as Cut.
-//!
-//! Any error of the socket closes from every state, with the reason of that error.
+//! Any error of the socket closes from every state, with the reason of that error. Whoever owns the
+//! connection may also close it between two turns, for taking too little of what it is owed.
 //!
 //! Invariants:
 //! - Bytes go out in the order in which they came, each converted once.
@@ -24,16 +23,21 @@ use std::io;
 use crate::server::stats::{CloseReason, Traffic};
 use crate::stream::{Hints, Readiness, Received, Stream};
 
-/// The state of one client.
+/// The state of one client. It is kept small: there may be very many.
 #[derive(Debug)]
 pub struct Connection {
-    /// Converted bytes that the kernel has not taken yet: those from `pending_sent` on.
-    pending: Vec<u8>,
-    pending_sent: u32,
+    pending: Option<Box<Pending>>,
     readiness: Readiness,
     phase: Phase,
-    /// Looks of a stopping server since a byte moved last.
-    idle_looks: u16,
+    /// It came, or a byte moved, since a stopping server looked last.
+    has_moved: bool,
+}
+
+/// Converted bytes that the kernel has not taken yet: those from `sent` on.
+#[derive(Debug)]
+struct Pending {
+    bytes: Box<[u8]>,
+    sent: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,27 +46,14 @@ enum Phase {
     ClientEnded,
     /// Our FIN is to be sent; on last call, whatever the client still sends.
     Finishing {
-        linger: u16,
+        reason: CloseReason,
         last_call: bool,
     },
     /// Our FIN is sent: what still comes cannot be answered.
     Lingering {
-        looks_left: u16,
-        late: bool,
+        reason: CloseReason,
+        over: bool,
     },
-    /// It takes nothing of what is pending.
-    Stalled,
-}
-
-/// How a stopping server looks at its clients, at regular times.
-#[derive(Clone, Copy, Debug)]
-pub struct Look {
-    /// Looks that a client gets to close its side after our FIN.
-    pub linger: u16,
-    /// Looks after which a client that takes nothing is given up.
-    pub stall: u16,
-    /// Clients that do not fall silent have had their time.
-    pub last_call: bool,
 }
 
 /// How a connection's turn ended.
@@ -72,6 +63,9 @@ pub enum Progress {
     Waiting,
     /// Its budget is spent; no event will come, so it must be given another turn.
     Unfinished,
+    /// Our FIN was sent just now: the client's time to send its own begins. No event may come, so
+    /// it must be given another turn.
+    Lingers,
     /// It is over.
     Closed(CloseReason),
 }
@@ -86,11 +80,10 @@ impl Connection {
     /// A client that was just accepted.
     pub fn new() -> Self {
         Connection {
-            pending: Vec::new(),
-            pending_sent: 0,
+            pending: None,
             readiness: Readiness::new(),
             phase: Phase::Open,
-            idle_looks: 0,
+            has_moved: true,
         }
     }
 
@@ -112,45 +105,75 @@ impl Connection {
         let progress = self
             .advance(stream, scratch, budget, traffic)
             .unwrap_or_else(|error| Progress::Closed(CloseReason::of_error(&error)));
-        if *traffic != before {
-            self.idle_looks = 0;
-        }
+        self.has_moved |= *traffic != before;
         progress
     }
 
-    /// A stopping server looks at this connection. The next [`Connection::serve`] carries out what
-    /// was decided.
-    pub fn look(&mut self, look: Look) {
-        let silent = self.idle_looks > 0 && self.pending.is_empty();
+    /// A stopping server looks at this connection, at regular times; on last call, clients that do
+    /// not fall silent have had their time. The next [`Connection::serve`] carries out what was
+    /// decided.
+    pub fn look(&mut self, last_call: bool) {
+        let is_silent = !std::mem::take(&mut self.has_moved) && self.pending.is_none();
         // Who has sent FIN is answered to the end: there is one.
-        let last_call = look.last_call && !self.readiness.has_peer_ended();
+        let last_call = last_call && !self.readiness.has_peer_ended();
         match &mut self.phase {
-            Phase::Open if silent || last_call => {
+            Phase::Open if is_silent || last_call => {
                 self.phase = Phase::Finishing {
-                    linger: look.linger,
+                    reason: CloseReason::Stopped,
                     last_call,
                 };
             }
             Phase::Finishing {
                 last_call: called, ..
             } => *called |= last_call,
-            Phase::Lingering { looks_left, .. } => *looks_left = looks_left.saturating_sub(1),
-            Phase::Open | Phase::ClientEnded | Phase::Stalled => {}
+            Phase::Open | Phase::ClientEnded | Phase::Lingering { .. } => {}
         }
-        if !self.pending.is_empty() && self.idle_looks >= look.stall {
-            self.phase = Phase::Stalled;
-        }
-        self.idle_looks = self.idle_looks.saturating_add(1);
     }
 
-    /// The client has acknowledged some of what the kernel took before: it is reading.
-    pub fn note_progress(&mut self) {
-        self.idle_looks = 0;
+    /// It has been silent for too long. The next [`Connection::serve`] sends FIN, unless the client
+    /// is not silent after all.
+    pub fn end_idle(&mut self) {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Finishing {
+                reason: CloseReason::Idle,
+                last_call: false,
+            };
+        }
+    }
+
+    /// The client has had its time to close its side. The next [`Connection::serve`] closes ours.
+    pub fn end_linger(&mut self) {
+        if let Phase::Lingering { over, .. } = &mut self.phase {
+            *over = true;
+        }
+    }
+
+    /// It is to end now. Tells how, after one more look at what the client sent; the socket is to be
+    /// closed after it.
+    pub fn cut(
+        &mut self,
+        stream: &mut impl Stream,
+        scratch: &mut [u8],
+        traffic: &mut Traffic,
+    ) -> CloseReason {
+        if self.pending.is_some() {
+            return CloseReason::Cut;
+        }
+        self.suspect();
+        match (self.receive(stream, scratch, traffic), self.phase) {
+            (Ok(Received::Bytes(_)), Phase::Lingering { .. }) => CloseReason::Late,
+            (Ok(Received::Bytes(_)), _) => CloseReason::Cut,
+            (Ok(_), Phase::Lingering { reason, .. }) => reason,
+            (Ok(Received::End), _) => CloseReason::Finished,
+            (Ok(Received::Blocked), _) => CloseReason::Stopped,
+            (Err(error), _) => CloseReason::of_error(&error),
+        }
     }
 
     /// Bytes received and converted that the kernel has not taken yet.
     pub fn pending(&self) -> usize {
-        self.pending.len() - self.pending_sent as usize
+        let pending = self.pending.as_ref();
+        pending.map_or(0, |pending| pending.bytes.len() - pending.sent)
     }
 
     fn advance(
@@ -162,7 +185,7 @@ impl Connection {
     ) -> io::Result<Progress> {
         let budget_end = traffic.bytes_in + budget as u64;
         while traffic.bytes_in < budget_end {
-            if !self.flush(stream, traffic)? && self.phase != Phase::Stalled {
+            if !self.flush(stream, traffic)? {
                 return Ok(Progress::Waiting);
             }
             match self.phase {
@@ -177,36 +200,31 @@ impl Connection {
                     stream.shutdown_write()?;
                     return Ok(Progress::Closed(CloseReason::Finished));
                 }
-                Phase::Finishing { linger, last_call } => {
+                Phase::Finishing { reason, last_call } => {
                     if last_call || self.is_silent(stream, scratch, traffic)? {
                         stream.shutdown_write()?;
                         self.phase = Phase::Lingering {
-                            looks_left: linger,
-                            late: false,
+                            reason,
+                            over: false,
                         };
+                        return Ok(Progress::Lingers);
                     }
                 }
-                Phase::Lingering { looks_left, late } => {
+                Phase::Lingering { reason, over } => {
                     match self.receive(stream, scratch, traffic)? {
-                        Received::Bytes(_) if looks_left == 0 => {
+                        Received::Bytes(_) if over => {
                             return Ok(Progress::Closed(CloseReason::Late));
                         }
                         Received::Bytes(_) => {
                             self.phase = Phase::Lingering {
-                                looks_left,
-                                late: true,
+                                reason: CloseReason::Late,
+                                over,
                             };
                         }
-                        Received::Blocked if looks_left > 0 => return Ok(Progress::Waiting),
-                        Received::Blocked | Received::End if late => {
-                            return Ok(Progress::Closed(CloseReason::Late));
-                        }
-                        Received::Blocked | Received::End => {
-                            return Ok(Progress::Closed(CloseReason::Stopped));
-                        }
+                        Received::Blocked if !over => return Ok(Progress::Waiting),
+                        Received::Blocked | Received::End => return Ok(Progress::Closed(reason)),
                     }
                 }
-                Phase::Stalled => return Ok(Progress::Closed(CloseReason::Cut)),
             }
         }
         Ok(Progress::Unfinished)
@@ -220,12 +238,7 @@ impl Connection {
         scratch: &mut [u8],
         traffic: &mut Traffic,
     ) -> io::Result<bool> {
-        self.readiness.note(Hints {
-            readable: true,
-            writable: false,
-            exceptional: true,
-            ended: false,
-        });
+        self.suspect();
         match self.receive(stream, scratch, traffic)? {
             Received::Blocked => return Ok(true),
             Received::Bytes(count) => {
@@ -237,19 +250,29 @@ impl Connection {
         Ok(false)
     }
 
+    /// There may be something to read that no event has told yet.
+    fn suspect(&mut self) {
+        self.readiness.note(Hints {
+            readable: true,
+            writable: false,
+            exceptional: true,
+            ended: false,
+        });
+    }
+
     /// Sends what is pending; false when some of it still is.
     fn flush(&mut self, stream: &mut impl Stream, traffic: &mut Traffic) -> io::Result<bool> {
-        if self.pending.is_empty() {
+        let Some(pending) = &mut self.pending else {
             return Ok(true);
-        }
-        let rest = &self.pending[self.pending_sent as usize..];
-        let sent = self.readiness.send(stream, rest)?;
+        };
+        let sent = self
+            .readiness
+            .send(stream, &pending.bytes[pending.sent..])?;
         traffic.bytes_out += sent as u64;
-        self.pending_sent += sent as u32;
-        let done = self.pending_sent as usize == self.pending.len();
+        pending.sent += sent;
+        let done = pending.sent == pending.bytes.len();
         if done {
-            self.pending = Vec::new();
-            self.pending_sent = 0;
+            self.pending = None;
         }
         Ok(done)
     }
@@ -277,7 +300,12 @@ impl Connection {
         bytes.make_ascii_uppercase();
         let sent = self.readiness.send(stream, bytes)?;
         traffic.bytes_out += sent as u64;
-        self.pending.extend_from_slice(&bytes[sent..]);
+        if sent < bytes.len() {
+            self.pending = Some(Box::new(Pending {
+                bytes: bytes[sent..].into(),
+                sent: 0,
+            }));
+        }
         Ok(())
     }
 }

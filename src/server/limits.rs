@@ -1,4 +1,4 @@
-//! Every number that bounds the server's work or memory, with its unit and its reason.
+//! Every number that bounds the server's work or memory, with its unit and its reason. Pure.
 
 use std::time::Duration;
 
@@ -7,6 +7,20 @@ const KIB: usize = 1024;
 /// The limits of one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Clients at a time; at the cap accepting pauses and who comes waits in the kernel's queue.
+    pub max_connections: usize,
+    /// Clients of one IPv4 address or IPv6 /64 at a time; `None`: no limit, since one machine that
+    /// loads the server is the normal client.
+    pub max_connections_per_ip: Option<u32>,
+    /// How long a client that is owed nothing may be silent; `None`: for ever. A client that thinks
+    /// does no harm, and the kernel's keepalive finds those that have vanished.
+    pub idle_timeout: Option<Duration>,
+    /// A client that is owed bytes must acknowledge all of them or at least `min_rate` times this
+    /// time in each such time, or it is reset; `None`: it may take for ever. Otherwise clients that
+    /// never read would hold the kernel's memory.
+    pub stall_timeout: Option<Duration>,
+    /// In bytes a second, see `stall_timeout`.
+    pub min_rate: u64,
     /// Bytes that one read may take. It is also the most that a connection can have pending, since
     /// a connection with pending bytes is not read: what a client that never reads costs.
     pub read_bytes: usize,
@@ -24,17 +38,22 @@ pub struct Limits {
     /// byte from one look to the next has been answered in full and is closed; this is longer than
     /// the gaps within a transfer.
     pub drain_look: Duration,
-    /// How long a client may take to close its side after a stopping server has closed its own.
-    /// Closing the socket sooner would reset a client that is still sending.
+    /// How long a client may take to close its side after the server has closed its own. Closing
+    /// the socket sooner would reset a client that is still sending.
     pub linger: Duration,
-    /// How long a stopping server takes more from clients that do not fall silent, and how long a
-    /// client may take none of its replies before it is cut.
+    /// How long a stopping server goes on serving. Who has not fallen silent gets FIN one `linger`
+    /// before its end; who is owed bytes at its end is cut.
     pub drain_timeout: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Limits {
+            max_connections: usize::MAX,
+            max_connections_per_ip: None,
+            idle_timeout: None,
+            stall_timeout: Some(Duration::from_secs(30)),
+            min_rate: 512,
             read_bytes: 64 * KIB,
             turn_bytes: 256 * KIB,
             turn_accepts: 256,
@@ -43,5 +62,25 @@ impl Default for Limits {
             linger: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(10),
         }
+    }
+}
+
+impl Limits {
+    /// The part of one shard of so many: caps are per process, and each shard gets its share,
+    /// rounded up.
+    pub fn share(self, shards: usize) -> Limits {
+        let of_one_address = |most: u32| most.div_ceil(shards as u32);
+        Limits {
+            max_connections: self.max_connections.div_ceil(shards),
+            max_connections_per_ip: self.max_connections_per_ip.map(of_one_address),
+            ..self
+        }
+    }
+
+    /// What a client that is owed bytes must acknowledge in one `stall_timeout`.
+    pub fn least_progress(&self) -> u64 {
+        let seconds = self.stall_timeout.unwrap_or_default().as_secs_f64();
+        // At least something: with a rate of 0 a client may be slow, and not silent.
+        ((self.min_rate as f64 * seconds) as u64).max(1)
     }
 }

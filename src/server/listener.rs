@@ -1,4 +1,4 @@
-//! A listening socket and its queue of clients, for edge-triggered epoll.
+//! What is known of a listening socket's queue of clients, under edge-triggered epoll. Pure.
 //!
 //! The kernel reports a new client once. So the listener remembers that its queue may hold more,
 //! also when accept(2) fails because descriptors have run out: after that, no event comes, even
@@ -6,23 +6,20 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use mio::net::{TcpListener, TcpStream};
 use nix::libc;
 
-use crate::reactor::slots::Token;
-
-/// One listening socket.
+/// One listening socket's queue.
 #[derive(Debug)]
 pub struct Listener {
-    socket: TcpListener,
     address: SocketAddr,
-    token: Token,
     queue: Queue,
     /// How long the next pause lasts.
     pause: Duration,
     pauses: (Duration, Duration),
+    /// Nobody new can come; those who were coming have arrived by then.
+    hushed_until: Option<Instant>,
 }
 
 /// What is known of the kernel's queue of clients.
@@ -36,49 +33,37 @@ enum Queue {
     Paused,
 }
 
-/// What trying to accept found.
+/// What an attempt to accept means.
 #[derive(Debug)]
-pub enum Accepted {
+pub enum Accepted<C> {
     /// A client.
-    Client(TcpStream, SocketAddr),
-    /// Nobody waits, or it is known to be useless to try now.
+    Client(C),
+    /// Nobody waits.
     Nobody,
     /// A client that was lost before it was accepted. The next may be well.
     Lost(io::Error),
     /// Resources ran out just now. Try again after this pause, or when a connection closes.
     Exhausted(io::Error, Duration),
+    /// The listener is of no use any more.
+    Broken(io::Error),
 }
 
 impl Listener {
-    /// Takes over a socket that listens. `pauses`: the first and the longest.
-    pub fn new(
-        socket: TcpListener,
-        token: Token,
-        pauses: (Duration, Duration),
-    ) -> io::Result<Self> {
-        Ok(Listener {
-            address: socket.local_addr()?,
-            token,
-            socket,
-            queue: Queue::Empty,
+    /// A listener about whose queue nothing is known: somebody may have come before. `pauses`: the
+    /// first and the longest.
+    pub fn new(address: SocketAddr, pauses: (Duration, Duration)) -> Self {
+        Listener {
+            address,
+            queue: Queue::Filled,
             pause: pauses.0,
             pauses,
-        })
+            hushed_until: None,
+        }
     }
 
     /// Where it listens, with the real port.
     pub fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// The name under which it is registered.
-    pub fn token(&self) -> Token {
-        self.token
-    }
-
-    /// The socket, to be registered.
-    pub fn source(&mut self) -> &mut TcpListener {
-        &mut self.socket
     }
 
     /// An event said that a client waits.
@@ -100,36 +85,40 @@ impl Listener {
         self.queue == Queue::Filled
     }
 
-    /// Whether every client that came has been accepted.
-    pub fn is_empty(&self) -> bool {
-        self.queue == Queue::Empty
+    /// Nobody new can come from now on, and by `until` all who were coming have. The queue may
+    /// hold clients whose event is still to come.
+    pub fn hush(&mut self, until: Instant) {
+        self.hushed_until = Some(until);
+        self.note();
     }
 
-    /// Accepts one client. An error is one that makes the listener useless.
-    pub fn accept(&mut self) -> io::Result<Accepted> {
-        if self.queue != Queue::Filled {
-            return Ok(Accepted::Nobody);
-        }
-        let error = match self.socket.accept() {
-            Ok((stream, peer)) => {
+    /// Whether every client that could come has been accepted.
+    pub fn is_spent(&self, now: Instant) -> bool {
+        self.queue == Queue::Empty && self.hushed_until.is_some_and(|until| until <= now)
+    }
+
+    /// Learns from an attempt to accept.
+    pub fn learn<C>(&mut self, attempt: io::Result<C>) -> Accepted<C> {
+        let error = match attempt {
+            Ok(client) => {
                 self.pause = self.pauses.0;
-                return Ok(Accepted::Client(stream, peer));
+                return Accepted::Client(client);
             }
             Err(error) => error,
         };
         match Severity::of(&error) {
             Severity::Nobody => {
                 self.queue = Queue::Empty;
-                Ok(Accepted::Nobody)
+                Accepted::Nobody
             }
-            Severity::ThatClient => Ok(Accepted::Lost(error)),
+            Severity::ThatClient => Accepted::Lost(error),
             Severity::Resources => {
                 self.queue = Queue::Paused;
                 let pause = self.pause;
                 self.pause = (pause * 2).min(self.pauses.1);
-                Ok(Accepted::Exhausted(error, pause))
+                Accepted::Exhausted(error, pause)
             }
-            Severity::Fatal => Err(error),
+            Severity::Fatal => Accepted::Broken(error),
         }
     }
 }

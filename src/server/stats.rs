@@ -1,10 +1,12 @@
-//! What the server counts: every client by the reason for its end, every byte by direction.
+//! What the server counts: every client by the reason for its end, every byte by direction, every
+//! turn by its length. Pure.
 //!
 //! Invariant: accepted = open + the sum of closed over all reasons.
 
 use std::fmt;
 use std::io;
-use std::ops::AddAssign;
+use std::ops::{Add, AddAssign};
+use std::time::Duration;
 
 /// Why a connection ended. A peer's fault is data like any other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +17,12 @@ pub enum CloseReason {
     Reset,
     /// The kernel gave the peer up: ETIMEDOUT.
     TimedOut,
+    /// It said nothing for the idle timeout, and was owed nothing.
+    Idle,
+    /// It took too little of what it was owed, see `stall_timeout` of the limits.
+    Stalled,
+    /// Its address had as many connections as it may have.
+    Refused,
     /// The server stopped; every byte that came before its FIN was answered.
     Stopped,
     /// The same, and the client sent more after that FIN, to which there is no answer.
@@ -27,10 +35,13 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All of them, in the order in which they are told.
-    pub const ALL: [CloseReason; 7] = [
+    pub const ALL: [CloseReason; 10] = [
         CloseReason::Finished,
         CloseReason::Reset,
         CloseReason::TimedOut,
+        CloseReason::Idle,
+        CloseReason::Stalled,
+        CloseReason::Refused,
         CloseReason::Stopped,
         CloseReason::Late,
         CloseReason::Cut,
@@ -57,6 +68,9 @@ impl CloseReason {
             CloseReason::Finished => "finished",
             CloseReason::Reset => "reset",
             CloseReason::TimedOut => "timed out",
+            CloseReason::Idle => "idle",
+            CloseReason::Stalled => "stalled",
+            CloseReason::Refused => "refused",
             CloseReason::Stopped => "stopped",
             CloseReason::Late => "late",
             CloseReason::Cut => "cut",
@@ -81,6 +95,77 @@ impl AddAssign for Traffic {
     }
 }
 
+/// Times in which nobody was accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pauses {
+    /// How many.
+    pub count: u64,
+    /// How long in all.
+    pub time: Duration,
+}
+
+impl AddAssign for Pauses {
+    fn add_assign(&mut self, other: Self) {
+        self.count += other.count;
+        self.time += other.time;
+    }
+}
+
+/// Values by powers of two: place k counts those up to 2^k and above the place before; the last
+/// place counts all that are larger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Powers<const N: usize> {
+    /// How many values fell into each place.
+    pub counts: [u64; N],
+    /// Their sum.
+    pub sum: u64,
+}
+
+impl<const N: usize> Powers<N> {
+    /// Counts a value.
+    #[inline]
+    pub fn count(&mut self, value: u64) {
+        let place = u64::BITS - value.saturating_sub(1).leading_zeros();
+        self.counts[(place as usize).min(N - 1)] += 1;
+        self.sum += value;
+    }
+}
+
+impl<const N: usize> Default for Powers<N> {
+    fn default() -> Self {
+        Powers {
+            counts: [0; N],
+            sum: 0,
+        }
+    }
+}
+
+impl<const N: usize> AddAssign for Powers<N> {
+    fn add_assign(&mut self, other: Self) {
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+            *count += more;
+        }
+        self.sum += other.sum;
+    }
+}
+
+/// The turns of the loop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turns {
+    /// By events served: up to 1, 2, 4 and so on to 1024, and more.
+    pub events: Powers<12>,
+    /// By microseconds from the first event to the end of the turn: up to 1, 2, 4 and so on to a
+    /// second, and more.
+    pub micros: Powers<22>,
+}
+
+impl AddAssign for Turns {
+    fn add_assign(&mut self, other: Self) {
+        self.events += other.events;
+        self.micros += other.micros;
+    }
+}
+
 /// The totals of one server since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -90,6 +175,16 @@ pub struct Totals {
     pub traffic: Traffic,
     /// Events that were meant for a connection already closed.
     pub stale_events: u64,
+    /// Clients that were lost before they could be accepted.
+    pub lost: u64,
+    /// Clients that waited in the queue when their listener closed.
+    pub turned_away: u64,
+    /// Pauses in accepting because the server was full.
+    pub full: Pauses,
+    /// Pauses in accepting because descriptors or memory had run out.
+    pub exhausted: Pauses,
+    /// How the loop turned.
+    pub turns: Turns,
     closed: [u64; CloseReason::ALL.len()],
 }
 
@@ -107,6 +202,62 @@ impl Totals {
     /// How many connections ended.
     pub fn closed_in_all(&self) -> u64 {
         self.closed.iter().sum()
+    }
+}
+
+impl AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.accepted += other.accepted;
+        self.traffic += other.traffic;
+        self.stale_events += other.stale_events;
+        self.lost += other.lost;
+        self.turned_away += other.turned_away;
+        self.full += other.full;
+        self.exhausted += other.exhausted;
+        self.turns += other.turns;
+        for (closed, more) in self.closed.iter_mut().zip(other.closed) {
+            *closed += more;
+        }
+    }
+}
+
+impl Add for Totals {
+    type Output = Totals;
+
+    fn add(mut self, other: Self) -> Totals {
+        self += other;
+        self
+    }
+}
+
+/// A server at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// What it has counted.
+    pub totals: Totals,
+    /// Clients that are connected.
+    pub open: u64,
+    /// Bytes received, converted and not yet taken by the kernel.
+    pub pending_bytes: u64,
+}
+
+impl AddAssign for Snapshot {
+    fn add_assign(&mut self, other: Self) {
+        self.totals += other.totals;
+        self.open += other.open;
+        self.pending_bytes += other.pending_bytes;
+    }
+}
+
+/// One line: `2 open, 0 bytes pending, accepted 5, closed 3 (finished 3), ...`.
+impl fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Snapshot {
+            totals,
+            open,
+            pending_bytes,
+        } = self;
+        write!(f, "{open} open, {pending_bytes} bytes pending, {totals}")
     }
 }
 
@@ -131,7 +282,11 @@ impl fmt::Display for Totals {
             bytes_in,
             bytes_out,
         } = self.traffic;
-        write!(f, ", {bytes_in} bytes in, {bytes_out} bytes out")
+        write!(f, ", {bytes_in} bytes in, {bytes_out} bytes out")?;
+        if self.turned_away > 0 {
+            write!(f, ", {} turned away in the queue", self.turned_away)?;
+        }
+        Ok(())
     }
 }
 
@@ -152,6 +307,15 @@ mod tests {
             totals.to_string(),
             "accepted 3, closed 3 (finished 2, reset 1), 0 bytes in, 0 bytes out"
         );
+    }
+
+    #[test]
+    fn values_are_counted_by_powers_of_two() {
+        let mut powers = Powers::<4>::default();
+        for value in [0, 1, 2, 3, 4, 5, 1000] {
+            powers.count(value);
+        }
+        assert_eq!((powers.counts, powers.sum), ([2, 1, 2, 2], 1015));
     }
 
     #[test]

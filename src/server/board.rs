@@ -1,0 +1,112 @@
+//! Where the shards of a server put how they stand, when somebody asks. Nothing else is shared by
+//! them, and nobody who does not ask pays for it.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::reactor::signals::Remote;
+use crate::server::stats::Snapshot;
+
+/// How long shards may take to answer. They do so at the end of a turn; one that takes longer is
+/// told with what it said before.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The last word of every shard.
+#[derive(Debug)]
+pub struct Board {
+    remotes: Vec<Remote>,
+    state: Mutex<State>,
+    answered: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    said: Vec<Said>,
+    /// Counts the times that somebody asked.
+    round: u64,
+    /// A person asked, and was not told yet.
+    is_inquired: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    snapshot: Snapshot,
+    /// The last round that this answers.
+    round: u64,
+}
+
+impl Board {
+    /// For the shards behind these handles, in the order of their numbers.
+    pub fn new(remotes: Vec<Remote>) -> Self {
+        Board {
+            state: Mutex::new(State {
+                said: vec![Said::default(); remotes.len()],
+                round: 0,
+                is_inquired: false,
+            }),
+            remotes,
+            answered: Condvar::new(),
+        }
+    }
+
+    /// Asks all shards, and adds up what they say. To be called from a thread that is no shard's.
+    pub fn ask(&self) -> Snapshot {
+        let round = self.begin_round(false);
+        let is_open = |state: &mut State| state.said.iter().any(|said| said.round < round);
+        let state = self
+            .answered
+            .wait_timeout_while(self.state(), PATIENCE, is_open)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0;
+        state.sum()
+    }
+
+    /// A person asks: the shard that answers last is to tell the sum.
+    pub fn inquire(&self) {
+        self.begin_round(true);
+    }
+
+    fn begin_round(&self, is_inquired: bool) -> u64 {
+        let mut state = self.state();
+        state.round += 1;
+        state.is_inquired |= is_inquired;
+        let round = state.round;
+        drop(state);
+        for remote in &self.remotes {
+            remote.report();
+        }
+        round
+    }
+
+    /// What a shard says. Gives the sum when it is the last to answer a person.
+    pub fn answer(&self, shard: usize, snapshot: Snapshot) -> Option<Snapshot> {
+        let mut state = self.state();
+        let round = state.round;
+        state.said[shard] = Said { snapshot, round };
+        if state.said.iter().any(|said| said.round < round) {
+            return None;
+        }
+        self.answered.notify_all();
+        std::mem::take(&mut state.is_inquired).then(|| state.sum())
+    }
+
+    /// Stops all shards.
+    pub fn stop(&self) {
+        self.remotes.iter().for_each(Remote::stop);
+    }
+
+    /// A thread that broke off while it held the lock has left nothing half done.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn sum(&self) -> Snapshot {
+        let mut sum = Snapshot::default();
+        for said in &self.said {
+            sum += said.snapshot;
+        }
+        sum
+    }
+}

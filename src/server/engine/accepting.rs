@@ -1,0 +1,148 @@
+//! The door: accepting, pausing, and how the listeners end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use log::{debug, error, warn};
+
+use crate::server::engine::Engine;
+use crate::server::listener::Accepted;
+use crate::server::world::{Socket, Timer, World};
+
+impl<S: Socket> Engine<S> {
+    /// Accepts from each listener up to its share of the turn. One that is stopping is emptied and
+    /// then closed: closing it sooner would reset the clients in its queue.
+    pub(super) fn accept(&mut self, world: &mut impl World<Socket = S>) {
+        for number in 0..self.listeners.len() {
+            self.accept_from(number, world);
+            if self.listeners[number]
+                .as_ref()
+                .is_some_and(|listener| listener.is_spent(self.now))
+            {
+                self.close_listener(number, world);
+            }
+        }
+    }
+
+    fn accept_from(&mut self, number: usize, world: &mut impl World<Socket = S>) {
+        for _ in 0..self.limits.turn_accepts {
+            let Some(listener) = self.listeners[number].as_mut().filter(|it| it.is_filled()) else {
+                return;
+            };
+            let (open, full) = (self.clients.len(), &mut self.totals.full);
+            let was_full = self.admission.full_for(self.now).is_some();
+            if self.admission.is_full(open, self.now, full) {
+                if !was_full {
+                    self.warn_full();
+                }
+                return;
+            }
+            match listener.learn(world.accept(number)) {
+                Accepted::Client((socket, address)) => {
+                    self.end_exhaustion();
+                    self.welcome(socket, address, world);
+                }
+                Accepted::Nobody => return self.end_exhaustion(),
+                Accepted::Lost(error) => {
+                    self.totals.lost += 1;
+                    debug!("a client was lost in the queue: {error}");
+                }
+                Accepted::Exhausted(error, pause) => return self.pause(&error, pause, world),
+                Accepted::Broken(error) => return self.break_off(number, error, world),
+            }
+        }
+    }
+
+    /// Descriptors or memory have run out.
+    fn pause(&mut self, error: &io::Error, pause: Duration, world: &mut impl World) {
+        if self.exhausted_since.is_none() {
+            self.exhausted_since = Some(self.now);
+            self.totals.exhausted.count += 1;
+        }
+        if let Some(untold) = self.warnings.exhausted.happened(self.now) {
+            let open = self.clients.len();
+            warn!(
+                "no new clients for now, {open} are open: {error}; those who come wait. \
+                 Raise the limit on descriptors (ulimit -n, LimitNOFILE=){untold}"
+            );
+        }
+        // One timer at a time: a close retries as well, and would leave another.
+        if !self.retry_is_set {
+            self.retry_is_set = true;
+            world.set_timer(self.now + pause, Timer::RetryAccept);
+        }
+    }
+
+    /// Somebody closed, or a pause is over: there may be room again.
+    pub(super) fn retry_accept(&mut self) {
+        for listener in self.listeners.iter_mut().flatten() {
+            listener.retry();
+        }
+    }
+
+    fn end_exhaustion(&mut self) {
+        self.totals.exhausted.time += self.exhausted_for();
+        self.exhausted_since = None;
+    }
+
+    pub(super) fn exhausted_for(&self) -> Duration {
+        let since = self.exhausted_since.unwrap_or(self.now);
+        self.now.saturating_duration_since(since)
+    }
+
+    /// Without this listener the server is not what it was started as: the others stop in order.
+    fn break_off(&mut self, number: usize, error: io::Error, world: &mut impl World<Socket = S>) {
+        if let Some(listener) = &self.listeners[number] {
+            error!("cannot accept on {}: {error}", listener.address());
+        }
+        self.close_listener(number, world);
+        self.failure.get_or_insert(error);
+        if !self.is_stopping() {
+            self.on_stop(world);
+        }
+    }
+
+    /// The server stops: nobody new is to come.
+    pub(super) fn hush(&mut self, world: &mut impl World<Socket = S>) {
+        for (number, listener) in self.listeners.iter_mut().enumerate() {
+            if let Some(listener) = listener {
+                listener.hush(self.now + world.hush(number));
+            }
+        }
+    }
+
+    pub(super) fn close_listener(&mut self, number: usize, world: &mut impl World<Socket = S>) {
+        let Some(listener) = self.listeners[number].take() else {
+            return;
+        };
+        let waiting = world.close(number);
+        self.totals.turned_away += waiting;
+        if waiting > 0 {
+            let address = listener.address();
+            warn!("{address} is closed, and {waiting} clients in its queue are reset");
+        }
+    }
+
+    fn warn_full(&mut self) {
+        if let Some(untold) = self.warnings.full.happened(self.now) {
+            let open = self.clients.len();
+            warn!(
+                "no new clients for now: {open} are open, which is --max-connections; \
+                 those who come wait{untold}"
+            );
+        }
+    }
+
+    pub(super) fn warn_refused(&mut self, address: SocketAddr) {
+        if let Some(untold) = self.warnings.refused.happened(self.now) {
+            warn!("{address} is refused: its address has --max-connections-per-ip{untold}");
+        }
+    }
+
+    pub(super) fn warn_unwatched(&mut self, address: SocketAddr, error: &io::Error) {
+        if let Some(untold) = self.warnings.unwatched.happened(self.now) {
+            warn!("cannot watch the connection of {address}: {error}{untold}");
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! The server: what one reactor does, in a world that is given to it. Pure: the same code runs on
+//! the kernel and on the simulated kernel of the tests.
+//!
+//! One turn:
+//!
+//! ```text
+//!   begin      the time is read
+//!   events     a client that is ready is served; a listener takes note; timers
+//!   unfinished the clients whose budget ran out in an earlier turn, each once
+//!   accept     new clients, at most so many
+//! ```
+//!
+//! Stopping:
+//!
+//! ```text
+//!   hush       nobody new can come; who waits in the queue is accepted, then the listener closes
+//!   look       again and again: a client that has fallen silent gets FIN
+//!   last call  whoever still sends gets FIN as well, one linger before the end
+//!   end        what is left is cut: a client that is owed bytes is reset, so that it knows
+//! ```
+//!
+//! A second request to stop is the end. A listener that breaks is a request to stop.
+//!
+//! Invariant: accepted = clients in the table + closed, by reason.
+
+mod accepting;
+mod waiting;
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use log::{debug, info};
+
+use crate::reactor::Wait;
+use crate::reactor::slots::{Slots, Token};
+use crate::server::admission::Admission;
+use crate::server::connection::{Connection, Progress};
+use crate::server::engine::waiting::Patience;
+use crate::server::limits::Limits;
+use crate::server::listener::Listener;
+use crate::server::seldom::Seldom;
+use crate::server::stats::{CloseReason, Snapshot, Totals};
+use crate::server::world::{Socket, Timer, World};
+use crate::stream::Hints;
+
+/// One reactor's server.
+#[derive(Debug)]
+pub struct Engine<S> {
+    limits: Limits,
+    /// By number; `None` when it is closed.
+    listeners: Vec<Option<Listener>>,
+    clients: Slots<Client<S>>,
+    admission: Admission,
+    patience: Patience,
+    /// The one buffer that every read goes into.
+    scratch: Box<[u8]>,
+    totals: Totals,
+    /// When this turn began.
+    now: Instant,
+    /// Events served in this turn.
+    events: u64,
+    /// Clients whose budget ran out in an earlier turn.
+    unfinished: usize,
+    /// Since when.
+    stopping: Option<Instant>,
+    /// Why the server cannot go on.
+    failure: Option<io::Error>,
+    /// A timer is set that ends the pause in accepting.
+    retry_is_set: bool,
+    exhausted_since: Option<Instant>,
+    warnings: Warnings,
+}
+
+/// What may happen often, and is told seldom.
+#[derive(Debug, Default)]
+struct Warnings {
+    exhausted: Seldom,
+    full: Seldom,
+    refused: Seldom,
+    unwatched: Seldom,
+    stalled: Seldom,
+}
+
+#[derive(Debug)]
+struct Client<S> {
+    socket: S,
+    connection: Connection,
+    /// It stands in a queue of [`Patience`] that looks after its output.
+    is_watched: bool,
+}
+
+impl<S: Socket> Engine<S> {
+    /// A server that listens at these addresses, numbered from 0.
+    pub fn new(limits: Limits, addresses: &[SocketAddr], now: Instant) -> Self {
+        let listener = |&address| Some(Listener::new(address, limits.accept_pause));
+        Engine {
+            listeners: addresses.iter().map(listener).collect(),
+            clients: Slots::default(),
+            admission: Admission::new(limits.max_connections, limits.max_connections_per_ip),
+            patience: Patience::new(&limits, now),
+            scratch: vec![0; limits.read_bytes].into_boxed_slice(),
+            limits,
+            totals: Totals::default(),
+            now,
+            events: 0,
+            unfinished: 0,
+            stopping: None,
+            failure: None,
+            retry_is_set: false,
+            exhausted_since: None,
+            warnings: Warnings::default(),
+        }
+    }
+
+    /// The name under which a listener is to be watched.
+    pub fn listener_token(number: usize) -> Token {
+        Token::fixed(number as u32)
+    }
+
+    /// Whether it was stopped and everybody is done with.
+    pub fn is_done(&self) -> bool {
+        self.stopping.is_some()
+            && self.clients.is_empty()
+            && self.listeners.iter().all(Option::is_none)
+    }
+
+    /// Whether it is stopping.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
+    }
+
+    /// Whether the next turn may sleep: not when a client waits in a queue of ours, or in one of
+    /// the kernel's for us.
+    pub fn wait(&self) -> Wait {
+        let can_accept = self.admission.full_for(self.now).is_none();
+        let is_filled = |listener: &Listener| listener.is_filled();
+        if self.clients.requeued() > 0
+            || can_accept && self.listeners.iter().flatten().any(is_filled)
+        {
+            Wait::Never
+        } else {
+            Wait::Block
+        }
+    }
+
+    /// A turn begins: events are told next.
+    pub fn begin_turn(&mut self, world: &impl World<Socket = S>) {
+        self.now = world.now();
+        self.events = 0;
+        self.unfinished = self.clients.requeued();
+    }
+
+    /// A source may be ready.
+    pub fn on_io(&mut self, token: Token, hints: Hints, world: &mut impl World<Socket = S>) {
+        self.events += 1;
+        if let Some(client) = self.clients.get_mut(token) {
+            client.connection.note(hints);
+            if !self.clients.is_requeued(token) {
+                self.serve(token, world);
+            }
+        } else if token.is_fixed() {
+            if let Some(Some(listener)) = self.listeners.get_mut(token.index()) {
+                listener.note();
+            }
+        } else {
+            self.totals.stale_events += 1;
+        }
+    }
+
+    /// A timer is due.
+    pub fn on_timer(&mut self, timer: Timer, world: &mut impl World<Socket = S>) {
+        match timer {
+            Timer::RetryAccept => {
+                self.retry_is_set = false;
+                self.retry_accept();
+            }
+            Timer::Stall => self.end_stalled(world),
+            Timer::Idle => self.end_idle(world),
+            Timer::Linger => self.end_lingers(world),
+            Timer::Look => self.look(world),
+            Timer::DrainEnd => self.end_drain(world),
+        }
+    }
+
+    /// A request to stop. The second one ends everything now.
+    pub fn on_stop(&mut self, world: &mut impl World<Socket = S>) {
+        let clients = self.clients.len();
+        if self.stopping.is_some() {
+            if clients > 0 {
+                info!("stopping at once: {clients} clients are closed");
+            }
+            self.cut(world);
+            return;
+        }
+        if clients > 0 {
+            info!("stopping: {clients} clients are served to their end");
+        }
+        self.stopping = Some(self.now);
+        self.hush(world);
+        world.set_timer(self.now + self.limits.drain_look, Timer::Look);
+        world.set_timer(self.now + self.limits.drain_timeout, Timer::DrainEnd);
+    }
+
+    /// The events of this turn were all told: those who waited get their turn, and new clients are
+    /// accepted.
+    pub fn finish_turn(&mut self, world: &mut impl World<Socket = S>) {
+        for _ in 0..self.unfinished {
+            if let Some(token) = self.clients.next_requeued() {
+                self.serve(token, world);
+            }
+        }
+        self.accept(world);
+        let took = world.now().saturating_duration_since(self.now);
+        self.totals.turns.events.count(self.events);
+        self.totals.turns.micros.count(took.as_micros() as u64);
+    }
+
+    /// How it stands.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut totals = self.totals;
+        totals.full.time += self.admission.full_for(self.now).unwrap_or_default();
+        totals.exhausted.time += self.exhausted_for();
+        let pending = |client: &Client<S>| client.connection.pending() as u64;
+        Snapshot {
+            totals,
+            open: self.clients.len() as u64,
+            pending_bytes: self.clients.iter().map(pending).sum(),
+        }
+    }
+
+    /// What was counted, once it [is done](Engine::is_done); an error: why it could not go on.
+    pub fn into_totals(self) -> io::Result<Totals> {
+        debug_assert_eq!(self.totals.accepted, self.totals.closed_in_all());
+        match self.failure {
+            Some(error) => Err(error),
+            None => Ok(self.totals),
+        }
+    }
+
+    /// A new client.
+    fn welcome(&mut self, socket: S, address: SocketAddr, world: &mut impl World<Socket = S>) {
+        self.totals.accepted += 1;
+        let token = self.clients.insert(Client {
+            socket,
+            connection: Connection::new(),
+            is_watched: false,
+        });
+        debug!("connection {token} accepted from {address}");
+        if !self.admission.enter(token.index(), address.ip()) {
+            self.warn_refused(address);
+            self.close(token, CloseReason::Refused);
+        } else if let Some(client) = self.clients.get_mut(token) {
+            match world.watch(&mut client.socket, token) {
+                Ok(()) => self.begin_idle(token, world),
+                Err(error) => {
+                    self.warn_unwatched(address, &error);
+                    self.close(token, CloseReason::Failed);
+                }
+            }
+        }
+    }
+
+    /// Gives a client its turn.
+    fn serve(&mut self, token: Token, world: &mut impl World<Socket = S>) {
+        let Some(client) = self.clients.get_mut(token) else {
+            return;
+        };
+        let sent = self.totals.traffic.bytes_out;
+        let progress = client.connection.serve(
+            &mut client.socket,
+            &mut self.scratch,
+            self.limits.turn_bytes,
+            &mut self.totals.traffic,
+        );
+        match progress {
+            Progress::Waiting => {}
+            Progress::Unfinished => self.clients.requeue(token),
+            Progress::Lingers => {
+                self.clients.requeue(token);
+                self.begin_linger(token, world);
+            }
+            Progress::Closed(reason) => return self.close(token, reason),
+        }
+        if self.totals.traffic.bytes_out != sent {
+            self.begin_glance(token, world);
+        }
+    }
+
+    /// The one place where a connection ends. Dropping the socket takes it out of epoll as well.
+    fn close(&mut self, token: Token, reason: CloseReason) {
+        let Some(mut client) = self.clients.remove(token) else {
+            return;
+        };
+        self.totals.count_close(reason);
+        self.admission.leave(token.index());
+        let unsent = client.connection.pending();
+        debug!(
+            "connection {token} closed: {}, {unsent} bytes unsent",
+            reason.name()
+        );
+        // FIN would tell a client that this was all. One that stalls would also keep the memory of
+        // the kernel that it holds; one that is refused would keep a port in TIME_WAIT here.
+        let is_broken_off = matches!(
+            reason,
+            CloseReason::Stalled | CloseReason::Refused | CloseReason::Cut
+        );
+        if is_broken_off && let Err(error) = client.socket.reset_on_close() {
+            debug!("connection {token} cannot be reset: {error}");
+        }
+        drop(client);
+        self.retry_accept();
+    }
+
+    /// A stopping server looks which of its clients have fallen silent, or have had their time.
+    fn look(&mut self, world: &mut impl World<Socket = S>) {
+        let Some(since) = self.stopping else {
+            return;
+        };
+        let last_call = self.limits.drain_timeout.saturating_sub(self.linger());
+        let is_last_call = self.now >= since + last_call;
+        for token in self.clients.tokens() {
+            if let Some(client) = self.clients.get_mut(token) {
+                client.connection.look(is_last_call);
+                self.serve(token, world);
+            }
+        }
+        world.set_timer(self.now + self.limits.drain_look, Timer::Look);
+    }
+
+    /// In a short drain everybody gets half of the time.
+    fn linger(&self) -> Duration {
+        self.limits.linger.min(self.limits.drain_timeout / 2)
+    }
+
+    fn end_drain(&mut self, world: &mut impl World<Socket = S>) {
+        if !self.is_done() {
+            let clients = self.clients.len();
+            info!("the time for stopping is over: {clients} clients are closed");
+            self.cut(world);
+        }
+    }
+
+    /// Ends everything now.
+    fn cut(&mut self, world: &mut impl World<Socket = S>) {
+        for number in 0..self.listeners.len() {
+            self.close_listener(number, world);
+        }
+        for token in self.clients.tokens() {
+            if let Some(client) = self.clients.get_mut(token) {
+                let traffic = &mut self.totals.traffic;
+                let reason = client
+                    .connection
+                    .cut(&mut client.socket, &mut self.scratch, traffic);
+                self.close(token, reason);
+            }
+        }
+    }
+}

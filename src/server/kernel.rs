@@ -1,0 +1,138 @@
+//! The world as it is: the kernel's clock, its listeners and sockets, and the reactor's timers.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use mio::net::{TcpListener, TcpStream};
+
+use crate::reactor::Reactor;
+use crate::reactor::slots::Token;
+use crate::server::world::{Output, Socket, Timer, World};
+use crate::socket;
+
+/// How long handshakes that have begun may still take when no new one can begin: a round trip
+/// within a continent. Each stop waits for so long.
+const HANDSHAKE: Duration = Duration::from_millis(100);
+
+/// The world of one reactor.
+#[derive(Debug)]
+pub struct Kernel {
+    /// What happens in it.
+    pub reactor: Reactor<Timer>,
+    /// By number; `None` when it is closed.
+    doors: Vec<Option<Door>>,
+}
+
+/// A listening socket.
+#[derive(Debug)]
+struct Door {
+    socket: TcpListener,
+    owner: Owner,
+    is_hushed: bool,
+}
+
+/// To whom a listening socket belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// To this process: what is in its queue when it closes is lost.
+    Ourselves,
+    /// To this process, and others listen on the same port (SO_REUSEPORT), to whom the kernel gives
+    /// what is in the queue: net.ipv4.tcp_migrate_req is set.
+    Group,
+    /// To the process that passed it on: its queue lives on without us, and is for the next one.
+    Manager,
+}
+
+impl Kernel {
+    /// A world without listeners.
+    pub fn new() -> io::Result<Kernel> {
+        Ok(Kernel {
+            reactor: Reactor::new()?,
+            doors: Vec::new(),
+        })
+    }
+
+    /// Adds a listener, which is watched under this token from now on.
+    pub fn add_listener(
+        &mut self,
+        mut socket: TcpListener,
+        owner: Owner,
+        token: Token,
+    ) -> io::Result<()> {
+        self.reactor.add_reader(&mut socket, token)?;
+        self.doors.push(Some(Door {
+            socket,
+            owner,
+            is_hushed: false,
+        }));
+        Ok(())
+    }
+}
+
+impl World for Kernel {
+    type Socket = TcpStream;
+
+    #[inline]
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn accept(&mut self, listener: usize) -> io::Result<(TcpStream, SocketAddr)> {
+        match &self.doors[listener] {
+            Some(door) if !(door.is_hushed && door.owner == Owner::Manager) => door.socket.accept(),
+            _ => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn watch(&mut self, socket: &mut TcpStream, token: Token) -> io::Result<()> {
+        self.reactor.add_stream(socket, token)
+    }
+
+    fn hush(&mut self, listener: usize) -> Duration {
+        let Some(door) = &mut self.doors[listener] else {
+            return Duration::ZERO;
+        };
+        door.is_hushed = true;
+        match door.owner {
+            Owner::Ourselves if socket::drop_syns(&door.socket).is_ok() => HANDSHAKE,
+            Owner::Ourselves | Owner::Group | Owner::Manager => Duration::ZERO,
+        }
+    }
+
+    fn close(&mut self, listener: usize) -> u64 {
+        match self.doors[listener].take() {
+            Some(door) if door.owner == Owner::Ourselves => {
+                socket::clients_in_queue(&door.socket).unwrap_or(0)
+            }
+            _ => 0,
+        }
+    }
+
+    fn set_timer(&mut self, deadline: Instant, timer: Timer) {
+        self.reactor.set_timer(deadline, timer);
+    }
+}
+
+impl Socket for TcpStream {
+    fn output(&self) -> io::Result<Output> {
+        let info = socket::tcp_info(self)?;
+        Ok(Output {
+            acknowledged: info.acknowledged(),
+            outstanding: info.outstanding(),
+            quiet: info.quiet(),
+        })
+    }
+
+    fn reset_on_close(&mut self) -> io::Result<()> {
+        socket::reset_on_close(self)
+    }
+}
+
+/// Whether the kernel passes the queue of a listener that closes on to others of its port:
+/// net.ipv4.tcp_migrate_req, Linux 5.14.
+pub fn migrates() -> bool {
+    let path = "/proc/sys/net/ipv4/tcp_migrate_req";
+    fs::read_to_string(path).is_ok_and(|value| value.trim() == "1")
+}

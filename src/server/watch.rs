@@ -1,0 +1,160 @@
+//! Deadlines by token, none further away than a given length. Pure: time comes in as an argument.
+//!
+//! A wheel: the length is cut into ticks, and each tick has a list. Deadlines are rounded up to the
+//! next tick, so that the wheel rings at most so often in its length, however many stand in it.
+//! Nothing is taken back: a connection that is gone, or has moved on, is passed over when its turn
+//! comes. So a deadline costs a connection nothing while it works.
+//!
+//! Invariants: no deadline comes early. At most one timer of the reactor is set for a wheel, and
+//! one is set whenever somebody stands in it.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::reactor::slots::Token;
+
+/// A length is cut into so many ticks.
+const TICKS: u32 = 64;
+
+/// Tokens with a deadline each, and with what is to be remembered of them.
+#[derive(Debug)]
+pub struct Watch<T> {
+    /// The lists of the ticks, from `first` on.
+    lists: VecDeque<Vec<(Token, T)>>,
+    first: u64,
+    tick_nanos: u64,
+    start: Instant,
+    /// The timer that is set.
+    set_for: Option<Instant>,
+}
+
+impl<T> Watch<T> {
+    /// A wheel for deadlines up to this length away.
+    pub fn new(length: Duration, start: Instant) -> Self {
+        let tick = (length / TICKS).max(Duration::from_millis(1));
+        Watch {
+            lists: VecDeque::new(),
+            first: 0,
+            tick_nanos: tick.as_nanos() as u64,
+            start,
+            set_for: None,
+        }
+    }
+
+    /// This token's time ends at `deadline`. When a timer is to be set, tells for when.
+    pub fn add(&mut self, deadline: Instant, token: Token, value: T) -> Option<Instant> {
+        let since_start = deadline.saturating_duration_since(self.start).as_nanos() as u64;
+        let tick = since_start.div_ceil(self.tick_nanos);
+        if self.lists.is_empty() {
+            self.first = tick;
+        }
+        while tick < self.first {
+            self.lists.push_front(Vec::new());
+            self.first -= 1;
+        }
+        let place = (tick - self.first) as usize;
+        while self.lists.len() <= place {
+            self.lists.push_back(Vec::new());
+        }
+        self.lists[place].push((token, value));
+        self.to_set()
+    }
+
+    /// A timer rang: the next token whose time is over at `now`.
+    pub fn pop(&mut self, now: Instant) -> Option<(Token, T)> {
+        self.set_for = self.set_for.filter(|&deadline| deadline > now);
+        while self.at(self.first) <= now {
+            if let Some(entry) = self.lists.front_mut()?.pop() {
+                return Some(entry);
+            }
+            self.lists.pop_front();
+            self.first += 1;
+        }
+        None
+    }
+
+    /// After the last [`Watch::pop`]: when a timer is to be set, tells for when.
+    pub fn to_set(&mut self) -> Option<Instant> {
+        let ahead = self.lists.iter().position(|list| !list.is_empty())?;
+        let deadline = self.at(self.first + ahead as u64);
+        if self.set_for.is_some_and(|set_for| set_for <= deadline) {
+            return None;
+        }
+        self.set_for = Some(deadline);
+        self.set_for
+    }
+
+    fn at(&self, tick: u64) -> Instant {
+        self.start + Duration::from_nanos(tick * self.tick_nanos)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::reactor::slots::Slots;
+
+    #[test]
+    fn one_timer_at_a_time_for_the_next_tick() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut slots = Slots::default();
+        let (a, b, c) = (slots.insert('a'), slots.insert('b'), slots.insert('c'));
+        let mut watch = Watch::new(Duration::from_millis(640), start);
+
+        assert_eq!(watch.add(at(645), a, 1), Some(at(650)), "ticks are 10 ms");
+        assert_eq!(watch.add(at(700), b, 2), None, "a timer is set");
+        assert_eq!(
+            watch.add(at(101), c, 3),
+            Some(at(110)),
+            "that one is earlier"
+        );
+        assert_eq!(watch.pop(at(109)), None);
+        assert_eq!(watch.pop(at(110)), Some((c, 3)));
+        assert_eq!(watch.pop(at(110)), None);
+        assert_eq!(watch.to_set(), Some(at(650)));
+        assert_eq!(watch.pop(at(700)), Some((a, 1)));
+        assert_eq!(watch.pop(at(700)), Some((b, 2)));
+        assert_eq!(watch.pop(at(700)), None);
+        assert_eq!(watch.to_set(), None, "nobody waits");
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_comes_early_or_more_than_a_tick_late(
+            times in prop::collection::vec((0u64..2000, 0u64..640), 0..200),
+        ) {
+            const TICK: Duration = Duration::from_millis(10);
+            let start = Instant::now();
+            let mut slots = Slots::default();
+            let mut watch = Watch::new(TICK * TICKS, start);
+            let (mut now, mut timers, mut waiting) = (start, Vec::new(), 0);
+            for (wait, length) in times {
+                let until = now + Duration::from_millis(wait);
+                // The timers ring on the way to the next addition.
+                while let Some(timer) = timers.iter().copied().filter(|&at| at <= until).min() {
+                    timers.retain(|&at| at != timer);
+                    while let Some((_, deadline)) = watch.pop(timer) {
+                        prop_assert!(deadline <= timer && timer < deadline + TICK);
+                        waiting -= 1;
+                    }
+                    timers.extend(watch.to_set());
+                }
+                now = until;
+                let deadline = now + Duration::from_millis(length);
+                timers.extend(watch.add(deadline, slots.insert(()), deadline));
+                waiting += 1;
+                prop_assert!(!timers.is_empty() && timers.len() <= 8, "{timers:?}");
+            }
+            while let Some(timer) = timers.pop() {
+                while watch.pop(timer).is_some() {
+                    waiting -= 1;
+                }
+                timers.extend(watch.to_set());
+            }
+            prop_assert_eq!(waiting, 0);
+        }
+    }
+}
