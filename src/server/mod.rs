@@ -207,8 +207,8 @@ impl Shard {
             engine.begin_turn(world);
             while let Some(event) = world.reactor.next_event() {
                 match event {
-                    Event::Io(token, hints) => engine.on_io(token, hints, world),
-                    Event::Timer(timer) => engine.on_timer(timer, world),
+                    Event::Io(token, hints) => engine.on_io(world, token, hints),
+                    Event::Timer(timer) => engine.on_timer(world, timer),
                     Event::Stop => {
                         others.iter().for_each(Remote::stop);
                         engine.on_stop(world);

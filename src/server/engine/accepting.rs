@@ -15,17 +15,17 @@ impl<S: Socket> Engine<S> {
     /// then closed: closing it sooner would reset the clients in its queue.
     pub(super) fn accept(&mut self, world: &mut impl World<Socket = S>) {
         for number in 0..self.listeners.len() {
-            self.accept_from(number, world);
+            self.accept_from(world, number);
             if self.listeners[number]
                 .as_ref()
                 .is_some_and(|listener| listener.is_spent(self.now))
             {
-                self.close_listener(number, world);
+                self.close_listener(world, number);
             }
         }
     }
 
-    fn accept_from(&mut self, number: usize, world: &mut impl World<Socket = S>) {
+    fn accept_from(&mut self, world: &mut impl World<Socket = S>, number: usize) {
         for _ in 0..self.limits.turn_accepts {
             let Some(listener) = self.listeners[number].as_mut().filter(|it| it.is_filled()) else {
                 return;
@@ -41,21 +41,21 @@ impl<S: Socket> Engine<S> {
             match listener.learn(world.accept(number)) {
                 Accepted::Client((socket, address)) => {
                     self.end_exhaustion();
-                    self.welcome(socket, address, world);
+                    self.welcome(world, socket, address);
                 }
                 Accepted::Nobody => return self.end_exhaustion(),
                 Accepted::Lost(error) => {
                     self.totals.lost += 1;
                     debug!("a client was lost in the queue: {error}");
                 }
-                Accepted::Exhausted(error, pause) => return self.pause(&error, pause, world),
-                Accepted::Broken(error) => return self.break_off(number, error, world),
+                Accepted::Exhausted(error, pause) => return self.pause(world, &error, pause),
+                Accepted::Broken(error) => return self.break_off(world, number, error),
             }
         }
     }
 
     /// Descriptors or memory have run out.
-    fn pause(&mut self, error: &io::Error, pause: Duration, world: &mut impl World) {
+    fn pause(&mut self, world: &mut impl World, error: &io::Error, pause: Duration) {
         if self.exhausted_since.is_none() {
             self.exhausted_since = Some(self.now);
             self.totals.exhausted.count += 1;
@@ -92,11 +92,11 @@ impl<S: Socket> Engine<S> {
     }
 
     /// Without this listener the server is not what it was started as: the others stop in order.
-    fn break_off(&mut self, number: usize, error: io::Error, world: &mut impl World<Socket = S>) {
+    fn break_off(&mut self, world: &mut impl World<Socket = S>, number: usize, error: io::Error) {
         if let Some(listener) = &self.listeners[number] {
             error!("cannot accept on {}: {error}", listener.address());
         }
-        self.close_listener(number, world);
+        self.close_listener(world, number);
         self.failure.get_or_insert(error);
         if !self.is_stopping() {
             self.on_stop(world);
@@ -112,7 +112,7 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    pub(super) fn close_listener(&mut self, number: usize, world: &mut impl World<Socket = S>) {
+    pub(super) fn close_listener(&mut self, world: &mut impl World<Socket = S>, number: usize) {
         let Some(listener) = self.listeners[number].take() else {
             return;
         };

@@ -152,12 +152,12 @@ impl<S: Socket> Engine<S> {
     }
 
     /// A source may be ready.
-    pub fn on_io(&mut self, token: Token, hints: Hints, world: &mut impl World<Socket = S>) {
+    pub fn on_io(&mut self, world: &mut impl World<Socket = S>, token: Token, hints: Hints) {
         self.events += 1;
         if let Some(client) = self.clients.get_mut(token) {
             client.connection.note(hints);
             if !self.clients.is_requeued(token) {
-                self.serve(token, world);
+                self.serve(world, token);
             }
         } else if token.is_fixed() {
             if let Some(Some(listener)) = self.listeners.get_mut(token.index()) {
@@ -169,7 +169,7 @@ impl<S: Socket> Engine<S> {
     }
 
     /// A timer is due.
-    pub fn on_timer(&mut self, timer: Timer, world: &mut impl World<Socket = S>) {
+    pub fn on_timer(&mut self, world: &mut impl World<Socket = S>, timer: Timer) {
         match timer {
             Timer::RetryAccept => {
                 self.retry_is_set = false;
@@ -207,7 +207,7 @@ impl<S: Socket> Engine<S> {
     pub fn finish_turn(&mut self, world: &mut impl World<Socket = S>) {
         for _ in 0..self.unfinished {
             if let Some(token) = self.clients.next_requeued() {
-                self.serve(token, world);
+                self.serve(world, token);
             }
         }
         self.accept(world);
@@ -239,7 +239,7 @@ impl<S: Socket> Engine<S> {
     }
 
     /// A new client.
-    fn welcome(&mut self, socket: S, address: SocketAddr, world: &mut impl World<Socket = S>) {
+    fn welcome(&mut self, world: &mut impl World<Socket = S>, socket: S, address: SocketAddr) {
         self.totals.accepted += 1;
         let token = self.clients.insert(Client {
             socket,
@@ -252,7 +252,7 @@ impl<S: Socket> Engine<S> {
             self.close(token, CloseReason::Refused);
         } else if let Some(client) = self.clients.get_mut(token) {
             match world.watch(&mut client.socket, token) {
-                Ok(()) => self.begin_idle(token, world),
+                Ok(()) => self.begin_idle(world, token),
                 Err(error) => {
                     self.warn_unwatched(address, &error);
                     self.close(token, CloseReason::Failed);
@@ -262,7 +262,7 @@ impl<S: Socket> Engine<S> {
     }
 
     /// Gives a client its turn.
-    fn serve(&mut self, token: Token, world: &mut impl World<Socket = S>) {
+    fn serve(&mut self, world: &mut impl World<Socket = S>, token: Token) {
         let Some(client) = self.clients.get_mut(token) else {
             return;
         };
@@ -278,12 +278,12 @@ impl<S: Socket> Engine<S> {
             Progress::Unfinished => self.clients.requeue(token),
             Progress::Lingers => {
                 self.clients.requeue(token);
-                self.begin_linger(token, world);
+                self.begin_linger(world, token);
             }
             Progress::Closed(reason) => return self.close(token, reason),
         }
         if self.totals.traffic.bytes_out != sent {
-            self.begin_glance(token, world);
+            self.begin_glance(world, token);
         }
     }
 
@@ -322,7 +322,7 @@ impl<S: Socket> Engine<S> {
         for token in self.clients.tokens() {
             if let Some(client) = self.clients.get_mut(token) {
                 client.connection.look(is_last_call);
-                self.serve(token, world);
+                self.serve(world, token);
             }
         }
         world.set_timer(self.now + self.limits.drain_look, Timer::Look);
@@ -344,7 +344,7 @@ impl<S: Socket> Engine<S> {
     /// Ends everything now.
     fn cut(&mut self, world: &mut impl World<Socket = S>) {
         for number in 0..self.listeners.len() {
-            self.close_listener(number, world);
+            self.close_listener(world, number);
         }
         for token in self.clients.tokens() {
             if let Some(client) = self.clients.get_mut(token) {

@@ -46,22 +46,22 @@ impl Patience {
 impl<S: Socket> Engine<S> {
     /// A client was sent something.
     #[inline]
-    pub(super) fn begin_glance(&mut self, token: Token, world: &mut impl World) {
+    pub(super) fn begin_glance(&mut self, world: &mut impl World, token: Token) {
         if let Some(timeout) = self.limits.stall_timeout
             && let Some(client) = self.clients.get_mut(token)
             && !client.is_watched
         {
             client.is_watched = true;
-            self.watch_output(token, timeout / 4, None, world);
+            self.watch_output(world, token, timeout / 4, None);
         }
     }
 
     fn watch_output(
         &mut self,
+        world: &mut impl World,
         token: Token,
         time: Duration,
         mark: Option<NonZeroU64>,
-        world: &mut impl World,
     ) {
         if let Some(stalls) = &mut self.patience.stalls {
             set(
@@ -80,7 +80,7 @@ impl<S: Socket> Engine<S> {
                     Some(mark) if output.acknowledged < mark.get() => {
                         self.close_stalled(token, output);
                     }
-                    _ => self.begin_stall(token, output, world),
+                    _ => self.begin_stall(world, token, output),
                 }
             }
         }
@@ -89,14 +89,14 @@ impl<S: Socket> Engine<S> {
     }
 
     /// What is outstanding now is to be acknowledged, all or enough of it.
-    fn begin_stall(&mut self, token: Token, output: Output, world: &mut impl World) {
+    fn begin_stall(&mut self, world: &mut impl World, token: Token, output: Output) {
         let least = output.outstanding.min(self.limits.least_progress());
         let mark = NonZeroU64::new(output.acknowledged + least).filter(|_| least > 0);
         if let Some(client) = self.clients.get_mut(token) {
             client.is_watched = mark.is_some();
         }
         if let (Some(timeout), Some(_)) = (self.limits.stall_timeout, mark) {
-            self.watch_output(token, timeout, mark, world);
+            self.watch_output(world, token, timeout, mark);
         }
     }
 
@@ -117,13 +117,13 @@ impl<S: Socket> Engine<S> {
     }
 
     /// A client came.
-    pub(super) fn begin_idle(&mut self, token: Token, world: &mut impl World) {
+    pub(super) fn begin_idle(&mut self, world: &mut impl World, token: Token) {
         if let Some(timeout) = self.limits.idle_timeout {
-            self.watch_silence(token, timeout, world);
+            self.watch_silence(world, token, timeout);
         }
     }
 
-    fn watch_silence(&mut self, token: Token, time: Duration, world: &mut impl World) {
+    fn watch_silence(&mut self, world: &mut impl World, token: Token, time: Duration) {
         if let Some(idles) = &mut self.patience.idles {
             set(world, idles.add(self.now + time, token, ()), Timer::Idle);
         }
@@ -140,12 +140,12 @@ impl<S: Socket> Engine<S> {
             let is_idle = output.outstanding == 0 && output.quiet >= timeout;
             if is_idle && let Some(client) = self.clients.get_mut(token) {
                 client.connection.end_idle();
-                self.serve(token, world);
+                self.serve(world, token);
             }
             if self.clients.get(token).is_some() {
                 let left = timeout.saturating_sub(output.quiet);
                 let time = if left.is_zero() { timeout } else { left };
-                self.watch_silence(token, time, world);
+                self.watch_silence(world, token, time);
             }
         }
         let next = self.patience.idles.as_mut().and_then(Watch::to_set);
@@ -153,7 +153,7 @@ impl<S: Socket> Engine<S> {
     }
 
     /// FIN was sent to a client.
-    pub(super) fn begin_linger(&mut self, token: Token, world: &mut impl World) {
+    pub(super) fn begin_linger(&mut self, world: &mut impl World, token: Token) {
         let next = self
             .patience
             .lingers
@@ -165,7 +165,7 @@ impl<S: Socket> Engine<S> {
         while let Some((token, ())) = self.patience.lingers.pop(self.now) {
             if let Some(client) = self.clients.get_mut(token) {
                 client.connection.end_linger();
-                self.serve(token, world);
+                self.serve(world, token);
             }
         }
         let next = self.patience.lingers.to_set();
