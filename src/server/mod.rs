@@ -176,13 +176,14 @@ impl Shard {
             };
             *address = { listen }().with_context(|| format!("cannot listen on {asked}"))?;
         }
+        let label = match config.shards {
+            1 => String::new(),
+            _ => format!("shard {number}: "),
+        };
+        let limits = config.limits.share(config.shards);
         Ok(Shard {
             number,
-            engine: Engine::new(
-                config.limits.share(config.shards),
-                addresses,
-                Instant::now(),
-            ),
+            engine: Engine::new(label, limits, addresses, Instant::now()),
             world,
             others: Vec::new(),
         })

@@ -61,9 +61,9 @@ impl<S: Socket> Engine<S> {
             self.totals.exhausted.count += 1;
         }
         if let Some(untold) = self.warnings.exhausted.happened(self.now) {
-            let open = self.clients.len();
+            let (label, open) = (&self.label, self.clients.len());
             warn!(
-                "no new clients for now, {open} are open: {error}; those who come wait. \
+                "{label}no new clients for now, {open} are open: {error}; those who come wait. \
                  Raise the limit on descriptors (ulimit -n, LimitNOFILE=){untold}"
             );
         }
@@ -94,7 +94,8 @@ impl<S: Socket> Engine<S> {
     /// Without this listener the server is not what it was started as: the others stop in order.
     fn break_off(&mut self, world: &mut impl World<Socket = S>, number: usize, error: io::Error) {
         if let Some(listener) = &self.listeners[number] {
-            error!("cannot accept on {}: {error}", listener.address());
+            let (label, address) = (&self.label, listener.address());
+            error!("{label}cannot accept on {address}: {error}");
         }
         self.close_listener(world, number);
         self.failure.get_or_insert(error);
@@ -119,16 +120,16 @@ impl<S: Socket> Engine<S> {
         let waiting = world.close(number);
         self.totals.turned_away += waiting;
         if waiting > 0 {
-            let address = listener.address();
-            warn!("{address} is closed, and {waiting} clients in its queue are reset");
+            let (label, address) = (&self.label, listener.address());
+            warn!("{label}{address} is closed, and {waiting} clients in its queue are reset");
         }
     }
 
     fn warn_full(&mut self) {
         if let Some(untold) = self.warnings.full.happened(self.now) {
-            let open = self.clients.len();
+            let (label, open) = (&self.label, self.clients.len());
             warn!(
-                "no new clients for now: {open} are open, which is --max-connections; \
+                "{label}no new clients for now: {open} are open, all that --max-connections allows; \
                  those who come wait{untold}"
             );
         }

@@ -47,6 +47,8 @@ use crate::stream::Hints;
 /// One reactor's server.
 #[derive(Debug)]
 pub struct Engine<S> {
+    /// How its lines in the log begin: nothing, or `shard 2: `.
+    label: String,
     limits: Limits,
     /// By number; `None` when it is closed.
     listeners: Vec<Option<Listener>>,
@@ -86,15 +88,17 @@ struct Warnings {
 struct Client<S> {
     socket: S,
     connection: Connection,
-    /// It stands in a queue of [`Patience`] that looks after its output.
+    /// Its output is looked at, see [`Patience`].
     is_watched: bool,
 }
 
 impl<S: Socket> Engine<S> {
-    /// A server that listens at these addresses, numbered from 0.
-    pub fn new(limits: Limits, addresses: &[SocketAddr], now: Instant) -> Self {
+    /// A server that listens at these addresses, numbered from 0. Its lines in the log begin with
+    /// `label`.
+    pub fn new(label: String, limits: Limits, addresses: &[SocketAddr], now: Instant) -> Self {
         let listener = |&address| Some(Listener::new(address, limits.accept_pause));
         Engine {
+            label,
             listeners: addresses.iter().map(listener).collect(),
             clients: Slots::default(),
             admission: Admission::new(limits.max_connections, limits.max_connections_per_ip),
@@ -185,16 +189,16 @@ impl<S: Socket> Engine<S> {
 
     /// A request to stop. The second one ends everything now.
     pub fn on_stop(&mut self, world: &mut impl World<Socket = S>) {
-        let clients = self.clients.len();
+        let (label, clients) = (&self.label, self.clients.len());
         if self.stopping.is_some() {
             if clients > 0 {
-                info!("stopping at once: {clients} clients are closed");
+                info!("{label}stopping at once: {clients} clients are closed");
             }
             self.cut(world);
             return;
         }
         if clients > 0 {
-            info!("stopping: {clients} clients are served to their end");
+            info!("{label}stopping: {clients} clients are served to their end");
         }
         self.stopping = Some(self.now);
         self.hush(world);
@@ -283,7 +287,7 @@ impl<S: Socket> Engine<S> {
             Progress::Closed(reason) => return self.close(token, reason),
         }
         if self.totals.traffic.bytes_out != sent {
-            self.begin_glance(world, token);
+            self.begin_stall(world, token);
         }
     }
 
@@ -335,8 +339,8 @@ impl<S: Socket> Engine<S> {
 
     fn end_drain(&mut self, world: &mut impl World<Socket = S>) {
         if !self.is_done() {
-            let clients = self.clients.len();
-            info!("the time for stopping is over: {clients} clients are closed");
+            let (label, clients) = (&self.label, self.clients.len());
+            info!("{label}the time for stopping is over: {clients} clients are closed");
             self.cut(world);
         }
     }

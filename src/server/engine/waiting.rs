@@ -1,15 +1,14 @@
 //! Patience and its end: clients that stall, that idle, that do not close their side.
 //!
 //! A client that is owed bytes must acknowledge all of them, or a least number, in each stall
-//! timeout. It costs a client that behaves one system call in a quarter of that time, and only
-//! while it works: whoever was sent something is glanced at a little later, and if nothing of that
-//! is outstanding the matter is closed. Otherwise what is outstanding now sets the mark which the
-//! client must have acknowledged one stall timeout later. So a client that reads nothing is found
-//! within five quarters of the stall timeout, or within twice that time if it began well.
+//! timeout. Whoever was sent something is looked at a quarter of that time later. If nothing is
+//! outstanding then, the matter is closed until something is sent again: so it costs a client that
+//! behaves one system call in a quarter of the timeout, and only while it works. Otherwise what is
+//! outstanding sets a mark that is to be reached in four looks; when it is, the next one is set. So
+//! a client that takes nothing more is found within five quarters of the timeout.
 //!
 //! Silence is the kernel's to tell: it keeps the times of the last segments in either direction.
 
-use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use log::warn;
@@ -24,19 +23,32 @@ use crate::server::world::{Output, Socket, Timer, World};
 /// Which clients have until when to do what. Without a timeout there is no wheel.
 #[derive(Debug)]
 pub(super) struct Patience {
-    /// Clients that were sent something, to be glanced at; and those that were found with something
-    /// outstanding, with the count of bytes that they must have acknowledged.
-    stalls: Option<Watch<Option<NonZeroU64>>>,
+    /// Clients that were sent something, and the mark of those that had something outstanding when
+    /// they were looked at.
+    stalls: Option<Watch<Option<Mark>>>,
     /// All clients.
     idles: Option<Watch<()>>,
     /// Clients that were sent FIN.
     lingers: Watch<()>,
 }
 
+/// What a client must have acknowledged.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    /// In bytes since its connection began.
+    bytes: u64,
+    looks_left: u8,
+}
+
+/// A stall timeout is so many looks.
+const LOOKS: u8 = 4;
+
 impl Patience {
     pub(super) fn new(limits: &Limits, now: Instant) -> Self {
         Patience {
-            stalls: limits.stall_timeout.map(|time| Watch::new(time, now)),
+            stalls: limits
+                .stall_timeout
+                .map(|time| Watch::new(time / u32::from(LOOKS), now)),
             idles: limits.idle_timeout.map(|time| Watch::new(time, now)),
             lingers: Watch::new(limits.linger, now),
         }
@@ -46,23 +58,18 @@ impl Patience {
 impl<S: Socket> Engine<S> {
     /// A client was sent something.
     #[inline]
-    pub(super) fn begin_glance(&mut self, world: &mut impl World, token: Token) {
-        if let Some(timeout) = self.limits.stall_timeout
+    pub(super) fn begin_stall(&mut self, world: &mut impl World, token: Token) {
+        if self.patience.stalls.is_some()
             && let Some(client) = self.clients.get_mut(token)
             && !client.is_watched
         {
             client.is_watched = true;
-            self.watch_output(world, token, timeout / 4, None);
+            self.watch_output(world, token, None);
         }
     }
 
-    fn watch_output(
-        &mut self,
-        world: &mut impl World,
-        token: Token,
-        time: Duration,
-        mark: Option<NonZeroU64>,
-    ) {
+    fn watch_output(&mut self, world: &mut impl World, token: Token, mark: Option<Mark>) {
+        let time = self.limits.stall_timeout.unwrap_or_default() / u32::from(LOOKS);
         if let Some(stalls) = &mut self.patience.stalls {
             set(
                 world,
@@ -75,13 +82,16 @@ impl<S: Socket> Engine<S> {
     pub(super) fn end_stalled(&mut self, world: &mut impl World) {
         let due = |engine: &mut Self| engine.patience.stalls.as_mut()?.pop(engine.now);
         while let Some((token, mark)) = due(self) {
-            if let Some(output) = self.output(token) {
-                match mark {
-                    Some(mark) if output.acknowledged < mark.get() => {
-                        self.close_stalled(token, output);
-                    }
-                    _ => self.begin_stall(world, token, output),
+            let Some(output) = self.output(token) else {
+                continue;
+            };
+            match mark.filter(|mark| output.acknowledged < mark.bytes) {
+                Some(Mark { looks_left: 1, .. }) => self.close_stalled(token, output),
+                Some(Mark { bytes, looks_left }) => {
+                    let looks_left = looks_left - 1;
+                    self.watch_output(world, token, Some(Mark { bytes, looks_left }));
                 }
+                None => self.set_mark(world, token, output),
             }
         }
         let next = self.patience.stalls.as_mut().and_then(Watch::to_set);
@@ -89,14 +99,17 @@ impl<S: Socket> Engine<S> {
     }
 
     /// What is outstanding now is to be acknowledged, all or enough of it.
-    fn begin_stall(&mut self, world: &mut impl World, token: Token, output: Output) {
-        let least = output.outstanding.min(self.limits.least_progress());
-        let mark = NonZeroU64::new(output.acknowledged + least).filter(|_| least > 0);
+    fn set_mark(&mut self, world: &mut impl World, token: Token, output: Output) {
         if let Some(client) = self.clients.get_mut(token) {
-            client.is_watched = mark.is_some();
+            client.is_watched = output.outstanding > 0;
         }
-        if let (Some(timeout), Some(_)) = (self.limits.stall_timeout, mark) {
-            self.watch_output(world, token, timeout, mark);
+        if output.outstanding > 0 {
+            let least = output.outstanding.min(self.limits.least_progress());
+            let mark = Mark {
+                bytes: output.acknowledged + least,
+                looks_left: LOOKS,
+            };
+            self.watch_output(world, token, Some(mark));
         }
     }
 
@@ -108,9 +121,10 @@ impl<S: Socket> Engine<S> {
                 ..
             } = output;
             warn!(
-                "connection {token} is reset: it takes too little of its replies \
+                "{}connection {token} is reset: it takes too little of its replies \
                  (--stall-timeout, --min-rate); {acknowledged} bytes acknowledged, \
-                 {outstanding} outstanding{untold}"
+                 {outstanding} outstanding{untold}",
+                self.label
             );
         }
         self.close(token, CloseReason::Stalled);
