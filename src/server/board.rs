@@ -90,6 +90,13 @@ impl Board {
         std::mem::take(&mut state.is_inquired).then(|| state.sum())
     }
 
+    /// A shard's last word: it will not be asked any more.
+    pub fn leave(&self, shard: usize, snapshot: Snapshot) {
+        let round = u64::MAX;
+        self.state().said[shard] = Said { snapshot, round };
+        self.answered.notify_all();
+    }
+
     /// Stops all shards.
     pub fn stop(&self) {
         self.remotes.iter().for_each(Remote::stop);
@@ -108,5 +115,35 @@ impl State {
             sum += said.snapshot;
         }
         sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reactor::signals::Requests;
+
+    fn open(clients: u64) -> Snapshot {
+        Snapshot {
+            open: clients,
+            ..Snapshot::default()
+        }
+    }
+
+    #[test]
+    fn the_last_to_answer_tells_the_person_who_asked_and_only_once() {
+        let requests = Requests::new().unwrap();
+        let remotes = (0..2).map(|_| requests.remote().unwrap()).collect();
+        let board = Board::new(remotes);
+        assert_eq!(board.answer(0, open(1)), None, "nobody asked");
+        board.inquire();
+        assert_eq!(board.answer(0, open(2)), None, "shard 1 is to answer");
+        assert_eq!(board.answer(1, open(3)), Some(open(5)));
+        assert_eq!(board.answer(1, open(3)), None, "it was told");
+        board.leave(0, open(0));
+        board.inquire();
+        assert_eq!(board.answer(1, open(4)), Some(open(4)), "one has left");
+        board.leave(1, open(0));
+        assert_eq!(board.ask(), open(0), "nobody is waited for");
     }
 }

@@ -224,7 +224,7 @@ impl Shard {
             }
             engine.finish_turn(world);
         }
-        board.answer(*number, engine.snapshot());
+        board.leave(*number, engine.snapshot());
         self.engine.into_totals()
     }
 }

@@ -236,10 +236,8 @@ impl<S: Socket> Engine<S> {
     /// What was counted, once it [is done](Engine::is_done); an error: why it could not go on.
     pub fn into_totals(self) -> io::Result<Totals> {
         debug_assert_eq!(self.totals.accepted, self.totals.closed_in_all());
-        match self.failure {
-            Some(error) => Err(error),
-            None => Ok(self.totals),
-        }
+        let totals = self.snapshot().totals;
+        self.failure.map_or(Ok(totals), Err)
     }
 
     /// A new client.
