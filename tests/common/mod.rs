@@ -7,7 +7,9 @@
 pub mod craft;
 pub mod lab;
 pub mod peers;
+pub mod puppet;
 pub mod report;
+pub mod totals;
 pub mod tshark;
 
 use std::io::{BufRead, BufReader, Read, Write};
