@@ -11,7 +11,9 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::puppet::{Manner, Order, Script, Setup, Stage, play, scripts};
+use common::puppet::play::play;
+use common::puppet::read::scripts;
+use common::puppet::{Manner, Order, Script, Setup, Stage};
 use common::totals::Totals;
 use common::{PATIENCE, Serve, peers};
 use nix::libc;
@@ -108,8 +110,8 @@ struct Theatre {
 }
 
 impl Theatre {
-    /// Two different signals: of two equal ones that wait, the kernel delivers one, signal(7). After
-    /// the second the server ends.
+    /// Two different signals: of two equal ones that wait, the kernel delivers one, signal(7).
+    /// After the second the server ends.
     fn stop(&mut self) {
         let process = &mut self.serve.process;
         self.stops += 1;

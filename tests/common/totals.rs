@@ -20,7 +20,8 @@ impl Totals {
         self.closed.get(reason).copied().unwrap_or(0)
     }
 
-    /// Whether every client that was accepted has ended for a reason, and no byte came from nowhere.
+    /// Whether every client that was accepted has ended for a reason, and no byte came from
+    /// nowhere.
     pub fn balance(&self) -> bool {
         self.accepted == self.closed.values().sum::<u64>() && self.bytes_out <= self.bytes_in
     }

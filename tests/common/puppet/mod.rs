@@ -38,17 +38,15 @@
 //!
 //! Whatever is read is held against what was sent, in upper case, byte by byte.
 
-mod play;
-mod read;
-
-pub use play::{Played, play};
-pub use read::scripts;
+pub mod play;
+pub mod read;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
 use super::totals::Totals;
+use play::Played;
 
 /// One script.
 #[derive(Clone, Debug)]
