@@ -6,6 +6,7 @@
 
 pub mod craft;
 pub mod lab;
+pub mod log;
 pub mod peers;
 pub mod puppet;
 pub mod report;
