@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
@@ -29,10 +30,20 @@ fn limit(serve: &Serve, descriptors: usize) {
     assert!(prlimit.status().expect("prlimit").success());
 }
 
-/// Descriptors that the server has open; it numbers them without gaps as long as none has closed.
-fn open(serve: &Serve) -> usize {
+/// The descriptor that the server's next client would get: with this limit there is room for none.
+fn next_descriptor(serve: &Serve) -> usize {
     let path = format!("/proc/{}/fd", serve.process.id());
-    fs::read_dir(path).unwrap().count()
+    let open = fs::read_dir(path).unwrap();
+    let open = open.map(|entry| {
+        entry
+            .unwrap()
+            .file_name()
+            .to_string_lossy()
+            .parse()
+            .unwrap()
+    });
+    let open: BTreeSet<usize> = open.collect();
+    (0..).find(|number| !open.contains(number)).unwrap()
 }
 
 fn ping(client: &mut TcpStream) {
@@ -69,12 +80,12 @@ fn descriptors_run_out_and_come_back_and_nobody_is_lost() {
     clients.iter_mut().for_each(ping);
     let mut waits = Vec::new();
     for _ in 0..ROUNDS {
-        let full = open(&serve);
+        let full = next_descriptor(&serve);
         limit(&serve, full);
         let mut waiting = who_wait(&serve, 20);
         // Those who are in are served as before.
         clients.iter_mut().for_each(ping);
-        assert_eq!(open(&serve), full, "somebody came in");
+        assert_eq!(next_descriptor(&serve), full, "somebody came in");
         let room = Instant::now();
         limit(&serve, 1000);
         for client in &mut waiting {
@@ -98,7 +109,7 @@ fn without_descriptors_it_sleeps_and_says_so_once_a_second() {
     let serve = Serve::start("");
     let mut client = serve.connect();
     ping(&mut client);
-    limit(&serve, open(&serve));
+    limit(&serve, next_descriptor(&serve));
     let mut waiting = who_wait(&serve, 50);
     serve.process.says("no new clients for now");
     let (begun, ticks, sleeps) = (
@@ -151,7 +162,7 @@ fn stopped_without_descriptors_it_serves_its_queue_all_the_same() {
     let mut serve = Serve::start("");
     let mut clients: Vec<TcpStream> = (0..5).map(|_| serve.connect()).collect();
     clients.iter_mut().for_each(ping);
-    limit(&serve, open(&serve));
+    limit(&serve, next_descriptor(&serve));
     let waiting = who_wait(&serve, 5);
     serve.process.says("no new clients for now");
     serve.process.signal(Signal::SIGTERM);
@@ -175,7 +186,7 @@ fn limits_that_change_all_the_time_lose_nobody() {
     let seed = seed.map_or(1, |seed| seed.parse().expect("UPCASE_SEED is a number"));
     println!("UPCASE_SEED={seed}");
     let serve = Serve::start("");
-    let base = open(&serve);
+    let base = next_descriptor(&serve);
     let left = AtomicUsize::new(CLIENTS);
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
@@ -192,10 +203,10 @@ fn limits_that_change_all_the_time_lose_nobody() {
         while left.load(Ordering::Relaxed) > 0 {
             state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
             let spare = (state >> 33) as usize % (CLIENTS + 2);
-            limit(&serve, base - 1 + spare);
+            limit(&serve, base + spare);
         }
     });
-    until("all are gone", || open(&serve) == base);
+    until("all are gone", || next_descriptor(&serve) == base);
     check_rate(&serve.process.stderr()).unwrap();
     let totals = totals(serve);
     assert_eq!(totals.closed("finished"), (CLIENTS * VISITS) as u64);
