@@ -6,8 +6,11 @@
 
 pub mod craft;
 pub mod lab;
+pub mod log;
 pub mod peers;
+pub mod puppet;
 pub mod report;
+pub mod totals;
 pub mod tshark;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,0 +1,36 @@
+//! What the server's log may look like.
+
+use std::collections::BTreeMap;
+
+/// A condition that repeats is told at most once a second: lines that differ in numbers only.
+pub fn check_rate(log: &str) -> Result<(), String> {
+    let mut last = BTreeMap::new();
+    for line in log.lines() {
+        let Some((time, text)) = line.split_once("Z [") else {
+            return Err(format!("no line of a log: {line}"));
+        };
+        let condition: String = text.chars().filter(|byte| !byte.is_ascii_digit()).collect();
+        let time = milliseconds(time).ok_or_else(|| format!("no time: {line}"))?;
+        if let Some(before) = last.insert(condition, time)
+            && time < before + 995
+        {
+            return Err(format!("told twice within a second: {log}"));
+        }
+    }
+    Ok(())
+}
+
+/// The milliseconds since midnight of `2026-01-31T12:00:00.123`.
+fn milliseconds(time: &str) -> Option<u64> {
+    let (_, clock) = time.split_once('T')?;
+    let parts: Option<Vec<u64>> = clock
+        .split([':', '.'])
+        .map(|part| part.parse().ok())
+        .collect();
+    match parts?[..] {
+        [hours, minutes, seconds, rest] => {
+            Some(((hours * 60 + minutes) * 60 + seconds) * 1000 + rest)
+        }
+        _ => None,
+    }
+}

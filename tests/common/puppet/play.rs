@@ -1,0 +1,391 @@
+//! A script, played on a stage: what each client has sent, and whether what it reads is that.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use super::{Action, Manner, Payload, Script, Setup, Stage, Step, pattern};
+use crate::common::PATIENCE;
+
+/// Between two tries of what could not be done at once.
+const TICK: Duration = Duration::from_micros(500);
+
+/// A kernel that has taken nothing for so long is full: the server has had time to read, and
+/// where a window was too small for the next segment, it has been probed, which takes 200 ms.
+const FULL_AFTER: Duration = Duration::from_millis(500);
+
+/// The most that is sent or received in one call.
+const CHUNK: usize = 64 << 10;
+
+/// What happened on the stage.
+#[derive(Clone, Debug, Default)]
+pub struct Played {
+    /// Connections that the clients of each name have made.
+    pub connects: BTreeMap<String, u64>,
+    /// Bytes that all clients received, each of which was checked.
+    pub received: u64,
+}
+
+/// Plays a script to its end; who is connected then closes.
+pub fn play<S: Stage>(script: &Script, stage: &mut S) -> Result<Played, String> {
+    let mut player = Player {
+        stage,
+        crowds: BTreeMap::new(),
+        played: Played::default(),
+    };
+    player.steps(&script.steps)?;
+    for puppet in player.crowds.into_values().flatten() {
+        if let Some(client) = puppet.client {
+            player.stage.close(client);
+        }
+    }
+    Ok(player.played)
+}
+
+struct Player<'a, S: Stage> {
+    stage: &'a mut S,
+    crowds: BTreeMap<String, Vec<Puppet<S::Client>>>,
+    played: Played,
+}
+
+struct Puppet<C> {
+    setup: Setup,
+    client: Option<C>,
+    ledger: Ledger,
+}
+
+impl<C> Puppet<C> {
+    fn new() -> Self {
+        Puppet {
+            setup: Setup::default(),
+            client: None,
+            ledger: Ledger::default(),
+        }
+    }
+}
+
+impl<S: Stage> Player<'_, S> {
+    fn steps(&mut self, steps: &[Step]) -> Result<(), String> {
+        for step in steps {
+            match &step.action {
+                Action::Pause(time) => self.stage.wait(*time),
+                Action::Operator(order) => self.stage.order(*order),
+                Action::Repeat(count, steps) => {
+                    for _ in 0..*count {
+                        self.steps(steps)?;
+                    }
+                }
+                Action::Crowd(size) => {
+                    let crowd = (0..*size).map(|_| Puppet::new()).collect();
+                    self.crowds.insert(step.client.clone(), crowd);
+                }
+                action => {
+                    let crowd = self.crowds.entry(step.client.clone());
+                    let crowd = crowd.or_insert_with(|| vec![Puppet::new()]);
+                    for puppet in crowd {
+                        let acted = act(self.stage, puppet, action, &mut self.played.received);
+                        acted.map_err(|error| {
+                            let sent = puppet.ledger.sent.len();
+                            let received = puppet.ledger.place;
+                            format!("{step:?}: {error} (sent {sent}, heard {received} of it)")
+                        })?;
+                    }
+                    if *action == Action::Connect {
+                        let crowd = self.crowds[&step.client].len() as u64;
+                        let connects = &mut self.played.connects;
+                        *connects.entry(step.client.clone()).or_default() += crowd;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One action of one client.
+fn act<S: Stage>(
+    stage: &mut S,
+    puppet: &mut Puppet<S::Client>,
+    action: &Action,
+    received: &mut u64,
+) -> Result<(), String> {
+    match action {
+        Action::Mss(mss) => puppet.setup.mss = Some(*mss),
+        Action::ReceiveBuffer(bytes) => puppet.setup.receive_buffer = Some(*bytes),
+        Action::SendBuffer(bytes) => puppet.setup.send_buffer = Some(*bytes),
+        Action::Connect => {
+            if let Some(before) = puppet.client.take() {
+                stage.close(before);
+            }
+            puppet.client = Some(
+                stage
+                    .connect(puppet.setup)
+                    .map_err(|error| error.to_string())?,
+            );
+            puppet.ledger = Ledger::default();
+        }
+        Action::Reset | Action::Close => {
+            let client = puppet.client.take().ok_or("it is not connected")?;
+            match action {
+                Action::Reset => stage.reset(client),
+                _ => stage.close(client),
+            }
+        }
+        action => {
+            let client = puppet.client.as_mut().ok_or("it is not connected")?;
+            let mut talk = Talk {
+                stage,
+                client,
+                ledger: &mut puppet.ledger,
+                received,
+            };
+            talk.act(action)?;
+        }
+    }
+    Ok(())
+}
+
+/// A client that is connected.
+struct Talk<'a, S: Stage> {
+    stage: &'a mut S,
+    client: &'a mut S::Client,
+    ledger: &'a mut Ledger,
+    received: &'a mut u64,
+}
+
+/// What a try to receive found.
+enum Heard {
+    Bytes,
+    Nothing,
+    End,
+    Reset,
+}
+
+impl<S: Stage> Talk<'_, S> {
+    fn act(&mut self, action: &Action) -> Result<(), String> {
+        match action {
+            Action::Send(payload) => {
+                let bytes = self.ledger.bytes_of(payload);
+                self.send(&bytes, Manner::Plain)
+            }
+            Action::SendAndShut(payload) => {
+                let bytes = self.ledger.bytes_of(payload);
+                self.send(&bytes, Manner::Last)?;
+                self.shut()
+            }
+            Action::Urgent(byte) => self.send(&[*byte], Manner::Urgent),
+            Action::Exchange(count) => self.exchange(*count),
+            Action::Full => self.fill(),
+            Action::Read(bytes) => {
+                let owed = self.ledger.owed(bytes.len());
+                if owed != *bytes {
+                    return Err(format!("{owed:?} are owed, not {bytes:?}"));
+                }
+                self.read(bytes.len())
+            }
+            Action::ReadCount(count) => self.read(*count),
+            Action::ReadAll => self.read(self.ledger.owed(usize::MAX).len()),
+            Action::End => self.hear_end(false),
+            Action::Gone => self.hear_end(true),
+            Action::Shut => self.shut(),
+            other => Err(format!("{other:?} is no action of one client")),
+        }
+    }
+
+    fn shut(&mut self) -> Result<(), String> {
+        let shut = self.stage.shut(self.client);
+        shut.map_err(|error| error.to_string())
+    }
+
+    /// Sends all of it, and reads nothing meanwhile.
+    fn send(&mut self, bytes: &[u8], manner: Manner) -> Result<(), String> {
+        let mut rest = bytes;
+        self.patiently(|talk| {
+            rest = &rest[talk.offer(rest, manner)?..];
+            Ok(rest.is_empty())
+        })
+    }
+
+    /// Sends what is taken now.
+    fn offer(&mut self, bytes: &[u8], manner: Manner) -> Result<usize, String> {
+        let part = &bytes[..bytes.len().min(CHUNK)];
+        match self.stage.send(self.client, part, manner) {
+            Ok(count) => {
+                self.ledger.note_sent(&part[..count], manner);
+                Ok(count)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(error) => Err(format!("it cannot send: {error}")),
+        }
+    }
+
+    fn exchange(&mut self, count: usize) -> Result<(), String> {
+        let bytes = self.ledger.bytes_of(&Payload::Pattern(count));
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            self.patiently(|talk| {
+                let sent = talk.offer(rest, Manner::Plain)?;
+                rest = &rest[sent..];
+                match talk.hear(CHUNK)? {
+                    Heard::Bytes => Ok(true),
+                    Heard::Nothing => Ok(sent > 0),
+                    Heard::End | Heard::Reset => Err("it ended within an exchange".to_string()),
+                }
+            })?;
+        }
+        self.read(self.ledger.owed(usize::MAX).len())
+    }
+
+    fn fill(&mut self) -> Result<(), String> {
+        let mut full_since = self.stage.now();
+        while self.stage.now() < full_since + FULL_AFTER {
+            let bytes = self.ledger.bytes_of(&Payload::Pattern(CHUNK));
+            match self.offer(&bytes, Manner::Plain)? {
+                0 => self.stage.wait(TICK),
+                _ => full_since = self.stage.now(),
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, count: usize) -> Result<(), String> {
+        let mut missing = count;
+        self.patiently(|talk| {
+            let before = talk.ledger.answered;
+            if missing > 0 {
+                match talk.hear(missing)? {
+                    Heard::End => return Err(format!("FIN, and {missing} bytes are missing")),
+                    Heard::Reset => return Err(format!("RST, and {missing} bytes are missing")),
+                    Heard::Bytes | Heard::Nothing => {}
+                }
+            }
+            missing -= talk.ledger.answered - before;
+            Ok(missing == 0)
+        })
+    }
+
+    /// Waits for FIN, which nothing may precede; leniently, for FIN or RST behind any replies.
+    fn hear_end(&mut self, leniently: bool) -> Result<(), String> {
+        let owed = self.ledger.owed(usize::MAX).len();
+        if owed > 0 && !leniently {
+            return Err(format!("{owed} bytes are still owed"));
+        }
+        self.patiently(|talk| match talk.hear(CHUNK)? {
+            Heard::End => Ok(true),
+            Heard::Reset if leniently => Ok(true),
+            Heard::Reset => Err("RST came instead of FIN".to_string()),
+            Heard::Bytes | Heard::Nothing => Ok(false),
+        })
+    }
+
+    /// Receives once, and checks it.
+    fn hear(&mut self, most: usize) -> Result<Heard, String> {
+        let mut buffer = [0; CHUNK];
+        let buffer = &mut buffer[..most.min(CHUNK)];
+        match self.stage.receive(self.client, buffer) {
+            Ok(0) => Ok(Heard::End),
+            Ok(count) => {
+                *self.received += count as u64;
+                self.ledger.check(&buffer[..count])?;
+                Ok(Heard::Bytes)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Heard::Nothing),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+                ) =>
+            {
+                Ok(Heard::Reset)
+            }
+            Err(error) => Err(format!("it cannot receive: {error}")),
+        }
+    }
+
+    /// Tries until it is done, while something still happens within our patience.
+    fn patiently(
+        &mut self,
+        mut attempt: impl FnMut(&mut Self) -> Result<bool, String>,
+    ) -> Result<(), String> {
+        let mut progress = self.progress();
+        let mut deadline = self.stage.now() + PATIENCE;
+        while !attempt(self)? {
+            if self.progress() != progress {
+                progress = self.progress();
+                deadline = self.stage.now() + PATIENCE;
+            } else if self.stage.now() > deadline {
+                return Err("gave up waiting".to_string());
+            } else {
+                self.stage.wait(TICK);
+            }
+        }
+        Ok(())
+    }
+
+    fn progress(&self) -> (usize, usize) {
+        (self.ledger.sent.len(), self.ledger.place)
+    }
+}
+
+/// What a client has sent, and how much of it has come back.
+#[derive(Debug, Default)]
+struct Ledger {
+    sent: Vec<u8>,
+    /// Everything before this place of `sent` was answered, or is urgent and was left out.
+    place: usize,
+    /// Bytes that came back.
+    answered: usize,
+    /// Where urgent bytes are. The receiver's kernel leaves them out of the stream; but it knows
+    /// one mark at a time, so that one with another behind it may come as an ordinary byte.
+    urgent: BTreeMap<usize, MayComeInline>,
+}
+
+type MayComeInline = bool;
+
+impl Ledger {
+    fn bytes_of(&self, payload: &Payload) -> Vec<u8> {
+        match payload {
+            Payload::Text(text) => text.clone(),
+            Payload::Pattern(count) => {
+                let from = self.sent.len();
+                (from..from + count).map(pattern).collect()
+            }
+        }
+    }
+
+    fn note_sent(&mut self, bytes: &[u8], manner: Manner) {
+        if manner == Manner::Urgent && !bytes.is_empty() {
+            self.urgent.values_mut().for_each(|inline| *inline = true);
+            self.urgent.insert(self.sent.len(), false);
+        }
+        self.sent.extend_from_slice(bytes);
+    }
+
+    /// The replies that must still come, the first so many.
+    fn owed(&self, most: usize) -> Vec<u8> {
+        let rest = (self.place..self.sent.len()).filter(|place| !self.urgent.contains_key(place));
+        let owed = rest.map(|place| self.sent[place].to_ascii_uppercase());
+        owed.take(most).collect()
+    }
+
+    fn check(&mut self, bytes: &[u8]) -> Result<(), String> {
+        for &byte in bytes {
+            while let Some(&inline) = self.urgent.get(&self.place)
+                && !(inline && self.sent[self.place].to_ascii_uppercase() == byte)
+            {
+                self.place += 1;
+            }
+            let place = self.place;
+            match self.sent.get(place).map(u8::to_ascii_uppercase) {
+                Some(expected) if expected == byte => {}
+                Some(other) => {
+                    return Err(format!("byte {place} came back as {byte}, not {other}"));
+                }
+                None => return Err(format!("surplus byte {byte} behind {place}")),
+            }
+            self.answered += usize::from(!self.urgent.contains_key(&place));
+            self.place += 1;
+        }
+        Ok(())
+    }
+}
