@@ -44,7 +44,7 @@ fn each_close_lets_the_next_client_in() {
         hears_end(client);
     }
     remote.stop();
-    let totals = server.join().unwrap().unwrap();
+    let totals = server.join().unwrap().unwrap().totals;
     assert_eq!(totals.accepted, 10);
     assert_eq!(totals.closed(CloseReason::Finished), 10);
 }

@@ -70,6 +70,7 @@ fn at_the_cap_who_comes_waits_and_gets_a_place_when_somebody_leaves() {
         hears_end(&mut clients[place]);
         assert_eq!(read(&mut clients[place + 3], 4), b"PING", "in their order");
     }
+    serve.process.says("all that --max-connections allows");
     let said = serve.process.stderr();
     assert_eq!(
         said.matches("all that --max-connections allows").count(),
@@ -122,6 +123,7 @@ fn an_address_that_has_its_share_is_refused_until_it_gives_some_back() {
     clients[0].shutdown(Shutdown::Write).unwrap();
     hears_end(&mut clients[0]);
     ping(&mut serve.connect());
+    serve.process.says("is refused");
     let said = serve.process.stderr();
     assert_eq!(
         said.matches("is refused").count(),

@@ -38,7 +38,7 @@ use crate::report;
 use crate::send::{self, Errand};
 use crate::server::limits::Limits;
 use crate::server::stats::CloseReason;
-use crate::server::{self, Server, kernel};
+use crate::server::{self, Ended, Server, kernel};
 use crate::socket::Options;
 use crate::{capture, logging, process, socket};
 
@@ -108,16 +108,19 @@ fn serve(args: ServeArgs) -> anyhow::Result<Outcome> {
     let config = server_config(args, descriptors)?;
     let most = config.limits.max_connections;
     let mut server = Server::bind(&config)?;
-    server.obey_signals()?;
+    server.obey_signals().context("cannot take signals")?;
     let listening: String = server
         .addresses()
         .map(|address| format!("listening on {address}\n"))
         .collect();
     print(&listening)?;
     info!("serving at most {most} clients at a time");
-    let totals = server.run().context("the server failed")?;
+    let Ended { totals, failure } = server.run().context("cannot start the shards")?;
     info!("stopped: {totals}");
-    Ok(match totals.closed(CloseReason::Cut) {
+    if let Some(error) = failure {
+        return Err(error).context("the server failed");
+    }
+    Ok(match totals.closed(CloseReason::Cut) + totals.turned_away {
         0 => Outcome::Good,
         _ => Outcome::Bad,
     })

@@ -9,14 +9,14 @@ use anyhow::Context;
 
 use crate::reactor::signals::Remote;
 use crate::server::stats::Totals;
-use crate::server::{Config, Server};
+use crate::server::{Config, Ended, Server};
 
 /// The server, running; stopped when this is dropped.
 #[derive(Debug)]
 pub struct OwnServer {
     address: SocketAddr,
     stopper: Remote,
-    thread: Option<JoinHandle<io::Result<Totals>>>,
+    thread: Option<JoinHandle<io::Result<Ended>>>,
 }
 
 impl OwnServer {
@@ -47,7 +47,15 @@ impl OwnServer {
         self.stopper.stop();
         let thread = mem::take(&mut self.thread).context("the server was stopped before")?;
         match thread.join() {
-            Ok(result) => result.context("the server of this run failed"),
+            Ok(Ok(Ended {
+                totals,
+                failure: None,
+            })) => Ok(totals),
+            Ok(Ok(Ended {
+                failure: Some(error),
+                ..
+            })) => Err(error).context("the server of this run failed"),
+            Ok(Err(error)) => Err(error).context("the server of this run did not start"),
             Err(_) => anyhow::bail!("the server of this run broke off"),
         }
     }

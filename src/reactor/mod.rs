@@ -184,7 +184,8 @@ impl<K> Reactor<K> {
         };
         while let Err(error) = self.poll.poll(&mut self.events, timeout) {
             if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
+                let text = format!("cannot wait for events: {error}");
+                return Err(io::Error::new(error.kind(), text));
             }
         }
         self.collect();

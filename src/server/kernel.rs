@@ -14,7 +14,7 @@ use crate::socket;
 
 /// How long handshakes that have begun may still take when no new one can begin: a round trip
 /// within a continent. Each stop waits for so long.
-const HANDSHAKE: Duration = Duration::from_millis(100);
+const HANDSHAKE: Duration = Duration::from_millis(50);
 
 /// The world of one reactor.
 #[derive(Debug)]

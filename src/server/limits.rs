@@ -32,7 +32,7 @@ pub struct Limits {
     pub turn_accepts: usize,
     /// Pauses before accepting is tried again when descriptors or memory have run out: the first,
     /// doubled each time up to the last. A close retries at once; this is for descriptors that
-    /// someone else frees.
+    /// someone else frees. The last is below the 100 ms within which a client may expect to be served.
     pub accept_pause: (Duration, Duration),
     /// How often a stopping server looks which connections have fallen silent. One that moved no
     /// byte from one look to the next has been answered in full and is closed; this is longer than
@@ -57,7 +57,7 @@ impl Default for Limits {
             read_bytes: 64 * KIB,
             turn_bytes: 256 * KIB,
             turn_accepts: 256,
-            accept_pause: (Duration::from_millis(10), Duration::from_millis(100)),
+            accept_pause: (Duration::from_millis(10), Duration::from_millis(80)),
             drain_look: Duration::from_millis(200),
             linger: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(10),

@@ -74,6 +74,15 @@ pub struct Server {
     board: Arc<Board>,
 }
 
+/// How a server ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// What it counted.
+    pub totals: Totals,
+    /// Why it could not go on, when it could not: the poll, or a listener.
+    pub failure: Option<io::Error>,
+}
+
 /// One reactor with what it serves.
 #[derive(Debug)]
 struct Shard {
@@ -129,26 +138,25 @@ impl Server {
         Arc::clone(&self.board)
     }
 
-    /// Serves until it is stopped and all clients are done with. Only a failure of the poll or of a
-    /// listener is an error.
-    pub fn run(self) -> io::Result<Totals> {
+    /// Serves until it is stopped and all clients are done with. An error: the threads could not be
+    /// started.
+    pub fn run(self) -> io::Result<Ended> {
         let board = self.board;
         let mut shards = self.shards.into_iter();
         let first = shards.next().ok_or(io::ErrorKind::InvalidInput)?;
-        let remote = first.world.reactor.remote()?;
         let others: Vec<_> = shards
-            .map(|shard| shard.start(Arc::clone(&board), remote.again()?))
+            .map(|shard| shard.start(Arc::clone(&board)))
             .collect::<io::Result<_>>()?;
-        let mut outcome = first.run(&board);
-        if outcome.is_err() {
-            board.stop();
-        }
+        let mut failure = first.run(&board);
         for other in others {
             let other = other.join();
-            let other = other.unwrap_or_else(|_| Err(io::Error::other("a shard broke off")));
-            outcome = outcome.and_then(|totals| Ok(totals + other?));
+            let other = other.unwrap_or_else(|_| Some(io::Error::other("a shard broke off")));
+            failure = failure.or(other);
         }
-        outcome
+        Ok(Ended {
+            totals: board.sum().totals,
+            failure,
+        })
     }
 }
 
@@ -189,20 +197,36 @@ impl Shard {
         })
     }
 
-    /// Runs it in a thread of its own. When it fails, the others are to stop as well.
-    fn start(self, board: Arc<Board>, first: Remote) -> io::Result<JoinHandle<io::Result<Totals>>> {
+    /// Runs it in a thread of its own.
+    fn start(self, board: Arc<Board>) -> io::Result<JoinHandle<Option<io::Error>>> {
         thread::Builder::new()
             .name(format!("shard {}", self.number))
-            .spawn(move || self.run(&board).inspect_err(|_| first.stop()))
+            .spawn(move || self.run(&board))
     }
 
-    fn run(mut self, board: &Board) -> io::Result<Totals> {
+    /// Serves to the end, and leaves its last word on the board. Tells why it could not go on, when
+    /// it could not; the others are to stop then as well.
+    fn run(mut self, board: &Board) -> Option<io::Error> {
+        let outcome = self.serve(board);
+        if outcome.is_err() {
+            self.engine.cut(&mut self.world);
+        }
+        board.leave(self.number, self.engine.snapshot());
+        let failure = outcome.err().or(self.engine.into_failure());
+        if failure.is_some() {
+            board.stop();
+        }
+        failure
+    }
+
+    /// One turn after the other.
+    fn serve(&mut self, board: &Board) -> io::Result<()> {
         let Shard {
             number,
             world,
             engine,
             others,
-        } = &mut self;
+        } = self;
         while !engine.is_done() {
             world.reactor.turn(engine.wait())?;
             engine.begin_turn(world);
@@ -224,7 +248,6 @@ impl Shard {
             }
             engine.finish_turn(world);
         }
-        board.leave(*number, engine.snapshot());
-        self.engine.into_totals()
+        Ok(())
     }
 }

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io;
-use std::ops::{Add, AddAssign};
+use std::ops::AddAssign;
 use std::time::Duration;
 
 /// Why a connection ended. A peer's fault is data like any other.
@@ -218,15 +218,6 @@ impl AddAssign for Totals {
         for (closed, more) in self.closed.iter_mut().zip(other.closed) {
             *closed += more;
         }
-    }
-}
-
-impl Add for Totals {
-    type Output = Totals;
-
-    fn add(mut self, other: Self) -> Totals {
-        self += other;
-        self
     }
 }
 

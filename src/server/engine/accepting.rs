@@ -95,10 +95,12 @@ impl<S: Socket> Engine<S> {
     fn break_off(&mut self, world: &mut impl World<Socket = S>, number: usize, error: io::Error) {
         if let Some(listener) = &self.listeners[number] {
             let (label, address) = (&self.label, listener.address());
-            error!("{label}cannot accept on {address}: {error}");
+            let text = format!("cannot accept on {address}: {error}");
+            error!("{label}{text}");
+            let failure = io::Error::new(error.kind(), text);
+            self.failure.get_or_insert(failure);
         }
         self.close_listener(world, number);
-        self.failure.get_or_insert(error);
         if !self.is_stopping() {
             self.on_stop(world);
         }

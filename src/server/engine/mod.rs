@@ -233,11 +233,9 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// What was counted, once it [is done](Engine::is_done); an error: why it could not go on.
-    pub fn into_totals(self) -> io::Result<Totals> {
-        debug_assert_eq!(self.totals.accepted, self.totals.closed_in_all());
-        let totals = self.snapshot().totals;
-        self.failure.map_or(Ok(totals), Err)
+    /// Why it could not go on, when it could not.
+    pub fn into_failure(self) -> Option<io::Error> {
+        self.failure
     }
 
     /// A new client.
@@ -344,7 +342,7 @@ impl<S: Socket> Engine<S> {
     }
 
     /// Ends everything now.
-    fn cut(&mut self, world: &mut impl World<Socket = S>) {
+    pub fn cut(&mut self, world: &mut impl World<Socket = S>) {
         for number in 0..self.listeners.len() {
             self.close_listener(world, number);
         }
