@@ -35,6 +35,15 @@ struct Said {
     round: u64,
 }
 
+/// How a server stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The sum of what the shards said.
+    pub sum: Snapshot,
+    /// How many of them did not answer in time, and are told with what they said before.
+    pub silent: usize,
+}
+
 impl Board {
     /// For the shards behind these handles, in the order of their numbers.
     pub fn new(remotes: Vec<Remote>) -> Self {
@@ -50,15 +59,18 @@ impl Board {
     }
 
     /// Asks all shards, and adds up what they say. To be called from a thread that is no shard's.
-    pub fn ask(&self) -> Snapshot {
+    pub fn ask(&self) -> Answer {
         let round = self.begin_round(false);
-        let is_open = |state: &mut State| state.said.iter().any(|said| said.round < round);
+        let is_open = |state: &mut State| state.silent(round) > 0;
         let state = self
             .answered
             .wait_timeout_while(self.state(), PATIENCE, is_open)
             .unwrap_or_else(PoisonError::into_inner)
             .0;
-        state.sum()
+        Answer {
+            sum: state.sum(),
+            silent: state.silent(round),
+        }
     }
 
     /// What all shards said last.
@@ -88,18 +100,23 @@ impl Board {
         let mut state = self.state();
         let round = state.round;
         state.said[shard] = Said { snapshot, round };
-        if state.said.iter().any(|said| said.round < round) {
+        self.tell(state)
+    }
+
+    /// A shard's last word: it will not be asked any more. The sum as of [`Board::answer`].
+    pub fn leave(&self, shard: usize, snapshot: Snapshot) -> Option<Snapshot> {
+        let mut state = self.state();
+        let round = u64::MAX;
+        state.said[shard] = Said { snapshot, round };
+        self.tell(state)
+    }
+
+    fn tell(&self, mut state: MutexGuard<'_, State>) -> Option<Snapshot> {
+        if state.silent(state.round) > 0 {
             return None;
         }
         self.answered.notify_all();
         std::mem::take(&mut state.is_inquired).then(|| state.sum())
-    }
-
-    /// A shard's last word: it will not be asked any more.
-    pub fn leave(&self, shard: usize, snapshot: Snapshot) {
-        let round = u64::MAX;
-        self.state().said[shard] = Said { snapshot, round };
-        self.answered.notify_all();
     }
 
     /// Stops all shards.
@@ -114,6 +131,12 @@ impl Board {
 }
 
 impl State {
+    /// How many have not answered this round.
+    fn silent(&self, round: u64) -> usize {
+        let is_silent = |said: &&Said| said.round < round;
+        self.said.iter().filter(is_silent).count()
+    }
+
     fn sum(&self) -> Snapshot {
         let mut sum = Snapshot::default();
         for said in &self.said {
@@ -145,10 +168,14 @@ mod tests {
         assert_eq!(board.answer(0, open(2)), None, "shard 1 is to answer");
         assert_eq!(board.answer(1, open(3)), Some(open(5)));
         assert_eq!(board.answer(1, open(3)), None, "it was told");
-        board.leave(0, open(0));
+        assert_eq!(board.leave(0, open(0)), None);
         board.inquire();
         assert_eq!(board.answer(1, open(4)), Some(open(4)), "one has left");
-        board.leave(1, open(0));
-        assert_eq!(board.ask(), open(0), "nobody is waited for");
+        board.inquire();
+        let (sum, silent) = (open(4), 1);
+        assert_eq!(board.ask(), Answer { sum, silent }, "it takes too long");
+        assert_eq!(board.leave(1, open(0)), Some(open(0)), "it was the last");
+        let (sum, silent) = (open(0), 0);
+        assert_eq!(board.ask(), Answer { sum, silent }, "nobody is waited for");
     }
 }

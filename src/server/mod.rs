@@ -211,7 +211,9 @@ impl Shard {
         if outcome.is_err() {
             self.engine.cut(&mut self.world);
         }
-        board.leave(self.number, self.engine.snapshot());
+        if let Some(sum) = board.leave(self.number, self.engine.snapshot()) {
+            info!("{sum}");
+        }
         let failure = outcome.err().or(self.engine.into_failure());
         if failure.is_some() {
             board.stop();

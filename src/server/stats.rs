@@ -230,6 +230,8 @@ pub struct Snapshot {
     pub open: u64,
     /// Bytes received, converted and not yet taken by the kernel.
     pub pending_bytes: u64,
+    /// It was asked to stop; of several shards, one of them.
+    pub is_stopping: bool,
 }
 
 impl AddAssign for Snapshot {
@@ -237,6 +239,7 @@ impl AddAssign for Snapshot {
         self.totals += other.totals;
         self.open += other.open;
         self.pending_bytes += other.pending_bytes;
+        self.is_stopping |= other.is_stopping;
     }
 }
 
@@ -247,6 +250,7 @@ impl fmt::Display for Snapshot {
             totals,
             open,
             pending_bytes,
+            is_stopping: _,
         } = self;
         write!(f, "{open} open, {pending_bytes} bytes pending, {totals}")
     }

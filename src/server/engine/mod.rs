@@ -230,6 +230,7 @@ impl<S: Socket> Engine<S> {
             totals,
             open: self.clients.len() as u64,
             pending_bytes: self.clients.iter().map(pending).sum(),
+            is_stopping: self.is_stopping(),
         }
     }
 
