@@ -31,18 +31,19 @@
 //! 9  load/mod   load/verdict*
 //! 8  load/summary*   cli/values   capture/mod
 //! 7  load/engine/messages*   load/engine/connections*   load/own   capture/teller*
-//! 6  load/engine/mod*   server/mod   capture/document*
+//! 6  load/engine/mod*   server/mod   server/monitor   capture/document*
 //! 5  load/pacer*   load/kernel   load/books*   load/assertion*   server/board
 //! 5  server/engine/mod*   server/engine/accepting*   server/engine/waiting*
 //! 4  load/results*   server/kernel   capture/flows*   capture/transcript*
 //! 3  load/plan*   load/connection*   load/preflight   send   capture/flow*   capture/live
 //! 2  reactor/mod   server/connection*   server/world*   server/watch*   socket   load/dial*
 //! 2  load/payload*   load/gauge   load/world*   capture/analysis*   capture/file
+//! 2  server/http*
 //! 1  reactor/alarm   reactor/signals   reactor/slots*   reactor/timers*   stream*
-//! 1  load/evidence*   load/schedule*   server/admission*
+//! 1  load/evidence*   load/schedule*   server/admission*   server/metrics*
 //! 0  server/limits*   server/stats*   server/listener*   server/seldom*   load/random*
 //! 0  load/sizes*   load/latency*   capture/segment*   capture/stream*   capture/text*   units*
-//! 0  process   logging   timestamps
+//! 0  process   logging   timestamps   server/vitals
 //! ```
 //!
 //! # The boundaries
@@ -58,6 +59,7 @@
 //! - **world | engine**: server and load client need a clock, sockets and timers, and get them as an
 //!   argument: the kernel's, or those of the simulations.
 //! - **shard | board**: shards share nothing but the place where they say how they stand, when asked.
+//! - **board | monitor**: who reads the metrics page is a thread apart, and costs a shard one look.
 //! - **schedule | pacer | connection | books**: when, to whom, which bytes, what became of it.
 //! - **summary | verdict | report**: measuring cannot judge, judging cannot print.
 //! - **segment | flow | transcript | document**: bytes, fields, meaning, words, pages.

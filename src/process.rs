@@ -11,8 +11,8 @@ pub const DESCRIPTOR_RESERVE: u64 = 32;
 /// Poll, timer and the pipe of signals of one reactor, with some to spare.
 pub const DESCRIPTORS_OF_A_REACTOR: u64 = 6;
 
-/// Descriptors that a server keeps free for what is not a client: signals, the metrics page and who
-/// reads it, the libraries.
+/// Descriptors that a server keeps free for what is not a client: signals, the log, the
+/// libraries.
 pub const DESCRIPTOR_SPARE: u64 = 16;
 
 /// How many descriptors are open now, those that were inherited included.

@@ -20,6 +20,7 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
             "serve --mss 50",
             "'50' for '--mss <BYTES>': the kernel takes 88 to 32767 bytes",
         ),
+        ("serve --metrics 9090", "'9090' for '--metrics <ADDR:PORT>'"),
         ("serve --mss 32768", "the kernel takes 88 to 32767 bytes"),
         ("serve --backlog 0", "0 is not in 1..=2147483647"),
         ("serve --send-buffer 0", "0 is not in 1..=2147483647 bytes"),

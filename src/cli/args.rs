@@ -89,6 +89,10 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = RangedU64ValueParser::<usize>::new().range(1..=256))]
     pub(super) shards: usize,
+    /// Serve Prometheus metrics at http://ADDR:PORT/metrics, and at /healthz whether the server
+    /// takes clients: 200, or 503 once it is stopping; port 0: any free one
+    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
+    pub(super) metrics: Option<SocketAddr>,
     #[command(flatten)]
     pub(super) limits: LimitArgs,
     #[command(flatten)]

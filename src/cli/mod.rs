@@ -37,6 +37,7 @@ use crate::reactor::signals::stop_flag;
 use crate::report;
 use crate::send::{self, Errand};
 use crate::server::limits::Limits;
+use crate::server::monitor::{self, Monitor, Subject};
 use crate::server::stats::CloseReason;
 use crate::server::{self, Ended, Server, kernel};
 use crate::socket::Options;
@@ -105,15 +106,29 @@ pub fn say(text: &str) {
 
 fn serve(args: ServeArgs) -> anyhow::Result<Outcome> {
     let descriptors = process::raise_descriptor_limit().context("cannot read RLIMIT_NOFILE")?;
+    let metrics = args.metrics;
     let config = server_config(args, descriptors)?;
     let most = config.limits.max_connections;
     let mut server = Server::bind(&config)?;
     server.obey_signals().context("cannot take signals")?;
-    let listening: String = server
+    let mut told: String = server
         .addresses()
         .map(|address| format!("listening on {address}\n"))
         .collect();
-    print(&listening)?;
+    if let Some(address) = metrics {
+        let monitor = Monitor::bind(address, config.reuse_port)?;
+        told.push_str(&format!(
+            "metrics on http://{}/metrics\n",
+            monitor.address()
+        ));
+        let subject = Subject {
+            board: server.board(),
+            shards: config.shards,
+            limits: config.limits,
+        };
+        monitor.start(subject).context("cannot serve metrics")?;
+    }
+    print(&told)?;
     info!("serving at most {most} clients at a time");
     let Ended { totals, failure } = server.run().context("cannot start the shards")?;
     info!("stopped: {totals}");
@@ -175,7 +190,9 @@ fn room_for_clients(args: &ServeArgs, descriptors: u64) -> anyhow::Result<usize>
     let shards = args.shards as u64;
     let listeners = args.listen.len() as u64 * shards;
     let reactors = process::DESCRIPTORS_OF_A_REACTOR * shards;
-    let own = process::open_descriptors() + reactors + listeners + process::DESCRIPTOR_SPARE;
+    let metrics = args.metrics.map_or(0, |_| monitor::DESCRIPTORS);
+    let ours = reactors + listeners + metrics;
+    let own = process::open_descriptors() + ours + process::DESCRIPTOR_SPARE;
     match descriptors.saturating_sub(own) {
         0 => bail!(
             "the limit on descriptors, {descriptors} (RLIMIT_NOFILE), leaves no room for clients: \

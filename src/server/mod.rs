@@ -8,11 +8,15 @@ pub mod admission;
 pub mod board;
 pub mod connection;
 pub mod engine;
+pub mod http;
 pub mod kernel;
 pub mod limits;
 pub mod listener;
+pub mod metrics;
+pub mod monitor;
 pub mod seldom;
 pub mod stats;
+pub mod vitals;
 pub mod watch;
 pub mod world;
 

@@ -1,0 +1,253 @@
+//! Who asks how the server stands, over HTTP: a thread of its own, with a reactor of its own. It
+//! meets the shards on the board only, ends with the process, and keeps nobody from ending it.
+//!
+//! A visitor has [`VISIT_TIME`] in all, and when there are too many of them, the one that has been
+//! there for longest gives way to the newest. So neither slow visitors nor many of them keep one
+//! that asks at once from its reply.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use log::{error, warn};
+use mio::net::{TcpListener, TcpStream};
+
+use crate::process;
+use crate::reactor::slots::{Slots, Token};
+use crate::reactor::{Event, Reactor, Wait};
+use crate::server::board::Board;
+use crate::server::http::{Content, Progress, Resource, Visit};
+use crate::server::limits::Limits;
+use crate::server::listener::{Accepted, Listener};
+use crate::server::metrics::{self, Page};
+use crate::server::seldom::Seldom;
+use crate::server::vitals;
+use crate::socket::{self, Options};
+
+/// How long a visit may take, from the connection to its end.
+const VISIT_TIME: Duration = Duration::from_secs(2);
+
+/// How many there may be at a time: a few scrapers, a load balancer, a person.
+const VISITORS_MOST: usize = 16;
+
+/// What this takes of the limit on descriptors: reactor, listener, two files, visitors, and one who
+/// is accepted before another gives way.
+pub const DESCRIPTORS: u64 = process::DESCRIPTORS_OF_A_REACTOR + 3 + VISITORS_MOST as u64 + 1;
+
+/// Pauses in accepting when descriptors have run out, the first and the longest.
+const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
+
+const LISTENER: Token = Token::fixed(0);
+
+/// A page that can be visited.
+#[derive(Debug)]
+pub struct Monitor {
+    reactor: Reactor<()>,
+    socket: TcpListener,
+    listener: Listener,
+    /// Descriptors had run out; when to try again.
+    retry: Option<Instant>,
+    visitors: Slots<Visitor>,
+    /// Who came when; those who are gone may still stand here.
+    arrivals: VecDeque<(Instant, Token)>,
+    vitals: vitals::Source,
+    exhausted: Seldom,
+}
+
+#[derive(Debug)]
+struct Visitor {
+    socket: TcpStream,
+    visit: Visit,
+}
+
+/// Whose page it is.
+#[derive(Debug)]
+pub struct Subject {
+    /// Where the shards say how they stand.
+    pub board: Arc<Board>,
+    /// How many there are.
+    pub shards: usize,
+    /// Those of the whole process.
+    pub limits: Limits,
+}
+
+impl Monitor {
+    /// Listens. With `reuse_port` other processes may do so at the same address, and either is
+    /// asked. Files under /proc are opened here, and none later.
+    pub fn bind(address: SocketAddr, reuse_port: bool) -> anyhow::Result<Monitor> {
+        let bind = || -> io::Result<Monitor> {
+            let options = Options::default();
+            let (mut socket, _) = socket::listen(address, &options, None, reuse_port)?;
+            let reactor = Reactor::new()?;
+            reactor.add_reader(&mut socket, LISTENER)?;
+            Ok(Monitor {
+                reactor,
+                listener: Listener::new(socket.local_addr()?, ACCEPT_PAUSE),
+                socket,
+                retry: None,
+                visitors: Slots::default(),
+                arrivals: VecDeque::new(),
+                vitals: vitals::Source::open()?,
+                exhausted: Seldom::default(),
+            })
+        };
+        bind().with_context(|| format!("cannot serve metrics on {address}"))
+    }
+
+    /// Where it listens, with the real port.
+    pub fn address(&self) -> SocketAddr {
+        self.listener.address()
+    }
+
+    /// Serves the page from a thread of its own, until the process ends.
+    pub fn start(mut self, subject: Subject) -> io::Result<()> {
+        let serve = move || {
+            let Err(error) = self.run(&subject);
+            error!("the metrics page ends here: {error}");
+        };
+        thread::Builder::new()
+            .name("metrics".to_string())
+            .spawn(serve)?;
+        Ok(())
+    }
+
+    fn run(&mut self, subject: &Subject) -> io::Result<Infallible> {
+        loop {
+            self.reactor.turn(self.wait())?;
+            while let Some(event) = self.reactor.next_event() {
+                match event {
+                    Event::Io(LISTENER, _) => self.listener.note(),
+                    Event::Io(token, hints) => {
+                        if let Some(visitor) = self.visitors.get_mut(token) {
+                            visitor.visit.note(hints);
+                            self.serve(token, subject);
+                        }
+                    }
+                    // Nobody asks it to stop, and it sets no timers.
+                    Event::Timer(()) | Event::Stop | Event::Report | Event::Inquiry => {}
+                }
+            }
+            let now = Instant::now();
+            self.end_late(now);
+            self.accept(now)?;
+        }
+    }
+
+    fn wait(&self) -> Wait {
+        let first = self.arrivals.front();
+        let deadline = first.map(|(arrival, _)| *arrival + VISIT_TIME);
+        match self.retry.into_iter().chain(deadline).min() {
+            _ if self.listener.is_filled() => Wait::Never,
+            Some(next) => Wait::Until(next),
+            None => Wait::Block,
+        }
+    }
+
+    fn serve(&mut self, token: Token, subject: &Subject) {
+        let Some(Visitor { socket, visit }) = self.visitors.get_mut(token) else {
+            return;
+        };
+        let find = |resource| subject.content(resource, &self.vitals);
+        if visit.serve(socket, find) == Progress::Over {
+            self.visitors.remove(token);
+            self.listener.retry();
+        }
+    }
+
+    /// Ends the visits that have had their time.
+    fn end_late(&mut self, now: Instant) {
+        while let Some(&(arrival, _)) = self.arrivals.front()
+            && arrival + VISIT_TIME <= now
+        {
+            self.end_oldest();
+        }
+    }
+
+    fn end_oldest(&mut self) {
+        let oldest = self.arrivals.pop_front();
+        if let Some(mut visitor) = oldest.and_then(|(_, token)| self.visitors.remove(token)) {
+            visitor.visit.end(&mut visitor.socket);
+            self.listener.retry();
+        }
+    }
+
+    /// Accepts who waits, at most as many as there is room for: each is served in the next turn,
+    /// before another could take its place. An error: the listener is broken.
+    fn accept(&mut self, now: Instant) -> io::Result<()> {
+        if self.retry.is_some_and(|retry| retry <= now) {
+            self.retry = None;
+            self.listener.retry();
+        }
+        for _ in 0..VISITORS_MOST {
+            if !self.listener.is_filled() {
+                break;
+            }
+            match self.listener.learn(self.socket.accept()) {
+                Accepted::Client((socket, _)) => self.welcome(socket, now),
+                Accepted::Nobody | Accepted::Lost(_) => {}
+                Accepted::Exhausted(error, pause) => {
+                    self.retry = Some(now + pause);
+                    if let Some(untold) = self.exhausted.happened(now) {
+                        warn!("the metrics page cannot be visited for now: {error}{untold}");
+                    }
+                }
+                Accepted::Broken(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn welcome(&mut self, socket: TcpStream, now: Instant) {
+        while self.visitors.len() >= VISITORS_MOST {
+            self.end_oldest();
+        }
+        let token = self.visitors.insert(Visitor {
+            socket,
+            visit: Visit::default(),
+        });
+        self.arrivals.push_back((now, token));
+        if let Some(visitor) = self.visitors.get_mut(token)
+            && self.reactor.add_stream(&mut visitor.socket, token).is_err()
+        {
+            self.visitors.remove(token);
+        }
+    }
+}
+
+impl Subject {
+    fn content(&self, resource: Resource, vitals: &vitals::Source) -> Content {
+        let answer = self.board.ask();
+        let (snapshot, silent) = (answer.sum, answer.silent);
+        match resource {
+            Resource::Metrics => {
+                let page = Page {
+                    snapshot: &snapshot,
+                    shards: self.shards,
+                    silent,
+                    limits: &self.limits,
+                    vitals: &vitals.read(),
+                };
+                let text = page.text();
+                Content {
+                    is_well: text.is_ok(),
+                    kind: metrics::KIND,
+                    text: text.unwrap_or_else(|error| format!("{error}\n")),
+                }
+            }
+            Resource::Health => Content {
+                is_well: !snapshot.is_stopping && silent == 0,
+                kind: "text/plain",
+                text: match (snapshot.is_stopping, silent) {
+                    (true, _) => "stopping\n".to_string(),
+                    (false, 0) => "ok\n".to_string(),
+                    (false, silent) => format!("{silent} shards do not answer\n"),
+                },
+            },
+        }
+    }
+}
