@@ -59,7 +59,7 @@
 //! - **world | engine**: server and load client need a clock, sockets and timers, and get them as an
 //!   argument: the kernel's, or those of the simulations.
 //! - **shard | board**: shards share nothing but the place where they say how they stand, when asked.
-//! - **board | monitor**: who reads the metrics page is a thread apart, and costs a shard one look.
+//! - **board | monitor**: the metrics page has a thread apart, and costs a shard one look.
 //! - **schedule | pacer | connection | books**: when, to whom, which bytes, what became of it.
 //! - **summary | verdict | report**: measuring cannot judge, judging cannot print.
 //! - **segment | flow | transcript | document**: bytes, fields, meaning, words, pages.

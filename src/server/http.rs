@@ -1,5 +1,5 @@
-//! One visit to the metrics page: as much of HTTP/1.1 (RFC 9112) as it needs. Pure: the socket comes
-//! in as an argument.
+//! One visit to the metrics page: as much of HTTP/1.1 (RFC 9112) as it needs. Pure: the socket
+//! comes in as an argument.
 //!
 //! ```text
 //!   Asking ── the request is complete, or at fault ──► Replying ── all sent, FIN sent ──► Leaving
