@@ -1,7 +1,7 @@
 //! Who asks how the server stands, over HTTP: a thread of its own, with a reactor of its own. It
 //! meets the shards on the board only, ends with the process, and keeps nobody from ending it.
 //!
-//! A visitor has [`VISIT_TIME`] in all, and when there are too many of them, the one that has been
+//! A visitor has two seconds in all, and when there are too many of them, the one that has been
 //! there for longest gives way to the newest. So neither slow visitors nor many of them keep one
 //! that asks at once from its reply.
 
