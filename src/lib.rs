@@ -31,11 +31,13 @@
 //! 9  load/mod   load/verdict*
 //! 8  load/summary*   cli/values   capture/mod
 //! 7  load/engine/messages*   load/engine/connections*   load/own   capture/teller*
-//! 6  load/engine/mod*   server/mod   server/monitor   capture/document*
+//! 6  load/engine/mod*   server/mod   server/monitor   server/engine/accepting*
+//! 6  server/engine/waiting*   capture/document*
 //! 5  load/pacer*   load/kernel   load/books*   load/assertion*   server/board
-//! 5  server/engine/mod*   server/engine/accepting*   server/engine/waiting*
+//! 5  server/engine/mod*
 //! 4  load/results*   server/kernel   capture/flows*   capture/transcript*
-//! 3  load/plan*   load/connection*   load/preflight   send   capture/flow*   capture/live
+//! 3  load/plan*   load/connection*   load/preflight   send   server/patience*   capture/flow*
+//! 3  capture/live
 //! 2  reactor/mod   server/connection*   server/world*   server/watch*   socket   load/dial*
 //! 2  load/payload*   load/gauge   load/world*   capture/analysis*   capture/file
 //! 2  server/http*
@@ -56,9 +58,9 @@
 //! - **limits, plan**: every number that bounds work or memory, with its unit and its reason.
 //! - **connection | stats**: a connection ends with one reason; a peer's fault is data.
 //! - **listener, admission, watch**: what is known of a queue, who may come in, who has until when.
-//! - **world | engine**: server and load client need a clock, sockets and timers, and get them as an
-//!   argument: the kernel's, or those of the simulations.
-//! - **shard | board**: shards share nothing but the place where they say how they stand, when asked.
+//! - **world | engine**: server and load client need a clock, sockets and timers, and get them as
+//!   an argument: the kernel's, or those of the simulations.
+//! - **shard | board**: shards share nothing but the place where they say how they stand.
 //! - **board | monitor**: the metrics page has a thread apart, and costs a shard one look.
 //! - **schedule | pacer | connection | books**: when, to whom, which bytes, what became of it.
 //! - **summary | verdict | report**: measuring cannot judge, judging cannot print.

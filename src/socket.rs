@@ -160,8 +160,8 @@ pub fn tcp_info(stream: &TcpStream) -> io::Result<TcpInfo> {
     Ok(getsockopt(stream, TcpInformation)?)
 }
 
-/// From now on the kernel drops every SYN that comes to this listener; handshakes that have begun go
-/// on. A client asks again after a second (RFC 6298), and may then find another server.
+/// From now on the kernel drops every SYN that comes to this listener; handshakes that have begun
+/// go on. A client asks again after a second (RFC 6298), and may then find another server.
 pub fn drop_syns(listener: &TcpListener) -> io::Result<()> {
     // In the language of socket filters (linux/filter.h); the packet begins with its TCP header.
     const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;

@@ -148,8 +148,8 @@ impl Connection {
         }
     }
 
-    /// It is to end now. Tells how, after one more look at what the client sent; the socket is to be
-    /// closed after it.
+    /// It is to end now. Tells how, after one more look at what the client sent; the socket is to
+    /// be closed after it.
     pub fn cut(
         &mut self,
         stream: &mut impl Stream,

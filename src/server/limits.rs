@@ -32,7 +32,7 @@ pub struct Limits {
     pub turn_accepts: usize,
     /// Pauses before accepting is tried again when descriptors or memory have run out: the first,
     /// doubled each time up to the last. A close retries at once; this is for descriptors that
-    /// someone else frees. The last is below the 100 ms within which a client may expect to be served.
+    /// someone else frees. The last is below the 100 ms within which a client is to be served.
     pub accept_pause: (Duration, Duration),
     /// How often a stopping server looks which connections have fallen silent. One that moved no
     /// byte from one look to the next has been answered in full and is closed; this is longer than

@@ -14,6 +14,7 @@ pub mod limits;
 pub mod listener;
 pub mod metrics;
 pub mod monitor;
+pub mod patience;
 pub mod seldom;
 pub mod stats;
 pub mod vitals;

@@ -1,5 +1,5 @@
-//! What the engine needs of the world: a clock, clients, timers. Pure: the kernel implements it, and
-//! so does the simulated kernel of the tests.
+//! What the engine needs of the world: a clock, clients, timers. Pure: the kernel implements it,
+//! and so does the simulated kernel of the tests.
 
 use std::io;
 use std::net::SocketAddr;

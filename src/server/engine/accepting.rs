@@ -131,8 +131,8 @@ impl<S: Socket> Engine<S> {
         if let Some(untold) = self.warnings.full.happened(self.now) {
             let (label, open) = (&self.label, self.clients.len());
             warn!(
-                "{label}no new clients for now: {open} are open, all that --max-connections allows; \
-                 those who come wait{untold}"
+                "{label}no new clients for now: {open} are open, all that --max-connections \
+                 allows; those who come wait{untold}"
             );
         }
     }

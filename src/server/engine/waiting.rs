@@ -15,45 +15,10 @@ use log::warn;
 
 use crate::reactor::slots::Token;
 use crate::server::engine::Engine;
-use crate::server::limits::Limits;
+use crate::server::patience::{LOOKS, Mark};
 use crate::server::stats::CloseReason;
 use crate::server::watch::Watch;
 use crate::server::world::{Output, Socket, Timer, World};
-
-/// Which clients have until when to do what. Without a timeout there is no wheel.
-#[derive(Debug)]
-pub(super) struct Patience {
-    /// Clients that were sent something, and the mark of those that had something outstanding when
-    /// they were looked at.
-    stalls: Option<Watch<Option<Mark>>>,
-    /// All clients.
-    idles: Option<Watch<()>>,
-    /// Clients that were sent FIN.
-    lingers: Watch<()>,
-}
-
-/// What a client must have acknowledged.
-#[derive(Clone, Copy, Debug)]
-struct Mark {
-    /// In bytes since its connection began.
-    bytes: u64,
-    looks_left: u8,
-}
-
-/// A stall timeout is so many looks.
-const LOOKS: u8 = 4;
-
-impl Patience {
-    pub(super) fn new(limits: &Limits, now: Instant) -> Self {
-        Patience {
-            stalls: limits
-                .stall_timeout
-                .map(|time| Watch::new(time / u32::from(LOOKS), now)),
-            idles: limits.idle_timeout.map(|time| Watch::new(time, now)),
-            lingers: Watch::new(limits.linger, now),
-        }
-    }
-}
 
 impl<S: Socket> Engine<S> {
     /// A client was sent something.
