@@ -45,7 +45,7 @@
 //! 1  load/evidence*   load/schedule*   server/admission*   server/metrics*
 //! 0  server/limits*   server/stats*   server/listener*   server/seldom*   load/random*
 //! 0  load/sizes*   load/latency*   capture/segment*   capture/stream*   capture/text*   units*
-//! 0  process   logging   timestamps   server/vitals
+//! 0  process   logging   timestamps   server/vitals   server/activation   server/sandbox
 //! ```
 //!
 //! # The boundaries
@@ -58,6 +58,8 @@
 //! - **limits, plan**: every number that bounds work or memory, with its unit and its reason.
 //! - **connection | stats**: a connection ends with one reason; a peer's fault is data.
 //! - **listener, admission, watch**: what is known of a queue, who may come in, who has until when.
+//! - **sandbox | threads**: what is opened is opened before; then each thread keeps what its role
+//!   needs.
 //! - **world | engine**: server and load client need a clock, sockets and timers, and get them as
 //!   an argument: the kernel's, or those of the simulations.
 //! - **shard | board**: shards share nothing but the place where they say how they stand.

@@ -97,7 +97,28 @@ pub fn listen(
     }
     let mut regrants = configure(&socket, options)?;
     socket.bind(&address.into())?;
-    regrants.extend(start_listening(&socket, backlog)?);
+    let regrant = start_listening(&socket, backlog.unwrap_or(BACKLOG_DEFAULT))?;
+    regrants.extend(regrant.filter(|_| backlog.is_some()));
+    Ok((TcpListener::from_std(socket.into()), regrants))
+}
+
+/// The same for a socket that somebody else has made and that listens already. Without `backlog`
+/// its queue stays as it is.
+pub fn adopt(
+    listener: std::net::TcpListener,
+    options: &Options,
+    backlog: Option<u32>,
+) -> io::Result<(TcpListener, Vec<Regrant>)> {
+    let socket = Socket::from(listener);
+    if !socket.is_listener()? {
+        let text = "the socket does not listen";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    socket.set_nonblocking(true)?;
+    let mut regrants = configure(&socket, options)?;
+    if let Some(backlog) = backlog {
+        regrants.extend(start_listening(&socket, backlog)?);
+    }
     Ok((TcpListener::from_std(socket.into()), regrants))
 }
 
@@ -341,8 +362,7 @@ fn clamp_to_int(bytes: usize) -> usize {
     bytes.min(i32::MAX as usize)
 }
 
-fn start_listening(socket: &Socket, backlog: Option<u32>) -> io::Result<Option<Regrant>> {
-    let asked = backlog.unwrap_or(BACKLOG_DEFAULT);
+fn start_listening(socket: &Socket, asked: u32) -> io::Result<Option<Regrant>> {
     socket.listen(i32::try_from(asked).unwrap_or(i32::MAX))?;
     let Ok(limit) = fs::read_to_string("/proc/sys/net/core/somaxconn") else {
         return Ok(None);
@@ -354,7 +374,7 @@ fn start_listening(socket: &Socket, backlog: Option<u32>) -> io::Result<Option<R
         granted: granted as usize,
         sysctl: "net.core.somaxconn",
     };
-    Ok((backlog.is_some() && granted < asked).then_some(regrant))
+    Ok((granted < asked).then_some(regrant))
 }
 
 /// Binds the address and leaves the port to connect(2), which may then use one port for several

@@ -67,9 +67,9 @@ pub(super) struct LogArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
-    /// Where to listen, IPv4 or [IPv6]; port 0: any free one; may be repeated
-    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address,
-          default_value = "127.0.0.1:12000")]
+    /// Where to listen, IPv4 or [IPv6]; port 0: any free one; may be repeated; beside the sockets
+    /// that systemd hands over [default: those alone, else 127.0.0.1:12000]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
     pub(super) listen: Vec<SocketAddr>,
     #[command(flatten)]
     pub(super) mss: MssArg,
@@ -82,6 +82,10 @@ pub(super) struct ServeArgs {
     /// Leave Nagle's algorithm on; otherwise TCP_NODELAY is set
     #[arg(long)]
     pub(super) nagle: bool,
+    /// Give up at the start what serving does not need: opening files, new sockets, programs, all
+    /// but some 28 system calls; `auto`: as far as the kernel can, `on`: in full or not at all
+    #[arg(long, value_enum, default_value_t = SandboxArg::Auto)]
+    pub(super) sandbox: SandboxArg,
     /// Share the port with other processes, so that a new server can start beside the old one
     #[arg(long)]
     pub(super) reuse_port: bool,
@@ -363,6 +367,13 @@ pub(super) struct BufferArgs {
     /// SO_SNDBUF, such as 64KiB; the kernel doubles it for its own bookkeeping
     #[arg(long, value_name = "SIZE", value_parser = buffer_size)]
     pub(super) send_buffer: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum SandboxArg {
+    Auto,
+    On,
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -7,8 +7,9 @@ mod values;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -22,7 +23,7 @@ use crate::capture::transcript::Style;
 pub use crate::cli::args::Cli;
 use crate::cli::args::{
     AllowArg, ArrivalsArg, BufferArgs, CloseArg, Command, DURATION_DEFAULT, Format, LoadArgs,
-    MssArg, PacingArg, SendArgs, ServeArgs, SniffArgs, SniffFormat,
+    MssArg, PacingArg, SandboxArg, SendArgs, ServeArgs, SniffArgs, SniffFormat,
 };
 use crate::cli::values::Target;
 use crate::load::own::OwnServer;
@@ -36,8 +37,10 @@ use crate::progress::Progress;
 use crate::reactor::signals::stop_flag;
 use crate::report;
 use crate::send::{self, Errand};
+use crate::server::activation::{self, Notifier};
 use crate::server::limits::Limits;
 use crate::server::monitor::{self, Monitor, Subject};
+use crate::server::sandbox::Sandbox;
 use crate::server::stats::CloseReason;
 use crate::server::{self, Ended, Server, kernel};
 use crate::socket::Options;
@@ -45,6 +48,9 @@ use crate::{capture, logging, process, socket};
 
 /// The port of an upcase server, unless said otherwise.
 const PORT: u16 = 12000;
+
+/// Where `serve` listens, unless it is told or given sockets.
+const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), PORT);
 
 /// How a command ended that was carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,29 +112,32 @@ pub fn say(text: &str) {
 
 fn serve(args: ServeArgs) -> anyhow::Result<Outcome> {
     let descriptors = process::raise_descriptor_limit().context("cannot read RLIMIT_NOFILE")?;
-    let metrics = args.metrics;
+    let (metrics, wanted) = (args.metrics, args.sandbox);
     let config = server_config(args, descriptors)?;
-    let most = config.limits.max_connections;
     let mut server = Server::bind(&config)?;
     server.obey_signals().context("cannot take signals")?;
-    let mut told: String = server
-        .addresses()
-        .map(|address| format!("listening on {address}\n"))
-        .collect();
-    if let Some(address) = metrics {
-        let monitor = Monitor::bind(address, config.reuse_port)?;
-        told.push_str(&format!(
-            "metrics on http://{}/metrics\n",
-            monitor.address()
-        ));
+    server.notify(Notifier::from_env());
+    let monitor = metrics
+        .map(|address| Monitor::bind(address, config.reuse_port))
+        .transpose()?;
+    let sandbox = match wanted {
+        SandboxArg::Auto => Sandbox::raise(),
+        SandboxArg::On => Sandbox::raise().complete()?,
+        SandboxArg::Off => Sandbox::none(),
+    };
+    server.confine(&sandbox);
+    print(&where_it_is(&server, monitor.as_ref()))?;
+    if let Some(monitor) = monitor {
         let subject = Subject {
             board: server.board(),
             shards: config.shards,
             limits: config.limits,
         };
-        monitor.start(subject).context("cannot serve metrics")?;
+        let started = monitor.start(subject, sandbox.clone());
+        started.context("cannot serve metrics")?;
     }
-    print(&told)?;
+    info!("{sandbox}");
+    let most = config.limits.max_connections;
     info!("serving at most {most} clients at a time");
     let Ended { totals, failure } = server.run().context("cannot start the shards")?;
     info!("stopped: {totals}");
@@ -141,8 +150,25 @@ fn serve(args: ServeArgs) -> anyhow::Result<Outcome> {
     })
 }
 
-fn server_config(args: ServeArgs, descriptors: u64) -> anyhow::Result<server::Config> {
-    let room = room_for_clients(&args, descriptors)?;
+/// One line for each address.
+fn where_it_is(server: &Server, monitor: Option<&Monitor>) -> String {
+    let listening = server.addresses();
+    let mut lines: String = listening
+        .map(|address| format!("listening on {address}\n"))
+        .collect();
+    if let Some(monitor) = monitor {
+        let address = monitor.address();
+        lines.push_str(&format!("metrics on http://{address}/metrics\n"));
+    }
+    lines
+}
+
+fn server_config(mut args: ServeArgs, descriptors: u64) -> anyhow::Result<server::Config> {
+    let inherited: Vec<_> = activation::sockets()?.into_iter().map(Arc::new).collect();
+    if args.listen.is_empty() && inherited.is_empty() {
+        args.listen.push(LISTEN_DEFAULT);
+    }
+    let room = room_for_clients(&args, inherited.len(), descriptors)?;
     let most = args.limits.max_connections.unwrap_or(room);
     if most > room {
         warn!(
@@ -163,6 +189,7 @@ fn server_config(args: ServeArgs, descriptors: u64) -> anyhow::Result<server::Co
             ..options(&args.mss, Some(&args.buffers), args.nagle)
         },
         listen: args.listen,
+        inherited,
         backlog: args.backlog,
         reuse_port: args.reuse_port,
         shards: args.shards,
@@ -186,9 +213,9 @@ fn server_config(args: ServeArgs, descriptors: u64) -> anyhow::Result<server::Co
 const BACKSTOP: u32 = 4;
 
 /// How many clients the limit on descriptors leaves room for.
-fn room_for_clients(args: &ServeArgs, descriptors: u64) -> anyhow::Result<usize> {
+fn room_for_clients(args: &ServeArgs, inherited: usize, descriptors: u64) -> anyhow::Result<usize> {
     let shards = args.shards as u64;
-    let listeners = args.listen.len() as u64 * shards;
+    let listeners = (args.listen.len() + inherited) as u64 * shards;
     let reactors = process::DESCRIPTORS_OF_A_REACTOR * shards;
     let metrics = args.metrics.map_or(0, |_| monitor::DESCRIPTORS);
     let ours = reactors + listeners + metrics;

@@ -102,11 +102,18 @@ impl World for Kernel {
     }
 
     fn close(&mut self, listener: usize) -> u64 {
-        match self.doors[listener].take() {
-            Some(door) if door.owner == Owner::Ourselves => {
-                socket::clients_in_queue(&door.socket).unwrap_or(0)
+        let Some(mut door) = self.doors[listener].take() else {
+            return 0;
+        };
+        match door.owner {
+            Owner::Ourselves => socket::clients_in_queue(&door.socket).unwrap_or(0),
+            Owner::Group => 0,
+            Owner::Manager => {
+                // It lives on, so closing our descriptor would leave its events in our epoll. An
+                // error would say that they are not there.
+                let _ = self.reactor.remove(&mut door.socket);
+                0
             }
-            _ => 0,
         }
     }
 

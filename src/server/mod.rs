@@ -4,6 +4,7 @@
 //! over them (SO_REUSEPORT), and they meet only on the [`board`], when somebody asks how it stands.
 //! Signals come to the first shard, which passes them on.
 
+pub mod activation;
 pub mod admission;
 pub mod board;
 pub mod connection;
@@ -15,6 +16,7 @@ pub mod listener;
 pub mod metrics;
 pub mod monitor;
 pub mod patience;
+pub mod sandbox;
 pub mod seldom;
 pub mod stats;
 pub mod vitals;
@@ -29,22 +31,26 @@ use std::time::Instant;
 
 use anyhow::Context;
 use log::{info, warn};
-use mio::net::TcpStream;
+use mio::net::{TcpListener, TcpStream};
 
 use crate::reactor::Event;
 use crate::reactor::signals::Remote;
+use crate::server::activation::Notifier;
 use crate::server::board::Board;
 use crate::server::engine::Engine;
 use crate::server::kernel::{Kernel, Owner};
 use crate::server::limits::Limits;
+use crate::server::sandbox::{Role, Sandbox};
 use crate::server::stats::Totals;
-use crate::socket;
+use crate::socket::{self, Regrant};
 
 /// What a server is to do.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where to listen; port 0 is any free one.
     pub listen: Vec<SocketAddr>,
+    /// Sockets that listen already and stay their giver's, see [`activation`].
+    pub inherited: Vec<Arc<std::net::TcpListener>>,
     /// For every connection, by inheritance from its listener.
     pub options: socket::Options,
     /// How many clients may wait to be accepted; `None`: [`socket::BACKLOG_DEFAULT`].
@@ -62,6 +68,7 @@ impl Config {
     pub fn new(listen: Vec<SocketAddr>) -> Self {
         Config {
             listen,
+            inherited: Vec::new(),
             options: socket::Options::default(),
             backlog: None,
             reuse_port: false,
@@ -70,6 +77,27 @@ impl Config {
         }
     }
 }
+
+impl Config {
+    /// The listener of this number: first those of our own, then those that were handed over.
+    fn open(&self, index: usize, address: SocketAddr) -> io::Result<(Opened, Owner)> {
+        if let Some(handed) = index.checked_sub(self.listen.len()) {
+            let socket = self.inherited[handed].try_clone()?;
+            let opened = socket::adopt(socket, &self.options, self.backlog)?;
+            return Ok((opened, Owner::Manager));
+        }
+        let reuse_port = self.reuse_port || self.shards > 1;
+        let owner = match self.reuse_port && kernel::migrates() {
+            true => Owner::Group,
+            false => Owner::Ourselves,
+        };
+        let opened = socket::listen(address, &self.options, self.backlog, reuse_port)?;
+        Ok((opened, owner))
+    }
+}
+
+/// A listening socket, and what was not granted as asked.
+type Opened = (TcpListener, Vec<Regrant>);
 
 /// A server that listens.
 #[derive(Debug)]
@@ -96,6 +124,8 @@ struct Shard {
     engine: Engine<TcpStream>,
     /// Those to whom it passes on a request to stop.
     others: Vec<Remote>,
+    notifier: Notifier,
+    sandbox: Sandbox,
 }
 
 impl Server {
@@ -103,6 +133,10 @@ impl Server {
     /// error. Clients are accepted by the kernel from here on, and served by [`Server::run`].
     pub fn bind(config: &Config) -> anyhow::Result<Server> {
         let mut addresses = config.listen.clone();
+        for socket in &config.inherited {
+            let address = socket.local_addr();
+            addresses.push(address.context("a socket that was handed over has no address")?);
+        }
         let mut shards = Vec::new();
         for number in 0..config.shards {
             shards.push(Shard::bind(number, &mut addresses, config)?);
@@ -131,6 +165,18 @@ impl Server {
         let reactor = &mut self.shards[0].world.reactor;
         reactor.stop_on_signals()?;
         reactor.report_on_signal()
+    }
+
+    /// Tells this service manager when it is ready, and when it is asked to stop.
+    pub fn notify(&mut self, notifier: Notifier) {
+        self.shards[0].notifier = notifier;
+    }
+
+    /// Every shard enters this sandbox before it begins to serve.
+    pub fn confine(&mut self, sandbox: &Sandbox) {
+        for shard in &mut self.shards {
+            shard.sandbox = sandbox.clone();
+        }
     }
 
     /// A handle that stops this server from another thread.
@@ -169,16 +215,10 @@ impl Shard {
     /// Listens on these addresses, and replaces them by the real ones.
     fn bind(number: usize, addresses: &mut [SocketAddr], config: &Config) -> anyhow::Result<Shard> {
         let mut world = Kernel::new().context("cannot set up the event loop")?;
-        let reuse_port = config.reuse_port || config.shards > 1;
-        let owner = match config.reuse_port && kernel::migrates() {
-            true => Owner::Group,
-            false => Owner::Ourselves,
-        };
         for (index, address) in addresses.iter_mut().enumerate() {
             let asked = *address;
             let listen = || -> io::Result<SocketAddr> {
-                let (listener, regrants) =
-                    socket::listen(asked, &config.options, config.backlog, reuse_port)?;
+                let ((listener, regrants), owner) = config.open(index, asked)?;
                 for regrant in regrants.iter().filter(|_| number == 0) {
                     warn!("{regrant}");
                 }
@@ -199,6 +239,8 @@ impl Shard {
             engine: Engine::new(label, limits, addresses, Instant::now()),
             world,
             others: Vec::new(),
+            notifier: Notifier::default(),
+            sandbox: Sandbox::none(),
         })
     }
 
@@ -233,7 +275,11 @@ impl Shard {
             world,
             engine,
             others,
+            notifier,
+            sandbox,
         } = self;
+        sandbox.enter(Role::Reactor).map_err(io::Error::other)?;
+        notifier.ready();
         while !engine.is_done() {
             world.reactor.turn(engine.wait())?;
             engine.begin_turn(world);
@@ -242,6 +288,7 @@ impl Shard {
                     Event::Io(token, hints) => engine.on_io(world, token, hints),
                     Event::Timer(timer) => engine.on_timer(world, timer),
                     Event::Stop => {
+                        notifier.stopping();
                         others.iter().for_each(Remote::stop);
                         engine.on_stop(world);
                     }

@@ -25,6 +25,7 @@ use crate::server::http::{Content, Progress, Resource, Visit};
 use crate::server::limits::Limits;
 use crate::server::listener::{Accepted, Listener};
 use crate::server::metrics::{self, Page};
+use crate::server::sandbox::{Role, Sandbox};
 use crate::server::seldom::Seldom;
 use crate::server::vitals;
 use crate::socket::{self, Options};
@@ -104,10 +105,11 @@ impl Monitor {
         self.listener.address()
     }
 
-    /// Serves the page from a thread of its own, until the process ends.
-    pub fn start(mut self, subject: Subject) -> io::Result<()> {
+    /// Serves the page from a thread of its own, in this sandbox, until the process ends.
+    pub fn start(mut self, subject: Subject, sandbox: Sandbox) -> io::Result<()> {
         let serve = move || {
-            let Err(error) = self.run(&subject);
+            let confined = sandbox.enter(Role::Metrics);
+            let Err(error) = confined.and_then(|()| Ok(self.run(&subject)?));
             error!("the metrics page ends here: {error}");
         };
         thread::Builder::new()

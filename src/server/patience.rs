@@ -1,6 +1,6 @@
 //! Which clients have until when to do what. Pure.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::server::limits::Limits;
 use crate::server::watch::Watch;
