@@ -138,7 +138,8 @@ enum Severity {
 impl Severity {
     fn of(error: &io::Error) -> Self {
         match error.raw_os_error() {
-            Some(libc::EAGAIN) => Severity::Nobody,
+            // EAGAIN, or the word of a world that does not ask the kernel.
+            _ if error.kind() == io::ErrorKind::WouldBlock => Severity::Nobody,
             Some(
                 libc::EINTR
                 | libc::ECONNABORTED
@@ -169,6 +170,8 @@ mod tests {
     fn only_errors_that_make_the_socket_useless_are_fatal() {
         let severity = |errno| Severity::of(&io::Error::from_raw_os_error(errno));
         assert_eq!(severity(libc::EAGAIN), Severity::Nobody);
+        let blocked = io::ErrorKind::WouldBlock.into();
+        assert_eq!(Severity::of(&blocked), Severity::Nobody);
         assert_eq!(severity(libc::ECONNABORTED), Severity::ThatClient);
         assert_eq!(severity(libc::EMFILE), Severity::Resources);
         assert_eq!(severity(libc::EBADF), Severity::Fatal);

@@ -288,7 +288,9 @@ impl Shard {
                     Event::Io(token, hints) => engine.on_io(world, token, hints),
                     Event::Timer(timer) => engine.on_timer(world, timer),
                     Event::Stop => {
-                        notifier.stopping();
+                        if !engine.is_stopping() {
+                            notifier.stopping();
+                        }
                         others.iter().for_each(Remote::stop);
                         engine.on_stop(world);
                     }
