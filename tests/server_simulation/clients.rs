@@ -1,0 +1,323 @@
+//! The clients: what each is like, and what it does when its time comes.
+
+use nix::libc;
+
+use crate::chance::Chance;
+use crate::kernel::{End, Happening, State};
+
+/// What one client is like. Times in nanoseconds, amounts in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Habit {
+    /// What it sends in all, in pieces of these sizes, with these gaps.
+    pub total: u64,
+    pub piece: (u64, u64),
+    pub gap: (u64, u64),
+    /// It sends no more while so much is unanswered: 1 is ping-pong.
+    pub ahead: u64,
+    /// What it takes at a time, and how often; at most 0: it never reads.
+    pub take: (u64, u64),
+    pub take_gap: (u64, u64),
+    /// How far its kernel acknowledges what it has not taken.
+    pub window: u64,
+    /// One in so many pieces ends in an urgent byte; 0: none.
+    pub urgent: u64,
+    pub ending: Ending,
+    pub farewell: Farewell,
+    /// The server's buffers for it.
+    pub send_buffer: u64,
+    pub receive_buffer: u64,
+}
+
+/// What a client does when it has sent everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// FIN at once, then it reads.
+    HalfClose,
+    /// It reads all replies, then FIN.
+    CloseAnswered,
+    /// It closes its socket, and answers whatever still comes with a reset.
+    CloseUnread,
+    Reset,
+    /// Its machine is gone.
+    Vanish,
+    Silence,
+}
+
+/// What a client does when it gets FIN before it has sent its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Farewell {
+    Close,
+    /// It goes on as if nothing had happened.
+    GoOn,
+    /// It sends so many more pieces.
+    SendMore(u8),
+    Reset,
+    Nothing,
+}
+
+impl Habit {
+    /// A client that does only what it is told.
+    pub const BY_HAND: Habit = Habit {
+        total: 0,
+        piece: (1, 1),
+        gap: (1, 1),
+        ahead: u64::MAX,
+        take: (0, 0),
+        take_gap: (1, 1),
+        window: 0,
+        urgent: 0,
+        ending: Ending::Silence,
+        farewell: Farewell::Nothing,
+        send_buffer: 1 << 20,
+        receive_buffer: 1 << 20,
+    };
+}
+
+const MICROSECOND: u64 = 1000;
+const MILLISECOND: u64 = 1_000_000;
+const ALL: u64 = 1 << 30;
+
+/// A client of any kind. `unit`: the bytes of one read of the server.
+pub fn draw_habit(chance: &mut Chance, unit: u64) -> Habit {
+    let total = chance.pick(&[
+        0,
+        1,
+        3,
+        unit,
+        2 * unit + 1,
+        20 * unit,
+        20 * unit,
+        150 * unit,
+    ]);
+    let piece_max = chance.pick(&[1, 3, unit, unit + 1, 3 * unit, 20 * unit]);
+    let gap_max = chance.pick(&[2, 20, 20, 500, 10_000]) * MICROSECOND;
+    let take_max = chance.pick(&[0, 1, unit, 5 * unit, ALL, ALL, ALL]);
+    let take_gap = chance.pick(&[1, 1, 50, 3000, 30_000]) * MICROSECOND;
+    let buffers = [1, 7, unit, 4 * unit, 40 * unit, 1 << 20];
+    Habit {
+        total,
+        piece: (1, piece_max),
+        gap: (MICROSECOND, gap_max),
+        ahead: chance.pick(&[1, 1, unit, 10 * unit, u64::MAX, u64::MAX]),
+        take: (take_max.min(1), take_max),
+        take_gap: (take_gap, 2 * take_gap),
+        window: chance.pick(&buffers),
+        urgent: chance.pick(&[0, 0, 0, 2, 10]),
+        ending: chance.pick(&[
+            Ending::HalfClose,
+            Ending::HalfClose,
+            Ending::CloseAnswered,
+            Ending::CloseAnswered,
+            Ending::CloseUnread,
+            Ending::Reset,
+            Ending::Vanish,
+            Ending::Silence,
+        ]),
+        farewell: chance.pick(&[
+            Farewell::Close,
+            Farewell::Close,
+            Farewell::GoOn,
+            Farewell::SendMore(3),
+            Farewell::Reset,
+            Farewell::Nothing,
+        ]),
+        send_buffer: chance.pick(&buffers),
+        receive_buffer: chance.pick(&buffers),
+    }
+}
+
+/// A client that sends, reads everything and says goodbye.
+pub fn draw_honest_habit(chance: &mut Chance, unit: u64) -> Habit {
+    let habit = draw_habit(chance, unit);
+    Habit {
+        take: (1, ALL),
+        take_gap: (MICROSECOND, 50 * MICROSECOND),
+        ending: chance.pick(&[Ending::HalfClose, Ending::CloseAnswered]),
+        farewell: Farewell::Close,
+        gap: (MICROSECOND, 20 * MICROSECOND),
+        ..habit
+    }
+}
+
+impl State {
+    /// A client's time has come to send, or to end.
+    pub fn act(&mut self, number: usize) {
+        self.ends[number].is_acting = false;
+        let end = &self.ends[number];
+        if end.is_over() || end.fin {
+            return;
+        }
+        if end.has_seen_fin && self.bids_farewell(number) {
+            return;
+        }
+        if self.ends[number].left > 0 {
+            self.send_piece(number);
+        } else {
+            self.end_client(number);
+        }
+    }
+
+    fn send_piece(&mut self, number: usize) {
+        let end = &self.ends[number];
+        let habit = end.habit;
+        let unanswered = end.arrived.saturating_sub(end.taken);
+        let room = habit.receive_buffer.saturating_sub(end.unread());
+        let ahead = habit.ahead.saturating_sub(unanswered);
+        let most = end.left.min(room).min(ahead);
+        let count = self.chance.between(habit.piece).min(most);
+        if count == 0 {
+            self.ends[number].is_blocked = true;
+            return;
+        }
+        self.ends[number].left -= count;
+        self.arrive(number, count);
+        if self.chance.one_in(habit.urgent) {
+            self.arrive_urgent(number);
+        }
+        let gap = self.chance.between(habit.gap);
+        self.act_in(number, gap);
+    }
+
+    fn end_client(&mut self, number: usize) {
+        let end = &self.ends[number];
+        match end.habit.ending {
+            Ending::HalfClose => self.arrive_fin(number),
+            Ending::CloseAnswered if end.taken < end.arrived => {
+                self.ends[number].is_blocked = true;
+            }
+            Ending::CloseAnswered => self.arrive_fin(number),
+            Ending::CloseUnread => {
+                self.ends[number].resets_data = true;
+                self.arrive_fin(number);
+            }
+            Ending::Reset => self.arrive_reset(number),
+            Ending::Vanish => {
+                self.ends[number].has_vanished = true;
+                let after = self.chance.between((MILLISECOND, 200 * MILLISECOND));
+                self.later(after, Happening::GiveUp(number as u32));
+            }
+            Ending::Silence => {}
+        }
+    }
+
+    /// The server has sent FIN before the client. True: that is all for now.
+    fn bids_farewell(&mut self, number: usize) -> bool {
+        match self.ends[number].habit.farewell {
+            Farewell::Close | Farewell::SendMore(0) => self.arrive_fin(number),
+            Farewell::Reset => self.arrive_reset(number),
+            Farewell::Nothing => {}
+            Farewell::GoOn => return false,
+            Farewell::SendMore(pieces) => {
+                let habit = &mut self.ends[number].habit;
+                habit.farewell = Farewell::SendMore(pieces - 1);
+                let (piece, gap) = (habit.piece, habit.gap);
+                let count = self.chance.between(piece);
+                self.arrive(number, count);
+                let gap = self.chance.between(gap);
+                self.act_in(number, gap);
+            }
+        }
+        true
+    }
+
+    /// The client's kernel gets what the server sent, and the client takes what it likes.
+    pub fn take(&mut self, number: usize) {
+        let end = &mut self.ends[number];
+        end.is_taking = false;
+        if end.is_over() || end.has_vanished {
+            return;
+        }
+        if end.resets_data && end.sent > end.acked {
+            return self.arrive_reset(number);
+        }
+        let habit = end.habit;
+        self.acknowledge(number);
+        if habit.take.1 > 0 {
+            let count = self.chance.between(habit.take);
+            let end = &mut self.ends[number];
+            end.taken += count.min(end.acked - end.taken);
+            self.acknowledge(number);
+        }
+        let end = &self.ends[number];
+        if habit.take.1 > 0 && end.taken < end.sent {
+            let gap = self.chance.between(habit.take_gap);
+            self.take_in(number, gap);
+        }
+        self.unblock(number);
+        let end = &mut self.ends[number];
+        if end.shut && end.acked == end.sent && !end.has_seen_fin {
+            end.has_seen_fin = true;
+            let gap = self.chance.between(habit.gap);
+            self.act_in(number, gap);
+        }
+    }
+
+    /// A client that could not send, or waited for replies, looks again.
+    pub fn unblock(&mut self, number: usize) {
+        let end = &mut self.ends[number];
+        if end.is_blocked {
+            end.is_blocked = false;
+            let gap = end.habit.gap;
+            let gap = self.chance.between(gap);
+            self.act_in(number, gap);
+        }
+    }
+
+    pub fn act_in(&mut self, number: usize, gap: u64) {
+        if !std::mem::replace(&mut self.ends[number].is_acting, true) {
+            self.later(gap, Happening::Act(number as u32));
+        }
+    }
+
+    pub fn take_in(&mut self, number: usize, gap: u64) {
+        if !std::mem::replace(&mut self.ends[number].is_taking, true) {
+            self.later(gap, Happening::Take(number as u32));
+        }
+    }
+
+    /// From now on everybody behaves: sends nothing more, reads everything, says goodbye.
+    pub fn calm(&mut self) {
+        self.faults.end();
+        self.is_calm = true;
+        for number in 0..self.ends.len() {
+            let end = &mut self.ends[number];
+            end.left = 0;
+            end.has_vanished = false;
+            end.is_blocked = false;
+            end.habit = Habit {
+                take: (ALL, ALL),
+                take_gap: (MICROSECOND, MICROSECOND),
+                gap: (MICROSECOND, MICROSECOND),
+                ending: Ending::HalfClose,
+                farewell: Farewell::Close,
+                ..end.habit
+            };
+            if !end.is_over() {
+                self.act_in(number, MICROSECOND);
+                self.take_in(number, MICROSECOND);
+            }
+        }
+    }
+
+    /// Nobody is there any more.
+    pub fn is_drained(&self) -> bool {
+        self.open.is_empty() && self.doors.iter().all(|door| door.queue.is_empty())
+    }
+
+    /// How many turns it may take at most until nobody is there any more.
+    pub fn work_left(&self) -> u64 {
+        let alive = self.ends.iter().filter(|end| !end.is_closed);
+        let turns = |end: &End| 100 + 10 * (end.arrived - end.acked.min(end.arrived));
+        1000 + alive.map(turns).sum::<u64>()
+    }
+
+    /// The client's machine is gone, and the kernel gives it up.
+    pub fn give_up(&mut self, number: usize) {
+        let end = &self.ends[number];
+        if end.has_vanished && !end.is_over() {
+            let errors = [libc::ETIMEDOUT, libc::EHOSTUNREACH, libc::ENETUNREACH];
+            let errno = self.chance.pick(&errors);
+            self.break_end(number, errno);
+        }
+    }
+}

@@ -1,0 +1,914 @@
+//! A simulated kernel: listeners and sockets under edge-triggered epoll, in virtual time.
+//!
+//! It does what Linux does, and where Linux may do one thing or another the dice choose. Whatever
+//! the server calls, and whatever happens between two turns, is held against the rules of
+//! [`crate::rules`].
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use upcase::reactor::slots::Token;
+use upcase::server::limits::Limits;
+use upcase::server::world::{Output, Socket, Timer, World};
+use upcase::stream::{Hints, Stream};
+
+use crate::chance::{Agenda, Chance, reply_bytes, sent_bytes, upper_case};
+use crate::clients::Habit;
+use crate::rules::{Book, Facts, nanos};
+use crate::swarm::Faults;
+
+/// What a system call of the server takes, in nanoseconds.
+const CALL_TIME: u64 = 400;
+
+/// The world of the server. Clones are handles to the same one.
+#[derive(Clone, Debug)]
+pub struct SimKernel(pub Rc<RefCell<State>>);
+
+/// The server's end of a connection.
+#[derive(Debug)]
+pub struct SimSocket {
+    number: usize,
+    kernel: SimKernel,
+}
+
+/// All there is. Times are nanoseconds since `epoch`.
+#[derive(Debug)]
+pub struct State {
+    epoch: Instant,
+    pub now: u64,
+    pub limits: Limits,
+    pub faults: Faults,
+    pub chance: Chance,
+    pub agenda: Agenda<Happening>,
+    pub ends: Vec<End>,
+    /// Those that were accepted and are not closed.
+    pub open: Vec<u32>,
+    pub doors: Vec<Door>,
+    /// What epoll has to report, in its order.
+    ready: VecDeque<Source>,
+    /// Timers that are due and were not told yet.
+    pub due: VecDeque<Timer>,
+    pub stops: u32,
+    /// Faults have come to an end, and all clients behave.
+    pub is_calm: bool,
+    /// What was delivered to the server, and what it called.
+    pub events: u64,
+    pub book: Book,
+}
+
+/// What is to come.
+#[derive(Clone, Copy, Debug)]
+pub enum Happening {
+    Connect,
+    Act(u32),
+    Take(u32),
+    /// The kernel finds room after all.
+    Room(u32),
+    GiveUp(u32),
+    /// Descriptors run out, or are there again.
+    Descriptors,
+    /// The same of the system's memory.
+    Memory,
+    Timer(Timer),
+    Stop,
+    Calm,
+}
+
+/// What the server is told of a source. An event of a connection knows whose it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    pub token: Token,
+    pub hints: Hints,
+    end: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Door(u32),
+    End(u32),
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Door {
+    pub queue: VecDeque<u32>,
+    pub is_open: bool,
+    is_ready: bool,
+    /// Until when clients may still come.
+    pub hushed_until: Option<u64>,
+    pub is_broken: bool,
+    /// accept(2) failed for want of resources, and nothing has changed since.
+    pub is_paused: bool,
+    /// Of this turn.
+    pub attempts: usize,
+}
+
+/// One connection, both ends of it.
+#[derive(Debug)]
+pub struct End {
+    pub address: SocketAddr,
+    pub token: Option<Token>,
+    pub is_accepted: bool,
+    pub is_closed: bool,
+    is_ready: bool,
+    key: u64,
+    /// The bytes in either direction, of a client that is driven by hand.
+    literal: Option<Box<Literal>>,
+
+    /// Bytes of the client in this kernel, and of these read.
+    pub arrived: u64,
+    pub read: u64,
+    mark: Option<u64>,
+    pub fin: bool,
+    broken: Broken,
+
+    /// Bytes that this kernel has taken, of these acknowledged, of these taken by the client.
+    pub sent: u64,
+    pub acked: u64,
+    pub taken: u64,
+    no_space: bool,
+    /// Room will be reported later.
+    is_squeezed: bool,
+    pub shut: bool,
+    last_in: u64,
+    last_out: u64,
+
+    pub facts: Facts,
+
+    pub habit: Habit,
+    /// What the client has still to send.
+    pub left: u64,
+    pub is_acting: bool,
+    pub is_taking: bool,
+    pub is_blocked: bool,
+    pub has_seen_fin: bool,
+    pub has_vanished: bool,
+    pub resets_data: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Broken {
+    No,
+    /// The next call is told.
+    Untold(i32),
+    Told,
+}
+
+#[derive(Debug, Default)]
+struct Literal {
+    sent: Vec<u8>,
+    replies: Vec<u8>,
+}
+
+fn failure(errno: i32) -> io::Error {
+    io::Error::from_raw_os_error(errno)
+}
+
+impl Told {
+    fn of_door(number: u32) -> Told {
+        Told {
+            token: Token::fixed(number),
+            hints: READABLE,
+            end: None,
+        }
+    }
+}
+
+impl Door {
+    fn new() -> Door {
+        Door {
+            queue: VecDeque::new(),
+            is_open: true,
+            is_ready: false,
+            hushed_until: None,
+            is_broken: false,
+            is_paused: false,
+            attempts: 0,
+        }
+    }
+
+    /// No edge of it is still to be told.
+    pub fn is_reported(&self) -> bool {
+        !self.is_ready
+    }
+}
+
+impl End {
+    fn new(address: SocketAddr, key: u64, habit: Habit, now: u64) -> End {
+        End {
+            address,
+            token: None,
+            is_accepted: false,
+            is_closed: false,
+            is_ready: false,
+            key,
+            literal: None,
+            arrived: 0,
+            read: 0,
+            mark: None,
+            fin: false,
+            broken: Broken::No,
+            sent: 0,
+            acked: 0,
+            taken: 0,
+            no_space: false,
+            is_squeezed: false,
+            shut: false,
+            last_in: now,
+            last_out: now,
+            facts: Facts::new(now),
+            left: habit.total,
+            habit,
+            is_acting: false,
+            is_taking: false,
+            is_blocked: false,
+            has_seen_fin: false,
+            has_vanished: false,
+            resets_data: false,
+        }
+    }
+
+    /// Nothing more can come of it.
+    pub fn is_over(&self) -> bool {
+        self.is_closed || self.broken != Broken::No
+    }
+
+    /// No edge of it is still to be told.
+    pub fn is_reported(&self) -> bool {
+        !self.is_ready
+    }
+
+    pub fn unread(&self) -> u64 {
+        self.arrived - self.read
+    }
+
+    /// A read would find something.
+    pub fn is_readable(&self) -> bool {
+        self.unread() > 0 || self.fin || matches!(self.broken, Broken::Untold(_))
+    }
+
+    fn room(&self) -> u64 {
+        let used = self.sent - self.acked;
+        self.habit.send_buffer.saturating_sub(used)
+    }
+
+    /// Linux speaks of room when a third of the buffer is free.
+    pub fn is_writable(&self) -> bool {
+        let (room, used) = (self.room(), self.sent - self.acked);
+        room > 0 && 2 * room >= used && !self.is_squeezed
+    }
+
+    fn hints(&self) -> Hints {
+        let is_broken = self.broken != Broken::No;
+        let exceptional = self.fin || is_broken || self.mark.is_some();
+        Hints {
+            readable: self.unread() > 0 || exceptional,
+            writable: self.is_writable() || self.shut || is_broken,
+            exceptional,
+            ended: self.fin || is_broken,
+        }
+    }
+
+    fn told(&self, number: u32, hints: Hints) -> Option<Told> {
+        self.token.map(|token| Told {
+            token,
+            hints,
+            end: Some(number),
+        })
+    }
+
+    /// Since when no byte has moved.
+    pub fn quiet_since(&self) -> u64 {
+        self.last_in.max(self.last_out)
+    }
+}
+
+/// What the clients and the network do.
+impl State {
+    pub fn later(&mut self, after: u64, happening: Happening) {
+        self.agenda.put(self.now + after, happening);
+    }
+
+    /// A client comes. `None`: nobody listens any more.
+    pub fn connect(&mut self, door: usize, address: SocketAddr, habit: Habit) -> Option<usize> {
+        let it = &self.doors[door];
+        if !it.is_open || it.hushed_until.is_some_and(|until| self.now >= until) {
+            return None;
+        }
+        let number = self.ends.len();
+        let key = self.chance.below(1 << 20);
+        self.ends.push(End::new(address, key, habit, self.now));
+        self.doors[door].queue.push_back(number as u32);
+        self.raise(Source::Door(door as u32));
+        Some(number)
+    }
+
+    /// Bytes of the client have come.
+    pub fn arrive(&mut self, number: usize, count: u64) {
+        let end = &mut self.ends[number];
+        end.arrived += count;
+        end.last_in = self.now;
+        self.raise(Source::End(number as u32));
+    }
+
+    /// An urgent byte: it is no part of the stream, and a read stops before it. The one before it,
+    /// when it was not passed yet, becomes a byte like the others.
+    pub fn arrive_urgent(&mut self, number: usize) {
+        let end = &mut self.ends[number];
+        if end.mark.is_some() && end.literal.is_none() {
+            end.arrived += 1;
+        }
+        end.mark = Some(end.arrived);
+        end.last_in = self.now;
+        self.raise(Source::End(number as u32));
+    }
+
+    pub fn arrive_fin(&mut self, number: usize) {
+        let end = &mut self.ends[number];
+        if !end.is_over() && !end.fin {
+            end.fin = true;
+            self.raise(Source::End(number as u32));
+        }
+    }
+
+    pub fn arrive_reset(&mut self, number: usize) {
+        let errno = match self.ends[number].fin {
+            true => libc::EPIPE,
+            false => libc::ECONNRESET,
+        };
+        self.break_end(number, errno);
+    }
+
+    /// The connection is gone. What was not read yet can be read first, or is lost.
+    pub fn break_end(&mut self, number: usize, errno: i32) {
+        let is_lost = self.chance.one_in(2);
+        let end = &mut self.ends[number];
+        if end.is_over() {
+            return;
+        }
+        end.broken = Broken::Untold(errno);
+        if is_lost && !end.fin {
+            end.arrived = end.read;
+            end.mark = None;
+        }
+        self.raise(Source::End(number as u32));
+    }
+
+    /// The client's kernel has got all that fits into its window.
+    pub fn acknowledge(&mut self, number: usize) {
+        let end = &mut self.ends[number];
+        let acked = end.sent.min(end.taken + end.habit.window);
+        if acked <= end.acked {
+            return;
+        }
+        end.acked = acked;
+        if end.sent > end.acked {
+            end.last_out = self.now;
+        }
+        end.progressed(self.now, self.book.least_progress);
+        self.room_opens(number);
+    }
+
+    fn room_opens(&mut self, number: usize) {
+        let end = &mut self.ends[number];
+        if end.no_space && end.is_writable() {
+            end.no_space = false;
+            self.raise(Source::End(number as u32));
+        }
+    }
+
+    /// An edge: epoll has something to report.
+    fn raise(&mut self, source: Source) {
+        let is_ready = match source {
+            Source::Door(number) => &mut self.doors[number as usize].is_ready,
+            Source::End(number) => {
+                let end = &mut self.ends[number as usize];
+                if end.token.is_none() || end.is_closed {
+                    return;
+                }
+                &mut end.is_ready
+            }
+        };
+        if !std::mem::replace(is_ready, true) {
+            self.ready.push_back(source);
+        }
+    }
+
+    /// Everything happens whose time has come.
+    pub fn happen(&mut self) {
+        while let Some(happening) = self.agenda.take(self.now) {
+            match happening {
+                Happening::Connect => self.connect_next(),
+                Happening::Act(number) => self.act(number as usize),
+                Happening::Take(number) => self.take(number as usize),
+                Happening::Room(number) => {
+                    self.ends[number as usize].is_squeezed = false;
+                    self.room_opens(number as usize);
+                }
+                Happening::GiveUp(number) => self.give_up(number as usize),
+                Happening::Descriptors => self.change_descriptors(),
+                Happening::Memory => self.change_memory(),
+                Happening::Timer(timer) => self.due.push_back(timer),
+                Happening::Stop => self.stops += 1,
+                Happening::Calm => self.calm(),
+            }
+        }
+    }
+}
+
+/// What epoll reports.
+impl State {
+    /// Whether the poll would return at once.
+    pub fn has_news(&self) -> bool {
+        !self.ready.is_empty() || !self.due.is_empty() || self.stops > 0
+    }
+
+    /// What one epoll_wait(2) returns.
+    pub fn collect(&mut self, batch: &mut Vec<Told>) {
+        batch.clear();
+        let capacity = self.chance.between((1, self.faults.batch)) as usize;
+        for _ in 0..self.ready.len() {
+            if batch.len() >= capacity {
+                break;
+            }
+            match self.ready.pop_front() {
+                Some(Source::Door(number)) => self.report_door(number, batch),
+                Some(Source::End(number)) => self.report_end(number, batch),
+                None => break,
+            }
+        }
+        self.add_false_events(batch);
+        if self.faults.shuffle {
+            for place in 1..batch.len() {
+                let other = self.chance.below(place as u64 + 1) as usize;
+                batch.swap(place, other);
+            }
+        }
+    }
+
+    fn report_door(&mut self, number: u32, batch: &mut Vec<Told>) {
+        let door = &mut self.doors[number as usize];
+        door.is_ready = false;
+        if door.is_open && !door.queue.is_empty() {
+            batch.push(Told::of_door(number));
+        }
+    }
+
+    /// The flags show the whole state, not the edge only.
+    fn report_end(&mut self, number: u32, batch: &mut Vec<Told>) {
+        let end = &mut self.ends[number as usize];
+        end.is_ready = false;
+        if end.is_closed {
+            return;
+        }
+        let hints = end.hints();
+        if hints.readable && hints.writable && self.chance.one_in(self.faults.split) {
+            // One half now, the whole in this batch or in one that comes later.
+            let readable = Hints {
+                writable: false,
+                ..hints
+            };
+            let half = self.chance.pick(&[readable, WRITABLE]);
+            batch.extend(end.told(number, half));
+            self.raise(Source::End(number));
+        } else if hints != Hints::default() {
+            batch.extend(end.told(number, hints));
+        }
+    }
+
+    /// Events that are not so, and events of sockets that are closed.
+    fn add_false_events(&mut self, batch: &mut Vec<Told>) {
+        if self.chance.one_in(self.faults.spurious) && !self.open.is_empty() {
+            let place = self.chance.below(self.open.len() as u64) as usize;
+            let flags = self.chance.below(8);
+            let number = self.open[place];
+            let end = &self.ends[number as usize];
+            let hints = Hints {
+                readable: flags & 1 > 0,
+                writable: flags & 2 > 0,
+                exceptional: flags & 4 > 0,
+                ended: end.fin,
+            };
+            batch.extend(end.told(number, hints));
+        }
+        if self.chance.one_in(self.faults.spurious) {
+            let door = self.chance.below(self.doors.len() as u64);
+            batch.push(Told::of_door(door as u32));
+        }
+        if self.chance.one_in(self.faults.stale) && !self.ends.is_empty() {
+            let number = self.chance.below(self.ends.len() as u64) as u32;
+            let end = &self.ends[number as usize];
+            if end.is_closed {
+                batch.extend(end.told(number, EVERYTHING));
+            }
+        }
+    }
+
+    /// The server is told this now.
+    pub fn tell(&mut self, told: Told) {
+        self.events += 1;
+        if let Some(number) = told.end {
+            let end = &mut self.ends[number as usize];
+            match end.is_closed {
+                true => self.book.stale += 1,
+                false => end.facts.note(told.hints),
+            }
+        }
+    }
+}
+
+const READABLE: Hints = Hints {
+    readable: true,
+    writable: false,
+    exceptional: false,
+    ended: false,
+};
+
+const WRITABLE: Hints = Hints {
+    readable: false,
+    writable: true,
+    exceptional: false,
+    ended: false,
+};
+
+const EVERYTHING: Hints = Hints {
+    readable: true,
+    writable: true,
+    exceptional: true,
+    ended: true,
+};
+
+/// The system calls of the server.
+impl State {
+    /// A call begins. Meanwhile other things happen.
+    fn begin_call(&mut self) {
+        self.events += 1;
+        self.now += CALL_TIME;
+        if self.faults.interleave && self.agenda.next().is_some_and(|at| at <= self.now) {
+            self.happen();
+        }
+    }
+
+    /// A call on a connection that fails now, whatever its state is.
+    fn chance_fails(&mut self, number: usize) -> io::Result<()> {
+        if self.chance.one_in(self.faults.interrupts) {
+            return Err(failure(libc::EINTR));
+        }
+        if self.chance.one_in(self.faults.calls) {
+            return Err(self.fails(number, libc::ENOMEM));
+        }
+        Ok(())
+    }
+
+    fn recv(&mut self, number: usize, buffer: &mut [u8]) -> io::Result<usize> {
+        self.begin_call();
+        self.check_recv(number, buffer.len());
+        self.chance_fails(number)?;
+        let end = &mut self.ends[number];
+        if end.mark == Some(end.read) {
+            end.mark = None;
+        }
+        let until_mark = end.mark.unwrap_or(end.arrived) - end.read;
+        let count = (until_mark as usize).min(buffer.len());
+        if count == 0 {
+            return self.recv_nothing(number);
+        }
+        let bytes = match &end.literal {
+            Some(literal) => &literal.sent[end.read as usize..][..count],
+            None => sent_bytes(end.key, end.read, count),
+        };
+        buffer[..count].copy_from_slice(bytes);
+        end.read += count as u64;
+        end.facts.may_read = count == buffer.len() || end.facts.to_end;
+        self.check_read(number, count);
+        self.unblock(number);
+        Ok(count)
+    }
+
+    /// FIN is told before an error that came after it.
+    fn recv_nothing(&mut self, number: usize) -> io::Result<usize> {
+        let end = &mut self.ends[number];
+        match end.broken {
+            Broken::Untold(errno) if !end.fin => {
+                end.broken = Broken::Told;
+                Err(self.fails(number, errno))
+            }
+            Broken::No if !end.fin => {
+                self.check_blocked_read(number);
+                Err(failure(libc::EAGAIN))
+            }
+            _ => {
+                end.facts.got_end = true;
+                Ok(0)
+            }
+        }
+    }
+
+    fn send(&mut self, number: usize, bytes: &[u8]) -> io::Result<usize> {
+        self.begin_call();
+        self.check_send(number, bytes);
+        self.chance_fails(number)?;
+        let end = &mut self.ends[number];
+        match end.broken {
+            Broken::No => {}
+            Broken::Untold(errno) => {
+                end.broken = Broken::Told;
+                return Err(self.fails(number, errno));
+            }
+            Broken::Told => return Err(self.fails(number, libc::EPIPE)),
+        }
+        let mut count = end.room().min(bytes.len() as u64);
+        if count > 0 && !end.is_squeezed && self.chance.one_in(self.faults.squeezes) {
+            count = self.chance.below(count);
+            end.is_squeezed = true;
+            let after = self.chance.between((1000, 1_000_000));
+            let room = Happening::Room(number as u32);
+            self.agenda.put(self.now + after, room);
+        }
+        end.no_space = count < bytes.len() as u64;
+        end.facts.may_write = !end.no_space;
+        if count == 0 {
+            return Err(failure(libc::EAGAIN));
+        }
+        if let Some(literal) = &mut end.literal {
+            literal.replies.extend(&bytes[..count as usize]);
+        }
+        end.sent += count;
+        end.last_out = self.now;
+        self.check_sent(number, count);
+        let gap = self.chance.between((1000, 100_000));
+        self.take_in(number, gap);
+        Ok(count as usize)
+    }
+
+    fn shutdown(&mut self, number: usize) -> io::Result<()> {
+        self.begin_call();
+        self.check_shutdown(number);
+        if self.ends[number].broken != Broken::No {
+            return Err(self.fails(number, libc::ENOTCONN));
+        }
+        self.ends[number].shut = true;
+        self.take_in(number, CALL_TIME);
+        Ok(())
+    }
+
+    /// A call failed for good.
+    fn fails(&mut self, number: usize, errno: i32) -> io::Error {
+        self.ends[number].facts.failed(errno);
+        failure(errno)
+    }
+
+    fn drop_end(&mut self, number: usize) {
+        self.begin_call();
+        self.check_drop(number);
+        self.ends[number].is_closed = true;
+        let place = self.open.iter().position(|&it| it as usize == number);
+        if let Some(place) = place {
+            self.open.swap_remove(place);
+        }
+        for door in &mut self.doors {
+            door.is_paused = false;
+        }
+    }
+
+    fn accept(&mut self, number: usize) -> io::Result<usize> {
+        self.begin_call();
+        self.check_accept(number);
+        let door = &mut self.doors[number];
+        door.attempts += 1;
+        if self.chance.one_in(self.faults.fatal) {
+            door.is_broken = true;
+            let errors = [libc::EBADF, libc::EINVAL, libc::ENOTSOCK];
+            return Err(failure(self.chance.pick(&errors)));
+        }
+        if self.chance.one_in(self.faults.interrupts) {
+            return Err(failure(libc::EINTR));
+        }
+        // The descriptor comes first: it fails with nobody in the queue as well.
+        if let Some(errno) = self.lack_of_resources() {
+            self.doors[number].is_paused = true;
+            return Err(failure(errno));
+        }
+        let Some(client) = self.doors[number].queue.pop_front() else {
+            return Err(failure(libc::EAGAIN));
+        };
+        let client = client as usize;
+        if self.chance.one_in(self.faults.aborts) {
+            self.book.lost += 1;
+            self.ends[client].is_closed = true;
+            return Err(failure(self.chance.pick(&LOST)));
+        }
+        self.ends[client].is_accepted = true;
+        self.open.push(client as u32);
+        self.check_accepted(client);
+        Ok(client)
+    }
+
+    fn lack_of_resources(&mut self) -> Option<i32> {
+        if self.open.len() >= self.faults.descriptors {
+            return Some(libc::EMFILE);
+        }
+        let errors = [libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EPERM];
+        self.faults.no_memory.then(|| self.chance.pick(&errors))
+    }
+
+    fn watch(&mut self, number: usize, token: Token) -> io::Result<()> {
+        self.begin_call();
+        if self.chance.one_in(self.faults.watches) {
+            return Err(self.fails(number, libc::ENOSPC));
+        }
+        let end = &mut self.ends[number];
+        assert_eq!(end.token, None, "watched twice");
+        end.token = Some(token);
+        if end.hints() != Hints::default() {
+            self.raise(Source::End(number as u32));
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, number: usize) -> u64 {
+        self.begin_call();
+        self.check_close(number);
+        let door = &mut self.doors[number];
+        door.is_open = false;
+        let waiting = std::mem::take(&mut door.queue);
+        for &client in &waiting {
+            self.ends[client as usize].is_closed = true;
+        }
+        self.book.turned_away += waiting.len() as u64;
+        waiting.len() as u64
+    }
+}
+
+/// What accept(2) says of a client that was lost in the queue.
+const LOST: [i32; 9] = [
+    libc::ECONNABORTED,
+    libc::EPROTO,
+    libc::ENETDOWN,
+    libc::ENETUNREACH,
+    libc::EHOSTDOWN,
+    libc::EHOSTUNREACH,
+    libc::ENOPROTOOPT,
+    libc::EOPNOTSUPP,
+    libc::ETIMEDOUT,
+];
+
+impl SimKernel {
+    pub fn new(doors: usize, limits: Limits, faults: Faults, chance: Chance) -> Self {
+        SimKernel(Rc::new(RefCell::new(State {
+            epoch: Instant::now(),
+            now: 0,
+            book: Book::new(&limits),
+            limits,
+            faults,
+            chance,
+            agenda: Agenda::new(),
+            ends: Vec::new(),
+            open: Vec::new(),
+            doors: std::iter::repeat_with(Door::new).take(doors).collect(),
+            ready: VecDeque::new(),
+            due: VecDeque::new(),
+            stops: 0,
+            is_calm: false,
+            events: 0,
+        })))
+    }
+}
+
+impl World for SimKernel {
+    type Socket = SimSocket;
+
+    fn now(&self) -> Instant {
+        let mut state = self.0.borrow_mut();
+        state.now += 30;
+        state.epoch + Duration::from_nanos(state.now)
+    }
+
+    fn accept(&mut self, listener: usize) -> io::Result<(SimSocket, SocketAddr)> {
+        let mut state = self.0.borrow_mut();
+        let number = state.accept(listener)?;
+        let kernel = self.clone();
+        Ok((SimSocket { number, kernel }, state.ends[number].address))
+    }
+
+    fn watch(&mut self, socket: &mut SimSocket, token: Token) -> io::Result<()> {
+        self.0.borrow_mut().watch(socket.number, token)
+    }
+
+    fn hush(&mut self, listener: usize) -> Duration {
+        let mut state = self.0.borrow_mut();
+        state.events += 1;
+        let grace = state.faults.grace;
+        let until = state.book.turn_began + grace;
+        state.doors[listener].hushed_until = Some(until);
+        Duration::from_nanos(grace)
+    }
+
+    fn close(&mut self, listener: usize) -> u64 {
+        self.0.borrow_mut().close(listener)
+    }
+
+    fn set_timer(&mut self, deadline: Instant, timer: Timer) {
+        let mut state = self.0.borrow_mut();
+        state.events += 1;
+        let at = nanos(deadline.saturating_duration_since(state.epoch));
+        state.check_timer(timer);
+        let at = at.max(state.now);
+        state.agenda.put(at, Happening::Timer(timer));
+    }
+}
+
+impl Stream for SimSocket {
+    fn recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.kernel.0.borrow_mut().recv(self.number, buffer)
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.kernel.0.borrow_mut().send(self.number, bytes)
+    }
+
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        self.kernel.0.borrow_mut().shutdown(self.number)
+    }
+}
+
+impl Socket for SimSocket {
+    fn output(&self) -> io::Result<Output> {
+        let mut state = self.kernel.0.borrow_mut();
+        state.begin_call();
+        let (now, timeout) = (state.now, state.limits.stall_timeout);
+        let end = &mut state.ends[self.number];
+        end.sampled(now, timeout);
+        Ok(Output {
+            acknowledged: end.acked,
+            outstanding: end.sent - end.acked,
+            quiet: Duration::from_nanos(now - end.quiet_since()),
+        })
+    }
+
+    fn reset_on_close(&mut self) -> io::Result<()> {
+        let mut state = self.kernel.0.borrow_mut();
+        state.begin_call();
+        state.ends[self.number].facts.resets = true;
+        Ok(())
+    }
+}
+
+impl Drop for SimSocket {
+    fn drop(&mut self) {
+        // After a failed check there is nothing more to check.
+        if !std::thread::panicking() {
+            self.kernel.0.borrow_mut().drop_end(self.number);
+        }
+    }
+}
+
+/// A client that is driven by hand: its bytes are those that it is given.
+impl State {
+    pub fn connect_by_hand(&mut self, door: usize, address: SocketAddr) -> Option<usize> {
+        let number = self.connect(door, address, Habit::BY_HAND)?;
+        self.ends[number].literal = Some(Box::default());
+        Some(number)
+    }
+
+    pub fn send_by_hand(&mut self, number: usize, bytes: &[u8]) {
+        let end = &mut self.ends[number];
+        if end.fin || end.is_over() {
+            return;
+        }
+        if let Some(literal) = &mut end.literal {
+            literal.sent.extend(bytes);
+        }
+        self.arrive(number, bytes.len() as u64);
+    }
+
+    /// The client takes up to so many bytes, and gets those that it has not seen.
+    pub fn take_by_hand(&mut self, number: usize, count: u64) -> Vec<u8> {
+        let end = &mut self.ends[number];
+        let before = end.taken as usize;
+        end.taken += count.min(end.sent - end.taken);
+        let after = end.taken as usize;
+        let literal = end.literal.as_ref();
+        let bytes = literal.map(|it| it.replies[before..after].to_vec());
+        self.acknowledge(number);
+        bytes.unwrap_or_default()
+    }
+
+    /// Whether these are the bytes that the server is to send next.
+    pub fn is_right(&self, number: usize, bytes: &[u8]) -> bool {
+        let end = &self.ends[number];
+        match &end.literal {
+            Some(literal) => {
+                let expected = &literal.sent[end.sent as usize..][..bytes.len()];
+                let expected = expected.iter().map(|&byte| upper_case(byte));
+                expected.eq(bytes.iter().copied())
+            }
+            None => bytes == reply_bytes(end.key, end.sent, bytes.len()),
+        }
+    }
+}

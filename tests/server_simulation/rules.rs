@@ -1,0 +1,792 @@
+//! The oracle: what the server may do, and what it must. Nothing here is taken from the server: the
+//! kernel knows which bytes have come, which were answered and which acknowledged, and from that
+//! follows what each call may be and for which reason a connection may end.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use nix::libc;
+use upcase::server::limits::Limits;
+use upcase::server::stats::{CloseReason, Snapshot};
+use upcase::server::world::Timer;
+use upcase::stream::Hints;
+
+use crate::kernel::{End, State};
+
+/// What the server is told just now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Context {
+    Stop,
+    /// The second request to stop, or the end of the time for stopping.
+    Cut,
+    Timer(Timer),
+    Event,
+    Finish,
+}
+
+/// How much later than its time something may come: turns take time.
+const SLACK: u64 = 3_000_000;
+
+/// Timers of one wheel that may be set at a time: each one for an earlier time than the one before.
+const TIMERS_MAX: u32 = 8;
+
+/// What is kept of the whole server.
+#[derive(Debug)]
+pub struct Book {
+    pub context: Context,
+    pub turn: u64,
+    pub turn_began: u64,
+    pub calls: u64,
+    pub stopping: Option<u64>,
+    pub accepted: u64,
+    pub lost: u64,
+    pub turned_away: u64,
+    pub stale: u64,
+    /// Bytes read and not yet taken by the kernel, of all connections.
+    pub pending: u64,
+    pub closed: [u64; CloseReason::ALL.len()],
+    pub has_broken: bool,
+    /// The server was at its cap and has said so.
+    pub is_full: bool,
+    /// How often it has said so.
+    pub fulls: u64,
+    pub least_progress: u64,
+    timers: [u32; 6],
+    /// Counts the occasions on which the server may ask each socket once without an event.
+    probes: u64,
+    /// The connection that is served, and how many bytes of it were read.
+    current: Option<usize>,
+    serve_bytes: u64,
+    waiting: Option<Waiting>,
+    networks: Vec<(IpAddr, u32)>,
+    next_audit: u64,
+}
+
+/// A connection that is ready and has spent its budget, and what was read of the others by then.
+#[derive(Debug)]
+struct Waiting {
+    number: usize,
+    reads: Vec<u64>,
+}
+
+/// What is kept of one connection.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// What the server may know of the socket's readiness: the rules of [`upcase::stream`].
+    pub may_read: bool,
+    pub may_write: bool,
+    pub to_end: bool,
+    probe: u64,
+    pub got_end: bool,
+    error: Option<CloseReason>,
+    pub resets: bool,
+    fin: Option<Fin>,
+    is_over_share: bool,
+    accepted_at: u64,
+    /// The last time that a byte was read or sent, by the beginning of the turn.
+    moved_at: u64,
+    /// The call that said last that there is nothing to read.
+    blocked_call: u64,
+    turn: u64,
+    turn_bytes: u64,
+    /// Since when something is outstanding and nothing was acknowledged.
+    stuck_since: u64,
+    /// Since when it has been owed at least the least progress, and not acknowledged as much.
+    slow_since: u64,
+    slow_from: u64,
+    owed_until: u64,
+    samples: VecDeque<Sample>,
+}
+
+/// The server's FIN.
+#[derive(Clone, Copy, Debug)]
+struct Fin {
+    reason: CloseReason,
+    at: u64,
+    /// What had been read by then.
+    read: u64,
+}
+
+/// What the server was told of a client's output.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    at: u64,
+    acked: u64,
+    owed: u64,
+    quiet: u64,
+}
+
+impl Book {
+    pub fn new(limits: &Limits) -> Book {
+        let seconds = limits.stall_timeout.unwrap_or_default().as_secs_f64();
+        Book {
+            context: Context::Finish,
+            turn: 0,
+            turn_began: 0,
+            calls: 0,
+            stopping: None,
+            accepted: 0,
+            lost: 0,
+            turned_away: 0,
+            stale: 0,
+            pending: 0,
+            closed: Default::default(),
+            has_broken: false,
+            is_full: false,
+            fulls: 0,
+            least_progress: ((limits.min_rate as f64 * seconds) as u64).max(1),
+            timers: [0; 6],
+            probes: 0,
+            current: None,
+            serve_bytes: 0,
+            waiting: None,
+            networks: Vec::new(),
+            next_audit: 0,
+        }
+    }
+
+    pub fn timer_came(&mut self, timer: Timer) {
+        self.timers[timer as usize] -= 1;
+    }
+}
+
+impl Facts {
+    pub fn new(now: u64) -> Facts {
+        Facts {
+            may_read: false,
+            may_write: true,
+            to_end: false,
+            probe: 0,
+            got_end: false,
+            error: None,
+            resets: false,
+            fin: None,
+            is_over_share: false,
+            accepted_at: now,
+            moved_at: now,
+            blocked_call: 0,
+            turn: 0,
+            turn_bytes: 0,
+            stuck_since: now,
+            slow_since: now,
+            slow_from: 0,
+            owed_until: now,
+            samples: VecDeque::new(),
+        }
+    }
+
+    /// The server is told of an event.
+    pub fn note(&mut self, hints: Hints) {
+        self.may_read |= hints.readable;
+        self.may_write |= hints.writable;
+        self.to_end |= hints.exceptional;
+    }
+
+    /// A call failed in this way, which is why the connection ends.
+    pub fn failed(&mut self, errno: i32) {
+        self.error = Some(match errno {
+            libc::ECONNRESET | libc::EPIPE | libc::ENOTCONN => CloseReason::Reset,
+            libc::ETIMEDOUT | libc::EHOSTUNREACH | libc::ENETUNREACH => CloseReason::TimedOut,
+            _ => CloseReason::Failed,
+        });
+    }
+}
+
+impl End {
+    /// What was read and is to be answered.
+    fn answerable(&self) -> u64 {
+        self.facts.fin.map_or(self.read, |fin| fin.read)
+    }
+
+    pub fn pending(&self) -> u64 {
+        self.answerable() - self.sent
+    }
+
+    /// What it has not acknowledged of its replies.
+    fn owed(&self) -> u64 {
+        self.answerable() - self.acked
+    }
+
+    /// Something was read or acknowledged.
+    fn owed_changed(&mut self, now: u64, least: u64) {
+        let owed = self.owed();
+        if owed == 0 {
+            self.facts.owed_until = now;
+        }
+        if owed < least || self.acked - self.facts.slow_from >= least {
+            self.facts.slow_since = now;
+            self.facts.slow_from = self.acked;
+        }
+    }
+
+    /// The client has acknowledged more.
+    pub fn progressed(&mut self, now: u64, least: u64) {
+        self.facts.stuck_since = now;
+        self.owed_changed(now, least);
+    }
+
+    /// The server asks how the output fares.
+    pub fn sampled(&mut self, now: u64, timeout: Option<Duration>) {
+        let sample = Sample {
+            at: now,
+            acked: self.acked,
+            owed: self.owed(),
+            quiet: now - self.quiet_since(),
+        };
+        let samples = &mut self.facts.samples;
+        samples.push_back(sample);
+        // Those of the last stall timeout are kept, and one before them.
+        let enough = nanos(timeout.unwrap_or_default()).saturating_sub(QUARTERS);
+        while samples
+            .get(1)
+            .is_some_and(|second| second.at + enough <= now)
+        {
+            samples.pop_front();
+        }
+    }
+}
+
+/// A stall timeout is looked at in four parts, each rounded down to a nanosecond.
+const QUARTERS: u64 = 4;
+
+pub fn nanos(time: Duration) -> u64 {
+    time.as_nanos() as u64
+}
+
+/// How late a deadline of a wheel of this length may be.
+fn lateness(length: Duration) -> u64 {
+    nanos(length / 64).max(1_000_000) + SLACK
+}
+
+/// How much of a cap is to be free before a full server accepts again.
+fn room_of(cap: usize) -> usize {
+    (cap / 64).max(1)
+}
+
+/// What must be so of one connection; otherwise all that is known of it is told.
+macro_rules! require {
+    ($state:expr, $number:expr, $condition:expr, $($text:tt)+) => {
+        if !$condition {
+            $state.fails_check(Some($number), &format!($($text)+));
+        }
+    };
+}
+
+impl State {
+    #[cold]
+    pub fn fails_check(&self, number: Option<usize>, text: &str) -> ! {
+        let end = number.map(|number| &self.ends[number]);
+        panic!(
+            "{text}\n  at {} ns, turn {}, {:?}, {} open\n  {end:#?}\n  {:?}\n  {:?}",
+            self.now,
+            self.book.turn,
+            self.book.context,
+            self.open.len(),
+            self.limits,
+            self.faults
+        );
+    }
+
+    /// A budget is rounded up to whole reads.
+    fn budget(&self) -> u64 {
+        (self.limits.turn_bytes + self.limits.read_bytes - 1) as u64
+    }
+
+    /// The server is told something.
+    pub fn begin_entry(&mut self, context: Context) {
+        self.end_serve();
+        self.book.context = context;
+        let asks = matches!(
+            context,
+            Context::Cut | Context::Timer(Timer::Look | Timer::Idle)
+        );
+        self.book.probes += u64::from(asks);
+    }
+
+    /// Another connection is served, or none. The one before may be ready still.
+    fn end_serve(&mut self) {
+        self.book.serve_bytes = 0;
+        let Some(number) = self.book.current.take() else {
+            return;
+        };
+        let end = &self.ends[number];
+        let is_ready = end.facts.may_read && end.is_readable() && end.pending() == 0;
+        let is_chosen = self.book.waiting.is_none() && self.book.calls & 3 == 0;
+        if is_ready && !end.is_closed && is_chosen {
+            let reads = self.ends.iter().map(|end| end.read).collect();
+            self.book.waiting = Some(Waiting { number, reads });
+        }
+    }
+
+    fn serves(&mut self, number: usize) {
+        self.book.calls += 1;
+        if self.book.current != Some(number) {
+            self.end_serve();
+            self.book.current = Some(number);
+            let waiting = self.book.waiting.as_ref();
+            if waiting.is_some_and(|it| it.number == number) {
+                self.check_fairness();
+            }
+        }
+        let end = &self.ends[number];
+        let is_open = end.is_accepted && !end.is_closed;
+        require!(self, number, is_open, "a call on a closed socket");
+        let is_well = end.facts.error.is_none();
+        require!(self, number, is_well, "a call after an error");
+    }
+
+    /// Whoever is ready waits for at most one budget of each other one.
+    fn check_fairness(&mut self) {
+        let Some(waiting) = self.book.waiting.take() else {
+            return;
+        };
+        let number = waiting.number;
+        for (end, before) in self.ends.iter().zip(waiting.reads) {
+            let read = end.read - before;
+            let is_fair = read <= self.budget();
+            require!(
+                self,
+                number,
+                is_fair,
+                "it waited for {read} bytes of another"
+            );
+        }
+    }
+
+    pub fn check_recv(&mut self, number: usize, length: usize) {
+        self.serves(number);
+        let end = &self.ends[number];
+        let is_watched = end.token.is_some();
+        require!(self, number, is_watched, "a read before it is watched");
+        require!(
+            self,
+            number,
+            end.pending() == 0,
+            "a read while bytes are pending"
+        );
+        let is_allowed = length == self.limits.read_bytes;
+        require!(self, number, is_allowed, "a read of {length} bytes");
+        require!(self, number, !end.facts.got_end, "a read after the end");
+        if !end.facts.may_read {
+            let is_asked = end.facts.probe < self.book.probes;
+            require!(self, number, is_asked, "a read that cannot find anything");
+            let facts = &mut self.ends[number].facts;
+            facts.probe = self.book.probes;
+            facts.may_read = true;
+            facts.to_end = true;
+        }
+    }
+
+    pub fn check_blocked_read(&mut self, number: usize) {
+        let facts = &mut self.ends[number].facts;
+        facts.may_read = false;
+        facts.blocked_call = self.book.calls;
+    }
+
+    pub fn check_read(&mut self, number: usize, count: usize) {
+        let (now, turn, began) = (self.now, self.book.turn, self.book.turn_began);
+        let least = self.book.least_progress;
+        let budget = self.budget();
+        let end = &mut self.ends[number];
+        if end.facts.fin.is_none() {
+            self.book.pending += count as u64;
+        }
+        self.book.serve_bytes += count as u64;
+        let facts = &mut end.facts;
+        facts.moved_at = began;
+        if facts.turn != turn {
+            facts.turn = turn;
+            facts.turn_bytes = 0;
+        }
+        facts.turn_bytes += count as u64;
+        let (at_once, in_turn) = (self.book.serve_bytes, facts.turn_bytes);
+        end.owed_changed(now, least);
+        require!(self, number, at_once <= budget, "{at_once} bytes at once");
+        require!(self, number, in_turn <= budget, "{in_turn} bytes in a turn");
+    }
+
+    pub fn check_send(&mut self, number: usize, bytes: &[u8]) {
+        self.serves(number);
+        let end = &self.ends[number];
+        let (pending, count) = (end.pending(), bytes.len() as u64);
+        require!(self, number, count > 0, "a write of nothing");
+        let may_write = end.facts.may_write;
+        require!(self, number, may_write, "a write that cannot succeed");
+        require!(self, number, !end.shut, "a write after FIN");
+        require!(
+            self,
+            number,
+            count <= pending,
+            "{count} bytes, {pending} are due"
+        );
+        let is_right = self.is_right(number, bytes);
+        require!(self, number, is_right, "wrong bytes: {bytes:?}");
+    }
+
+    pub fn check_sent(&mut self, number: usize, count: u64) {
+        self.book.pending -= count;
+        let end = &mut self.ends[number];
+        end.facts.moved_at = self.book.turn_began;
+        if end.sent - count == end.acked {
+            end.facts.stuck_since = self.now;
+        }
+    }
+
+    /// FIN says: this was all.
+    pub fn check_shutdown(&mut self, number: usize) {
+        self.serves(number);
+        let end = &self.ends[number];
+        let pending = end.pending();
+        require!(self, number, end.facts.fin.is_none(), "a second FIN");
+        require!(self, number, pending == 0, "FIN before {pending} bytes");
+        let reason = if end.facts.got_end {
+            CloseReason::Finished
+        } else if self.book.context == Context::Timer(Timer::Idle) {
+            self.check_idle(number);
+            CloseReason::Idle
+        } else {
+            self.check_stopped(number);
+            CloseReason::Stopped
+        };
+        let end = &mut self.ends[number];
+        end.facts.fin = Some(Fin {
+            reason,
+            at: self.book.turn_began,
+            read: end.read,
+        });
+    }
+
+    fn check_idle(&self, number: usize) {
+        let facts = &self.ends[number].facts;
+        let timeout = nanos(self.limits.idle_timeout.unwrap_or(Duration::MAX));
+        let sample = facts.samples.back();
+        let is_idle = sample.is_some_and(|it| it.owed == 0 && it.quiet >= timeout);
+        require!(self, number, is_idle, "it was not idle");
+        self.check_silent(number);
+    }
+
+    /// The call before this one said that there is nothing to read.
+    fn check_silent(&self, number: usize) {
+        let is_silent = self.ends[number].facts.blocked_call + 1 == self.book.calls;
+        require!(
+            self,
+            number,
+            is_silent,
+            "the end of a client that was not asked"
+        );
+    }
+
+    fn check_stopped(&self, number: usize) {
+        let Some(since) = self.book.stopping else {
+            self.fails_check(Some(number), "FIN for no reason");
+        };
+        let drain = self.limits.drain_timeout;
+        let last_call = since + nanos(drain.saturating_sub(self.limits.linger.min(drain / 2)));
+        let began = self.book.turn_began;
+        if began < last_call {
+            let quiet = began - self.ends[number].facts.moved_at;
+            let is_silent = quiet >= nanos(self.limits.drain_look);
+            require!(self, number, is_silent, "FIN although it was not silent");
+            self.check_silent(number);
+        }
+    }
+
+    /// Every end of a connection has a reason, and what the reason promises is so.
+    pub fn check_drop(&mut self, number: usize) {
+        self.book.calls += 1;
+        let end = &self.ends[number];
+        let is_open = end.is_accepted && !end.is_closed;
+        require!(self, number, is_open, "closed twice");
+        let reason = self.reason(number);
+        self.check_reason(number, reason);
+        let end = &self.ends[number];
+        let resets = matches!(
+            reason,
+            CloseReason::Stalled | CloseReason::Refused | CloseReason::Cut
+        );
+        let is_so = end.facts.resets == resets;
+        require!(
+            self,
+            number,
+            is_so,
+            "{reason:?}, and FIN or RST to fit is not sent"
+        );
+        let book = &mut self.book;
+        book.pending -= end.pending();
+        book.closed[reason as usize] += 1;
+        let network = network(end.address.ip());
+        for (_, open) in book.networks.iter_mut().filter(|it| it.0 == network) {
+            *open -= 1;
+        }
+        book.waiting.take_if(|it| it.number == number);
+        if book.current == Some(number) {
+            book.current = None;
+            book.serve_bytes = 0;
+        }
+    }
+
+    fn reason(&self, number: usize) -> CloseReason {
+        let end = &self.ends[number];
+        let is_cut = self.book.context == Context::Cut;
+        match (end.facts.error, end.token, end.facts.fin) {
+            (Some(reason), ..) => reason,
+            (None, None, _) => CloseReason::Refused,
+            _ if is_cut && end.pending() > 0 => CloseReason::Cut,
+            _ if self.book.context == Context::Timer(Timer::Stall) && end.facts.resets => {
+                CloseReason::Stalled
+            }
+            (.., Some(fin)) if end.read > fin.read => CloseReason::Late,
+            (.., Some(fin)) => fin.reason,
+            _ if is_cut && end.facts.got_end => CloseReason::Finished,
+            _ if is_cut => CloseReason::Stopped,
+            _ => self.fails_check(Some(number), "closed for no reason"),
+        }
+    }
+
+    fn check_reason(&self, number: usize, reason: CloseReason) {
+        let end = &self.ends[number];
+        let facts = &end.facts;
+        let is_refused = reason == CloseReason::Refused;
+        let is_so = facts.is_over_share == is_refused;
+        require!(
+            self,
+            number,
+            is_so,
+            "{reason:?}, over its share: {}",
+            !is_so
+        );
+        match reason {
+            CloseReason::Finished => {
+                let all = end.arrived == end.read && end.read == end.sent && facts.got_end;
+                require!(self, number, all, "finished before all was answered");
+            }
+            CloseReason::Idle | CloseReason::Stopped | CloseReason::Late => {
+                require!(
+                    self,
+                    number,
+                    end.pending() == 0,
+                    "closed with bytes pending"
+                );
+                self.check_lingered(number);
+            }
+            CloseReason::Stalled => self.check_stalled(number),
+            _ => {}
+        }
+    }
+
+    fn check_lingered(&self, number: usize) {
+        let facts = &self.ends[number].facts;
+        match (facts.fin, self.book.context) {
+            (None, Context::Cut) => self.check_silent(number),
+            (_, Context::Cut) => {}
+            (None, _) => self.fails_check(Some(number), "closed without FIN"),
+            (Some(fin), _) => {
+                let over = fin.at + nanos(self.limits.linger);
+                let is_over = facts.got_end || over <= self.book.turn_began;
+                require!(self, number, is_over, "it had time to close its side");
+            }
+        }
+    }
+
+    /// There was a whole stall timeout in which it acknowledged neither all nor enough.
+    fn check_stalled(&self, number: usize) {
+        let end = &self.ends[number];
+        let timeout = nanos(self.limits.stall_timeout.unwrap_or(Duration::MAX)) - QUARTERS;
+        let is_stalled = end.facts.samples.iter().any(|sample| {
+            let least = sample.owed.min(self.book.least_progress);
+            sample.at + timeout <= self.now && end.acked - sample.acked < least
+        });
+        require!(self, number, is_stalled, "it took enough of its replies");
+    }
+
+    pub fn check_accept(&mut self, number: usize) {
+        self.book.calls += 1;
+        let (cap, open) = (self.limits.max_connections, self.open.len());
+        let door = &self.doors[number];
+        let fault = if !door.is_open || door.is_broken {
+            "an accept at a closed listener"
+        } else if door.attempts >= self.limits.turn_accepts {
+            "more accepts than a turn has"
+        } else if door.is_paused {
+            "an accept in a pause"
+        } else if open >= cap {
+            "an accept beyond the cap"
+        } else if self.book.is_full && open + room_of(cap) > cap {
+            "an accept before there is room"
+        } else {
+            self.book.is_full = false;
+            return;
+        };
+        self.fails_check(None, &format!("{fault}\n  {door:?}"));
+    }
+
+    pub fn check_accepted(&mut self, number: usize) {
+        let most = self.limits.max_connections_per_ip.unwrap_or(u32::MAX);
+        let book = &mut self.book;
+        book.accepted += 1;
+        let end = &mut self.ends[number];
+        let network = network(end.address.ip());
+        let place = book.networks.iter().position(|it| it.0 == network);
+        let place = place.unwrap_or_else(|| {
+            book.networks.push((network, 0));
+            book.networks.len() - 1
+        });
+        book.networks[place].1 += 1;
+        end.facts.is_over_share = book.networks[place].1 > most;
+        end.facts.accepted_at = book.turn_began;
+        end.facts.moved_at = book.turn_began;
+    }
+
+    /// A listener that closes in order has nobody left in its queue.
+    pub fn check_close(&mut self, number: usize) {
+        let door = &self.doors[number];
+        let is_hushed = door.hushed_until.is_some_and(|until| until <= self.now);
+        let in_order = is_hushed && door.queue.is_empty();
+        let is_allowed = in_order || door.is_broken || self.book.context == Context::Cut;
+        if !door.is_open || !is_allowed {
+            self.fails_check(None, &format!("a listener is closed\n  {door:?}"));
+        }
+        self.book.has_broken |= door.is_broken;
+    }
+
+    /// Timers cannot be taken back, so there must be few.
+    pub fn check_timer(&mut self, timer: Timer) {
+        let set = &mut self.book.timers[timer as usize];
+        *set += 1;
+        let most = match timer {
+            Timer::RetryAccept | Timer::Look | Timer::DrainEnd => 1,
+            Timer::Stall | Timer::Idle | Timer::Linger => TIMERS_MAX,
+        };
+        if *set > most {
+            let text = format!("{set} timers of {timer:?} are set");
+            self.fails_check(None, &text);
+        }
+    }
+
+    /// The server sleeps: whatever could move now will be reported.
+    pub fn check_sleep(&self) {
+        for number in self.open.iter().map(|&number| number as usize) {
+            let end = &self.ends[number];
+            if !end.is_reported() || end.token.is_none() {
+                continue;
+            }
+            let (is_pending, got_end) = (end.pending() > 0, end.facts.got_end);
+            let is_stranded = end.is_readable() && !got_end && !is_pending;
+            require!(
+                self,
+                number,
+                !is_stranded,
+                "the server sleeps, and it is not read"
+            );
+            let is_unsent = is_pending && end.is_writable();
+            require!(
+                self,
+                number,
+                !is_unsent,
+                "the server sleeps, and there is room"
+            );
+            let is_ended = got_end && !is_pending;
+            require!(
+                self,
+                number,
+                !is_ended,
+                "the server sleeps, and it has ended"
+            );
+        }
+        let cap = self.limits.max_connections;
+        let has_room = !self.book.is_full || self.open.len() + room_of(cap) <= cap;
+        let is_retry_set = self.book.timers[Timer::RetryAccept as usize] > 0;
+        for door in &self.doors {
+            let is_known = door.is_open && door.is_reported() && !door.queue.is_empty();
+            if is_known && has_room && !(door.is_paused && is_retry_set) {
+                self.fails_check(
+                    None,
+                    &format!("the server sleeps, and clients wait\n  {door:?}"),
+                );
+            }
+        }
+    }
+
+    /// At the end of a turn.
+    pub fn check_turn(&mut self) {
+        self.end_serve();
+        if let Some(since) = self.book.stopping
+            && self.now > since + nanos(self.limits.drain_timeout) + SLACK
+        {
+            self.fails_check(None, "the time for stopping is over");
+        }
+        if self.now >= self.book.next_audit {
+            self.book.next_audit = self.now + 1_000_000;
+            for number in self.open.iter().map(|&number| number as usize) {
+                self.audit(number);
+            }
+        }
+    }
+
+    /// Nobody stays longer than the limits say.
+    fn audit(&self, number: usize) {
+        let end = &self.ends[number];
+        let (facts, now) = (&end.facts, self.now);
+        if end.is_over() || end.token.is_none() {
+            return;
+        }
+        if let Some(timeout) = self.limits.stall_timeout {
+            let (whole, late) = (nanos(timeout), 6 * lateness(timeout / 4));
+            let is_owed = end.sent > end.acked;
+            let is_stuck = is_owed && now > facts.stuck_since + whole * 5 / 4 + late;
+            require!(self, number, !is_stuck, "it takes nothing, and stays");
+            let is_slow = is_owed && now > facts.slow_since + 2 * whole + 2 * late;
+            require!(self, number, !is_slow, "it takes too little, and stays");
+        }
+        if let Some(fin) = facts.fin {
+            let linger = self.limits.linger;
+            let is_over = now > fin.at + nanos(linger) + 2 * lateness(linger);
+            require!(self, number, !is_over, "its time to close its side is over");
+        } else if let Some(timeout) = self.limits.idle_timeout {
+            let over_at = end.quiet_since().max(facts.accepted_at) + nanos(timeout);
+            // Who was owed something when its time was over has as much again.
+            let at = match facts.owed_until > over_at {
+                true => facts.owed_until + nanos(timeout),
+                false => over_at,
+            };
+            let is_idle = end.owed() == 0 && now > at + 2 * lateness(timeout);
+            require!(self, number, !is_idle, "it is idle, and stays");
+        }
+    }
+
+    /// What the server says of itself is so.
+    pub fn check_snapshot(&self, snapshot: &Snapshot) {
+        let (totals, book) = (&snapshot.totals, &self.book);
+        let closed = CloseReason::ALL.map(|reason| totals.closed(reason));
+        let said = (totals.accepted, snapshot.open, snapshot.pending_bytes);
+        let known = (book.accepted, self.open.len() as u64, book.pending);
+        if said != known || closed != book.closed {
+            let closed = format!("{closed:?}, it is {:?}", book.closed);
+            self.fails_check(
+                None,
+                &format!("it says {said:?}, it is {known:?}, {closed}"),
+            );
+        }
+        let said = (totals.stale_events, totals.lost, totals.turned_away);
+        let known = (book.stale, book.lost, book.turned_away);
+        if said != known {
+            self.fails_check(None, &format!("it says {said:?}, it is {known:?}"));
+        }
+        if totals.accepted != totals.closed_in_all() + snapshot.open {
+            self.fails_check(None, "accepted is not open and closed");
+        }
+    }
+}
+
+/// Addresses of one user: those of IPv6 count by /64.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(six) => {
+            let mut segments = six.segments();
+            segments[4..].fill(0);
+            IpAddr::V6(Ipv6Addr::from(segments))
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! One run: the server's engine in a simulated kernel, turn by turn.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use upcase::reactor::Wait;
+use upcase::server::engine::Engine;
+use upcase::server::limits::Limits;
+use upcase::server::stats::Totals;
+use upcase::server::world::{Timer, World};
+
+use crate::chance::Chance;
+use crate::kernel::{Happening, SimKernel, SimSocket, State, Told};
+use crate::rules::Context;
+use crate::swarm::{Faults, draw_limits};
+
+/// What a turn takes beside its calls, in nanoseconds.
+const TURN_TIME: u64 = 200;
+
+/// A server and its world.
+pub struct Simulation {
+    pub kernel: SimKernel,
+    engine: Engine<SimSocket>,
+    batch: Vec<Told>,
+    /// Turns without sleep in which nothing was delivered and nothing called.
+    vain_turns: u32,
+}
+
+impl Simulation {
+    pub fn new(doors: usize, limits: Limits, faults: Faults, chance: Chance) -> Simulation {
+        let kernel = SimKernel::new(doors, limits, faults, chance);
+        let addresses: Vec<SocketAddr> = (0..doors)
+            .map(|number| SocketAddr::from(([127, 0, 0, 1], 7000 + number as u16)))
+            .collect();
+        let now = kernel.now();
+        Simulation {
+            engine: Engine::new(String::new(), limits, &addresses, now),
+            kernel,
+            batch: Vec::new(),
+            vain_turns: 0,
+        }
+    }
+
+    /// A run in which the dice choose everything.
+    pub fn draw(seed: u64) -> Simulation {
+        let mut chance = Chance::new(seed);
+        let mut limits = draw_limits(&mut chance);
+        let mut faults = Faults::draw(&mut chance);
+        if chance.one_in(16) {
+            // Only here the room that a full server waits for is more than one place.
+            limits.max_connections = chance.pick(&[130, 200]);
+        }
+        faults.crowd(limits.max_connections);
+        let doors = chance.pick(&[1, 1, 2, 3]);
+        let ends_in_peace = chance.one_in(2);
+        let at = chance.pick(&[1, 10, 100, 1000]) * 1_000_000;
+        let at = chance.between((0, at));
+        let second = chance.pick(&[0, 1, 1_000_000, 50_000_000]);
+        let has_second = chance.one_in(3);
+        let simulation = Simulation::new(doors, limits, faults, chance);
+        let mut state = simulation.state();
+        state.begin();
+        if ends_in_peace {
+            state.later(at, Happening::Calm);
+        } else {
+            state.later(at, Happening::Stop);
+            if has_second {
+                state.later(at + second, Happening::Stop);
+            }
+        }
+        drop(state);
+        simulation
+    }
+
+    pub fn state(&self) -> std::cell::RefMut<'_, State> {
+        self.kernel.0.borrow_mut()
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.engine.is_done()
+    }
+
+    /// To the end. When faults and clients have come to an end, everything drains, and the server
+    /// is stopped.
+    pub fn run(mut self) -> u64 {
+        let mut turns_left = u64::MAX;
+        while !self.engine.is_done() {
+            self.turn();
+            let mut state = self.state();
+            if state.is_calm && turns_left == u64::MAX {
+                turns_left = state.work_left();
+            }
+            if turns_left == 0 {
+                state.fails_check(None, "it does not drain");
+            }
+            turns_left -= u64::from(turns_left != u64::MAX);
+            if state.is_calm && state.book.stopping.is_none() && state.is_drained() {
+                state.stops += 1;
+            }
+        }
+        self.finish()
+    }
+
+    /// The books at the end; tells how many events there were.
+    pub fn finish(self) -> u64 {
+        let snapshot = self.engine.snapshot();
+        let outcome: io::Result<Totals> = self.engine.into_totals();
+        let state = self.kernel.0.borrow();
+        state.check_snapshot(&snapshot);
+        if outcome.is_err() != state.book.has_broken {
+            state.fails_check(None, &format!("it ends with {outcome:?}"));
+        }
+        if !state.open.is_empty() {
+            state.fails_check(None, "sockets are left open");
+        }
+        state.events
+    }
+
+    /// A turn of the loop.
+    pub fn turn(&mut self) {
+        let events = self.state().events;
+        let is_asleep = self.wait();
+        let mut stops = std::mem::take(&mut self.state().stops);
+        let timers = self.take_timers();
+        let mut batch = std::mem::take(&mut self.batch);
+        self.state().collect(&mut batch);
+        self.begin_turn();
+        while stops > 0 {
+            stops -= 1;
+            self.stop();
+        }
+        for _ in 0..timers {
+            self.timer();
+        }
+        for &told in &batch {
+            self.event(told);
+        }
+        self.batch = batch;
+        self.tell(Context::Finish, |engine, kernel| engine.finish_turn(kernel));
+        self.end_turn();
+        let is_vain = !is_asleep && self.state().events == events;
+        self.vain_turns = if is_vain { self.vain_turns + 1 } else { 0 };
+        if self.vain_turns > 2 {
+            self.state().fails_check(None, "it turns and does nothing");
+        }
+    }
+
+    /// Time passes as the server asked for. True: it slept.
+    fn wait(&mut self) -> bool {
+        let wait = self.engine.wait();
+        let mut state = self.state();
+        state.now += TURN_TIME;
+        state.happen();
+        if wait == Wait::Never {
+            return false;
+        }
+        if !state.has_news() {
+            state.check_sleep();
+        }
+        while !state.has_news() {
+            let Some(next) = state.agenda.next() else {
+                state.fails_check(None, "it sleeps for ever");
+            };
+            state.now = state.now.max(next);
+            state.happen();
+        }
+        true
+    }
+
+    /// How many timers are told in this turn: all that are due, or they wait for another one.
+    fn take_timers(&mut self) -> usize {
+        let mut state = self.state();
+        let postponed = state.faults.postponed;
+        match state.chance.one_in(postponed) {
+            true => 0,
+            false => state.due.len(),
+        }
+    }
+
+    fn begin_turn(&mut self) {
+        self.engine.begin_turn(&self.kernel);
+        let mut state = self.state();
+        state.book.turn += 1;
+        state.book.turn_began = state.now;
+        for door in &mut state.doors {
+            door.attempts = 0;
+        }
+    }
+
+    pub fn stop(&mut self) {
+        let mut state = self.state();
+        let context = match state.book.stopping {
+            Some(_) => Context::Cut,
+            None => Context::Stop,
+        };
+        let began = state.book.turn_began;
+        state.book.stopping.get_or_insert(began);
+        state.events += 1;
+        drop(state);
+        self.tell(context, |engine, kernel| engine.on_stop(kernel));
+        if context == Context::Cut && !self.engine.is_done() {
+            self.state()
+                .fails_check(None, "the second request did not end it");
+        }
+    }
+
+    fn timer(&mut self) {
+        let mut state = self.state();
+        let Some(timer) = state.due.pop_front() else {
+            return;
+        };
+        state.events += 1;
+        state.book.timer_came(timer);
+        if timer == Timer::RetryAccept {
+            state
+                .doors
+                .iter_mut()
+                .for_each(|door| door.is_paused = false);
+        }
+        drop(state);
+        let context = match timer {
+            Timer::DrainEnd => Context::Cut,
+            _ => Context::Timer(timer),
+        };
+        self.tell(context, |engine, kernel| engine.on_timer(kernel, timer));
+    }
+
+    pub fn event(&mut self, told: Told) {
+        self.state().tell(told);
+        self.tell(Context::Event, |engine, kernel| {
+            engine.on_io(kernel, told.token, told.hints);
+        });
+    }
+
+    /// Calls the engine, and holds its books against what has become of the sockets.
+    fn tell(
+        &mut self,
+        context: Context,
+        what: impl FnOnce(&mut Engine<SimSocket>, &mut SimKernel),
+    ) {
+        let mut state = self.state();
+        state.begin_entry(context);
+        let before = (state.book.accepted, state.open.len());
+        drop(state);
+        what(&mut self.engine, &mut self.kernel);
+        let state = self.kernel.0.borrow();
+        if before != (state.book.accepted, state.open.len()) {
+            state.check_snapshot(&self.engine.snapshot());
+        }
+    }
+
+    fn end_turn(&mut self) {
+        let mut state = self.kernel.0.borrow_mut();
+        state.check_turn();
+        let is_near_cap = state.open.len() + 8 >= state.limits.max_connections;
+        if is_near_cap || state.book.turn % 8 == 0 {
+            let snapshot = self.engine.snapshot();
+            state.check_snapshot(&snapshot);
+            let fulls = snapshot.totals.full.count;
+            state.book.is_full |= fulls > state.book.fulls;
+            state.book.fulls = fulls;
+        }
+        if self.engine.is_stopping() && state.book.stopping.is_none() {
+            // A listener that breaks is a request to stop.
+            if !state.doors.iter().any(|door| door.is_broken) {
+                state.fails_check(None, "it stops and was not asked to");
+            }
+            let began = state.book.turn_began;
+            state.book.stopping = Some(began);
+        }
+    }
+
+    /// Turns until so much time has passed, for clients that are driven by hand.
+    pub fn advance(&mut self, time: Duration) {
+        let end = self.state().now + time.as_nanos() as u64;
+        while !self.engine.is_done() {
+            let mut state = self.state();
+            let next = state.agenda.next().map_or(u64::MAX, |at| at.max(state.now));
+            if !state.has_news() && self.engine.wait() == Wait::Block && next > end {
+                state.check_sleep();
+                state.now = state.now.max(end);
+                return;
+            }
+            drop(state);
+            self.turn();
+        }
+    }
+}

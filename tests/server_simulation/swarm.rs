@@ -1,0 +1,221 @@
+//! What goes wrong in a run, and how often: each run draws its own, so that some have no fault at
+//! all, some only one kind, and some everything at once.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use upcase::server::limits::Limits;
+
+use crate::chance::Chance;
+use crate::clients::{draw_habit, draw_honest_habit};
+use crate::kernel::{Happening, State};
+
+const MICROSECOND: u64 = 1000;
+const MILLISECOND: u64 = 1_000_000;
+
+/// What may go wrong. Where nothing else is said: one in so many times; 0: never.
+#[derive(Clone, Debug)]
+pub struct Faults {
+    pub interrupts: u64,
+    /// Calls of a connection that fail for want of memory.
+    pub calls: u64,
+    pub watches: u64,
+    /// Clients that are lost in the queue.
+    pub aborts: u64,
+    /// accept(2) fails for good.
+    pub fatal: u64,
+    /// Writes that fall short although there is room.
+    pub squeezes: u64,
+    pub spurious: u64,
+    pub stale: u64,
+    pub split: u64,
+    /// Timers that come a turn late.
+    pub postponed: u64,
+    /// So many descriptors for clients there are.
+    pub descriptors: usize,
+    pub no_memory: bool,
+    /// Most events of one poll.
+    pub batch: u64,
+    /// The order between sources is any.
+    pub shuffle: bool,
+    /// Things happen within a turn.
+    pub interleave: bool,
+    /// For how many nanoseconds clients may still come to a listener that is to close.
+    pub grace: u64,
+    /// How many nanoseconds times with and without resources last at most; 0: there are enough.
+    descriptors_change: u64,
+    memory_changes: u64,
+    /// How many clients are still to come, with which gaps, from how many machines.
+    clients: u64,
+    arrivals: (u64, u64),
+    machines: u64,
+    honest: bool,
+}
+
+impl Faults {
+    pub const NONE: Faults = Faults {
+        interrupts: 0,
+        calls: 0,
+        watches: 0,
+        aborts: 0,
+        fatal: 0,
+        squeezes: 0,
+        spurious: 0,
+        stale: 0,
+        split: 0,
+        postponed: 0,
+        descriptors: usize::MAX,
+        no_memory: false,
+        batch: 1024,
+        shuffle: false,
+        interleave: false,
+        grace: 0,
+        descriptors_change: 0,
+        memory_changes: 0,
+        clients: 0,
+        arrivals: (1, 1),
+        machines: 1,
+        honest: false,
+    };
+
+    pub fn draw(chance: &mut Chance) -> Faults {
+        let none = chance.one_in(8);
+        let mut rate = |rates: &[u64]| match none || !chance.one_in(3) {
+            true => 0,
+            false => chance.pick(rates),
+        };
+        Faults {
+            interrupts: rate(&[2, 10, 100]),
+            calls: rate(&[50, 1000]),
+            watches: rate(&[3, 20]),
+            aborts: rate(&[2, 10]),
+            fatal: rate(&[0, 0, 0, 0, 0, 0, 100]),
+            squeezes: rate(&[2, 10, 100]),
+            spurious: rate(&[1, 5, 50]),
+            stale: rate(&[1, 5, 50]),
+            split: rate(&[2, 10]),
+            postponed: rate(&[2, 10]),
+            descriptors_change: rate(&[MILLISECOND, 50 * MILLISECOND]),
+            memory_changes: rate(&[MILLISECOND, 50 * MILLISECOND]),
+            batch: chance.pick(&[1, 2, 8, 1024]),
+            shuffle: chance.one_in(2),
+            interleave: chance.one_in(2),
+            grace: chance.pick(&[0, 0, MILLISECOND, 20 * MILLISECOND]),
+            clients: chance.pick(&[1, 3, 10, 10, 40]),
+            arrivals: chance.pick(&[
+                (1, 1),
+                (MICROSECOND, 50 * MICROSECOND),
+                (MICROSECOND, MILLISECOND),
+                (MILLISECOND, 20 * MILLISECOND),
+            ]),
+            machines: chance.pick(&[1, 3, 6]),
+            honest: chance.one_in(4),
+            ..Faults::NONE
+        }
+    }
+
+    /// Nothing goes wrong any more, and nobody new comes. How epoll reports is no fault.
+    pub fn end(&mut self) {
+        *self = Faults {
+            batch: self.batch,
+            shuffle: self.shuffle,
+            interleave: self.interleave,
+            grace: self.grace,
+            ..Faults::NONE
+        };
+    }
+
+    /// So many clients come that a cap of this size is reached.
+    pub fn crowd(&mut self, cap: usize) {
+        if (20..1000).contains(&cap) {
+            self.clients = 2 * cap as u64;
+            self.arrivals = (1, 2 * MICROSECOND);
+        }
+    }
+}
+
+/// Small limits, so that each of them is reached.
+pub fn draw_limits(chance: &mut Chance) -> Limits {
+    let ms = |chance: &mut Chance, choices: &[u64]| Duration::from_millis(chance.pick(choices));
+    let maybe = |chance: &mut Chance, choices: &[u64]| {
+        let time = ms(chance, choices);
+        chance.one_in(2).then_some(time)
+    };
+    let read_bytes = chance.pick(&[1, 2, 7, 16, 64, 256]);
+    let turn_bytes = read_bytes * chance.pick(&[1, 1, 2, 5]);
+    // A budget that is no whole number of reads is rounded up.
+    let turn_bytes = turn_bytes - chance.below(read_bytes as u64) as usize;
+    let share = chance.pick(&[1, 2, 5]);
+    Limits {
+        max_connections: chance.pick(&[1, 2, 3, 5, 20, 20, usize::MAX, usize::MAX]),
+        max_connections_per_ip: chance.one_in(3).then_some(share),
+        idle_timeout: maybe(chance, &[20, 100, 500]),
+        stall_timeout: maybe(chance, &[20, 100, 500]),
+        min_rate: chance.pick(&[0, 100, 512, 5000]),
+        read_bytes,
+        turn_bytes,
+        turn_accepts: chance.pick(&[1, 2, 5, 50]),
+        accept_pause: (ms(chance, &[1, 10]), ms(chance, &[10, 50])),
+        drain_look: ms(chance, &[1, 5, 30]),
+        linger: ms(chance, &[2, 20, 100]),
+        drain_timeout: ms(chance, &[2, 20, 200, 500]),
+    }
+}
+
+impl State {
+    /// Everything that comes by itself is put down.
+    pub fn begin(&mut self) {
+        self.later(0, Happening::Connect);
+        self.change_descriptors();
+        self.change_memory();
+    }
+
+    /// The next of the clients comes.
+    pub fn connect_next(&mut self) {
+        if self.faults.clients == 0 {
+            return;
+        }
+        self.faults.clients -= 1;
+        let door = self.chance.below(self.doors.len() as u64) as usize;
+        let address = self.draw_address();
+        let unit = self.limits.read_bytes as u64;
+        let habit = match self.faults.honest {
+            true => draw_honest_habit(&mut self.chance, unit),
+            false => draw_habit(&mut self.chance, unit),
+        };
+        if let Some(number) = self.connect(door, address, habit) {
+            let gap = self.chance.between(habit.gap);
+            self.act_in(number, gap);
+        }
+        let gap = self.chance.between(self.faults.arrivals);
+        self.later(gap, Happening::Connect);
+    }
+
+    /// Of a few machines; those of IPv6 have several addresses each.
+    fn draw_address(&mut self) -> SocketAddr {
+        let machine = self.chance.below(self.faults.machines);
+        let text = match machine % 2 {
+            0 => format!("10.0.0.{machine}"),
+            _ => format!("2001:db8:0:{machine}::{:x}", self.chance.below(3)),
+        };
+        let port = 1024 + (self.ends.len() % 60_000) as u16;
+        SocketAddr::new(text.parse().expect("an address"), port)
+    }
+
+    /// Another limit on descriptors, unless the times of want are over.
+    pub fn change_descriptors(&mut self) {
+        if self.faults.descriptors_change > 0 {
+            self.faults.descriptors = self.chance.pick(&[0, 1, 2, 5, usize::MAX]);
+            let gap = self.chance.between((1, self.faults.descriptors_change));
+            self.later(gap, Happening::Descriptors);
+        }
+    }
+
+    pub fn change_memory(&mut self) {
+        if self.faults.memory_changes > 0 {
+            self.faults.no_memory = !self.faults.no_memory;
+            let gap = self.chance.between((1, self.faults.memory_changes));
+            self.later(gap, Happening::Memory);
+        }
+    }
+}
