@@ -60,16 +60,19 @@ impl<T> Watch<T> {
         self.to_set()
     }
 
-    /// A timer rang: the next token whose time is over at `now`.
+    /// A timer rang: the next token whose time is over at `now`. To be called until there is none:
+    /// until then it counts as set, so that whoever is added meanwhile sets no other.
     pub fn pop(&mut self, now: Instant) -> Option<(Token, T)> {
-        self.set_for = self.set_for.filter(|&deadline| deadline > now);
-        while self.at(self.first) <= now {
-            if let Some(entry) = self.lists.front_mut()?.pop() {
+        while self.at(self.first) <= now
+            && let Some(list) = self.lists.front_mut()
+        {
+            if let Some(entry) = list.pop() {
                 return Some(entry);
             }
             self.lists.pop_front();
             self.first += 1;
         }
+        self.set_for = self.set_for.filter(|&deadline| deadline > now);
         None
     }
 
@@ -119,6 +122,23 @@ mod tests {
         assert_eq!(watch.pop(at(700)), Some((b, 2)));
         assert_eq!(watch.pop(at(700)), None);
         assert_eq!(watch.to_set(), None, "nobody waits");
+    }
+
+    #[test]
+    fn whoever_is_added_while_others_are_taken_sets_no_timer() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut slots = Slots::default();
+        let (a, b) = (slots.insert('a'), slots.insert('b'));
+        let mut watch = Watch::new(Duration::from_millis(640), start);
+        assert_eq!(watch.add(at(100), a, 1), Some(at(100)));
+        assert_eq!(watch.add(at(100), b, 1), None);
+        for _ in 0..2 {
+            let (token, _) = watch.pop(at(100)).unwrap();
+            assert_eq!(watch.add(at(200), token, 2), None, "it is not known yet for when");
+        }
+        assert_eq!(watch.pop(at(100)), None);
+        assert_eq!(watch.to_set(), Some(at(200)));
     }
 
     proptest! {
