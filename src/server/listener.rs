@@ -40,6 +40,8 @@ pub enum Accepted<C> {
     Client(C),
     /// Nobody waits.
     Nobody,
+    /// A signal came. Try again.
+    Interrupted,
     /// A client that was lost before it was accepted. The next may be well.
     Lost(io::Error),
     /// Resources ran out just now. Try again after this pause, or when a connection closes.
@@ -111,6 +113,7 @@ impl Listener {
                 self.queue = Queue::Empty;
                 Accepted::Nobody
             }
+            Severity::Interrupted => Accepted::Interrupted,
             Severity::ThatClient => Accepted::Lost(error),
             Severity::Resources => {
                 self.queue = Queue::Paused;
@@ -127,6 +130,7 @@ impl Listener {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Severity {
     Nobody,
+    Interrupted,
     /// Only the one client is lost; the next may be well. Linux passes on pending network errors
     /// of the new socket here, see accept(2), "Error handling".
     ThatClient,
@@ -140,9 +144,9 @@ impl Severity {
         match error.raw_os_error() {
             // EAGAIN, or the word of a world that does not ask the kernel.
             _ if error.kind() == io::ErrorKind::WouldBlock => Severity::Nobody,
+            Some(libc::EINTR) => Severity::Interrupted,
             Some(
-                libc::EINTR
-                | libc::ECONNABORTED
+                libc::ECONNABORTED
                 | libc::EPROTO
                 | libc::ENETDOWN
                 | libc::ENETUNREACH
@@ -172,6 +176,7 @@ mod tests {
         assert_eq!(severity(libc::EAGAIN), Severity::Nobody);
         let blocked = io::ErrorKind::WouldBlock.into();
         assert_eq!(Severity::of(&blocked), Severity::Nobody);
+        assert_eq!(severity(libc::EINTR), Severity::Interrupted);
         assert_eq!(severity(libc::ECONNABORTED), Severity::ThatClient);
         assert_eq!(severity(libc::EMFILE), Severity::Resources);
         assert_eq!(severity(libc::EBADF), Severity::Fatal);

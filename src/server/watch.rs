@@ -135,7 +135,11 @@ mod tests {
         assert_eq!(watch.add(at(100), b, 1), None);
         for _ in 0..2 {
             let (token, _) = watch.pop(at(100)).unwrap();
-            assert_eq!(watch.add(at(200), token, 2), None, "it is not known yet for when");
+            assert_eq!(
+                watch.add(at(200), token, 2),
+                None,
+                "it is not known yet for when"
+            );
         }
         assert_eq!(watch.pop(at(100)), None);
         assert_eq!(watch.to_set(), Some(at(200)));

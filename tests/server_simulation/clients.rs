@@ -299,9 +299,13 @@ impl State {
         }
     }
 
-    /// Nobody is there any more.
-    pub fn is_drained(&self) -> bool {
-        self.open.is_empty() && self.doors.iter().all(|door| door.queue.is_empty())
+    /// When everybody behaves and nobody is there any more, the server is stopped.
+    pub fn stop_when_drained(&mut self) {
+        let is_drained =
+            self.open.is_empty() && self.doors.iter().all(|door| door.queue.is_empty());
+        if self.is_calm && is_drained && self.book.stopping.is_none() && self.stops == 0 {
+            self.stops = 1;
+        }
     }
 
     /// How many turns it may take at most until nobody is there any more.

@@ -516,7 +516,7 @@ impl State {
             let end = &mut self.ends[number as usize];
             match end.is_closed {
                 true => self.book.stale += 1,
-                false => end.facts.note(told.hints),
+                false => end.facts.note(told.hints, self.book.turn),
             }
         }
     }

@@ -87,7 +87,7 @@ impl Simulation {
         let mut turns_left = u64::MAX;
         while !self.engine.is_done() {
             self.turn();
-            let mut state = self.state();
+            let state = self.state();
             if state.is_calm && turns_left == u64::MAX {
                 turns_left = state.work_left();
             }
@@ -95,9 +95,6 @@ impl Simulation {
                 state.fails_check(None, "it does not drain");
             }
             turns_left -= u64::from(turns_left != u64::MAX);
-            if state.is_calm && state.book.stopping.is_none() && state.is_drained() {
-                state.stops += 1;
-            }
         }
         self.finish()
     }
@@ -152,6 +149,7 @@ impl Simulation {
         let mut state = self.state();
         state.now += TURN_TIME;
         state.happen();
+        state.stop_when_drained();
         if wait == Wait::Never {
             return false;
         }
@@ -164,6 +162,7 @@ impl Simulation {
             };
             state.now = state.now.max(next);
             state.happen();
+            state.stop_when_drained();
         }
         true
     }

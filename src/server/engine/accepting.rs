@@ -44,6 +44,7 @@ impl<S: Socket> Engine<S> {
                     self.welcome(world, socket, address);
                 }
                 Accepted::Nobody => return self.end_exhaustion(),
+                Accepted::Interrupted => {}
                 Accepted::Lost(error) => {
                     self.totals.lost += 1;
                     debug!("a client was lost in the queue: {error}");
