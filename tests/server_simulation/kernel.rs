@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::AddAssign;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -57,8 +58,43 @@ pub struct State {
     /// Faults have come to an end, and all clients behave.
     pub is_calm: bool,
     /// What was delivered to the server, and what it called.
-    pub events: u64,
+    pub events: Events,
     pub book: Book,
+}
+
+/// What was delivered to the server, and what it called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Events {
+    /// Events of sources; false ones are among them.
+    pub told: u64,
+    /// Timers set and timers that came; requests to stop.
+    pub timers: u64,
+    pub accepts: u64,
+    pub reads: u64,
+    pub writes: u64,
+    /// How the output of a client fares.
+    pub looks: u64,
+    /// FIN, close, and what is to be done for them.
+    pub ends: u64,
+}
+
+impl Events {
+    pub fn sum(&self) -> u64 {
+        let calls = self.accepts + self.reads + self.writes + self.looks + self.ends;
+        self.told + self.timers + calls
+    }
+}
+
+impl AddAssign for Events {
+    fn add_assign(&mut self, other: Events) {
+        self.told += other.told;
+        self.timers += other.timers;
+        self.accepts += other.accepts;
+        self.reads += other.reads;
+        self.writes += other.writes;
+        self.looks += other.looks;
+        self.ends += other.ends;
+    }
 }
 
 /// What is to come.
@@ -511,7 +547,7 @@ impl State {
 
     /// The server is told this now.
     pub fn tell(&mut self, told: Told) {
-        self.events += 1;
+        self.events.told += 1;
         if let Some(number) = told.end {
             let end = &mut self.ends[number as usize];
             match end.is_closed {
@@ -546,8 +582,8 @@ const EVERYTHING: Hints = Hints {
 /// The system calls of the server.
 impl State {
     /// A call begins. Meanwhile other things happen.
-    fn begin_call(&mut self) {
-        self.events += 1;
+    fn begin_call(&mut self, count: fn(&mut Events) -> &mut u64) {
+        *count(&mut self.events) += 1;
         self.now += CALL_TIME;
         if self.faults.interleave && self.agenda.next().is_some_and(|at| at <= self.now) {
             self.happen();
@@ -566,7 +602,7 @@ impl State {
     }
 
     fn recv(&mut self, number: usize, buffer: &mut [u8]) -> io::Result<usize> {
-        self.begin_call();
+        self.begin_call(|it| &mut it.reads);
         self.check_recv(number, buffer.len());
         self.chance_fails(number)?;
         let end = &mut self.ends[number];
@@ -610,7 +646,7 @@ impl State {
     }
 
     fn send(&mut self, number: usize, bytes: &[u8]) -> io::Result<usize> {
-        self.begin_call();
+        self.begin_call(|it| &mut it.writes);
         self.check_send(number, bytes);
         self.chance_fails(number)?;
         let end = &mut self.ends[number];
@@ -647,7 +683,7 @@ impl State {
     }
 
     fn shutdown(&mut self, number: usize) -> io::Result<()> {
-        self.begin_call();
+        self.begin_call(|it| &mut it.ends);
         self.check_shutdown(number);
         if self.ends[number].broken != Broken::No {
             return Err(self.fails(number, libc::ENOTCONN));
@@ -664,7 +700,7 @@ impl State {
     }
 
     fn drop_end(&mut self, number: usize) {
-        self.begin_call();
+        self.begin_call(|it| &mut it.ends);
         self.check_drop(number);
         self.ends[number].is_closed = true;
         let place = self.open.iter().position(|&it| it as usize == number);
@@ -677,7 +713,7 @@ impl State {
     }
 
     fn accept(&mut self, number: usize) -> io::Result<usize> {
-        self.begin_call();
+        self.begin_call(|it| &mut it.accepts);
         self.check_accept(number);
         let door = &mut self.doors[number];
         door.attempts += 1;
@@ -718,7 +754,7 @@ impl State {
     }
 
     fn watch(&mut self, number: usize, token: Token) -> io::Result<()> {
-        self.begin_call();
+        self.begin_call(|it| &mut it.accepts);
         if self.chance.one_in(self.faults.watches) {
             return Err(self.fails(number, libc::ENOSPC));
         }
@@ -732,7 +768,7 @@ impl State {
     }
 
     fn close(&mut self, number: usize) -> u64 {
-        self.begin_call();
+        self.begin_call(|it| &mut it.ends);
         self.check_close(number);
         let door = &mut self.doors[number];
         door.is_open = false;
@@ -775,7 +811,7 @@ impl SimKernel {
             due: VecDeque::new(),
             stops: 0,
             is_calm: false,
-            events: 0,
+            events: Events::default(),
         })))
     }
 }
@@ -802,7 +838,7 @@ impl World for SimKernel {
 
     fn hush(&mut self, listener: usize) -> Duration {
         let mut state = self.0.borrow_mut();
-        state.events += 1;
+        state.events.ends += 1;
         let grace = state.faults.grace;
         let until = state.book.turn_began + grace;
         state.doors[listener].hushed_until = Some(until);
@@ -815,7 +851,7 @@ impl World for SimKernel {
 
     fn set_timer(&mut self, deadline: Instant, timer: Timer) {
         let mut state = self.0.borrow_mut();
-        state.events += 1;
+        state.events.timers += 1;
         let at = nanos(deadline.saturating_duration_since(state.epoch));
         state.check_timer(timer);
         let at = at.max(state.now);
@@ -840,7 +876,7 @@ impl Stream for SimSocket {
 impl Socket for SimSocket {
     fn output(&self) -> io::Result<Output> {
         let mut state = self.kernel.0.borrow_mut();
-        state.begin_call();
+        state.begin_call(|it| &mut it.looks);
         let (now, timeout) = (state.now, state.limits.stall_timeout);
         let end = &mut state.ends[self.number];
         end.sampled(now, timeout);
@@ -853,7 +889,7 @@ impl Socket for SimSocket {
 
     fn reset_on_close(&mut self) -> io::Result<()> {
         let mut state = self.kernel.0.borrow_mut();
-        state.begin_call();
+        state.begin_call(|it| &mut it.ends);
         state.ends[self.number].facts.resets = true;
         Ok(())
     }

@@ -12,11 +12,12 @@ mod run;
 mod swarm;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use run::Simulation;
+use run::{Ended, Simulation};
 
 /// Replays one run.
 const SEED: &str = "UPCASE_SERVER_SEED";
@@ -27,8 +28,8 @@ const EVENTS: u64 = 10_000_000;
 
 const THREADS: u64 = 2;
 
-/// One run to its end; tells how many events there were.
-fn run(seed: u64) -> u64 {
+/// One run to its end.
+fn run(seed: u64) -> Ended {
     let run = AssertUnwindSafe(|| Simulation::draw(seed).run());
     catch_unwind(run).unwrap_or_else(|failure| {
         eprintln!("again: {SEED}={seed} cargo test --test server_simulation swarm");
@@ -39,25 +40,35 @@ fn run(seed: u64) -> u64 {
 #[test]
 fn a_swarm_of_runs_keeps_all_the_rules() {
     if let Ok(seed) = std::env::var(SEED) {
-        run(seed.parse().expect("a seed is a number"));
+        let ended = run(seed.parse().expect("a seed is a number"));
+        println!("{ended:?}");
         return;
     }
     let begun = Instant::now();
-    let (next, events) = (AtomicU64::new(0), AtomicU64::new(0));
+    let next = AtomicU64::new(0);
+    let sum = Mutex::new(Ended::default());
     thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
-                while events.load(Ordering::Relaxed) < EVENTS {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    events.fetch_add(run(seed), Ordering::Relaxed);
+                while sum.lock().expect("no run has failed").events.sum() < EVENTS {
+                    let ended = run(next.fetch_add(1, Ordering::Relaxed));
+                    *sum.lock().expect("no run has failed") += ended;
                 }
             });
         }
     });
-    let (runs, events) = (next.into_inner(), events.into_inner());
-    let seconds = begun.elapsed().as_secs_f64();
-    println!(
-        "{runs} runs, {events} events in {seconds:.1} s: {:.2} million a second",
-        events as f64 / seconds / 1e6
+    let (runs, sum) = (
+        next.into_inner(),
+        sum.into_inner().expect("no run has failed"),
+    );
+    let (events, seconds) = (sum.events.sum(), begun.elapsed().as_secs_f64());
+    let rate = events as f64 / seconds / 1e6;
+    println!("{runs} runs, {events} events in {seconds:.1} s: {rate:.2} million a second");
+    println!("{:?}", sum.events);
+    println!("{}", sum.totals);
+    assert_eq!(
+        sum.never_seen(),
+        Vec::<&str>::new(),
+        "the runs are to show everything"
     );
 }

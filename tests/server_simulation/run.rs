@@ -2,21 +2,57 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::AddAssign;
 use std::time::Duration;
 
 use upcase::reactor::Wait;
 use upcase::server::engine::Engine;
 use upcase::server::limits::Limits;
-use upcase::server::stats::Totals;
+use upcase::server::stats::{CloseReason, Totals};
 use upcase::server::world::{Timer, World};
 
 use crate::chance::Chance;
-use crate::kernel::{Happening, SimKernel, SimSocket, State, Told};
+use crate::kernel::{Events, Happening, SimKernel, SimSocket, State, Told};
 use crate::rules::Context;
 use crate::swarm::{Faults, draw_limits};
 
 /// What a turn takes beside its calls, in nanoseconds.
 const TURN_TIME: u64 = 200;
+
+/// What one run, or many of them, have shown.
+#[derive(Debug, Default)]
+pub struct Ended {
+    pub events: Events,
+    pub broken: u64,
+    pub totals: Totals,
+}
+
+impl AddAssign for Ended {
+    fn add_assign(&mut self, other: Ended) {
+        self.events += other.events;
+        self.broken += other.broken;
+        self.totals += other.totals;
+    }
+}
+
+impl Ended {
+    /// What the dice were to bring about, and have not.
+    pub fn never_seen(&self) -> Vec<&'static str> {
+        let totals = &self.totals;
+        let ends = CloseReason::ALL.map(|reason| (reason.name(), totals.closed(reason)));
+        let rest = [
+            ("a listener breaks", self.broken),
+            ("a stale event", totals.stale_events),
+            ("a client is lost in the queue", totals.lost),
+            ("clients are turned away", totals.turned_away),
+            ("the server is full", totals.full.count),
+            ("descriptors or memory run out", totals.exhausted.count),
+        ];
+        let seen = ends.into_iter().chain(rest);
+        let unseen = seen.filter(|&(_, count)| count == 0);
+        unseen.map(|(name, _)| name).collect()
+    }
+}
 
 /// A server and its world.
 pub struct Simulation {
@@ -83,7 +119,7 @@ impl Simulation {
 
     /// To the end. When faults and clients have come to an end, everything drains, and the server
     /// is stopped.
-    pub fn run(mut self) -> u64 {
+    pub fn run(mut self) -> Ended {
         let mut turns_left = u64::MAX;
         while !self.engine.is_done() {
             self.turn();
@@ -99,8 +135,8 @@ impl Simulation {
         self.finish()
     }
 
-    /// The books at the end; tells how many events there were.
-    pub fn finish(self) -> u64 {
+    /// The books at the end.
+    pub fn finish(self) -> Ended {
         let snapshot = self.engine.snapshot();
         let outcome: io::Result<Totals> = self.engine.into_totals();
         let state = self.kernel.0.borrow();
@@ -111,7 +147,11 @@ impl Simulation {
         if !state.open.is_empty() {
             state.fails_check(None, "sockets are left open");
         }
-        state.events
+        Ended {
+            events: state.events,
+            broken: u64::from(outcome.is_err()),
+            totals: snapshot.totals,
+        }
     }
 
     /// A turn of the loop.
@@ -195,7 +235,7 @@ impl Simulation {
         };
         let began = state.book.turn_began;
         state.book.stopping.get_or_insert(began);
-        state.events += 1;
+        state.events.timers += 1;
         drop(state);
         self.tell(context, |engine, kernel| engine.on_stop(kernel));
         if context == Context::Cut && !self.engine.is_done() {
@@ -209,7 +249,7 @@ impl Simulation {
         let Some(timer) = state.due.pop_front() else {
             return;
         };
-        state.events += 1;
+        state.events.timers += 1;
         state.book.timer_came(timer);
         if timer == Timer::RetryAccept {
             state
