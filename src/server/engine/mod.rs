@@ -160,9 +160,7 @@ impl<S: Socket> Engine<S> {
         self.events += 1;
         if let Some(client) = self.clients.get_mut(token) {
             client.connection.note(hints);
-            if !self.clients.is_requeued(token) {
-                self.serve(world, token);
-            }
+            self.serve_once(world, token);
         } else if token.is_fixed() {
             if let Some(Some(listener)) = self.listeners.get_mut(token.index()) {
                 listener.note();
@@ -262,6 +260,14 @@ impl<S: Socket> Engine<S> {
         }
     }
 
+    /// Gives a client its turn, unless it waits in the queue: there it gets one budget in each turn
+    /// of the loop, and no more.
+    fn serve_once(&mut self, world: &mut impl World<Socket = S>, token: Token) {
+        if !self.clients.is_requeued(token) {
+            self.serve(world, token);
+        }
+    }
+
     /// Gives a client its turn.
     fn serve(&mut self, world: &mut impl World<Socket = S>, token: Token) {
         let Some(client) = self.clients.get_mut(token) else {
@@ -323,7 +329,7 @@ impl<S: Socket> Engine<S> {
         for token in self.clients.tokens() {
             if let Some(client) = self.clients.get_mut(token) {
                 client.connection.look(is_last_call);
-                self.serve(world, token);
+                self.serve_once(world, token);
             }
         }
         world.set_timer(self.now + self.limits.drain_look, Timer::Look);

@@ -119,7 +119,7 @@ impl<S: Socket> Engine<S> {
             let is_idle = output.outstanding == 0 && output.quiet >= timeout;
             if is_idle && let Some(client) = self.clients.get_mut(token) {
                 client.connection.end_idle();
-                self.serve(world, token);
+                self.serve_once(world, token);
             }
             if self.clients.get(token).is_some() {
                 let left = timeout.saturating_sub(output.quiet);
@@ -144,7 +144,7 @@ impl<S: Socket> Engine<S> {
         while let Some((token, ())) = self.patience.lingers.pop(self.now) {
             if let Some(client) = self.clients.get_mut(token) {
                 client.connection.end_linger();
-                self.serve(world, token);
+                self.serve_once(world, token);
             }
         }
         let next = self.patience.lingers.to_set();
