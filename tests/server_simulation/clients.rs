@@ -139,6 +139,23 @@ pub fn draw_honest_habit(chance: &mut Chance, unit: u64) -> Habit {
     }
 }
 
+/// A client that sends and reads as fast as it can.
+pub fn draw_greedy_habit(chance: &mut Chance, unit: u64) -> Habit {
+    let habit = draw_habit(chance, unit);
+    Habit {
+        total: 400 * unit,
+        piece: (10 * unit, 40 * unit),
+        gap: (1, 2 * MICROSECOND),
+        ahead: u64::MAX,
+        take: (ALL, ALL),
+        take_gap: (1, MICROSECOND),
+        window: 1 << 20,
+        send_buffer: 1 << 20,
+        receive_buffer: 40 * unit,
+        ..habit
+    }
+}
+
 impl State {
     /// A client's time has come to send, or to end.
     pub fn act(&mut self, number: usize) {

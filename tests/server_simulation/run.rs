@@ -24,6 +24,8 @@ const TURN_TIME: u64 = 200;
 pub struct Ended {
     pub events: Events,
     pub broken: u64,
+    /// How often it was looked at how long a connection had to wait.
+    pub waited: u64,
     pub totals: Totals,
 }
 
@@ -31,6 +33,7 @@ impl AddAssign for Ended {
     fn add_assign(&mut self, other: Ended) {
         self.events += other.events;
         self.broken += other.broken;
+        self.waited += other.waited;
         self.totals += other.totals;
     }
 }
@@ -42,6 +45,7 @@ impl Ended {
         let ends = CloseReason::ALL.map(|reason| (reason.name(), totals.closed(reason)));
         let rest = [
             ("a listener breaks", self.broken),
+            ("a connection waits for its turn", self.waited),
             ("a stale event", totals.stale_events),
             ("a client is lost in the queue", totals.lost),
             ("clients are turned away", totals.turned_away),
@@ -150,6 +154,7 @@ impl Simulation {
         Ended {
             events: state.events,
             broken: u64::from(outcome.is_err()),
+            waited: state.book.waited,
             totals: snapshot.totals,
         }
     }

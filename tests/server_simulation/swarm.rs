@@ -7,7 +7,7 @@ use std::time::Duration;
 use upcase::server::limits::Limits;
 
 use crate::chance::Chance;
-use crate::clients::{draw_habit, draw_honest_habit};
+use crate::clients::{draw_greedy_habit, draw_habit, draw_honest_habit};
 use crate::kernel::{Happening, State};
 
 const MICROSECOND: u64 = 1000;
@@ -50,6 +50,8 @@ pub struct Faults {
     arrivals: (u64, u64),
     machines: u64,
     honest: bool,
+    /// One in so many clients is greedy.
+    greedy: u64,
 }
 
 impl Faults {
@@ -76,6 +78,7 @@ impl Faults {
         arrivals: (1, 1),
         machines: 1,
         honest: false,
+        greedy: 0,
     };
 
     pub fn draw(chance: &mut Chance) -> Faults {
@@ -110,6 +113,7 @@ impl Faults {
             ]),
             machines: chance.pick(&[1, 3, 6]),
             honest: chance.one_in(4),
+            greedy: chance.pick(&[0, 0, 0, 2, 10]),
             ..Faults::NONE
         }
     }
@@ -128,7 +132,8 @@ impl Faults {
     /// So many clients come that a cap of this size is reached.
     pub fn crowd(&mut self, cap: usize) {
         if (20..1000).contains(&cap) {
-            self.clients = 2 * cap as u64;
+            self.clients = cap as u64 + 20;
+            self.greedy *= 10;
             self.arrivals = (1, 2 * MICROSECOND);
         }
     }
@@ -179,10 +184,14 @@ impl State {
         let door = self.chance.below(self.doors.len() as u64) as usize;
         let address = self.draw_address();
         let unit = self.limits.read_bytes as u64;
-        let habit = match self.faults.honest {
-            true => draw_honest_habit(&mut self.chance, unit),
-            false => draw_habit(&mut self.chance, unit),
+        let draw = if self.chance.one_in(self.faults.greedy) {
+            draw_greedy_habit
+        } else if self.faults.honest {
+            draw_honest_habit
+        } else {
+            draw_habit
         };
+        let habit = draw(&mut self.chance, unit);
         if let Some(number) = self.connect(door, address, habit) {
             let gap = self.chance.between(habit.gap);
             self.act_in(number, gap);
