@@ -13,7 +13,7 @@ mod swarm;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -28,10 +28,14 @@ const EVENTS: u64 = 10_000_000;
 
 const THREADS: u64 = 2;
 
+/// Then the other threads need not go on.
+static HAS_FAILED: AtomicBool = AtomicBool::new(false);
+
 /// One run to its end.
 fn run(seed: u64) -> Ended {
     let run = AssertUnwindSafe(|| Simulation::draw(seed).run());
     catch_unwind(run).unwrap_or_else(|failure| {
+        HAS_FAILED.store(true, Ordering::Relaxed);
         eprintln!("again: {SEED}={seed} cargo test --test server_simulation swarm");
         resume_unwind(failure)
     })
@@ -50,7 +54,8 @@ fn a_swarm_of_runs_keeps_all_the_rules() {
     thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
-                while sum.lock().expect("no run has failed").events.sum() < EVENTS {
+                let left = || sum.lock().expect("no run has failed").events.sum() < EVENTS;
+                while !HAS_FAILED.load(Ordering::Relaxed) && left() {
                     let ended = run(next.fetch_add(1, Ordering::Relaxed));
                     *sum.lock().expect("no run has failed") += ended;
                 }

@@ -31,6 +31,9 @@ const SLACK: u64 = 3_000_000;
 /// Timers of one wheel that may be set at a time: each one for an earlier time than the one before.
 const TIMERS_MAX: u32 = 8;
 
+/// More calls than any one thing that the server is told can cause.
+const CALLS_MAX: u64 = 1_000_000;
+
 /// What is kept of the whole server.
 #[derive(Debug)]
 pub struct Book {
@@ -38,6 +41,8 @@ pub struct Book {
     pub turn: u64,
     pub turn_began: u64,
     pub calls: u64,
+    /// When the server was told something last.
+    entry_call: u64,
     pub stopping: Option<u64>,
     pub accepted: u64,
     pub lost: u64,
@@ -131,6 +136,7 @@ impl Book {
             turn: 0,
             turn_began: 0,
             calls: 0,
+            entry_call: 0,
             stopping: None,
             accepted: 0,
             lost: 0,
@@ -313,6 +319,7 @@ impl State {
     pub fn begin_entry(&mut self, context: Context) {
         self.end_serve();
         self.book.context = context;
+        self.book.entry_call = self.book.calls;
         let asks = matches!(
             context,
             Context::Cut | Context::Timer(Timer::Look | Timer::Idle)
@@ -337,6 +344,8 @@ impl State {
 
     fn serves(&mut self, number: usize) {
         self.book.calls += 1;
+        let is_finite = self.book.calls < self.book.entry_call + CALLS_MAX;
+        require!(self, number, is_finite, "calls without an end");
         if self.book.current != Some(number) {
             self.end_serve();
             self.book.current = Some(number);

@@ -1,0 +1,227 @@
+//! Whether the simulation finds bugs: each patch of `planted/` breaks one rule of the server in a
+//! copy of the sources, and the simulation must fail there within a minute.
+//!
+//! A patch begins with the rule that it breaks. The copy has a target directory of its own, in which
+//! the dependencies are built once.
+//!
+//! `UPCASE_PLANTED=name` sweeps only the patches whose name contains this.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A bug that is not found within this time is not found.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const TEST: &str = "server_simulation";
+
+/// A copy of the sources that is removed with its test.
+struct Copy {
+    folder: PathBuf,
+}
+
+impl Copy {
+    fn new() -> Copy {
+        let folder = std::env::temp_dir().join(format!("upcase-planted-{}", std::process::id()));
+        let copy = Copy { folder };
+        copy.files("src");
+        copy.files(&format!("tests/{TEST}"));
+        fs::copy(source("Cargo.lock"), copy.folder.join("Cargo.lock")).unwrap();
+        let manifest = fs::read_to_string(source("Cargo.toml")).unwrap();
+        fs::write(copy.folder.join("Cargo.toml"), slim(&manifest)).unwrap();
+        copy
+    }
+
+    /// Copies what is under this path.
+    fn files(&self, path: &str) {
+        let (from, to) = (source(path), self.folder.join(path));
+        if from.is_dir() {
+            fs::create_dir_all(&to).unwrap();
+            for entry in fs::read_dir(&from).unwrap() {
+                let name = entry.unwrap().file_name();
+                self.files(&format!("{path}/{}", name.to_str().unwrap()));
+            }
+        } else {
+            fs::copy(&from, &to).unwrap();
+        }
+    }
+
+    /// Applies a patch, or takes it back.
+    fn patch(&self, patch: &Path, takes_back: bool) {
+        let mut command = Command::new("patch");
+        command.args([
+            "--strip=1",
+            "--forward",
+            "--silent",
+            "--no-backup-if-mismatch",
+        ]);
+        command.arg(format!("--input={}", patch.display()));
+        if takes_back {
+            command.arg("--reverse");
+        }
+        let done = command.current_dir(&self.folder).status();
+        let done = done.expect("the program `patch` is there");
+        assert!(done.success(), "{} does not fit any more", patch.display());
+    }
+
+    /// Builds the simulation, and tells where it is.
+    fn build(&self) -> Result<PathBuf, String> {
+        let built = Command::new(env!("CARGO"))
+            .args([
+                "test",
+                "--offline",
+                "--no-run",
+                "--message-format=json",
+                "--test",
+                TEST,
+            ])
+            .env("CARGO_TARGET_DIR", self.folder.join("target"))
+            .env("CARGO_PROFILE_DEV_DEBUG", "0")
+            .env("CARGO_INCREMENTAL", "1")
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let messages = String::from_utf8_lossy(&built.stdout);
+        let executable = messages
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter(|message| message["target"]["name"] == TEST)
+            .find_map(|message| message["executable"].as_str().map(PathBuf::from));
+        executable.ok_or_else(|| String::from_utf8_lossy(&built.stderr).into_owned())
+    }
+
+    /// Runs the simulation, with the effort that it has in every test run.
+    fn run(&self, executable: &Path) -> Outcome {
+        let path = self.folder.join("output");
+        let output = File::create(&path).unwrap();
+        let begun = Instant::now();
+        let mut child = Command::new(executable)
+            .args(["swarm", "--nocapture"])
+            .env("RUST_BACKTRACE", "0")
+            .env_remove("UPCASE_SERVER_SEED")
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break Some(status);
+            }
+            if begun.elapsed() > PATIENCE {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                break None;
+            }
+            thread::sleep(Duration::from_millis(10));
+        };
+        Outcome {
+            passed: status.map(|status| status.success()),
+            seconds: begun.elapsed().as_secs_f64(),
+            output: fs::read_to_string(path).unwrap(),
+        }
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// How a run of the simulation went.
+struct Outcome {
+    /// `None`: it did not come to an end.
+    passed: Option<bool>,
+    seconds: f64,
+    output: String,
+}
+
+impl Outcome {
+    fn seed(&self) -> Option<&str> {
+        let (_, rest) = self.output.split_once("UPCASE_SERVER_SEED=")?;
+        rest.split_whitespace().next()
+    }
+
+    /// What the simulation says of the bug, in its first line.
+    fn finding(&self) -> &str {
+        let mut lines = self.output.lines();
+        lines.find(|line| line.contains("panicked at"));
+        lines.next().unwrap_or_default()
+    }
+}
+
+fn source(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The manifest without what only the benchmarks and other tests need.
+fn slim(manifest: &str) -> String {
+    let manifest = manifest.split("[[bench]]").next().unwrap();
+    let lines = manifest.lines();
+    let lines =
+        lines.filter(|line| !line.starts_with("criterion") && !line.starts_with("proptest"));
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
+fn patches() -> Vec<PathBuf> {
+    let wanted = std::env::var("UPCASE_PLANTED").unwrap_or_default();
+    let entries = fs::read_dir(source("tests/planted")).unwrap();
+    let mut patches: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    patches.retain(|patch| name(patch).contains(&wanted));
+    patches.sort();
+    patches
+}
+
+fn name(patch: &Path) -> &str {
+    patch.file_stem().unwrap().to_str().unwrap()
+}
+
+#[test]
+fn every_patch_is_small_and_says_which_rule_it_breaks() {
+    for patch in patches() {
+        let text = fs::read_to_string(&patch).unwrap();
+        assert!(text.starts_with("# "), "{patch:?} says nothing");
+        assert_eq!(text.matches("\n+++ b/src/").count(), 1, "{patch:?}");
+        let added = text.lines().filter(|line| line.starts_with('+')).count() - 1;
+        let removed = text.lines().filter(|line| line.starts_with('-')).count() - 1;
+        assert!(added <= 5 && removed <= 5, "{patch:?} is large");
+    }
+}
+
+#[test]
+#[ignore = "builds a changed copy for each of the planted bugs"]
+fn the_simulation_finds_every_planted_bug() {
+    let patches = patches();
+    assert!(!patches.is_empty());
+    let copy = Copy::new();
+    let sound = copy.run(&copy.build().unwrap());
+    assert_eq!(sound.passed, Some(true), "without a bug: {}", sound.output);
+    println!("sound: passes in {:.1} s", sound.seconds);
+    println!("{:<48} {:>7} {:>7}  finding", "bug", "seconds", "seed");
+    let mut missed = Vec::new();
+    for patch in &patches {
+        copy.patch(patch, false);
+        let outcome = match copy.build() {
+            Ok(executable) => copy.run(&executable),
+            Err(error) => panic!("{} does not compile: {error}", name(patch)),
+        };
+        copy.patch(patch, true);
+        let (seconds, seed) = (outcome.seconds, outcome.seed().unwrap_or("-"));
+        let finding = outcome.finding();
+        println!("{:<48} {seconds:>7.1} {seed:>7}  {finding}", name(patch));
+        if outcome.passed != Some(false) || outcome.seed().is_none() {
+            missed.push(name(patch));
+        }
+    }
+    let count = patches.len();
+    println!("{} of {count} found", count - missed.len());
+    assert_eq!(
+        missed,
+        Vec::<&str>::new(),
+        "the simulation does not find these"
+    );
+}
