@@ -310,7 +310,7 @@ impl End {
         }
     }
 
-    fn told(&self, number: u32, hints: Hints) -> Option<Told> {
+    pub fn told(&self, number: u32, hints: Hints) -> Option<Told> {
         self.token.map(|token| Told {
             token,
             hints,
@@ -921,6 +921,13 @@ impl State {
             literal.sent.extend(bytes);
         }
         self.arrive(number, bytes.len() as u64);
+    }
+
+    pub fn urge_by_hand(&mut self, number: usize) {
+        let end = &self.ends[number];
+        if !end.fin && !end.is_over() {
+            self.arrive_urgent(number);
+        }
     }
 
     /// The client takes up to so many bytes, and gets those that it has not seen.

@@ -9,6 +9,7 @@ mod clients;
 mod kernel;
 mod rules;
 mod run;
+mod sequences;
 mod swarm;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -76,4 +77,20 @@ fn a_swarm_of_runs_keeps_all_the_rules() {
         Vec::<&str>::new(),
         "the runs are to show everything"
     );
+}
+
+/// Of all lengths up to this one.
+const SEQUENCE_STEPS: u32 = 6;
+
+#[test]
+fn every_short_sequence_keeps_all_the_rules() {
+    let begun = Instant::now();
+    let (mut count, mut events) = (0, 0);
+    for length in 0..=SEQUENCE_STEPS {
+        let (sequences, of_them) = sequences::play_all(length);
+        count += sequences;
+        events += of_them.sum();
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    println!("{count} sequences, {events} events in {seconds:.1} s");
 }
