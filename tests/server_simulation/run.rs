@@ -298,7 +298,7 @@ impl Simulation {
         let mut state = self.kernel.0.borrow_mut();
         state.check_turn();
         let is_near_cap = state.open.len() + 8 >= state.limits.max_connections;
-        if is_near_cap || state.book.turn % 8 == 0 {
+        if is_near_cap || state.book.turn.is_multiple_of(8) {
             let snapshot = self.engine.snapshot();
             state.check_snapshot(&snapshot);
             let fulls = snapshot.totals.full.count;
