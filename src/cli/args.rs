@@ -9,8 +9,8 @@ use clap::builder::RangedU64ValueParser;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::cli::values::{
-    Target, Timeout, buffer_size, bytes_a_second, duration, interval, keepalive, listen_address,
-    message_sizes, mss, positive_duration, rate, target, timeout,
+    Target, Timeout, UnsentMost, buffer_size, bytes_a_second, duration, interval, keepalive,
+    listen_address, message_sizes, mss, positive_duration, rate, target, timeout, unsent_most,
 };
 use crate::load::assertion::Demand;
 use crate::load::schedule::Rate;
@@ -75,6 +75,10 @@ pub(super) struct ServeArgs {
     pub(super) mss: MssArg,
     #[command(flatten)]
     pub(super) buffers: BufferArgs,
+    /// TCP_NOTSENT_LOWAT: replies that the kernel keeps for a client beyond what the client's window
+    /// takes; without it, a client that never reads parks some megabytes there
+    #[arg(long, value_name = "SIZE|off", value_parser = unsent_most, default_value = "off")]
+    pub(super) notsent_lowat: UnsentMost,
     /// Clients that may wait to be accepted [default: 4096, or what the kernel allows]
     #[arg(long, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]

@@ -186,6 +186,7 @@ fn server_config(mut args: ServeArgs, descriptors: u64) -> anyhow::Result<server
         options: Options {
             keepalive: args.patience.keepalive.0,
             user_timeout: args.patience.stall_timeout.0.map(|time| time * BACKSTOP),
+            unsent_most: args.notsent_lowat.0,
             ..options(&args.mss, Some(&args.buffers), args.nagle)
         },
         listen: args.listen,

@@ -131,6 +131,17 @@ pub(super) fn timeout(text: &str) -> Result<Timeout, String> {
     }
 }
 
+/// Bytes not sent yet that the kernel takes for a connection, or `off`: as its send buffer has room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct UnsentMost(pub(super) Option<u32>);
+
+pub(super) fn unsent_most(text: &str) -> Result<UnsentMost, String> {
+    match text {
+        "off" => Ok(UnsentMost(None)),
+        _ => Ok(UnsentMost(Some(size(text, 1, i32::MAX as u64)? as u32))),
+    }
+}
+
 /// What TCP_KEEPIDLE takes: whole seconds up to 32767.
 pub(super) fn keepalive(text: &str) -> Result<Timeout, String> {
     let timeout = timeout(text)?;
@@ -250,6 +261,15 @@ mod tests {
         assert!(keepalive("off").is_ok() && keepalive("32767s").is_ok());
         for bad in ["0s", "Off", "none", "500ms", "32768s", ""] {
             assert!(keepalive(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_kernel_may_take_as_much_as_it_likes() {
+        assert_eq!(unsent_most("off"), Ok(UnsentMost(None)));
+        assert_eq!(unsent_most("128KiB"), Ok(UnsentMost(Some(128 << 10))));
+        for bad in ["0", "2GiB", "none", ""] {
+            assert!(unsent_most(bad).is_err(), "{bad}");
         }
     }
 
