@@ -1,11 +1,17 @@
-//! Two hosts in one machine: network namespaces joined by a veth pair, 10.77.0.1 and 10.77.0.2.
+//! Two hosts in one machine: network namespaces joined by a veth pair, 10.77.0.1 and 10.77.0.2. Or
+//! one host with nothing but a loopback, on which the test itself runs.
 //!
 //! Every lab has namespaces of its own, so labs can stand side by side, and takes them down when it
 //! is dropped, also by a failing test. What a killed test left behind is swept by the next lab.
 
+use std::fs::File;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use nix::sched::{CloneFlags, setns};
 
 /// The two hosts.
 #[derive(Debug)]
@@ -21,30 +27,80 @@ pub const CLIENT: &str = "10.77.0.2";
 
 const PREFIX: &str = "upcase-lab";
 
-impl Lab {
-    /// Builds the hosts. `None`: it cannot be done here, and the test has said so.
+/// Runs `body` on a host of its own: its sockets and the processes that it starts are there. `None`:
+/// it cannot be done here, and the test has said so.
+#[track_caller]
+pub fn alone<T: Send>(body: impl FnOnce() -> T + Send) -> Option<T> {
+    let host = Alone::build()?;
+    let enter_and_run = || {
+        let namespace = File::open(format!("/run/netns/{}", host.0)).unwrap();
+        setns(namespace, CloneFlags::CLONE_NEWNET).expect("it may be entered");
+        body()
+    };
+    // Only this thread, and whatever it starts, is there.
+    let outcome = thread::scope(|scope| scope.spawn(enter_and_run).join());
+    Some(outcome.unwrap_or_else(|panic| resume_unwind(panic)))
+}
+
+/// A host of one test.
+#[derive(Debug)]
+struct Alone(String);
+
+impl Alone {
     #[track_caller]
-    pub fn build() -> Option<Lab> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        if !super::installed("ip") {
-            super::skip("no `ip` (package iproute2)");
-            return None;
-        }
-        sweep();
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{PREFIX}-{}-{number}", std::process::id());
-        let lab = Lab {
-            server: format!("{name}-server"),
-            client: format!("{name}-client"),
-        };
-        let (server, client) = (&lab.server, &lab.client);
-        if let Err(error) = ip(&format!("netns add {server}")) {
+    fn build() -> Option<Alone> {
+        let name = new_name()?;
+        let host = Alone(add(&format!("{name}-alone"))?);
+        let command = format!("-n {} link set lo up", host.0);
+        ip(&command).unwrap_or_else(|error| panic!("ip {command}: {error}"));
+        Some(host)
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        let _ = ip(&format!("netns delete {}", self.0));
+    }
+}
+
+/// A name that no other test has; what killed tests left behind is removed.
+#[track_caller]
+fn new_name() -> Option<String> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    if !super::installed("ip") {
+        super::skip("no `ip` (package iproute2)");
+        return None;
+    }
+    sweep();
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    Some(format!("{PREFIX}-{}-{number}", std::process::id()))
+}
+
+/// Makes the first namespace of a test.
+#[track_caller]
+fn add(name: &str) -> Option<String> {
+    match ip(&format!("netns add {name}")) {
+        Ok(()) => Some(name.to_string()),
+        Err(error) => {
             super::skip(&format!(
                 "no network namespace, it needs root: {}",
                 error.trim()
             ));
-            return None;
+            None
         }
+    }
+}
+
+impl Lab {
+    /// Builds the hosts. `None`: it cannot be done here, and the test has said so.
+    #[track_caller]
+    pub fn build() -> Option<Lab> {
+        let name = new_name()?;
+        let lab = Lab {
+            server: add(&format!("{name}-server"))?,
+            client: format!("{name}-client"),
+        };
+        let (server, client) = (&lab.server, &lab.client);
         for command in [
             format!("netns add {client}"),
             format!("-n {server} link add wire type veth peer name wire netns {client}"),
