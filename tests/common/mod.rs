@@ -5,10 +5,12 @@
 #![allow(dead_code)]
 
 pub mod craft;
+pub mod crowd;
 pub mod lab;
 pub mod log;
 pub mod peers;
 pub mod puppet;
+pub mod ratio;
 pub mod report;
 pub mod totals;
 pub mod tshark;
