@@ -1,0 +1,262 @@
+//! Clients that send and never read, by the thousand: what they cost the server and the kernel, what
+//! the healthy ones feel of them, when they are gone.
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::crowd::{Client, Crowd, End, Habit};
+use common::ratio::Median;
+use common::{Process, Serve, lab, peers, upcase};
+use nix::sys::signal::Signal;
+
+/// They send for ever and have little room of their own, so that all is the server's to hold.
+const ATTACKER: Habit = Habit {
+    bytes: u64::MAX,
+    closes: false,
+    reads: false,
+    buffers: Some(4 << 10),
+};
+
+const HEALTHY: &str = "--connections 100 --rate 2000";
+
+/// What one read may take: the most that a server may have pending for a client.
+const READ: u64 = 64 << 10;
+
+/// The most memory that the kernel gives to all TCP sockets, in pages: tcp(7).
+const TCP_MEM: &str = "/proc/sys/net/ipv4/tcp_mem";
+const PAGE: u64 = 4096;
+
+#[test]
+#[ignore = "half a minute, 30,000 descriptors, half a gigabyte"]
+fn fifteen_thousand_that_never_read_against_small_buffers() {
+    const STALL: Duration = Duration::from_secs(8);
+    upcase::process::raise_descriptor_limit().unwrap();
+    lab::alone(|| {
+        let arguments = "--recv-buffer 16KiB --send-buffer 16KiB --stall-timeout 8s";
+        let mut serve = Serve::start(arguments);
+        let attack = Attack::carry_out(&serve, 15_000, STALL);
+        println!("{attack:#?}");
+        assert!(attack.pending <= READ, "{attack:#?}");
+        assert!(attack.resident <= READ, "{attack:#?}");
+        serve.process.signal(Signal::SIGTERM);
+        let totals: common::totals::Totals = serve.ends(0).parse().unwrap();
+        assert_eq!(
+            (totals.closed("stalled"), totals.balance()),
+            (15_000, true),
+            "{totals:?}"
+        );
+    });
+}
+
+#[test]
+#[ignore = "a minute and a half: ten pairs of quiet and attack"]
+fn the_healthy_feel_little_of_those_who_never_read() {
+    const PAIRS: usize = 10;
+    const STALL: Duration = Duration::from_secs(2);
+    upcase::process::raise_descriptor_limit().unwrap();
+    let clients = std::env::var("UPCASE_ARMY").map_or(3000, |count| count.parse().unwrap());
+    lab::alone(|| {
+        let arguments = "--recv-buffer 16KiB --send-buffer 16KiB --stall-timeout 2s";
+        let serve = Serve::start(arguments);
+        let mut ratios = Vec::new();
+        for pair in 0..PAIRS {
+            let quiet = || {
+                let healthy = Healthy::start(&serve);
+                thread::sleep(2 * STALL);
+                healthy.median_response()
+            };
+            let attacked = || Attack::carry_out(&serve, clients, STALL).healthy_micros;
+            let (quiet, attacked) = if pair % 2 == 0 {
+                let quiet = quiet();
+                (quiet, attacked())
+            } else {
+                let attacked = attacked();
+                (quiet(), attacked)
+            };
+            println!("healthy p50: {quiet:.0} us quiet, {attacked:.0} us beside {clients}");
+            ratios.push(attacked / quiet);
+        }
+        let ratio = Median::of(&ratios);
+        println!("healthy p50 beside {clients} attackers to quiet: {ratio:.2}");
+        assert!(ratio.middle <= 2.0, "{ratio:.2}");
+    });
+}
+
+#[test]
+#[ignore = "half a minute; a few hundred clients against default buffers"]
+fn a_few_thousand_that_never_read_cannot_exhaust_the_kernel() {
+    const CLIENTS: u64 = 300;
+    const STALL: Duration = Duration::from_secs(3);
+    let limits = fs::read_to_string(TCP_MEM).unwrap();
+    let limit: u64 = limits.split_whitespace().nth(2).unwrap().parse().unwrap();
+    let limit = limit * PAGE;
+    lab::alone(|| {
+        for value in ["", "off", "16KiB", "64KiB", "128KiB", "256KiB", "512KiB"] {
+            let option = match value {
+                "" => String::new(),
+                _ => format!("--notsent-lowat {value}"),
+            };
+            let serve = Serve::start(&format!("--stall-timeout 3s {option}"));
+            let attack = Attack::carry_out(&serve, CLIENTS as usize, STALL);
+            let enough = limit / attack.kernel;
+            println!(
+                "serve {option}: {} KiB of the kernel and {} KiB of the server for each; {enough} \
+                 clients reach tcp_mem",
+                attack.kernel >> 10,
+                attack.pending >> 10
+            );
+            if value.is_empty() {
+                assert!(enough >= 3000, "{attack:#?}");
+            }
+        }
+    });
+}
+
+/// What became of an attack, in bytes for each attacker.
+#[derive(Debug)]
+struct Attack {
+    /// Bytes converted and not taken by the kernel, as the server counts them.
+    pending: u64,
+    /// Growth of the server's memory in RAM.
+    resident: u64,
+    /// Buffers of the server's sockets, overhead included: skmem of ss(8).
+    kernel: u64,
+    /// TCP buffers of the whole machine, both ends: sockstat.
+    kernel_of_both: u64,
+    /// Caches of the kernel that grew on the whole machine, both ends: Slab of meminfo.
+    slab_of_both: u64,
+    /// From the first connect until all had come.
+    arrival: Duration,
+    /// From an attacker's last progress to its reset.
+    first_gone: Duration,
+    last_gone: Duration,
+    /// Median response of the healthy, from before the attack until it was over.
+    healthy_micros: f64,
+}
+
+impl Attack {
+    #[track_caller]
+    fn carry_out(serve: &Serve, clients: usize, stall: Duration) -> Attack {
+        let each = |bytes: u64| bytes / clients as u64;
+        let healthy = Healthy::start(serve);
+        let resident = serve.process.resident();
+        let (tcp, slab) = (tcp_pages() * PAGE, slab());
+        let begun = Instant::now();
+        let mut army = Crowd::new(ATTACKER);
+        army.join_all(clients, serve.address());
+        // Nothing moves any more; each look at all of them takes time, so there are few.
+        let mut moved = begun;
+        let last_moved = |clients: &[Client]| clients.iter().map(|client| client.moved).max();
+        army.until("the army stands", |clients| {
+            moved = last_moved(clients).unwrap_or(begun);
+            moved.elapsed() > Duration::from_millis(300)
+        });
+        let arrival = moved - begun;
+        assert_eq!(army.open(), clients, "{}", army.summary());
+        let kernel = socket_memory(serve);
+        let attack = Attack {
+            pending: each(pending(serve)),
+            resident: each(serve.process.resident().saturating_sub(resident)),
+            kernel: each(kernel),
+            kernel_of_both: each((tcp_pages() * PAGE).saturating_sub(tcp)),
+            slab_of_both: each(self::slab().saturating_sub(slab)),
+            arrival,
+            first_gone: Duration::ZERO,
+            last_gone: Duration::ZERO,
+            healthy_micros: 0.0,
+        };
+        army.until_all_have_ended();
+        let reset = |client: &Client| matches!(client.end, Some((_, End::Broken(_))));
+        assert!(army.clients.iter().all(reset), "{}", army.summary());
+        let gone = |client: &Client| client.end.unwrap().0 - client.moved;
+        let attack = Attack {
+            first_gone: army.clients.iter().map(gone).min().unwrap(),
+            last_gone: army.clients.iter().map(gone).max().unwrap(),
+            healthy_micros: healthy.median_response(),
+            ..attack
+        };
+        assert!(attack.last_gone <= 2 * stall, "{attack:#?}");
+        attack
+    }
+}
+
+/// Clients that behave.
+struct Healthy(Process);
+
+impl Healthy {
+    fn start(serve: &Serve) -> Healthy {
+        let target = serve.address();
+        let load = format!("load {target} {HEALTHY} --duration 1h --format json -v");
+        let load = Process::piped(upcase(&load));
+        peers::intervals(&load, 1);
+        Healthy(load)
+    }
+
+    /// Ends them. In microseconds.
+    #[track_caller]
+    fn median_response(mut self) -> f64 {
+        self.0.signal(Signal::SIGTERM);
+        let report = self.0.ended().json();
+        assert_eq!(
+            (&report["errored"], &report["mismatched"]),
+            (&0.into(), &0.into())
+        );
+        report["response_us"]["p50"].as_f64().expect("a number")
+    }
+}
+
+/// The server's own count, by SIGUSR1.
+fn pending(serve: &Serve) -> u64 {
+    const MARK: &str = " bytes pending, ";
+    let before = serve.process.stderr().matches(MARK).count();
+    serve.process.signal(Signal::SIGUSR1);
+    common::until("the server says how it stands", || {
+        serve.process.stderr().matches(MARK).count() > before
+    });
+    let log = serve.process.stderr();
+    let line = log.lines().rfind(|line| line.contains(MARK)).unwrap();
+    let (words, _) = line.rsplit_once(MARK).unwrap();
+    words.rsplit(' ').next().unwrap().parse().expect(line)
+}
+
+/// What the buffers of the server's connections take: received, queued for sending, set aside.
+fn socket_memory(serve: &Serve) -> u64 {
+    let mut ss = Command::new("ss");
+    let port = format!(":{}", serve.address().port());
+    ss.args(["-Htmn", "state", "established", "sport", "=", &port]);
+    let output = ss.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let of_one = |skmem: &str| -> u64 {
+        let fields = skmem.split([',', ')']);
+        let counted = fields.filter_map(|field| {
+            let number = field.strip_prefix(['r', 'w', 'f'])?;
+            number.parse::<u64>().ok()
+        });
+        counted.sum()
+    };
+    text.split("skmem:(").skip(1).map(of_one).sum()
+}
+
+/// Memory of all TCP sockets of this machine.
+fn tcp_pages() -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/net/sockstat").unwrap();
+    let line = text.lines().find(|line| line.starts_with("TCP:")).unwrap();
+    let pages = line.rsplit_once("mem ").unwrap().1;
+    pages.trim().parse().unwrap()
+}
+
+fn slab() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("Slab:"));
+    let kib: u64 = line
+        .unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap();
+    kib << 10
+}

@@ -1,0 +1,88 @@
+//! What ten thousand connections cost that do nothing, with timeouts on: almost no system call.
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::crowd::{Crowd, Habit};
+use common::{PATIENCE, Process, Serve, Temporary, lab};
+use nix::sys::signal::Signal;
+
+const CLIENTS: usize = 10_000;
+
+/// Longer than a quarter of the stall timeout and its grain: what was sent has been looked after.
+const SETTLED: Duration = Duration::from_secs(9);
+
+const WINDOW: Duration = Duration::from_secs(20);
+
+#[test]
+#[ignore = "a minute and a half, and 20,000 descriptors"]
+fn ten_thousand_idle_connections_cost_at_most_one_system_call_a_second() {
+    if !common::installed("strace") {
+        return common::skip("no strace");
+    }
+    lab::alone(|| {
+        for shards in [1, 2] {
+            let arguments = format!("--idle-timeout 10m --shards {shards}");
+            let calls = calls_while_idle(&arguments);
+            println!("{arguments}: {calls} system calls in {WINDOW:?}, strace's coming included");
+            // Of all shards together, which is less than was asked for.
+            assert!(calls <= WINDOW.as_secs(), "{calls}");
+        }
+    });
+}
+
+fn calls_while_idle(arguments: &str) -> u64 {
+    let serve = Serve::start(arguments);
+    let mut crowd = Crowd::new(Habit {
+        bytes: 64,
+        closes: false,
+        reads: true,
+        buffers: None,
+    });
+    crowd.join_all(CLIENTS, serve.address());
+    crowd.until("each has had its reply", |clients| {
+        clients.iter().all(|client| client.received == 64)
+    });
+    wait_until_settled(&serve.process);
+    let calls = system_calls(&serve.process);
+    crowd.turn(Duration::ZERO);
+    assert_eq!(crowd.open(), CLIENTS, "{}", crowd.summary());
+    crowd.break_off();
+    calls
+}
+
+/// Waits until the process has slept for a while without a break.
+fn wait_until_settled(process: &Process) {
+    let deadline = Instant::now() + 3 * PATIENCE;
+    let (mut sleeps, mut since) = (process.sleeps(), Instant::now());
+    while since.elapsed() < SETTLED {
+        assert!(Instant::now() < deadline, "it does not come to rest");
+        thread::sleep(Duration::from_millis(100));
+        if process.sleeps() != sleeps {
+            (sleeps, since) = (process.sleeps(), Instant::now());
+        }
+    }
+}
+
+/// Counts for a while.
+fn system_calls(process: &Process) -> u64 {
+    let table = Temporary::new(b"");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-c", "-o"]).arg(&table.0);
+    strace.args(["-p", &process.id().to_string()]);
+    let mut strace = Process::start(strace);
+    strace.says("attached");
+    thread::sleep(WINDOW);
+    strace.signal(Signal::SIGINT);
+    strace.wait();
+    let counted = fs::read_to_string(&table.0).unwrap();
+    print!("{counted}");
+    let total = counted.lines().find(|line| line.ends_with("total"));
+    // strace writes no table when there is nothing in it.
+    let calls = total.map(|line| line.split_whitespace().nth(3).unwrap().parse());
+    calls.map_or(0, |calls| calls.expect("a number"))
+}
