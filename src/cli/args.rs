@@ -75,9 +75,9 @@ pub(super) struct ServeArgs {
     pub(super) mss: MssArg,
     #[command(flatten)]
     pub(super) buffers: BufferArgs,
-    /// TCP_NOTSENT_LOWAT: replies that the kernel keeps for a client beyond what the client's window
-    /// takes; without it, a client that never reads parks some megabytes there
-    #[arg(long, value_name = "SIZE|off", value_parser = unsent_most, default_value = "off")]
+    /// TCP_NOTSENT_LOWAT: replies that the kernel takes beyond what the client's window does; without
+    /// it, each client that never reads would hold ten times as much of the kernel's memory
+    #[arg(long, value_name = "SIZE|off", value_parser = unsent_most, default_value = "128KiB")]
     pub(super) notsent_lowat: UnsentMost,
     /// Clients that may wait to be accepted [default: 4096, or what the kernel allows]
     #[arg(long, value_name = "N",

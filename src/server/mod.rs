@@ -69,7 +69,10 @@ impl Config {
         Config {
             listen,
             inherited: Vec::new(),
-            options: socket::Options::default(),
+            options: socket::Options {
+                unsent_most: Some(limits::UNSENT_MOST),
+                ..socket::Options::default()
+            },
             backlog: None,
             reuse_port: false,
             shards: 1,
