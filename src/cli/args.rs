@@ -159,7 +159,7 @@ pub(super) struct FairnessArgs {
           value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
     pub(super) turn_accepts: usize,
     /// Bytes that one connection may have echoed in a turn of the loop before the others get theirs
-    #[arg(long, value_name = "BYTES", value_parser = buffer_size, default_value = "256KiB")]
+    #[arg(long, value_name = "BYTES", value_parser = buffer_size, default_value = "64KiB")]
     pub(super) turn_bytes: usize,
 }
 
