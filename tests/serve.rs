@@ -229,6 +229,7 @@ fn a_client_that_is_slow_to_read_gets_all_its_replies_after_sigterm() {
 fn a_client_that_never_falls_silent_has_its_time_and_is_not_reset() {
     let limits = Limits {
         drain_look: Duration::from_millis(20),
+        drain_silence: Duration::from_millis(20),
         drain_timeout: Duration::from_millis(200),
         ..Limits::default()
     };

@@ -143,8 +143,8 @@ pub(super) struct PatienceArgs {
     /// drop it after four questions without an answer: it may have lost its power or its network
     #[arg(long, value_name = "TIME|off", value_parser = keepalive, default_value = "2m")]
     pub(super) keepalive: Timeout,
-    /// After SIGTERM, serve for at most so long: who has not fallen silent a second before its end
-    /// gets FIN, and who is owed replies at its end is reset
+    /// After SIGTERM, serve for at most so long: who has been silent for a second gets FIN, and all
+    /// the others a second before its end; who is owed replies at its end is reset
     #[arg(long, value_name = "TIME", value_parser = positive_duration, default_value = "10s")]
     pub(super) drain_timeout: Duration,
 }

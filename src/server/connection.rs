@@ -29,8 +29,6 @@ pub struct Connection {
     pending: Option<Box<Pending>>,
     readiness: Readiness,
     phase: Phase,
-    /// It came, or a byte moved, since a stopping server looked last.
-    has_moved: bool,
 }
 
 /// Converted bytes that the kernel has not taken yet: those from `sent` on.
@@ -83,7 +81,6 @@ impl Connection {
             pending: None,
             readiness: Readiness::new(),
             phase: Phase::Open,
-            has_moved: true,
         }
     }
 
@@ -101,19 +98,15 @@ impl Connection {
         budget: usize,
         traffic: &mut Traffic,
     ) -> Progress {
-        let before = *traffic;
-        let progress = self
-            .advance(stream, scratch, budget, traffic)
-            .unwrap_or_else(|error| Progress::Closed(CloseReason::of_error(&error)));
-        self.has_moved |= *traffic != before;
-        progress
+        self.advance(stream, scratch, budget, traffic)
+            .unwrap_or_else(|error| Progress::Closed(CloseReason::of_error(&error)))
     }
 
-    /// A stopping server looks at this connection, at regular times; on last call, clients that do
-    /// not fall silent have had their time. The next [`Connection::serve`] carries out what was
-    /// decided.
-    pub fn look(&mut self, last_call: bool) {
-        let is_silent = !std::mem::take(&mut self.has_moved) && self.pending.is_none();
+    /// A stopping server looks at this connection, at regular times: no byte has come or gone for
+    /// long enough, or not. On last call, clients that do not fall silent have had their time. The
+    /// next [`Connection::serve`] carries out what was decided.
+    pub fn look(&mut self, is_quiet: bool, last_call: bool) {
+        let is_silent = is_quiet && self.pending.is_none();
         // Who has sent FIN is answered to the end: there is one.
         let last_call = last_call && !self.readiness.has_peer_ended();
         match &mut self.phase {

@@ -45,10 +45,12 @@ pub struct Limits {
     /// doubled each time up to the last. A close retries at once; this is for descriptors that
     /// someone else frees. The last is below the 100 ms within which a client is to be served.
     pub accept_pause: (Duration, Duration),
-    /// How often a stopping server looks which connections have fallen silent. One that moved no
-    /// byte from one look to the next has been answered in full and is closed; this is longer than
-    /// the gaps within a transfer.
+    /// How often a stopping server looks which connections have fallen silent.
     pub drain_look: Duration,
+    /// A client for which no byte came or went for so long has ended what it was at, and is sent
+    /// FIN by a stopping server. Shorter gaps are part of a transfer: a machine is busy, or a
+    /// segment was lost and is sent again within a second (RFC 6298).
+    pub drain_silence: Duration,
     /// How long a client may take to close its side after the server has closed its own. Closing
     /// the socket sooner would reset a client that is still sending.
     pub linger: Duration,
@@ -70,6 +72,7 @@ impl Default for Limits {
             turn_accepts: 256,
             accept_pause: (Duration::from_millis(10), Duration::from_millis(80)),
             drain_look: Duration::from_millis(200),
+            drain_silence: Duration::from_secs(1),
             linger: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(10),
         }

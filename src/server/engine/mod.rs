@@ -327,8 +327,10 @@ impl<S: Socket> Engine<S> {
         let last_call = self.limits.drain_timeout.saturating_sub(self.linger());
         let is_last_call = self.now >= since + last_call;
         for token in self.clients.tokens() {
+            let output = self.output(token);
+            let is_quiet = output.is_none_or(|it| it.quiet >= self.limits.drain_silence);
             if let Some(client) = self.clients.get_mut(token) {
-                client.connection.look(is_last_call);
+                client.connection.look(is_quiet, is_last_call);
                 self.serve_once(world, token);
             }
         }

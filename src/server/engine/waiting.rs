@@ -153,7 +153,7 @@ impl<S: Socket> Engine<S> {
 
     /// How the output of a client fares, what is pending here included; `None` when the client is
     /// gone. A socket that cannot tell has an error that its next read will find.
-    fn output(&self, token: Token) -> Option<Output> {
+    pub(super) fn output(&self, token: Token) -> Option<Output> {
         let client = self.clients.get(token)?;
         let output = client.socket.output().ok()?;
         Some(Output {
