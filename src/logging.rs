@@ -1,7 +1,7 @@
 //! The log: to standard error, and to a file when one is named.
 
 use std::fs::OpenOptions;
-use std::io::{IsTerminal, stderr};
+use std::io::{IsTerminal, LineWriter, stderr};
 use std::path::Path;
 
 use anyhow::Context;
@@ -31,7 +31,7 @@ pub fn start(level: LevelFilter, file: Option<&Path>) -> anyhow::Result<()> {
             .append(true)
             .open(path)
             .with_context(|| format!("cannot open the log file {}", path.display()))?;
-        loggers.push(WriteLogger::new(level, config(), file));
+        loggers.push(WriteLogger::new(level, config(), LineWriter::new(file)));
     }
     CombinedLogger::init(loggers).context("cannot start the log")
 }

@@ -392,7 +392,7 @@ fn hostile_visitors_neither_keep_others_from_the_page_nor_clients_from_their_rep
     });
     watched.serve.process.says("serving at most");
     let log = watched.serve.process.stderr();
-    assert_eq!(log.lines().count(), 1, "nothing of it is told: {log}");
+    assert_eq!(log.lines().count(), 2, "nothing of it is told: {log}");
     drop((hostile, client));
     let totals = watched.serve.stop();
     assert!(totals.starts_with("accepted 1, closed 1"), "{totals}");

@@ -191,7 +191,7 @@ impl Monitor {
             }
             match self.listener.learn(self.socket.accept()) {
                 Accepted::Client((socket, _)) => self.welcome(socket, now),
-                Accepted::Nobody | Accepted::Lost(_) => {}
+                Accepted::Nobody | Accepted::Interrupted | Accepted::Lost(_) => {}
                 Accepted::Exhausted(error, pause) => {
                     self.retry = Some(now + pause);
                     if let Some(untold) = self.exhausted.happened(now) {
