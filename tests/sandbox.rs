@@ -7,16 +7,15 @@ use std::fs::{self, File};
 use std::hint::black_box;
 use std::io::{self, BufRead, BufReader, IoSliceMut, IsTerminal, Read, Write};
 use std::mem::ManuallyDrop;
-use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use common::{PATIENCE, Process, Serve, Temporary, hears_end, read, skip, upcase};
+use common::{Process, Serve, Temporary, hears_end, read, skip, upcase};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{MsgFlags, SockaddrIn, SockaddrStorage};
@@ -177,22 +176,6 @@ fn what_the_libraries_may_try_is_survived() {
         assert_eq!(ended.status.code(), code, "{ended:?}");
         assert!(String::from_utf8_lossy(&ended.stderr).contains("this is heard"));
     }
-}
-
-/// The way in which a thread for metrics works: blocking sockets with time limits, and files that
-/// were opened before.
-#[test]
-fn the_role_for_metrics_can_answer_and_read_its_files() {
-    if !is_here() {
-        return;
-    }
-    let mut serve = serving("answer as metrics would");
-    let mut client = serve.connect();
-    client.write_all(b"GET /").unwrap();
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).unwrap();
-    assert!(answer.contains("(sandbox"), "{answer}");
-    assert!(serve.process.wait().success(), "{}", serve.process.stderr());
 }
 
 /// Not a model of the filter: the kernel runs it, for every number.
@@ -384,7 +367,6 @@ fn attempt() {
         "serve without a sandbox, on" => serve_without("on"),
         "serve without a sandbox, auto" => serve_without("auto"),
         "Landlock alone" => only_landlock(),
-        "answer as metrics would" => answer_as_metrics(),
         name => {
             let mut attempts = FATAL.iter().chain(OTHER);
             let (_, attempt) = attempts.find(|(known, _)| *known == name).unwrap();
@@ -451,26 +433,4 @@ fn only_landlock() {
     }
     // Not a wall of Landlock's: what seccomp is for.
     UdpSocket::bind("127.0.0.1:0").unwrap();
-}
-
-fn answer_as_metrics() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let own = File::open("/proc/self/stat").unwrap();
-    println!("listening on {}", listener.local_addr().unwrap());
-    let sandbox = Sandbox::raise().complete().unwrap();
-    let answering = thread::spawn(move || {
-        sandbox.enter(Role::Metrics).unwrap();
-        let (mut client, _) = listener.accept().unwrap();
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
-        client.set_write_timeout(Some(PATIENCE)).unwrap();
-        let mut request = [0; 100];
-        assert!(client.read(&mut request).unwrap() > 0);
-        let mut figures = [0; 1000];
-        let length = own.read_at(&mut figures, 0).unwrap();
-        client.write_all(&figures[..length]).unwrap();
-        client.shutdown(Shutdown::Write).unwrap();
-    });
-    answering.join().unwrap();
-    // The harness would tell the result to a pipe that is read no more.
-    std::process::exit(0);
 }
