@@ -1,6 +1,5 @@
 //! One run: the server's engine in a simulated kernel, turn by turn.
 
-use std::io;
 use std::net::SocketAddr;
 use std::ops::AddAssign;
 use std::time::Duration;
@@ -142,18 +141,18 @@ impl Simulation {
     /// The books at the end.
     pub fn finish(self) -> Ended {
         let snapshot = self.engine.snapshot();
-        let outcome: io::Result<Totals> = self.engine.into_totals();
+        let failure = self.engine.into_failure();
         let state = self.kernel.0.borrow();
         state.check_snapshot(&snapshot);
-        if outcome.is_err() != state.book.has_broken {
-            state.fails_check(None, &format!("it ends with {outcome:?}"));
+        if failure.is_some() != state.book.has_broken {
+            state.fails_check(None, &format!("it ends with {failure:?}"));
         }
         if !state.open.is_empty() {
             state.fails_check(None, "sockets are left open");
         }
         Ended {
             events: state.events,
-            broken: u64::from(outcome.is_err()),
+            broken: u64::from(failure.is_some()),
             waited: state.book.waited,
             totals: snapshot.totals,
         }
