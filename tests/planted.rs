@@ -1,8 +1,8 @@
 //! Whether the simulation finds bugs: each patch of `planted/` breaks one rule of the server in a
 //! copy of the sources, and the simulation must fail there within a minute.
 //!
-//! A patch begins with the rule that it breaks. The copy has a target directory of its own, in which
-//! the dependencies are built once.
+//! A patch begins with the rule that it breaks. The copy has a target directory of its own, in
+//! which the dependencies are built once.
 //!
 //! `UPCASE_PLANTED=name` sweeps only the patches whose name contains this.
 

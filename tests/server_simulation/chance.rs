@@ -1,5 +1,5 @@
-//! Chance that is the same for the same seed: dice that are thrown one after the other, the bytes of
-//! the clients, and the agenda of what is to come.
+//! Chance that is the same for the same seed: dice that are thrown one after the other, the bytes
+//! of the clients, and the agenda of what is to come.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

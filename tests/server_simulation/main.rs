@@ -1,5 +1,5 @@
-//! The server's engine in a simulated kernel, in virtual time: runs in which the dice choose limits,
-//! clients and faults, each call held against the rules of [`rules`].
+//! The server's engine in a simulated kernel, in virtual time: runs in which the dice choose
+//! limits, clients and faults, each call held against the rules of [`rules`].
 //!
 //! A failure prints its seed; `UPCASE_SERVER_SEED=n cargo test --test server_simulation` runs that
 //! one alone.

@@ -70,8 +70,8 @@ pub struct Book {
     next_audit: u64,
 }
 
-/// A connection that is ready and has spent its budget, and what had been read of the others and told of them
-/// by then.
+/// A connection that is ready and has spent its budget; and of each other one, how many bytes had
+/// been read and how many events told by then.
 #[derive(Debug)]
 struct Waiting {
     number: usize,
