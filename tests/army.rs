@@ -1,5 +1,5 @@
-//! Clients that send and never read, by the thousand: what they cost the server and the kernel, what
-//! the healthy ones feel of them, when they are gone.
+//! Clients that send and never read, by the thousand: what they cost the server and the kernel,
+//! what the healthy ones feel of them, when they are gone.
 
 mod common;
 
@@ -57,10 +57,11 @@ fn fifteen_thousand_that_never_read_against_small_buffers() {
 #[ignore = "a minute and a half: ten pairs of quiet and attack"]
 fn the_healthy_feel_little_of_those_who_never_read() {
     const PAIRS: usize = 10;
+    const QUIET: Duration = Duration::from_secs(2);
     upcase::process::raise_descriptor_limit().unwrap();
     let clients = std::env::var("UPCASE_ARMY").map_or(3000, |count| count.parse().unwrap());
     // All are to have come before the first is reset.
-    let stall = Duration::from_secs(1 + clients as u64 / 2000);
+    let stall = Duration::from_secs(1 + clients as u64 / 1000);
     lab::alone(|| {
         let serve = Serve::start(&format!(
             "--recv-buffer 16KiB --send-buffer 16KiB --stall-timeout {}s",
@@ -70,7 +71,7 @@ fn the_healthy_feel_little_of_those_who_never_read() {
         for pair in 0..PAIRS {
             let quiet = || {
                 let healthy = Healthy::start(&serve);
-                thread::sleep(stall);
+                thread::sleep(QUIET);
                 healthy.median_response()
             };
             let attacked = || Attack::carry_out(&serve, clients, stall).healthy_micros;

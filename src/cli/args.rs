@@ -75,8 +75,8 @@ pub(super) struct ServeArgs {
     pub(super) mss: MssArg,
     #[command(flatten)]
     pub(super) buffers: BufferArgs,
-    /// TCP_NOTSENT_LOWAT: replies that the kernel takes beyond what the client's window does; without
-    /// it, each client that never reads would hold ten times as much of the kernel's memory
+    /// TCP_NOTSENT_LOWAT: replies that the kernel takes beyond what the client's window does;
+    /// without it, each client that never reads would hold ten times as much of its memory
     #[arg(long, value_name = "SIZE|off", value_parser = unsent_most, default_value = "128KiB")]
     pub(super) notsent_lowat: UnsentMost,
     /// Clients that may wait to be accepted [default: 4096, or what the kernel allows]

@@ -131,7 +131,7 @@ pub(super) fn timeout(text: &str) -> Result<Timeout, String> {
     }
 }
 
-/// Bytes not sent yet that the kernel takes for a connection, or `off`: as its send buffer has room.
+/// Bytes not sent yet that the kernel takes for a connection, or `off`: what its buffer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct UnsentMost(pub(super) Option<u32>);
 

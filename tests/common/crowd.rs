@@ -1,5 +1,5 @@
-//! Many clients in one thread: each sends bytes that are known by their place, and reads its replies
-//! or never does. What became of each can be told afterwards, with the times.
+//! Many clients in one thread: each sends bytes that are known by their place, and reads its
+//! replies or never does. What became of each can be told afterwards, with the times.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};

@@ -27,8 +27,8 @@ pub const CLIENT: &str = "10.77.0.2";
 
 const PREFIX: &str = "upcase-lab";
 
-/// Runs `body` on a host of its own: its sockets and the processes that it starts are there. `None`:
-/// it cannot be done here, and the test has said so.
+/// Runs `body` on a host of its own: its sockets and the processes that it starts are there.
+/// `None`: it cannot be done here, and the test has said so.
 #[track_caller]
 pub fn alone<T: Send>(body: impl FnOnce() -> T + Send) -> Option<T> {
     let host = Alone::build()?;
