@@ -92,8 +92,6 @@ pub struct Facts {
     fin: Option<Fin>,
     is_over_share: bool,
     accepted_at: u64,
-    /// The last time that a byte was read or sent, by the beginning of the turn.
-    moved_at: u64,
     /// The call that said last that there is nothing to read.
     blocked_call: u64,
     /// Events that it was told of in all, and by the beginning of the turn.
@@ -177,7 +175,6 @@ impl Facts {
             fin: None,
             is_over_share: false,
             accepted_at: now,
-            moved_at: now,
             blocked_call: 0,
             told: 0,
             turn: 0,
@@ -366,6 +363,10 @@ impl State {
         let Some(waiting) = self.book.waiting.take() else {
             return;
         };
+        // Whoever is cut gets no turn any more, only a last look.
+        if self.book.context == Context::Cut {
+            return;
+        }
         let number = waiting.number;
         self.book.waited += 1;
         for (end, (read, told)) in self.ends.iter().zip(waiting.others) {
@@ -417,7 +418,7 @@ impl State {
     }
 
     pub fn check_read(&mut self, number: usize, count: usize) {
-        let (now, turn, began) = (self.now, self.book.turn, self.book.turn_began);
+        let (now, turn) = (self.now, self.book.turn);
         let least = self.book.least_progress;
         let budget = self.budget();
         let end = &mut self.ends[number];
@@ -430,7 +431,6 @@ impl State {
         }
         self.book.serve_bytes += count as u64;
         let facts = &mut end.facts;
-        facts.moved_at = began;
         facts.begin_turn(turn);
         facts.turn_bytes += count as u64;
         let (at_once, in_turn) = (self.book.serve_bytes, facts.turn_bytes);
@@ -466,7 +466,6 @@ impl State {
     pub fn check_sent(&mut self, number: usize, count: u64) {
         self.book.pending -= count;
         let end = &mut self.ends[number];
-        end.facts.moved_at = self.book.turn_began;
         if end.sent - count == end.acked {
             end.facts.stuck_since = self.now;
         }
@@ -524,8 +523,9 @@ impl State {
         let last_call = since + nanos(drain.saturating_sub(self.limits.linger.min(drain / 2)));
         let began = self.book.turn_began;
         if began < last_call {
-            let quiet = began - self.ends[number].facts.moved_at;
-            let is_silent = quiet >= nanos(self.limits.drain_look);
+            let sample = self.ends[number].facts.samples.back();
+            let enough = nanos(self.limits.drain_silence);
+            let is_silent = sample.is_some_and(|it| it.quiet >= enough);
             require!(self, number, is_silent, "FIN although it was not silent");
             self.check_silent(number);
         }
@@ -674,7 +674,6 @@ impl State {
         book.networks[place].1 += 1;
         end.facts.is_over_share = book.networks[place].1 > most;
         end.facts.accepted_at = book.turn_began;
-        end.facts.moved_at = book.turn_began;
     }
 
     /// A listener that closes in order has nobody left in its queue.

@@ -54,6 +54,7 @@ const LIMITS: Limits = Limits {
     turn_accepts: 2,
     accept_pause: (Duration::from_millis(1), Duration::from_millis(4)),
     drain_look: Duration::from_millis(5),
+    drain_silence: Duration::from_millis(8),
     linger: Duration::from_millis(10),
     drain_timeout: Duration::from_millis(50),
 };

@@ -162,6 +162,7 @@ pub fn draw_limits(chance: &mut Chance) -> Limits {
         turn_accepts: chance.pick(&[1, 2, 5, 50]),
         accept_pause: (ms(chance, &[1, 10]), ms(chance, &[10, 50])),
         drain_look: ms(chance, &[1, 5, 30]),
+        drain_silence: ms(chance, &[2, 10, 50]),
         linger: ms(chance, &[2, 20, 100]),
         drain_timeout: ms(chance, &[2, 20, 200, 500]),
     }
