@@ -59,7 +59,7 @@ fn the_healthy_feel_little_of_those_who_never_read() {
     const PAIRS: usize = 10;
     const QUIET: Duration = Duration::from_secs(2);
     upcase::process::raise_descriptor_limit().unwrap();
-    let clients = std::env::var("UPCASE_ARMY").map_or(3000, |count| count.parse().unwrap());
+    let clients = std::env::var("UPCASE_ARMY").map_or(2000, |count| count.parse().unwrap());
     // All are to have come before the first is reset.
     let stall = Duration::from_secs(1 + clients as u64 / 1000);
     lab::alone(|| {
