@@ -38,6 +38,10 @@ pub struct Limits {
     /// a seventh of their speed, a quarter with four reads, two thirds with sixteen; and the fast
     /// ones lose nothing by it.
     pub turn_bytes: usize,
+    /// Bytes that all connections together may have echoed in a turn for its events, and as many
+    /// again for those who wait from earlier turns: so long do signals, timers and new clients wait
+    /// at most. A budget that is begun is served to its end.
+    pub whole_turn_bytes: u64,
     /// Clients that one listener may accept in a turn, so that a storm of connects leaves time for
     /// those who are already connected.
     pub turn_accepts: usize,
@@ -69,6 +73,7 @@ impl Default for Limits {
             min_rate: 512,
             read_bytes: READ_BYTES,
             turn_bytes: READ_BYTES,
+            whole_turn_bytes: 4 << 20,
             turn_accepts: 256,
             accept_pause: (Duration::from_millis(10), Duration::from_millis(80)),
             drain_look: Duration::from_millis(200),

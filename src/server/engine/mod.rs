@@ -6,9 +6,13 @@
 //! ```text
 //!   begin      the time is read
 //!   events     a client that is ready is served; a listener takes note; timers
-//!   unfinished the clients whose budget ran out in an earlier turn, each once
+//!   unfinished the clients that wait in the queue since an earlier turn, each once
 //!   accept     new clients, at most so many
 //! ```
+//!
+//! A client whose budget ran out goes to the queue, and so does everyone when the turn has had its
+//! time, which is measured in bytes; as long as some of those in the queue wait for a second turn,
+//! nobody passes them. So whoever is ready waits for at most one budget of each other client.
 //!
 //! Stopping:
 //!
@@ -62,8 +66,12 @@ pub struct Engine<S> {
     now: Instant,
     /// Events served in this turn.
     events: u64,
-    /// Clients whose budget ran out in an earlier turn.
+    /// Clients that waited in the queue when this turn began.
     unfinished: usize,
+    /// Bytes received by then.
+    bytes_before: u64,
+    /// Some of those who waited in the last turn still do, and nobody may pass them.
+    is_behind: bool,
     /// Since when.
     stopping: Option<Instant>,
     /// Why the server cannot go on.
@@ -109,6 +117,8 @@ impl<S: Socket> Engine<S> {
             now,
             events: 0,
             unfinished: 0,
+            bytes_before: 0,
+            is_behind: false,
             stopping: None,
             failure: None,
             retry_is_set: false,
@@ -153,6 +163,7 @@ impl<S: Socket> Engine<S> {
         self.now = world.now();
         self.events = 0;
         self.unfinished = self.clients.requeued();
+        self.bytes_before = self.totals.traffic.bytes_in;
     }
 
     /// A source may be ready.
@@ -207,15 +218,26 @@ impl<S: Socket> Engine<S> {
     /// The events of this turn were all told: those who waited get their turn, and new clients are
     /// accepted.
     pub fn finish_turn(&mut self, world: &mut impl World<Socket = S>) {
-        for _ in 0..self.unfinished {
-            if let Some(token) = self.clients.next_requeued() {
-                self.serve(world, token);
-            }
-        }
+        self.serve_unfinished(world);
         self.accept(world);
         let took = world.now().saturating_duration_since(self.now);
         self.totals.turns.events.count(self.events);
         self.totals.turns.micros.count(took.as_micros() as u64);
+    }
+
+    fn serve_unfinished(&mut self, world: &mut impl World<Socket = S>) {
+        self.bytes_before = self.totals.traffic.bytes_in;
+        while self.unfinished > 0 && !self.is_turn_spent() {
+            self.unfinished -= 1;
+            if let Some(token) = self.clients.next_requeued() {
+                self.serve(world, token);
+            }
+        }
+        self.is_behind = self.unfinished > 0;
+    }
+
+    fn is_turn_spent(&self) -> bool {
+        self.totals.traffic.bytes_in - self.bytes_before >= self.limits.whole_turn_bytes
     }
 
     /// How it stands.
@@ -261,9 +283,11 @@ impl<S: Socket> Engine<S> {
     }
 
     /// Gives a client its turn, unless it waits in the queue: there it gets one budget in each turn
-    /// of the loop, and no more.
+    /// of the loop, and no more. When there is no time left for it, it goes there.
     fn serve_once(&mut self, world: &mut impl World<Socket = S>, token: Token) {
-        if !self.clients.is_requeued(token) {
+        if self.is_behind || self.is_turn_spent() {
+            self.clients.requeue(token);
+        } else if !self.clients.is_requeued(token) {
             self.serve(world, token);
         }
     }
