@@ -48,6 +48,9 @@ impl<S: Socket> Engine<S> {
         let due = |engine: &mut Self| engine.patience.stalls.as_mut()?.pop(engine.now);
         while let Some((token, mark)) = due(self) {
             let Some(output) = self.output(token) else {
+                if let Some(client) = self.clients.get_mut(token) {
+                    client.is_watched = false;
+                }
                 continue;
             };
             match mark.filter(|mark| output.acknowledged < mark.bytes) {
@@ -112,17 +115,16 @@ impl<S: Socket> Engine<S> {
         let due = |engine: &mut Self| engine.patience.idles.as_mut()?.pop(engine.now);
         let timeout = self.limits.idle_timeout.unwrap_or_default();
         while let Some((token, ())) = due(self) {
-            let Some(output) = self.output(token) else {
-                continue;
-            };
+            let output = self.output(token);
             // Whoever is owed something is a case for the stall timeout.
-            let is_idle = output.outstanding == 0 && output.quiet >= timeout;
+            let is_idle = output.is_some_and(|it| it.outstanding == 0 && it.quiet >= timeout);
             if is_idle && let Some(client) = self.clients.get_mut(token) {
                 client.connection.end_idle();
                 self.serve_once(world, token);
             }
             if self.clients.get(token).is_some() {
-                let left = timeout.saturating_sub(output.quiet);
+                let quiet = output.map_or(Duration::ZERO, |it| it.quiet);
+                let left = timeout.saturating_sub(quiet);
                 let time = if left.is_zero() { timeout } else { left };
                 self.watch_silence(world, token, time);
             }
@@ -152,7 +154,7 @@ impl<S: Socket> Engine<S> {
     }
 
     /// How the output of a client fares, what is pending here included; `None` when the client is
-    /// gone. A socket that cannot tell has an error that its next read will find.
+    /// gone, or its socket cannot tell.
     pub(super) fn output(&self, token: Token) -> Option<Output> {
         let client = self.clients.get(token)?;
         let output = client.socket.output().ok()?;
