@@ -320,6 +320,7 @@ fn a_wrong_limit_is_one_line_and_exit_code_2() {
         "--turn-accepts 0",
         "--shards 0",
         "--shards 1000",
+        "--shards 3 --max-connections 2",
     ] {
         let ended = run(&format!("serve --listen 127.0.0.1:0 {bad}")).expect(2);
         assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");

@@ -284,9 +284,31 @@ pub(super) struct LoadArgs {
     pub(super) format: Format,
 }
 
-impl LoadArgs {
+impl Cli {
     /// What no single option can tell.
     pub(super) fn check(&self) -> Result<(), String> {
+        match &self.command {
+            Command::Serve(args) => args.check(),
+            Command::Load(args) => args.check(),
+            Command::Send(_) | Command::Sniff(_) => Ok(()),
+        }
+    }
+}
+
+impl ServeArgs {
+    fn check(&self) -> Result<(), String> {
+        match self.limits.max_connections {
+            Some(most) if most < self.shards => Err(format!(
+                "--max-connections {most} is less than --shards {}: each takes at least one",
+                self.shards
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl LoadArgs {
+    fn check(&self) -> Result<(), String> {
         let duration = self.duration.unwrap_or(DURATION_DEFAULT);
         if self.messages.is_none() && self.warmup >= duration {
             let (warmup, duration) = (

@@ -79,9 +79,7 @@ impl Cli {
                 2
             }
         })?;
-        if let Command::Load(args) = &cli.command
-            && let Err(error) = args.check()
-        {
+        if let Err(error) = cli.check() {
             say(&format!("{error} (see --help)"));
             return Err(2);
         }

@@ -85,12 +85,13 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The part of one shard of so many: caps are per process, and each shard gets its share,
-    /// rounded up.
-    pub fn share(self, shards: usize) -> Limits {
+    /// The part of one shard of so many. The cap is shared out to the last client; the share of an
+    /// address is rounded up, since the kernel spreads its connections by chance.
+    pub fn share(self, shard: usize, shards: usize) -> Limits {
+        let most = self.max_connections;
         let of_one_address = |most: u32| most.div_ceil(shards as u32);
         Limits {
-            max_connections: self.max_connections.div_ceil(shards),
+            max_connections: most / shards + usize::from(shard < most % shards),
             max_connections_per_ip: self.max_connections_per_ip.map(of_one_address),
             ..self
         }
@@ -101,5 +102,23 @@ impl Limits {
         let seconds = self.stall_timeout.unwrap_or_default().as_secs_f64();
         // At least something: with a rate of 0 a client may be slow, and not silent.
         ((self.min_rate as f64 * seconds) as u64).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shares_make_the_cap() {
+        let limits = Limits {
+            max_connections: 10,
+            max_connections_per_ip: Some(4),
+            ..Limits::default()
+        };
+        let shares = [0, 1, 2].map(|shard| limits.share(shard, 3));
+        assert_eq!(shares.map(|share| share.max_connections), [4, 3, 3]);
+        assert_eq!(shares[2].max_connections_per_ip, Some(2));
+        assert_eq!(limits.share(0, 1), limits);
     }
 }

@@ -162,7 +162,7 @@ fn limits(limits: &Limits) -> Vec<MetricFamily> {
     let always = [
         gauge(
             "upcase_limit_connections",
-            "Clients at a time, divided among the shards and rounded up.",
+            "Clients at a time, divided among the shards.",
             limits.max_connections as u64,
         ),
         gauge(

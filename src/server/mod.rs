@@ -236,7 +236,7 @@ impl Shard {
             1 => String::new(),
             _ => format!("shard {number}: "),
         };
-        let limits = config.limits.share(config.shards);
+        let limits = config.limits.share(number, config.shards);
         Ok(Shard {
             number,
             engine: Engine::new(label, limits, addresses, Instant::now()),

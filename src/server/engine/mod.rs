@@ -221,8 +221,9 @@ impl<S: Socket> Engine<S> {
         self.serve_unfinished(world);
         self.accept(world);
         let took = world.now().saturating_duration_since(self.now);
+        let micros = (took.as_nanos() as u64 + 500) / 1000;
         self.totals.turns.events.count(self.events);
-        self.totals.turns.micros.count(took.as_micros() as u64);
+        self.totals.turns.micros.count(micros);
     }
 
     fn serve_unfinished(&mut self, world: &mut impl World<Socket = S>) {
