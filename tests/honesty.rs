@@ -487,7 +487,9 @@ fn delayed_connections_are_in_the_percentiles_as_the_proxy_saw_it() {
         let truth = percentile(held.clone(), point);
         let found = report.time(&format!("response_us/p{point}"));
         println!("p{point}: {found:?}, truth {truth:?}");
-        assert!((found.as_secs_f64() / truth.as_secs_f64() - 1.0).abs() < 0.01);
+        // The way between the two takes a hundredth of it, and on a busy machine more; a sample of
+        // the connections would miss by all of it.
+        assert!((found.as_secs_f64() / truth.as_secs_f64() - 1.0).abs() < 0.05);
     }
 }
 
