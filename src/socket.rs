@@ -102,6 +102,16 @@ pub fn listen(
     Ok((TcpListener::from_std(socket.into()), regrants))
 }
 
+/// Whether nobody listens at this address, with or without SO_REUSEPORT.
+pub fn check_free(address: SocketAddr) -> io::Result<()> {
+    let socket = new(address)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())
+}
+
 /// The same for a socket that somebody else has made and that listens already. Without `backlog`
 /// its queue stays as it is.
 pub fn adopt(
@@ -209,8 +219,8 @@ pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_linger(Some(Duration::ZERO))
 }
 
-/// The beginning of `struct tcp_info`, linux/tcp.h; the kernel fills as much as it has, and leaves
-/// the rest 0. Times are in microseconds.
+/// The beginning of `struct tcp_info`, linux/tcp.h; Linux has all of it since 5.4. Times are in
+/// microseconds.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct TcpInfo {
@@ -339,22 +349,31 @@ fn configure(socket: &Socket, options: &Options) -> io::Result<Vec<Regrant>> {
         });
     }
     if let Some(time) = options.keepalive {
-        let pause = (time / 4).max(Duration::from_secs(1));
         socket.set_tcp_keepalive(
             &TcpKeepalive::new()
                 .with_time(time)
-                .with_interval(pause)
+                .with_interval(keepalive_pause(time))
                 .with_retries(KEEPALIVE_PROBES),
         )?;
     }
     if let Some(time) = options.user_timeout {
-        socket.set_tcp_user_timeout(Some(time))?;
+        let most = Duration::from_millis(i32::MAX as u64);
+        socket.set_tcp_user_timeout(Some(time.clamp(Duration::from_millis(1), most)))?;
     }
     if let Some(bytes) = options.unsent_most {
         socket.set_tcp_notsent_lowat(bytes)?;
     }
     regrants.retain(|regrant| regrant.asked != regrant.granted);
     Ok(regrants)
+}
+
+fn keepalive_pause(time: Duration) -> Duration {
+    (time / 4).max(Duration::from_secs(1))
+}
+
+/// When a peer that has vanished is given up by the keepalive of this time.
+pub fn keepalive_end(time: Duration) -> Duration {
+    time + keepalive_pause(time) * KEEPALIVE_PROBES
 }
 
 /// The kernel reads a C int; socket2 would wrap a larger value around.

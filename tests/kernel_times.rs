@@ -68,7 +68,9 @@ fn carry_out(target: SocketAddr, delay: Duration) -> Results {
                     engine.on_io(&mut world, token, hints).unwrap();
                 }
                 Event::Timer(timer) => engine.on_timer(&mut world, timer).unwrap(),
-                Event::Stop | Event::Report | Event::Inquiry => engine.on_stop(&mut world),
+                Event::Stop | Event::Drain | Event::Report | Event::Inquiry => {
+                    engine.on_stop(&mut world)
+                }
             }
         }
         engine.end_turn(&mut world).unwrap();

@@ -162,7 +162,7 @@ impl<W: Write> Live<W> {
                     Event::Io(..) => self.readable = true,
                     Event::Stop | Event::Timer(Timer::End) => stopped = true,
                     Event::Timer(Timer::Tick) => self.tick()?,
-                    Event::Report | Event::Inquiry => {}
+                    Event::Drain | Event::Report | Event::Inquiry => {}
                 }
             }
             self.take_packets(TURN_PACKETS)?;

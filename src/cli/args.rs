@@ -9,8 +9,9 @@ use clap::builder::RangedU64ValueParser;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::cli::values::{
-    Target, Timeout, UnsentMost, buffer_size, bytes_a_second, duration, interval, keepalive,
-    listen_address, message_sizes, mss, positive_duration, rate, target, timeout, unsent_most,
+    Target, Timeout, UnsentMost, buffer_size, bytes_a_second, duration, idle_timeout, interval,
+    keepalive, listen_address, message_sizes, mss, positive_duration, rate, target, timeout,
+    unsent_most,
 };
 use crate::load::assertion::Demand;
 use crate::load::schedule::Rate;
@@ -118,7 +119,8 @@ pub(super) struct LimitArgs {
     #[arg(long, value_name = "N",
           value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000_000))]
     pub(super) max_connections: Option<usize>,
-    /// Clients of one IPv4 address or IPv6 /64; who comes beyond is reset [default: no limit, since
+    /// Clients of one IPv4 address or IPv6 /64; who comes beyond is reset; each shard takes its
+    /// share, rounded up, of an address whose connections the kernel spreads by chance [default: no limit, since
     /// one machine that loads the server is the normal client]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) max_connections_per_ip: Option<u32>,
@@ -130,7 +132,7 @@ pub(super) struct LimitArgs {
 pub(super) struct PatienceArgs {
     /// Close a client that is owed nothing and has been silent for so long; off: a client that
     /// thinks does no harm, and --keepalive finds those that have vanished
-    #[arg(long, value_name = "TIME|off", value_parser = timeout, default_value = "off")]
+    #[arg(long, value_name = "TIME|off", value_parser = idle_timeout, default_value = "off")]
     pub(super) idle_timeout: Timeout,
     /// Reset a client that is owed replies and does not acknowledge, in each such time, all of them
     /// or --min-rate times this time: it would hold memory of the kernel for ever
@@ -158,7 +160,8 @@ pub(super) struct FairnessArgs {
     #[arg(long, value_name = "N", default_value_t = 256,
           value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
     pub(super) turn_accepts: usize,
-    /// Bytes that one connection may have echoed in a turn of the loop before the others get theirs
+    /// Bytes that one connection may have echoed in a turn of the loop before the others get theirs,
+    /// rounded up to whole reads of 64 KiB
     #[arg(long, value_name = "BYTES", value_parser = buffer_size, default_value = "64KiB")]
     pub(super) turn_bytes: usize,
 }

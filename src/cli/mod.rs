@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Parser;
 use clap::error::ErrorKind;
-use log::{LevelFilter, debug, info, warn};
+use log::{LevelFilter, debug, error, info, warn};
 
 use crate::capture::document::{Document, Format as DocumentFormat};
 use crate::capture::teller::Teller;
@@ -23,7 +23,7 @@ use crate::capture::transcript::Style;
 pub use crate::cli::args::Cli;
 use crate::cli::args::{
     AllowArg, ArrivalsArg, BufferArgs, CloseArg, Command, DURATION_DEFAULT, Format, LoadArgs,
-    MssArg, PacingArg, SandboxArg, SendArgs, ServeArgs, SniffArgs, SniffFormat,
+    MssArg, PacingArg, PatienceArgs, SandboxArg, SendArgs, ServeArgs, SniffArgs, SniffFormat,
 };
 use crate::cli::values::Target;
 use crate::load::own::OwnServer;
@@ -142,6 +142,10 @@ fn serve(args: ServeArgs) -> anyhow::Result<Outcome> {
     if let Some(error) = failure {
         return Err(error).context("the server failed");
     }
+    if totals.accepted != totals.closed_in_all() {
+        error!("the books do not balance: this is a fault of upcase, please report it");
+        return Ok(Outcome::Bad);
+    }
     Ok(match totals.closed(CloseReason::Cut) + totals.turned_away {
         0 => Outcome::Good,
         _ => Outcome::Bad,
@@ -168,6 +172,12 @@ fn server_config(mut args: ServeArgs, descriptors: u64) -> anyhow::Result<server
     }
     let room = room_for_clients(&args, inherited.len(), descriptors)?;
     let most = args.limits.max_connections.unwrap_or(room);
+    if most < args.shards {
+        bail!(
+            "{most} clients are less than --shards {}: each takes at least one",
+            args.shards
+        );
+    }
     if most > room {
         warn!(
             "--max-connections {most} is more than the limit on descriptors leaves room for, \
@@ -183,7 +193,7 @@ fn server_config(mut args: ServeArgs, descriptors: u64) -> anyhow::Result<server
     Ok(server::Config {
         options: Options {
             keepalive: args.patience.keepalive.0,
-            user_timeout: args.patience.stall_timeout.0.map(|time| time * BACKSTOP),
+            user_timeout: user_timeout(&args.patience),
             unsent_most: args.notsent_lowat.0,
             ..options(&args.mss, Some(&args.buffers), args.nagle)
         },
@@ -206,10 +216,15 @@ fn server_config(mut args: ServeArgs, descriptors: u64) -> anyhow::Result<server
     })
 }
 
-/// TCP_USER_TIMEOUT in stall timeouts. It ends what the stall timeout does not see: connections
-/// that are closed, and whose last replies nobody takes. It must not come first, since it resets a
-/// slow reader whose window stays shut for so long.
-const BACKSTOP: u32 = 4;
+/// TCP_USER_TIMEOUT ends what the stall timeout does not see: connections that are closed, and whose
+/// last replies nobody takes. It must not come first, since it resets a slow reader whose window
+/// stays shut for so long; and it puts an end to the questions of the keepalive as well.
+fn user_timeout(patience: &PatienceArgs) -> Option<Duration> {
+    const STALL_TIMEOUTS: u32 = 4;
+    let stall = patience.stall_timeout.0?.saturating_mul(STALL_TIMEOUTS);
+    let keepalive = patience.keepalive.0.map(socket::keepalive_end);
+    Some(stall.max(keepalive.unwrap_or_default()))
+}
 
 /// How many clients the limit on descriptors leaves room for.
 fn room_for_clients(args: &ServeArgs, inherited: usize, descriptors: u64) -> anyhow::Result<usize> {

@@ -142,6 +142,17 @@ pub(super) fn unsent_most(text: &str) -> Result<UnsentMost, String> {
     }
 }
 
+/// The kernel tells silence in milliseconds of 32 bits: 49 days.
+pub(super) fn idle_timeout(text: &str) -> Result<Timeout, String> {
+    const MOST: Duration = Duration::from_secs(49 * 24 * 3600);
+    match timeout(text)? {
+        Timeout(Some(time)) if time > MOST => {
+            Err("the kernel counts silence up to 49 days".to_string())
+        }
+        timeout => Ok(timeout),
+    }
+}
+
 /// What TCP_KEEPIDLE takes: whole seconds up to 32767.
 pub(super) fn keepalive(text: &str) -> Result<Timeout, String> {
     let timeout = timeout(text)?;
@@ -259,6 +270,7 @@ mod tests {
         assert_eq!(timeout("off"), Ok(Timeout(None)));
         assert_eq!(timeout("2s"), Ok(Timeout(Some(Duration::from_secs(2)))));
         assert!(keepalive("off").is_ok() && keepalive("32767s").is_ok());
+        assert!(idle_timeout("49days").is_ok() && idle_timeout("50days").is_err());
         for bad in ["0s", "Off", "none", "500ms", "32768s", ""] {
             assert!(keepalive(bad).is_err(), "{bad}");
         }

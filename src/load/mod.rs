@@ -150,7 +150,7 @@ fn carry_out(
                 Event::Io(token, hints) => engine.on_io(&mut world, token, hints)?,
                 Event::Timer(timer) => engine.on_timer(&mut world, timer)?,
                 Event::Stop => engine.on_stop(&mut world),
-                Event::Report | Event::Inquiry => {}
+                Event::Drain | Event::Report | Event::Inquiry => {}
             }
         }
         engine.end_turn(&mut world)?;

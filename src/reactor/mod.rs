@@ -46,6 +46,8 @@ const INQUIRIES: Token = Token::fixed(u32::MAX - 2);
 pub enum Event<K> {
     /// A request to stop: SIGINT, SIGTERM or a [`Remote`]. Each one is told, none merged.
     Stop,
+    /// A [`Remote`] asks it to come to an end in order.
+    Drain,
     /// A [`Remote`] asks how it stands.
     Report,
     /// A person asks how it stands: SIGUSR1.
@@ -211,6 +213,7 @@ impl<K> Reactor<K> {
     fn next_request(&mut self) -> Option<Event<K>> {
         let requests = [
             (&mut self.asked.signals, Event::Stop),
+            (&mut self.asked.drains, Event::Drain),
             (&mut self.asked.reports, Event::Report),
             (&mut self.inquired, Event::Inquiry),
         ];
@@ -236,6 +239,7 @@ impl<K> Reactor<K> {
                 REQUESTS => {
                     let asked = self.requests.take();
                     self.asked.signals += asked.signals;
+                    self.asked.drains += asked.drains;
                     self.asked.reports += asked.reports;
                 }
                 INQUIRIES => {

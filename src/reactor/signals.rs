@@ -16,6 +16,7 @@ use signal_hook::low_level::{pipe, unregister};
 
 /// What a signal handler writes; a [`Remote`] that asks to stop writes the same.
 const STOP: u8 = b'X';
+const DRAIN: u8 = b'D';
 const REPORT: u8 = b'R';
 
 /// The receiving end of the requests.
@@ -31,6 +32,8 @@ pub struct Requests {
 pub struct Asked {
     /// By a signal, or by [`Remote::stop`] in its place.
     pub signals: usize,
+    /// By [`Remote::drain`].
+    pub drains: usize,
     /// By [`Remote::report`].
     pub reports: usize,
 }
@@ -46,9 +49,9 @@ impl Remote {
         let _ = (&self.0).write(&[STOP]);
     }
 
-    /// Another handle for the same reactor.
-    pub fn again(&self) -> io::Result<Remote> {
-        Ok(Remote(self.0.try_clone()?))
+    /// Asks it to come to an end in order, which asking twice does not hasten.
+    pub fn drain(&self) {
+        let _ = (&self.0).write(&[DRAIN]);
     }
 
     /// Asks it to report how it stands.
@@ -95,10 +98,13 @@ impl Requests {
             match self.receiver.read(&mut bytes) {
                 Ok(0) => return asked,
                 Ok(count) => {
-                    let reports = bytes[..count].iter().filter(|&&byte| byte == REPORT);
-                    let reports = reports.count();
-                    asked.reports += reports;
-                    asked.signals += count - reports;
+                    for byte in &bytes[..count] {
+                        match *byte {
+                            DRAIN => asked.drains += 1,
+                            REPORT => asked.reports += 1,
+                            _ => asked.signals += 1,
+                        }
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => return asked,

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use crate::server::stats::Pauses;
 
-/// How much of the cap must be free before a full server accepts again: one part of so many.
+/// How much of the cap must be free before a full server accepts again: one part of so many, and
+/// not more than so many places, which may stay empty while clients wait.
 const ROOM: usize = 64;
+const ROOM_MOST: usize = 16;
 
 /// The state of the door.
 #[derive(Debug)]
@@ -52,7 +54,7 @@ impl Admission {
                 self.full_since = Some(now);
                 pauses.count += 1;
             }
-            Some(since) if open + (self.cap / ROOM).max(1) <= self.cap => {
+            Some(since) if open + (self.cap / ROOM).clamp(1, ROOM_MOST) <= self.cap => {
                 self.full_since = None;
                 pauses.time += now.saturating_duration_since(since);
             }
@@ -100,10 +102,11 @@ impl Admission {
     }
 }
 
-/// One user of IPv6 has a /64 at least (RFC 6177), so that is what counts as one address.
+/// IPv4 in the clothes of IPv6 is IPv4, as on a socket for both that was handed over. One user of
+/// IPv6 has a /64 at least (RFC 6177), so that is what counts as one address.
 fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
     }
 }
@@ -155,5 +158,10 @@ mod tests {
             "of the same /64"
         );
         assert!(admission.enter(7, address("2001:db8:0:1::1")));
+        assert!(admission.enter(8, address("::ffff:10.0.0.3")));
+        assert!(
+            admission.enter(9, address("::ffff:10.0.0.4")),
+            "another address"
+        );
     }
 }

@@ -108,6 +108,7 @@ impl Board {
         let mut state = self.state();
         let round = u64::MAX;
         state.said[shard] = Said { snapshot, round };
+        self.wake_first();
         self.tell(state)
     }
 
@@ -119,9 +120,28 @@ impl Board {
         std::mem::take(&mut state.is_inquired).then(|| state.sum())
     }
 
-    /// Stops all shards.
-    pub fn stop(&self) {
-        self.remotes.iter().for_each(Remote::stop);
+    /// A shard broke off: it leaves with what it said last.
+    pub fn lose(&self, shard: usize) {
+        self.state().said[shard].round = u64::MAX;
+        self.wake_first();
+    }
+
+    /// Whether the first shard is alone.
+    pub fn is_first_alone(&self) -> bool {
+        let has_left = |said: &Said| said.round == u64::MAX;
+        self.state().said[1..].iter().all(has_left)
+    }
+
+    /// Something is wrong with one shard: all come to an end in order.
+    pub fn drain(&self) {
+        self.remotes.iter().for_each(Remote::drain);
+    }
+
+    /// The first shard takes the signals, so it waits for the others before it leaves.
+    fn wake_first(&self) {
+        if let Some(first) = self.remotes.first() {
+            first.report();
+        }
     }
 
     /// A thread that broke off while it held the lock has left nothing half done.

@@ -204,6 +204,9 @@ impl Connection {
                     }
                 }
                 Phase::Lingering { reason, over } => {
+                    if over {
+                        self.suspect();
+                    }
                     match self.receive(stream, scratch, traffic)? {
                         Received::Bytes(_) if over => {
                             return Ok(Progress::Closed(CloseReason::Late));

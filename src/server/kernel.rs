@@ -96,8 +96,10 @@ impl World for Kernel {
         };
         door.is_hushed = true;
         match door.owner {
-            Owner::Ourselves if socket::drop_syns(&door.socket).is_ok() => HANDSHAKE,
-            Owner::Ourselves | Owner::Group | Owner::Manager => Duration::ZERO,
+            Owner::Ourselves if socket::drop_syns(&door.socket).is_err() => Duration::ZERO,
+            // Whoever still comes to a socket of the group is served as well.
+            Owner::Ourselves | Owner::Group => HANDSHAKE,
+            Owner::Manager => Duration::ZERO,
         }
     }
 

@@ -157,11 +157,10 @@ impl Severity {
                 | libc::EOPNOTSUPP
                 | libc::ETIMEDOUT,
             ) => Severity::ThatClient,
-            // EPERM: a security module forbids it for now, and the client stays in the queue.
-            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EPERM) => {
-                Severity::Resources
-            }
-            _ => Severity::Fatal,
+            Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EFAULT) => Severity::Fatal,
+            // Descriptors, memory, or a security module that forbids it for now: the client stays in
+            // the queue.
+            _ => Severity::Resources,
         }
     }
 }

@@ -42,6 +42,7 @@ use crate::server::kernel::{Kernel, Owner};
 use crate::server::limits::Limits;
 use crate::server::sandbox::{Role, Sandbox};
 use crate::server::stats::Totals;
+use crate::server::world::Timer;
 use crate::socket::{self, Regrant};
 
 /// What a server is to do.
@@ -83,13 +84,17 @@ impl Config {
 
 impl Config {
     /// The listener of this number: first those of our own, then those that were handed over.
-    fn open(&self, index: usize, address: SocketAddr) -> io::Result<(Opened, Owner)> {
+    fn open(&self, shard: usize, index: usize, address: SocketAddr) -> io::Result<(Opened, Owner)> {
         if let Some(handed) = index.checked_sub(self.listen.len()) {
             let socket = self.inherited[handed].try_clone()?;
             let opened = socket::adopt(socket, &self.options, self.backlog)?;
             return Ok((opened, Owner::Manager));
         }
         let reuse_port = self.reuse_port || self.shards > 1;
+        if shard == 0 && !self.reuse_port {
+            // Shards must share the port among themselves, and are to find out who else has it.
+            socket::check_free(address)?;
+        }
         let owner = match self.reuse_port && kernel::migrates() {
             true => Owner::Group,
             false => Owner::Ourselves,
@@ -221,7 +226,7 @@ impl Shard {
         for (index, address) in addresses.iter_mut().enumerate() {
             let asked = *address;
             let listen = || -> io::Result<SocketAddr> {
-                let ((listener, regrants), owner) = config.open(index, asked)?;
+                let ((listener, regrants), owner) = config.open(number, index, asked)?;
                 for regrant in regrants.iter().filter(|_| number == 0) {
                     warn!("{regrant}");
                 }
@@ -255,58 +260,85 @@ impl Shard {
     }
 
     /// Serves to the end, and leaves its last word on the board. Tells why it could not go on, when
-    /// it could not; the others are to stop then as well.
+    /// it could not; the others come to an end then as well.
     fn run(mut self, board: &Board) -> Option<io::Error> {
+        let _presence = Presence {
+            board,
+            shard: self.number,
+        };
         let outcome = self.serve(board);
         if outcome.is_err() {
             self.engine.cut(&mut self.world);
+            board.drain();
         }
         if let Some(sum) = board.leave(self.number, self.engine.snapshot()) {
             info!("{sum}");
         }
-        let failure = outcome.err().or(self.engine.into_failure());
-        if failure.is_some() {
-            board.stop();
-        }
-        failure
+        outcome.err().or(self.engine.into_failure())
     }
 
-    /// One turn after the other.
+    /// One turn after the other. The first shard stays until the others have left: it takes the
+    /// signals for all.
     fn serve(&mut self, board: &Board) -> io::Result<()> {
-        let Shard {
-            number,
-            world,
-            engine,
-            others,
-            notifier,
-            sandbox,
-        } = self;
-        sandbox.enter(Role::Reactor).map_err(io::Error::other)?;
-        notifier.ready();
-        while !engine.is_done() {
-            world.reactor.turn(engine.wait())?;
-            engine.begin_turn(world);
-            while let Some(event) = world.reactor.next_event() {
-                match event {
-                    Event::Io(token, hints) => engine.on_io(world, token, hints),
-                    Event::Timer(timer) => engine.on_timer(world, timer),
-                    Event::Stop => {
-                        if !engine.is_stopping() {
-                            notifier.stopping();
-                        }
-                        others.iter().for_each(Remote::stop);
-                        engine.on_stop(world);
-                    }
-                    Event::Report => {
-                        if let Some(sum) = board.answer(*number, engine.snapshot()) {
-                            info!("{sum}");
-                        }
-                    }
-                    Event::Inquiry => board.inquire(),
-                }
+        self.sandbox
+            .enter(Role::Reactor)
+            .map_err(io::Error::other)?;
+        self.notifier.ready();
+        let mut has_failed = false;
+        while !self.engine.is_done() || self.number == 0 && !board.is_first_alone() {
+            self.world.reactor.turn(self.engine.wait())?;
+            self.engine.begin_turn(&self.world);
+            while let Some(event) = self.world.reactor.next_event() {
+                self.on_event(event, board);
             }
-            engine.finish_turn(world);
+            self.engine.finish_turn(&mut self.world);
+            if self.engine.has_failed() && !has_failed {
+                has_failed = true;
+                board.drain();
+            }
         }
         Ok(())
+    }
+
+    #[inline]
+    fn on_event(&mut self, event: Event<Timer>, board: &Board) {
+        let (engine, world) = (&mut self.engine, &mut self.world);
+        match event {
+            Event::Io(token, hints) => engine.on_io(world, token, hints),
+            Event::Timer(timer) => engine.on_timer(world, timer),
+            Event::Stop => {
+                if !engine.is_stopping() {
+                    self.notifier.stopping();
+                }
+                self.others.iter().for_each(Remote::stop);
+                engine.on_stop(world);
+            }
+            Event::Drain if engine.is_stopping() => {}
+            Event::Drain => {
+                self.notifier.stopping();
+                engine.on_stop(world);
+            }
+            Event::Report => {
+                if let Some(sum) = board.answer(self.number, engine.snapshot()) {
+                    info!("{sum}");
+                }
+            }
+            Event::Inquiry => board.inquire(),
+        }
+    }
+}
+
+/// A shard that breaks off leaves the board all the same.
+struct Presence<'a> {
+    board: &'a Board,
+    shard: usize,
+}
+
+impl Drop for Presence<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.board.lose(self.shard);
+            self.board.drain();
+        }
     }
 }

@@ -131,7 +131,11 @@ impl Monitor {
                         }
                     }
                     // Nobody asks it to stop, and it sets no timers.
-                    Event::Timer(()) | Event::Stop | Event::Report | Event::Inquiry => {}
+                    Event::Timer(())
+                    | Event::Stop
+                    | Event::Drain
+                    | Event::Report
+                    | Event::Inquiry => {}
                 }
             }
             let now = Instant::now();

@@ -196,6 +196,7 @@ const EVERY_THREAD: &[c_long] = &[
     libc::SYS_rt_sigreturn,
     // Locks, waiting for a thread; and waiting on with a time limit after SIGSTOP and SIGCONT.
     libc::SYS_futex,
+    libc::SYS_sched_yield,
     libc::SYS_restart_syscall,
     // Memory, beside what `rules` allows of mmap(2) and mprotect(2).
     libc::SYS_brk,

@@ -3,7 +3,8 @@
 //! A wheel: the length is cut into ticks, and each tick has a list. Deadlines are rounded up to the
 //! next tick, so that the wheel rings at most so often in its length, however many stand in it.
 //! Nothing is taken back: a connection that is gone, or has moved on, is passed over when its turn
-//! comes. So a deadline costs a connection nothing while it works.
+//! comes. So a deadline costs a connection nothing while it works. Those that are gone are swept out
+//! when they are more than those that are there.
 //!
 //! Invariants: no deadline comes early. At most one timer of the reactor is set for a wheel, and
 //! one is set whenever somebody stands in it.
@@ -16,12 +17,17 @@ use crate::reactor::slots::Token;
 /// A length is cut into so many ticks.
 const TICKS: u32 = 64;
 
+/// So many that are gone do no harm.
+const SWEEP_LEAST: usize = 1024;
+
 /// Tokens with a deadline each, and with what is to be remembered of them.
 #[derive(Debug)]
 pub struct Watch<T> {
     /// The lists of the ticks, from `first` on.
     lists: VecDeque<Vec<(Token, T)>>,
     first: u64,
+    /// How many stand in all lists.
+    count: usize,
     tick_nanos: u64,
     start: Instant,
     /// The timer that is set.
@@ -35,6 +41,7 @@ impl<T> Watch<T> {
         Watch {
             lists: VecDeque::new(),
             first: 0,
+            count: 0,
             tick_nanos: tick.as_nanos() as u64,
             start,
             set_for: None,
@@ -57,7 +64,20 @@ impl<T> Watch<T> {
             self.lists.push_back(Vec::new());
         }
         self.lists[place].push((token, value));
+        self.count += 1;
         self.to_set()
+    }
+
+    /// Sweeps out those that are gone, if they may be more than those that are there, of whom there
+    /// are so many.
+    pub fn sweep(&mut self, there: usize, is_there: impl Fn(Token) -> bool) {
+        if self.count > 2 * there + SWEEP_LEAST {
+            for list in &mut self.lists {
+                list.retain(|(token, _)| is_there(*token));
+                list.shrink_to_fit();
+            }
+            self.count = self.lists.iter().map(Vec::len).sum();
+        }
     }
 
     /// A timer rang: the next token whose time is over at `now`. To be called until there is none:
@@ -67,6 +87,7 @@ impl<T> Watch<T> {
             && let Some(list) = self.lists.front_mut()
         {
             if let Some(entry) = list.pop() {
+                self.count -= 1;
                 return Some(entry);
             }
             self.lists.pop_front();
@@ -143,6 +164,31 @@ mod tests {
         }
         assert_eq!(watch.pop(at(100)), None);
         assert_eq!(watch.to_set(), Some(at(200)));
+    }
+
+    #[test]
+    fn those_that_are_gone_do_not_pile_up() {
+        let start = Instant::now();
+        let mut slots = Slots::default();
+        let stays = slots.insert(());
+        let mut watch = Watch::new(Duration::from_secs(3600), start);
+        for number in 0..100_000 {
+            let token = if number == 500 {
+                stays
+            } else {
+                slots.insert(())
+            };
+            let deadline = start + Duration::from_millis(number);
+            let _ = watch.add(deadline, token, ());
+            watch.sweep(1, |token| token == stays);
+            slots.remove(token).filter(|()| token != stays);
+            assert!(watch.count <= 2 + SWEEP_LEAST, "{}", watch.count);
+        }
+        let end = start + Duration::from_secs(7200);
+        let left: Vec<Token> = std::iter::from_fn(|| watch.pop(end))
+            .map(|it| it.0)
+            .collect();
+        assert!(left.contains(&stays));
     }
 
     proptest! {

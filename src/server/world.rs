@@ -64,6 +64,8 @@ pub enum Timer {
     Idle,
     /// A client has had its time to close its side.
     Linger,
+    /// Those who were coming to a listener that closes have arrived.
+    Hushed,
     /// A stopping server looks over its clients.
     Look,
     /// A stopping server has waited long enough.

@@ -57,7 +57,7 @@ pub struct Book {
     /// How often it has said so.
     pub fulls: u64,
     pub least_progress: u64,
-    timers: [u32; 6],
+    timers: [u32; 7],
     /// Counts the occasions on which the server may ask each socket once without an event.
     probes: u64,
     /// The connection that is served, and how many bytes of it were read.
@@ -146,7 +146,7 @@ impl Book {
             is_full: false,
             fulls: 0,
             least_progress: ((limits.min_rate as f64 * seconds) as u64).max(1),
-            timers: [0; 6],
+            timers: [0; 7],
             probes: 0,
             current: None,
             serve_bytes: 0,
@@ -280,7 +280,7 @@ fn lateness(length: Duration) -> u64 {
 
 /// How much of a cap is to be free before a full server accepts again.
 fn room_of(cap: usize) -> usize {
-    (cap / 64).max(1)
+    (cap / 64).clamp(1, 16)
 }
 
 /// What must be so of one connection; otherwise all that is known of it is told.
@@ -319,7 +319,7 @@ impl State {
         self.book.entry_call = self.book.calls;
         let asks = matches!(
             context,
-            Context::Cut | Context::Timer(Timer::Look | Timer::Idle)
+            Context::Cut | Context::Timer(Timer::Look | Timer::Idle | Timer::Linger)
         );
         self.book.probes += u64::from(asks);
     }
@@ -542,7 +542,7 @@ impl State {
         let end = &self.ends[number];
         let resets = matches!(
             reason,
-            CloseReason::Stalled | CloseReason::Refused | CloseReason::Cut
+            CloseReason::Stalled | CloseReason::Refused | CloseReason::Cut | CloseReason::Failed
         );
         let is_so = end.facts.resets == resets;
         require!(
@@ -695,6 +695,7 @@ impl State {
         let most = match timer {
             Timer::RetryAccept | Timer::Look | Timer::DrainEnd => 1,
             Timer::Stall | Timer::Idle | Timer::Linger => TIMERS_MAX,
+            Timer::Hushed => self.doors.len() as u32,
         };
         if *set > most {
             let text = format!("{set} timers of {timer:?} are set");

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use log::{debug, error, warn};
+use nix::libc;
 
 use crate::server::engine::Engine;
 use crate::server::listener::Accepted;
@@ -14,7 +15,11 @@ impl<S: Socket> Engine<S> {
     /// Accepts from each listener up to its share of the turn. One that is stopping is emptied and
     /// then closed: closing it sooner would reset the clients in its queue.
     pub(super) fn accept(&mut self, world: &mut impl World<Socket = S>) {
-        for number in 0..self.listeners.len() {
+        // Each turn begins with another one, so that none takes all the places that become free.
+        let count = self.listeners.len();
+        self.first_listener = (self.first_listener + 1) % count.max(1);
+        for place in 0..count {
+            let number = (self.first_listener + place) % count;
             self.accept_from(world, number);
             if self.listeners[number]
                 .as_ref()
@@ -64,8 +69,9 @@ impl<S: Socket> Engine<S> {
         if let Some(untold) = self.warnings.exhausted.happened(self.now) {
             let (label, open) = (&self.label, self.clients.len());
             warn!(
-                "{label}no new clients for now, {open} are open: {error}; those who come wait. \
-                 Raise the limit on descriptors (ulimit -n, LimitNOFILE=){untold}"
+                "{label}no new clients for now, {open} are open: {error}; those who come wait\
+                 {}{untold}",
+                advice(error)
             );
         }
         // One timer at a time: a close retries as well, and would leave another.
@@ -111,7 +117,9 @@ impl<S: Socket> Engine<S> {
     pub(super) fn hush(&mut self, world: &mut impl World<Socket = S>) {
         for (number, listener) in self.listeners.iter_mut().enumerate() {
             if let Some(listener) = listener {
-                listener.hush(self.now + world.hush(number));
+                let until = self.now + world.hush(number);
+                listener.hush(until);
+                world.set_timer(until, Timer::Hushed);
             }
         }
     }
@@ -140,13 +148,24 @@ impl<S: Socket> Engine<S> {
 
     pub(super) fn warn_refused(&mut self, address: SocketAddr) {
         if let Some(untold) = self.warnings.refused.happened(self.now) {
-            warn!("{address} is refused: its address has --max-connections-per-ip{untold}");
+            let label = &self.label;
+            warn!("{label}{address} is refused: its address has --max-connections-per-ip{untold}");
         }
     }
 
     pub(super) fn warn_unwatched(&mut self, address: SocketAddr, error: &io::Error) {
         if let Some(untold) = self.warnings.unwatched.happened(self.now) {
-            warn!("cannot watch the connection of {address}: {error}{untold}");
+            let label = &self.label;
+            warn!("{label}cannot watch the connection of {address}: {error}{untold}");
         }
+    }
+}
+
+/// What a person can do about it.
+fn advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => ". Raise the limit on descriptors (ulimit -n, LimitNOFILE=)",
+        Some(libc::ENFILE) => ". Raise sysctl fs.file-max",
+        _ => "",
     }
 }

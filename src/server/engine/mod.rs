@@ -56,6 +56,8 @@ pub struct Engine<S> {
     limits: Limits,
     /// By number; `None` when it is closed.
     listeners: Vec<Option<Listener>>,
+    /// Whose turn it is to be accepted from first.
+    first_listener: usize,
     clients: Slots<Client<S>>,
     admission: Admission,
     patience: Patience,
@@ -108,6 +110,7 @@ impl<S: Socket> Engine<S> {
         Engine {
             label,
             listeners: addresses.iter().map(listener).collect(),
+            first_listener: 0,
             clients: Slots::default(),
             admission: Admission::new(limits.max_connections, limits.max_connections_per_ip),
             patience: Patience::new(&limits, now),
@@ -137,6 +140,11 @@ impl<S: Socket> Engine<S> {
         self.stopping.is_some()
             && self.clients.is_empty()
             && self.listeners.iter().all(Option::is_none)
+    }
+
+    /// Whether it cannot go on.
+    pub fn has_failed(&self) -> bool {
+        self.failure.is_some()
     }
 
     /// Whether it is stopping.
@@ -191,6 +199,8 @@ impl<S: Socket> Engine<S> {
             Timer::Stall => self.end_stalled(world),
             Timer::Idle => self.end_idle(world),
             Timer::Linger => self.end_lingers(world),
+            // The turn accepts them.
+            Timer::Hushed => {}
             Timer::Look => self.look(world),
             Timer::DrainEnd => self.end_drain(world),
         }
@@ -211,7 +221,7 @@ impl<S: Socket> Engine<S> {
         }
         self.stopping = Some(self.now);
         self.hush(world);
-        world.set_timer(self.now + self.limits.drain_look, Timer::Look);
+        world.set_timer(self.now + self.look_pause(), Timer::Look);
         world.set_timer(self.now + self.limits.drain_timeout, Timer::DrainEnd);
     }
 
@@ -335,7 +345,7 @@ impl<S: Socket> Engine<S> {
         // the kernel that it holds; one that is refused would keep a port in TIME_WAIT here.
         let is_broken_off = matches!(
             reason,
-            CloseReason::Stalled | CloseReason::Refused | CloseReason::Cut
+            CloseReason::Stalled | CloseReason::Refused | CloseReason::Cut | CloseReason::Failed
         );
         if is_broken_off && let Err(error) = client.socket.reset_on_close() {
             debug!("connection {token} cannot be reset: {error}");
@@ -359,7 +369,16 @@ impl<S: Socket> Engine<S> {
                 self.serve_once(world, token);
             }
         }
-        world.set_timer(self.now + self.limits.drain_look, Timer::Look);
+        world.set_timer(self.now + self.look_pause(), Timer::Look);
+    }
+
+    /// A short drain is looked at as often as a long one.
+    fn look_pause(&self) -> Duration {
+        const LEAST: Duration = Duration::from_millis(1);
+        self.limits
+            .drain_look
+            .min(self.limits.drain_timeout / 8)
+            .max(LEAST)
     }
 
     /// In a short drain everybody gets half of the time.
@@ -370,7 +389,9 @@ impl<S: Socket> Engine<S> {
     fn end_drain(&mut self, world: &mut impl World<Socket = S>) {
         if !self.is_done() {
             let (label, clients) = (&self.label, self.clients.len());
-            info!("{label}the time for stopping is over: {clients} clients are closed");
+            if clients > 0 {
+                info!("{label}the time for stopping is over: {clients} clients are closed");
+            }
             self.cut(world);
         }
     }

@@ -36,6 +36,9 @@ impl<S: Socket> Engine<S> {
     fn watch_output(&mut self, world: &mut impl World, token: Token, mark: Option<Mark>) {
         let time = self.limits.stall_timeout.unwrap_or_default() / u32::from(LOOKS);
         if let Some(stalls) = &mut self.patience.stalls {
+            stalls.sweep(self.clients.len(), |token| {
+                self.clients.get(token).is_some()
+            });
             set(
                 world,
                 stalls.add(self.now + time, token, mark),
@@ -107,6 +110,9 @@ impl<S: Socket> Engine<S> {
 
     fn watch_silence(&mut self, world: &mut impl World, token: Token, time: Duration) {
         if let Some(idles) = &mut self.patience.idles {
+            idles.sweep(self.clients.len(), |token| {
+                self.clients.get(token).is_some()
+            });
             set(world, idles.add(self.now + time, token, ()), Timer::Idle);
         }
     }
