@@ -279,6 +279,35 @@ fn shards_share_the_clients_and_add_up() {
 }
 
 #[test]
+fn a_second_signal_is_heard_when_the_first_shard_has_nobody_left() {
+    let mut serve = Serve::start("--shards 8 --drain-timeout 1h");
+    // On one of eight shards; where it is the first, this shows nothing.
+    let mut owed = serve.connect();
+    assert_eq!(
+        send_until_error(&mut owed, Duration::from_millis(100)),
+        None
+    );
+    serve.process.signal(Signal::SIGTERM);
+    let threads = format!("/proc/{}/task", serve.process.id());
+    until("the others have ended", || {
+        fs::read_dir(&threads).unwrap().count() <= 2
+    });
+    serve.process.signal(Signal::SIGUSR1);
+    serve.process.says("1 open");
+    serve.process.signal(Signal::SIGTERM);
+    let totals = serve.ends(1);
+    assert!(totals.contains("(cut 1)"), "{totals}");
+}
+
+#[test]
+fn shards_do_not_share_a_port_with_another_process_unless_they_are_told_to() {
+    let serve = Serve::start("--shards 2");
+    let address = serve.address();
+    let ended = run(&format!("serve --listen {address} --shards 2")).expect(3);
+    assert!(ended.stderr.contains("Address already in use"), "{ended:?}");
+}
+
+#[test]
 fn every_client_has_a_keepalive_timer_unless_it_is_off() {
     // The field tr of proc_net_tcp: 2 is a keepalive timer.
     let timer = |serve: &Serve| {

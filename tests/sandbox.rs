@@ -228,6 +228,7 @@ fn of_all_system_calls_the_kernel_leaves_those_of_the_list() {
         libc::SYS_restart_syscall,
         libc::SYS_rt_sigprocmask,
         libc::SYS_rt_sigreturn,
+        libc::SYS_sched_yield,
         libc::SYS_sendto,
         libc::SYS_shutdown,
         libc::SYS_sigaltstack,

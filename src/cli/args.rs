@@ -88,7 +88,7 @@ pub(super) struct ServeArgs {
     #[arg(long)]
     pub(super) nagle: bool,
     /// Give up at the start what serving does not need: opening files, new sockets, programs, all
-    /// but some 28 system calls; `auto`: as far as the kernel can, `on`: in full or not at all
+    /// but some 30 system calls; `auto`: as far as the kernel can, `on`: in full or not at all
     #[arg(long, value_enum, default_value_t = SandboxArg::Auto)]
     pub(super) sandbox: SandboxArg,
     /// Share the port with other processes, so that a new server can start beside the old one
