@@ -198,6 +198,8 @@ enum Broken {
 #[derive(Debug, Default)]
 struct Literal {
     sent: Vec<u8>,
+    /// The byte of the mark.
+    urgent: u8,
     replies: Vec<u8>,
 }
 
@@ -352,11 +354,11 @@ impl State {
         self.raise(Source::End(number as u32));
     }
 
-    /// An urgent byte: it is no part of the stream, and a read stops before it. The one before it,
-    /// when it was not passed yet, becomes a byte like the others.
+    /// An urgent byte: it is no part of the stream, and a read stops before it. The one before it
+    /// becomes a byte like the others, unless it is the next to be read: then it is passed over.
     pub fn arrive_urgent(&mut self, number: usize) {
         let end = &mut self.ends[number];
-        if end.mark.is_some() && end.literal.is_none() {
+        if end.mark.is_some_and(|mark| mark > end.read) {
             end.arrived += 1;
         }
         end.mark = Some(end.arrived);
@@ -923,11 +925,18 @@ impl State {
         self.arrive(number, bytes.len() as u64);
     }
 
-    pub fn urge_by_hand(&mut self, number: usize) {
-        let end = &self.ends[number];
-        if !end.fin && !end.is_over() {
-            self.arrive_urgent(number);
+    pub fn urge_by_hand(&mut self, number: usize, byte: u8) {
+        let end = &mut self.ends[number];
+        if end.fin || end.is_over() {
+            return;
         }
+        if let Some(literal) = &mut end.literal {
+            let before = std::mem::replace(&mut literal.urgent, byte);
+            if let Some(mark) = end.mark.filter(|&mark| mark > end.read) {
+                literal.sent.insert(mark as usize, before);
+            }
+        }
+        self.arrive_urgent(number);
     }
 
     /// The client takes up to so many bytes, and gets those that it has not seen.

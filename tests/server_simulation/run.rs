@@ -314,19 +314,24 @@ impl Simulation {
         }
     }
 
-    /// Turns until so much time has passed, for clients that are driven by hand.
+    /// Turns until so much time has passed, for clients that are driven by hand. The server sleeps
+    /// on while what happens is no news to it.
     pub fn advance(&mut self, time: Duration) {
         let end = self.state().now + time.as_nanos() as u64;
         while !self.engine.is_done() {
             let mut state = self.state();
-            let next = state.agenda.next().map_or(u64::MAX, |at| at.max(state.now));
-            if !state.has_news() && self.engine.wait() == Wait::Block && next > end {
-                state.check_sleep();
-                state.now = state.now.max(end);
+            if state.has_news() || self.engine.wait() == Wait::Never {
+                drop(state);
+                self.turn();
+                continue;
+            }
+            state.check_sleep();
+            let next = state.agenda.next().unwrap_or(u64::MAX);
+            state.now = state.now.max(next.min(end));
+            if next > end {
                 return;
             }
-            drop(state);
-            self.turn();
+            state.happen();
         }
     }
 }

@@ -127,7 +127,7 @@ fn take(simulation: &mut Simulation, client: usize, step: Step) {
     let mut state = simulation.state();
     match step {
         Step::Arrive => state.send_by_hand(client, b"abc"),
-        Step::Urgent => state.urge_by_hand(client),
+        Step::Urgent => state.urge_by_hand(client, b'!'),
         Step::Fin => state.arrive_fin(client),
         Step::Reset => state.arrive_reset(client),
         Step::Room => drop(state.take_by_hand(client, 2)),
