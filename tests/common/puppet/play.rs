@@ -238,11 +238,14 @@ impl<S: Stage> Talk<'_, S> {
 
     fn fill(&mut self) -> Result<(), String> {
         let mut full_since = self.stage.now();
+        let mut bytes = self.ledger.bytes_of(&Payload::Pattern(CHUNK));
         while self.stage.now() < full_since + FULL_AFTER {
-            let bytes = self.ledger.bytes_of(&Payload::Pattern(CHUNK));
             match self.offer(&bytes, Manner::Plain)? {
                 0 => self.stage.wait(TICK),
-                _ => full_since = self.stage.now(),
+                _ => {
+                    full_since = self.stage.now();
+                    bytes = self.ledger.bytes_of(&Payload::Pattern(CHUNK));
+                }
             }
         }
         Ok(())
