@@ -31,7 +31,7 @@ mod run;
 #[path = "../server_simulation/swarm.rs"]
 mod swarm;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -138,8 +138,9 @@ fn perform_once(script: &Script, seed: Option<u64>) -> Result<Ended, String> {
     };
     let simulation = Simulation::new(1, limits, weather.faults.clone(), chance.clone());
     let mut model = Model::new(simulation, buffers, weather, chance);
-    let played = play(script, &mut model)?;
-    let ended = model.finish()?;
+    // When it fails it breaks off: the simulation would take the end of its sockets for the server's.
+    let played = play(script, &mut model).unwrap_or_else(|fault| resume_unwind(Box::new(fault)));
+    let ended = model.finish();
     let totals: Totals = ended.totals.to_string().parse()?;
     script.judge(&played, &totals)?;
     Ok(ended)

@@ -66,18 +66,16 @@ impl Model {
     }
 
     /// The server is stopped, unless it was, and plays to its end.
-    pub fn finish(mut self) -> Result<Ended, String> {
+    pub fn finish(mut self) -> Ended {
         if self.stops == 0 {
             self.order(Order::Stop);
         }
         let latest = self.now() + END_MOST;
         while !self.simulation.is_done() {
-            if self.now() > latest {
-                return Err("the server does not end".to_string());
-            }
+            assert!(self.now() < latest, "the server does not end");
             self.wait(Duration::from_millis(10));
         }
-        Ok(self.simulation.finish())
+        self.simulation.finish()
     }
 
     /// An action takes its time.
