@@ -53,7 +53,7 @@ const PUPPET: &str = "UPCASE_PUPPET";
 const SEED: &str = "UPCASE_PUPPET_SEED";
 
 /// Weathers in which each script is played.
-const WEATHERS: u64 = 30;
+const WEATHERS: u64 = 24;
 
 const THREADS: usize = 2;
 
@@ -138,7 +138,7 @@ fn perform_once(script: &Script, seed: Option<u64>) -> Result<Ended, String> {
     };
     let simulation = Simulation::new(1, limits, weather.faults.clone(), chance.clone());
     let mut model = Model::new(simulation, buffers, weather, chance);
-    // When it fails it breaks off: the simulation would take the end of its sockets for the server's.
+    // A play that fails breaks off: the simulation would take its end for the server's doing.
     let played = play(script, &mut model).unwrap_or_else(|fault| resume_unwind(Box::new(fault)));
     let ended = model.finish();
     let totals: Totals = ended.totals.to_string().parse()?;
