@@ -12,7 +12,7 @@ use crate::common::puppet::{Manner, Order, Setup, Stage};
 use crate::kernel::State;
 use crate::run::{Ended, Simulation};
 use crate::terms::{Buffers, Weather};
-use crate::wire::{Item, Wire};
+use crate::wire::Wire;
 
 /// A client's send buffer, unless it asks for another. The kernel's grows to four times as much;
 /// the scripts need this.
@@ -146,12 +146,15 @@ impl Model {
                 wire.lose();
                 return has_arrived;
             }
-            let room = end.habit.receive_buffer.saturating_sub(end.unread());
-            match wire.next(room as usize) {
-                Some(Item::Bytes(bytes)) => state.send_by_hand(number, &bytes),
-                Some(Item::Urgent(byte)) => state.urge_by_hand(number, byte),
-                Some(Item::Fin) => state.arrive_fin(number),
-                None => return has_arrived,
+            let unread = end.unread() + state.coming(number) as u64;
+            let room = end.habit.receive_buffer.saturating_sub(unread);
+            let Some(coming) = wire.next(room as usize) else {
+                return has_arrived;
+            };
+            let delay = self.chance.between(self.weather.delay);
+            state.come_by_hand(number, delay, coming);
+            if delay == 0 {
+                state.happen();
             }
             has_arrived = true;
             if self.chance.one_in(self.weather.apart) && !wire.fin_is_next() {

@@ -28,6 +28,8 @@ pub struct Weather {
     pub pace: (u64, u64),
     /// One of so many things that arrive is followed by a turn of the server; 0: none.
     pub apart: u64,
+    /// How long it is on its way: it may arrive while the server is at work.
+    pub delay: (u64, u64),
     /// The most that a client's kernel takes of what its client has not read.
     pub window: u64,
 }
@@ -81,6 +83,7 @@ impl Weather {
             faults,
             pace: (10 * MICROSECOND, 10 * MICROSECOND),
             apart: 1,
+            delay: (0, 0),
             window: 64 << 10,
         }
     }
@@ -117,6 +120,7 @@ impl Weather {
                 (MICROSECOND, 100 * MICROSECOND),
             ]),
             apart: chance.pick(&[0, 1, 2, 10]),
+            delay: chance.pick(&[(0, 0), (0, 0), (0, 3 * MICROSECOND), (0, 30 * MICROSECOND)]),
             window,
         }
     }

@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use crate::kernel::Coming;
+
 /// A segment over the loopback interface takes at most so much.
 pub const SEGMENT_MOST: usize = 65_483;
 
@@ -29,14 +31,6 @@ enum Fin {
     No,
     Waits,
     Sent,
-}
-
-/// What arrives next.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Item {
-    Bytes(Vec<u8>),
-    Urgent(u8),
-    Fin,
 }
 
 impl Wire {
@@ -105,18 +99,18 @@ impl Wire {
     }
 
     /// What arrives next where there is room for so many bytes.
-    pub fn next(&mut self, room: usize) -> Option<Item> {
+    pub fn next(&mut self, room: usize) -> Option<Coming> {
         if self.bytes.is_empty() {
             let waits = self.fin == Fin::Waits;
             return waits.then(|| {
                 self.fin = Fin::Sent;
-                Item::Fin
+                Coming::Fin
             });
         }
         if self.urgent.front() == Some(&self.place) {
             self.urgent.pop_front();
             self.place += 1;
-            return self.bytes.pop_front().map(Item::Urgent);
+            return self.bytes.pop_front().map(Coming::Urgent);
         }
         let until_urgent = self.urgent.front().map(|&place| place - self.place);
         let until_urgent = until_urgent.unwrap_or(usize::MAX);
@@ -126,6 +120,6 @@ impl Wire {
         }
         let count = count.min(room);
         self.place += count;
-        (count > 0).then(|| Item::Bytes(self.bytes.drain(..count).collect()))
+        (count > 0).then(|| Coming::Bytes(self.bytes.drain(..count).collect()))
     }
 }

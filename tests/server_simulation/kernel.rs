@@ -103,6 +103,8 @@ pub enum Happening {
     Connect,
     Act(u32),
     Take(u32),
+    /// The next of what was sent by hand and is on its way.
+    Arrive(u32),
     /// The kernel finds room after all.
     Room(u32),
     GiveUp(u32),
@@ -201,6 +203,17 @@ struct Literal {
     /// The byte of the mark.
     urgent: u8,
     replies: Vec<u8>,
+    /// On its way, in this order.
+    coming: VecDeque<Coming>,
+}
+
+/// What a client that is driven by hand sends.
+#[allow(dead_code)] // The scripted clients of another test make it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Coming {
+    Bytes(Vec<u8>),
+    Urgent(u8),
+    Fin,
 }
 
 fn failure(errno: i32) -> io::Error {
@@ -444,6 +457,7 @@ impl State {
                 Happening::Connect => self.connect_next(),
                 Happening::Act(number) => self.act(number as usize),
                 Happening::Take(number) => self.take(number as usize),
+                Happening::Arrive(number) => self.arrive_by_hand(number as usize),
                 Happening::Room(number) => {
                     self.ends[number as usize].is_squeezed = false;
                     self.room_opens(number as usize);
@@ -937,6 +951,36 @@ impl State {
             }
         }
         self.arrive_urgent(number);
+    }
+
+    /// It arrives so much later, even within a turn, but behind what is on its way already.
+    #[allow(dead_code)] // The scripted clients of another test use it.
+    pub fn come_by_hand(&mut self, number: usize, after: u64, what: Coming) {
+        if let Some(literal) = &mut self.ends[number].literal {
+            literal.coming.push_back(what);
+            self.later(after, Happening::Arrive(number as u32));
+        }
+    }
+
+    fn arrive_by_hand(&mut self, number: usize) {
+        let literal = self.ends[number].literal.as_mut();
+        match literal.and_then(|literal| literal.coming.pop_front()) {
+            Some(Coming::Bytes(bytes)) => self.send_by_hand(number, &bytes),
+            Some(Coming::Urgent(byte)) => self.urge_by_hand(number, byte),
+            Some(Coming::Fin) => self.arrive_fin(number),
+            None => {}
+        }
+    }
+
+    /// How many bytes are on their way.
+    #[allow(dead_code)]
+    pub fn coming(&self, number: usize) -> usize {
+        let literal = self.ends[number].literal.as_ref();
+        let length = |what: &Coming| match what {
+            Coming::Bytes(bytes) => bytes.len(),
+            Coming::Urgent(_) | Coming::Fin => 0,
+        };
+        literal.map_or(0, |it| it.coming.iter().map(length).sum())
     }
 
     /// The client takes up to so many bytes, and gets those that it has not seen.
