@@ -1,0 +1,57 @@
+//! What the kernel tells of the machine.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::Context;
+use nix::sys::utsname::uname;
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{SysconfVar, sysconf};
+use time::OffsetDateTime;
+
+/// Today, kernel and CPU, on a line.
+pub fn name() -> String {
+    let kernel = uname().map_or_else(
+        |_| "unknown kernel".to_string(),
+        |name| {
+            let (system, release) = (name.sysname(), name.release());
+            format!("{} {}", system.display(), release.display())
+        },
+    );
+    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let models = cpus
+        .lines()
+        .filter_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let count = models.clone().count();
+    let model = models.map(|(_, model)| model).next().unwrap_or("CPU");
+    let today = OffsetDateTime::from(std::time::SystemTime::now()).date();
+    format!("{today}, {kernel}, {count} × {model}")
+}
+
+/// CPU time of this process.
+pub fn own_cpu() -> anyhow::Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)?.into())
+}
+
+/// So long these CPUs were neither idle nor in an interrupt: tasks ran on them, of whomever, or the
+/// host took them away.
+pub fn busy(cores: &[usize], elapsed: Duration, idle: Duration) -> Duration {
+    (elapsed * cores.len() as u32).saturating_sub(idle)
+}
+
+/// So long these CPUs have been idle or in interrupts since the machine started: see /proc/stat in
+/// proc(5). It counts in ticks, of 10 ms as a rule.
+pub fn idle(cores: &[usize]) -> anyhow::Result<Duration> {
+    const IDLE: [usize; 4] = [3, 4, 5, 6]; // idle, iowait, irq, softirq
+    let text = fs::read_to_string("/proc/stat")?;
+    let ticks_a_second = sysconf(SysconfVar::CLK_TCK)?.context("no CLK_TCK")? as f64;
+    let mut ticks = 0;
+    for core in cores {
+        let name = format!("cpu{core} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&name));
+        let line = line.with_context(|| format!("no {name}in /proc/stat"))?;
+        let fields: Vec<u64> = line.split(' ').filter_map(|it| it.parse().ok()).collect();
+        ticks += IDLE.iter().filter_map(|&at| fields.get(at)).sum::<u64>();
+    }
+    Ok(Duration::from_secs_f64(ticks as f64 / ticks_a_second))
+}

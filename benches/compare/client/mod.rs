@@ -1,0 +1,140 @@
+//! The bare client: a process that loads one server, and sleeps between its slices. It verifies
+//! nothing, so that it costs little beside the server.
+//!
+//! It is told what to do in lines on standard input, and answers each with a line:
+//!
+//! ```text
+//!   (started)    ready
+//!   200 5000     messages, nanoseconds, CPU nanoseconds, p50 and p99 in nanoseconds, of 200 ms or
+//!                5000 messages, whatever came first
+//! ```
+//!
+//! A run ends when the last reply has come, so nothing is under way between two of them.
+
+mod churn;
+mod steady;
+
+use std::fmt;
+use std::io::{self, BufRead};
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use hdrhistogram::Histogram;
+
+use crate::case::Case;
+use crate::client::churn::Churn;
+use crate::client::steady::Steady;
+use crate::common::machine;
+
+const BUFFER_BYTES: usize = 256 * 1024;
+const EVENTS: usize = 1024;
+
+/// When a run ends.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    end: Instant,
+    messages: u64,
+}
+
+/// What became of a run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Report {
+    /// Messages answered.
+    pub messages: u64,
+    /// From the first message to the last reply.
+    pub elapsed: Duration,
+    /// CPU time of the client in it.
+    pub cpu: Duration,
+    /// Median of the round trips; 0 when they are not recorded.
+    pub p50: Duration,
+    /// 99th percentile of the round trips.
+    pub p99: Duration,
+}
+
+/// Round trips, if they are kept.
+type Times = Option<Histogram<u64>>;
+
+/// Carries out what standard input says until it ends.
+pub fn run(target: SocketAddr, case: Case, records: bool) -> anyhow::Result<()> {
+    let mut load: Box<dyn Load> = if case.churn {
+        Box::new(Churn::new(target, case)?)
+    } else {
+        Box::new(Steady::connect(target, case)?)
+    };
+    println!("ready");
+    for line in io::stdin().lock().lines() {
+        let line = line?;
+        let (milliseconds, messages) = line.split_once(' ').context("two numbers")?;
+        let mut times = match records {
+            true => Some(Histogram::new(3)?),
+            false => None,
+        };
+        let cpu = machine::own_cpu()?;
+        let start = Instant::now();
+        let bounds = Bounds {
+            end: start + Duration::from_millis(milliseconds.parse()?),
+            messages: messages.parse()?,
+        };
+        let messages = load.run(bounds, &mut times)?;
+        let quantile = |q| {
+            let times = times.as_ref();
+            Duration::from_nanos(times.map_or(0, |times| times.value_at_quantile(q)))
+        };
+        let report = Report {
+            messages,
+            elapsed: start.elapsed(),
+            cpu: machine::own_cpu()? - cpu,
+            p50: quantile(0.5),
+            p99: quantile(0.99),
+        };
+        println!("{report}");
+    }
+    Ok(())
+}
+
+/// A kind of load.
+trait Load {
+    /// Sends and receives; tells how many messages were answered.
+    fn run(&mut self, bounds: Bounds, times: &mut Times) -> anyhow::Result<u64>;
+}
+
+/// Keeps a round trip.
+fn record(times: &mut Times, sent: Instant, now: Instant) {
+    if let Some(times) = times {
+        times.saturating_record((now - sent).as_nanos() as u64);
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report { messages, .. } = self;
+        let [elapsed, cpu, p50, p99] =
+            [self.elapsed, self.cpu, self.p50, self.p99].map(|time| time.as_nanos());
+        write!(f, "{messages} {elapsed} {cpu} {p50} {p99}")
+    }
+}
+
+impl FromStr for Report {
+    type Err = anyhow::Error;
+
+    fn from_str(line: &str) -> anyhow::Result<Report> {
+        let numbers: Vec<u64> = line
+            .split(' ')
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .with_context(|| format!("{line:?} is no report"))?;
+        let [messages, elapsed, cpu, p50, p99] = numbers[..] else {
+            anyhow::bail!("{line:?} is no report");
+        };
+        let [elapsed, cpu, p50, p99] = [elapsed, cpu, p50, p99].map(Duration::from_nanos);
+        Ok(Report {
+            messages,
+            elapsed,
+            cpu,
+            p50,
+            p99,
+        })
+    }
+}

@@ -1,0 +1,168 @@
+//! Who takes part: a server on one core, and a client of its own on the other.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+
+use crate::case::Case;
+use crate::client::Report;
+use crate::common::process::Process;
+use crate::peers;
+
+/// A server of the comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Server {
+    /// `upcase serve` with its defaults.
+    Upcase,
+    Epoll,
+    Tokio,
+    Threads,
+    Libuv,
+    Go,
+}
+
+/// A client of the comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// It keeps its round trips.
+    Timing,
+    /// It keeps nothing.
+    Bare,
+    /// The load generator itself.
+    Load,
+}
+
+/// The one core of the servers, and that of their clients and of the benchmark.
+#[derive(Clone, Copy, Debug)]
+pub struct Cores {
+    pub server: usize,
+    pub client: usize,
+}
+
+/// A server and its client, both running.
+#[derive(Debug)]
+pub struct Contender {
+    pub server: Process,
+    pub client: Process,
+}
+
+impl Contender {
+    /// Starts both; all connections are up then.
+    pub fn start(
+        server: Server,
+        client: Client,
+        case: Case,
+        cores: Cores,
+    ) -> anyhow::Result<Contender> {
+        let mut server = Process::start_on(cores.server, &mut server.command()?)?;
+        let address = server.address()?;
+        let mut client = Process::start_on(cores.client, &mut client.command(address, case)?)?;
+        client.hear().context("the connections did not come up")?;
+        Ok(Contender { server, client })
+    }
+
+    /// Loads the server for a time or with so many messages, whatever comes first.
+    pub fn load(&mut self, milliseconds: u64, messages: u64) -> anyhow::Result<Report> {
+        self.client.tell(&format!("{milliseconds} {messages}"))?;
+        self.client.hear()?.parse()
+    }
+}
+
+impl Server {
+    /// How the tables call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Server::Upcase => "upcase serve",
+            Server::Epoll => "raw epoll",
+            Server::Tokio => "tokio",
+            Server::Threads => "threads",
+            Server::Libuv => "libuv",
+            Server::Go => "Go",
+        }
+    }
+
+    /// How it is started; it is built first where it has to be. An error: it cannot be had here.
+    pub fn command(self) -> anyhow::Result<Command> {
+        let (program, arguments): (PathBuf, &[&str]) = match self {
+            Server::Upcase => (upcase(), &["serve", "-q", "--listen", "127.0.0.1:0"]),
+            Server::Epoll => (std::env::current_exe()?, &["peer", "epoll"]),
+            Server::Tokio => (std::env::current_exe()?, &["peer", "tokio"]),
+            Server::Threads => (std::env::current_exe()?, &["peer", "threads"]),
+            Server::Libuv => (build("uv.c", &["cc", "-O3", "-o"], &["-luv"])?, &[]),
+            Server::Go => (build("echo.go", &["go", "build", "-o"], &[])?, &[]),
+        };
+        let mut command = Command::new(program);
+        command.args(arguments);
+        Ok(command)
+    }
+}
+
+impl Client {
+    /// How it is started, for this server.
+    pub fn command(self, target: SocketAddr, case: Case) -> anyhow::Result<Command> {
+        let word = match self {
+            Client::Timing => "timing",
+            Client::Bare => "bare",
+            Client::Load => "load",
+        };
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["client", word, &target.to_string(), &case.to_string()]);
+        Ok(command)
+    }
+}
+
+/// Carries out the part of a process that was started by [`Server::command`]: a peer in Rust.
+pub fn serve(peer: &str) -> anyhow::Result<()> {
+    match peer {
+        "epoll" => peers::epoll::serve()?,
+        "tokio" => peers::tokio::serve()?,
+        "threads" => peers::threads::serve()?,
+        _ => bail!("no peer is called {peer}"),
+    }
+    Ok(())
+}
+
+/// The product.
+pub fn upcase() -> PathBuf {
+    env!("CARGO_BIN_EXE_upcase").into()
+}
+
+/// Where files of this benchmark can lie.
+pub fn scratch(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("compare-{}-{name}", std::process::id()))
+}
+
+/// Compiles a peer, unless that was done.
+fn build(source: &str, compiler: &[&str], libraries: &[&str]) -> anyhow::Result<PathBuf> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("benches/peers")
+        .join(source);
+    let program = folder.join(
+        source
+            .with_extension("peer")
+            .file_name()
+            .context("a name")?,
+    );
+    let modified = |path: &Path| path.metadata().and_then(|it| it.modified()).ok();
+    if modified(&program) > modified(&source) {
+        return Ok(program);
+    }
+    let output = Command::new(compiler[0])
+        .args(&compiler[1..])
+        .arg(&program)
+        .arg(&source)
+        .args(libraries)
+        .env("GOCACHE", folder.join("go-cache"))
+        .output()
+        .with_context(|| format!("{} is not installed", compiler[0]))?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        let why = text.lines().find(|line| line.contains("rror"));
+        bail!("not built: {}", why.unwrap_or("no reason given").trim());
+    }
+    Ok(program)
+}

@@ -1,0 +1,142 @@
+//! What is exact and repeatable: instructions and system calls a message, each the slope between two
+//! runs of different length, so that start and end cost nothing.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use nix::sys::signal::Signal;
+
+use crate::case::Case;
+use crate::client::Report;
+use crate::common::process::{Process, is_installed};
+use crate::contender::{Client, Contender, Cores, Server, scratch};
+
+/// Messages of the two runs on a connection, and at least in all.
+const MESSAGES_EACH: [u64; 2] = [10, 30];
+const MESSAGES_LEAST: [u64; 2] = [5000, 15_000];
+
+/// A run under a tool must not take longer.
+const PATIENCE_MS: u64 = 60_000;
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// In user space, by callgrind.
+    Instructions,
+    /// By strace.
+    Calls,
+}
+
+impl What {
+    fn tool(self) -> &'static str {
+        match self {
+            What::Instructions => "valgrind",
+            What::Calls => "strace",
+        }
+    }
+}
+
+/// How many a message.
+pub fn a_message(what: What, server: Server, case: Case, cores: Cores) -> anyhow::Result<f64> {
+    if !is_installed(what.tool()) {
+        bail!("{} is not installed", what.tool());
+    }
+    let messages = [0, 1].map(|run| {
+        let each = MESSAGES_EACH[run] * case.connections as u64;
+        each.max(MESSAGES_LEAST[run])
+    });
+    let few = count(what, server, case, cores, messages[0])?;
+    let many = count(what, server, case, cores, messages[1])?;
+    Ok((many as f64 - few as f64) / (messages[1] - messages[0]) as f64)
+}
+
+/// The calls a message of the raw epoll loop by its own count: waits, reads and writes.
+pub fn own_calls(case: Case, cores: Cores) -> anyhow::Result<[f64; 3]> {
+    let mut contender = Contender::start(Server::Epoll, Client::Bare, case, cores)?;
+    let before = told(&mut contender.server)?;
+    let Report { messages, .. } = contender.load(200, u64::MAX)?;
+    let after = told(&mut contender.server)?;
+    Ok([0, 1, 2].map(|call| (after[call] - before[call]) as f64 / messages as f64))
+}
+
+fn told(server: &mut Process) -> anyhow::Result<[u64; 3]> {
+    server.tell("")?;
+    let line = server.hear()?;
+    let numbers: Vec<u64> = line.split(' ').flat_map(str::parse).collect();
+    numbers[..].try_into().context("three numbers")
+}
+
+/// Of a whole run of the server with so many messages.
+fn count(
+    what: What,
+    server: Server,
+    case: Case,
+    cores: Cores,
+    messages: u64,
+) -> anyhow::Result<u64> {
+    let log = scratch("count");
+    let _ = fs::remove_file(&log);
+    let mut command = under(what, &log, &server.command()?);
+    let mut server = Process::start_on(cores.server, &mut command)?;
+    let address = server.address()?;
+    let mut command = Client::Bare.command(address, case)?;
+    let mut client = Process::start_on(cores.client, &mut command)?;
+    client.hear()?;
+    client.tell(&format!("{PATIENCE_MS} {messages}"))?;
+    let report: Report = client.hear()?.parse()?;
+    if report.messages != messages {
+        bail!("only {} of {messages} messages in time", report.messages);
+    }
+    drop(client);
+    server.signal(Signal::SIGTERM)?;
+    server.finish(Duration::from_secs(10))?;
+    let counted = read(what, &log);
+    let _ = fs::remove_file(&log);
+    counted
+}
+
+/// The same command, counted. Its process id is that of the server.
+fn under(what: What, log: &Path, command: &Command) -> Command {
+    let mut under = Command::new(what.tool());
+    match what {
+        What::Instructions => {
+            let mut log_file = std::ffi::OsString::from("--log-file=");
+            log_file.push(log);
+            under.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
+            under.arg(log_file);
+        }
+        What::Calls => {
+            under.args(["-D", "-f", "-c", "-U", "calls", "-o"]).arg(log);
+        }
+    }
+    under.arg(command.get_program()).args(command.get_args());
+    under
+}
+
+/// The count, as soon as the tool has written it.
+fn read(what: What, log: &Path) -> anyhow::Result<u64> {
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        let text = fs::read_to_string(log).unwrap_or_default();
+        let number = match what {
+            What::Instructions => {
+                let after = |line: &str| Some(line.split_once("Collected : ")?.1.to_string());
+                text.lines().find_map(after)
+            }
+            What::Calls => {
+                let before = |line: &str| Some(line.strip_suffix(" total")?.to_string());
+                text.lines().find_map(before)
+            }
+        };
+        if let Some(Ok(number)) = number.map(|number| number.trim().parse()) {
+            return Ok(number);
+        }
+        if Instant::now() >= end {
+            bail!("{} has counted nothing: {text}", what.tool());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

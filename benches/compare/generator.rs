@@ -1,0 +1,48 @@
+//! The load generator in the place of the bare client, spoken to in the same way.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use upcase::load;
+use upcase::load::plan::{Plan, Stop};
+use upcase::load::sizes::Sizes;
+
+use crate::case::Case;
+use crate::client::Report;
+
+/// Carries out what standard input says until it ends. Its connections are opened for every run, and
+/// that is no part of what it reports.
+pub fn run(target: SocketAddr, case: Case) -> anyhow::Result<()> {
+    println!("ready");
+    for line in io::stdin().lines() {
+        let line = line?;
+        let (milliseconds, messages) = line.split_once(' ').context("two numbers")?;
+        let stop = match messages.parse()? {
+            u64::MAX => Stop::After(Duration::from_millis(milliseconds.parse()?)),
+            messages => Stop::Messages(messages),
+        };
+        let plan = Plan {
+            connections: u32::try_from(case.connections)?,
+            depth: u32::try_from(case.depth)?,
+            sizes: Sizes::Fixed(case.bytes),
+            ..Plan::new(target, stop)
+        };
+        let summary = load::run(plan, |_| {})?;
+        let service = summary.results.service.distribution();
+        let quantile = |q| {
+            let estimate = service.as_ref().and_then(|it| it.percentile(q));
+            estimate.map_or(Duration::ZERO, |it| it.bound.value)
+        };
+        let report = Report {
+            messages: summary.results.counts.verified,
+            elapsed: summary.course.elapsed,
+            cpu: summary.evidence.machine.cpu,
+            p50: quantile(50.0),
+            p99: quantile(99.0),
+        };
+        println!("{report}");
+    }
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! User-space memory an idle connection: the slope of what is resident between few and many
+//! connections, each of which has exchanged one message.
+
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::bail;
+
+use crate::case::steady;
+use crate::common::process::Process;
+use crate::contender::{Client, Contender, Cores, Server, upcase};
+
+/// Connections at either end of the slope.
+pub const CONNECTIONS: [usize; 2] = [1000, 19_000];
+
+/// Resident memory that belongs to the process alone, in its status.
+const FIELD: &str = "RssAnon";
+
+const LOOK: Duration = Duration::from_millis(5);
+const PATIENCE_MS: u64 = 30_000;
+
+/// Bytes of a server.
+pub fn of_server(server: Server, cores: Cores) -> anyhow::Result<f64> {
+    let mut resident = [0; 2];
+    for (resident, connections) in resident.iter_mut().zip(CONNECTIONS) {
+        let case = steady(connections, 64, 1);
+        let mut contender = Contender::start(server, Client::Bare, case, cores)?;
+        let report = contender.load(PATIENCE_MS, connections as u64)?;
+        if report.messages != connections as u64 {
+            bail!("only {} messages in time", report.messages);
+        }
+        *resident = contender.server.memory(FIELD)?;
+    }
+    Ok(slope(resident))
+}
+
+/// Bytes of the load generator, at their peak.
+pub fn of_load(cores: Cores) -> anyhow::Result<f64> {
+    let mut resident = [0; 2];
+    for (resident, connections) in resident.iter_mut().zip(CONNECTIONS) {
+        let mut server = Process::start_on(cores.server, &mut Server::Epoll.command()?)?;
+        let address = server.address()?.to_string();
+        let connections = connections.to_string();
+        let mut command = Command::new(upcase());
+        command
+            .args(["load", "-q", &address, "--format", "json"])
+            .args(["--connections", &connections, "--messages", &connections]);
+        let mut load = Process::start_on(cores.client, &mut command)?;
+        while load.is_running() {
+            // One that ends meanwhile has no memory any more.
+            *resident = load.memory(FIELD).unwrap_or(0).max(*resident);
+            thread::sleep(LOOK);
+        }
+        let report: serde_json::Value = serde_json::from_str(&load.hear()?)?;
+        if report["verified"].to_string() != connections {
+            bail!(
+                "of {connections} messages {} were verified",
+                report["verified"]
+            );
+        }
+    }
+    Ok(slope(resident))
+}
+
+fn slope([few, many]: [u64; 2]) -> f64 {
+    (many as f64 - few as f64) / (CONNECTIONS[1] - CONNECTIONS[0]) as f64
+}

@@ -1,0 +1,195 @@
+//! A minimal epoll loop with nothing else: no limits, no timeouts, no counters but of its own calls.
+//! The practical limit of epoll.
+//!
+//! Edge-triggered, every socket registered once, no read to EAGAIN after a short read, one shared
+//! buffer, converted in place; only what the kernel does not take at once is copied.
+
+use std::io::{self, BufRead};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
+
+const BUFFER_BYTES: usize = 256 * 1024;
+const EVENTS: usize = 1024;
+
+/// What an event is about, if it is not the descriptor of a client.
+const LISTENER: u64 = u64::MAX;
+const INPUT: u64 = u64::MAX - 1;
+
+/// A client: its socket, and what it is owed.
+struct Client {
+    socket: OwnedFd,
+    pending: Vec<u8>,
+    writable: bool,
+}
+
+/// System calls so far.
+#[derive(Default)]
+struct Calls {
+    wait: u64,
+    recv: u64,
+    send: u64,
+}
+
+struct Server {
+    epoll: OwnedFd,
+    listener: OwnedFd,
+    /// By descriptor.
+    clients: Vec<Option<Client>>,
+    buffer: Box<[u8]>,
+    calls: Calls,
+}
+
+/// Serves until standard input ends; on each line of it, tells its calls so far.
+pub fn serve() -> io::Result<()> {
+    let listener = super::listener()?;
+    listener.set_nonblocking(true)?;
+    let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+    let readable = EventFlags::IN | EventFlags::ET;
+    epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), readable)?;
+    epoll::add(
+        &epoll,
+        io::stdin(),
+        EventData::new_u64(INPUT),
+        EventFlags::IN,
+    )?;
+    let mut server = Server {
+        epoll,
+        listener: listener.into(),
+        clients: Vec::new(),
+        buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
+        calls: Calls::default(),
+    };
+    server.run()
+}
+
+impl Server {
+    fn run(&mut self) -> io::Result<()> {
+        let mut events: Vec<Event> = Vec::with_capacity(EVENTS);
+        loop {
+            events.clear();
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
+                Err(Errno::INTR) => continue,
+                waited => waited?,
+            };
+            self.calls.wait += 1;
+            let mut somebody_waits = false;
+            for event in &events {
+                let flags = event.flags;
+                match event.data.u64() {
+                    LISTENER => somebody_waits = true,
+                    INPUT if !self.tell()? => return Ok(()),
+                    INPUT => {}
+                    client => self.serve(client as usize, flags),
+                }
+            }
+            // After the batch, in which a descriptor that was closed may still have events.
+            if somebody_waits {
+                self.accept()?;
+            }
+        }
+    }
+
+    fn accept(&mut self) -> io::Result<()> {
+        let both = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        loop {
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let socket = match rustix::net::accept_with(&self.listener, flags) {
+                Err(Errno::AGAIN) => return Ok(()),
+                accepted => accepted?,
+            };
+            let number = socket.as_raw_fd() as usize;
+            epoll::add(
+                &self.epoll,
+                &socket,
+                EventData::new_u64(number as u64),
+                both,
+            )?;
+            if number >= self.clients.len() {
+                self.clients.resize_with(number + 1, || None);
+            }
+            self.clients[number] = Some(Client {
+                socket,
+                pending: Vec::new(),
+                writable: true,
+            });
+        }
+    }
+
+    fn serve(&mut self, number: usize, flags: EventFlags) {
+        let Some(client) = &mut self.clients[number] else {
+            return;
+        };
+        client.writable |= flags.contains(EventFlags::OUT);
+        if client
+            .echo(flags, &mut self.buffer, &mut self.calls)
+            .is_err()
+        {
+            self.clients[number] = None;
+        }
+    }
+
+    /// False: standard input has ended.
+    fn tell(&self) -> io::Result<bool> {
+        let mut line = String::new();
+        let length = io::stdin().lock().read_line(&mut line)?;
+        let Calls { wait, recv, send } = self.calls;
+        println!("{wait} {recv} {send}");
+        Ok(length > 0)
+    }
+}
+
+impl Client {
+    /// An error: it is over, in order or not.
+    fn echo(
+        &mut self,
+        flags: EventFlags,
+        buffer: &mut [u8],
+        calls: &mut Calls,
+    ) -> Result<(), Errno> {
+        // Data and FIN may share one event.
+        let ends = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+        loop {
+            if !self.pending.is_empty() {
+                let pending = std::mem::take(&mut self.pending);
+                self.send(&pending, calls)?;
+                if !self.pending.is_empty() {
+                    return Ok(());
+                }
+            }
+            calls.recv += 1;
+            let count = match rustix::net::recv(&self.socket, &mut *buffer, RecvFlags::empty()) {
+                Ok((0, _)) => {
+                    rustix::net::shutdown(&self.socket, Shutdown::Write)?;
+                    return Err(Errno::PIPE);
+                }
+                Ok((count, _)) => count,
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            let bytes = &mut buffer[..count];
+            bytes.make_ascii_uppercase();
+            self.send(bytes, calls)?;
+            if count < buffer.len() && !ends {
+                return Ok(());
+            }
+        }
+    }
+
+    fn send(&mut self, bytes: &[u8], calls: &mut Calls) -> Result<(), Errno> {
+        let mut sent = 0;
+        if self.writable {
+            calls.send += 1;
+            sent = match rustix::net::send(&self.socket, bytes, SendFlags::NOSIGNAL) {
+                Err(Errno::AGAIN) => 0,
+                sent => sent?,
+            };
+            self.writable = sent == bytes.len();
+        }
+        self.pending.extend_from_slice(&bytes[sent..]);
+        Ok(())
+    }
+}

@@ -1,0 +1,323 @@
+//! As many connections as the machine holds, all open at a time, each verified: several `upcase
+//! serve` on one port, several `upcase load` with sources of their own, in a network of their own.
+//!
+//! ```text
+//! cargo bench --bench scale                              200,000 connections
+//! cargo bench --bench scale -- --connections 50000
+//! cargo bench --bench scale -- --on-paper 1000000        what another number needs, and no run
+//! ```
+//!
+//! Every connection sends a message when those of its process are up, and the next one a while after
+//! its reply: so it is held, idle, until all are up and have answered once more.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod memory;
+mod network;
+mod plan;
+mod preflight;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::signal::Signal;
+
+use crate::common::process::Process;
+use crate::memory::{Look, Share, sockets};
+use crate::network::Network;
+use crate::plan::Division;
+
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Connections, all open at a time
+    #[arg(long, default_value_t = 200_000)]
+    connections: u64,
+    /// Give up after so many seconds
+    #[arg(long, default_value_t = 300)]
+    seconds: u64,
+    /// The time between a reply and the next message of its connection, in seconds: long enough for
+    /// all connections to come up
+    #[arg(long, default_value_t = 60)]
+    think: u64,
+    /// Only tell what so many connections need
+    #[arg(long)]
+    on_paper: Option<u64>,
+    /// What cargo says to every benchmark
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// In a network of its own nobody else listens.
+const TARGET: &str = "127.0.0.1:12000";
+
+const LOOK: Duration = Duration::from_millis(100);
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let (_, descriptors) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if let Some(connections) = arguments.on_paper {
+        explain(&Division::new(connections, descriptors), descriptors);
+        return Ok(());
+    }
+    let division = Division::new(arguments.connections, descriptors);
+    let lacks = preflight::lacks(&division);
+    for lack in &lacks {
+        eprintln!("{lack}");
+    }
+    if !lacks.is_empty() {
+        bail!("{} limits are too low for this", lacks.len());
+    }
+    let mut run = Run::start(division, &arguments)?;
+    run.go()?;
+    explain(&Division::new(1_000_000, descriptors), descriptors);
+    Ok(())
+}
+
+/// What so many connections need.
+fn explain(division: &Division, descriptors: u64) {
+    let Division {
+        connections,
+        servers,
+        loads,
+    } = division;
+    println!(
+        "\n{connections} connections, with {descriptors} descriptors a process (hard limit): \
+         {servers} servers and {loads} load generators. With `* hard nofile 1100000` in \
+         /etc/security/limits.conf and `sysctl -w fs.nr_open=1100000`, a machine for the server and \
+         one for the load need one process each:\n"
+    );
+    println!("  upcase serve --listen 0.0.0.0:12000");
+    println!(
+        "  upcase load SERVER:12000 --connections {connections} --source ADDRESS,... --think 60s \
+         --duration 10m   # {} addresses",
+        connections.div_ceil(64_512)
+    );
+    println!("\nOn either machine:\n");
+    for line in preflight::lines(division) {
+        println!("  {line}");
+    }
+    println!("\nHere, all of them in a network of their own:\n");
+    println!(
+        "  cargo bench --bench scale -- --connections {connections} --seconds 1200 --think 300"
+    );
+    for lack in preflight::lacks(division) {
+        println!("\ntoo low here: {lack}");
+    }
+}
+
+/// Everything that runs. Processes end before their network does.
+struct Run {
+    division: Division,
+    think: Duration,
+    began: Instant,
+    end: Instant,
+    loads: Vec<Process>,
+    logs: Vec<PathBuf>,
+    servers: Vec<Process>,
+    network: Network,
+}
+
+impl Run {
+    /// The servers; no client yet.
+    fn start(division: Division, arguments: &Arguments) -> anyhow::Result<Run> {
+        let began = Instant::now();
+        let mut run = Run {
+            division,
+            think: Duration::from_secs(arguments.think),
+            began,
+            end: began + Duration::from_secs(arguments.seconds),
+            loads: Vec::new(),
+            logs: Vec::new(),
+            servers: Vec::new(),
+            network: Network::build()?,
+        };
+        for _ in 0..division.servers {
+            let mut command = run.network.command(upcase());
+            command.args(["serve", "-q", "--reuse-port", "--listen", TARGET]);
+            let mut server = Process::start(&mut command)?;
+            server.address()?;
+            run.servers.push(server);
+        }
+        Ok(run)
+    }
+
+    fn go(&mut self) -> anyhow::Result<()> {
+        let connections = self.division.connections;
+        let before = Look::take(&self.servers, &[])?;
+        let start = Instant::now();
+        for load in 0..self.division.loads {
+            self.start_load(load)?;
+        }
+        self.wait_for("connections", Run::held)?;
+        let up = start.elapsed();
+        self.wait_for("first replies", Run::verified)?;
+        let share = Look::take(&self.servers, &self.loads)?.since(&before, connections);
+        let held = self.held()?;
+        let again = Instant::now();
+        let goal = connections + self.verified()?;
+        self.wait_until("second replies", goal, Run::verified)?;
+        let again = again.elapsed();
+        if self.held()? < held {
+            bail!("of {held} connections only {} were held", self.held()?);
+        }
+        let verified = self.stop()?;
+        self.tell(up, &share, again, verified);
+        Ok(())
+    }
+
+    fn start_load(&mut self, load: u64) -> anyhow::Result<()> {
+        let name = format!("scale-{}-{load}.log", std::process::id());
+        let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let mut command = self.network.command(upcase());
+        command
+            .args(["load", "-q", TARGET, "--format", "json"])
+            .args(["--connections", &self.division.share(load).to_string()])
+            .args(["--source", &self.division.source(load).to_string()])
+            .args(["--think", &format!("{}s", self.think.as_secs())])
+            .args(["--duration", "1h"])
+            .args(["--allow", "client-bound,network-bound,server-bound"])
+            .arg("--interval-log")
+            .arg(&log);
+        self.loads.push(Process::start(&mut command)?);
+        self.logs.push(log);
+        Ok(())
+    }
+
+    /// Connections that are up at both ends.
+    fn held(&self) -> anyhow::Result<u64> {
+        let in_use = sockets(&self.servers[0])?.in_use;
+        Ok(in_use.saturating_sub(self.division.servers) / 2)
+    }
+
+    /// Messages verified so far, as the load generators have told.
+    fn verified(&self) -> anyhow::Result<u64> {
+        let last = |log: &PathBuf| -> Option<u64> {
+            let text = fs::read_to_string(log).ok()?;
+            let complete = text.rsplit_once('\n')?.0;
+            let interval: serde_json::Value =
+                serde_json::from_str(complete.lines().last()?).ok()?;
+            interval["verified"].as_u64()
+        };
+        Ok(self.logs.iter().filter_map(last).sum())
+    }
+
+    fn wait_for(
+        &mut self,
+        what: &str,
+        count: impl Fn(&Run) -> anyhow::Result<u64>,
+    ) -> anyhow::Result<()> {
+        self.wait_until(what, self.division.connections, count)
+    }
+
+    fn wait_until(
+        &mut self,
+        what: &str,
+        goal: u64,
+        count: impl Fn(&Run) -> anyhow::Result<u64>,
+    ) -> anyhow::Result<()> {
+        loop {
+            let reached = count(self)?;
+            if reached >= goal {
+                println!(
+                    "{:6.1} s: {reached} {what}",
+                    self.began.elapsed().as_secs_f64()
+                );
+                return Ok(());
+            }
+            if Instant::now() >= self.end {
+                bail!("only {reached} of {goal} {what} when the time was over");
+            }
+            for process in self.loads.iter_mut().chain(&mut self.servers) {
+                if !process.is_running() {
+                    bail!("process {} ended at {reached} {what}", process.pid());
+                }
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// Ends everything in order; tells how many messages were verified. Each connection has verified
+    /// one at least if none failed and no message is without its reply.
+    fn stop(&mut self) -> anyhow::Result<u64> {
+        let left = self.end.saturating_duration_since(Instant::now());
+        let patience = left.max(Duration::from_secs(10));
+        for load in &self.loads {
+            load.signal(Signal::SIGINT)?;
+        }
+        let mut verified = 0;
+        for (number, load) in self.loads.iter_mut().enumerate() {
+            let line = load.hear()?;
+            let report: serde_json::Value = serde_json::from_str(&line).context("no report")?;
+            let field = |name: &str| report[name].as_u64().with_context(|| format!("no {name}"));
+            let opened = field("connections_opened")?;
+            let sound = field("verified")? == field("scheduled")?
+                && opened == self.division.share(number as u64)
+                && field("verified")? >= opened;
+            if !sound {
+                bail!("a load generator has lost something: {line}");
+            }
+            verified += field("verified")?;
+            load.finish(patience)?;
+        }
+        for server in &mut self.servers {
+            server.signal(Signal::SIGTERM)?;
+            let status = server.finish(patience)?;
+            if !status.success() {
+                bail!("a server ended with {status}");
+            }
+        }
+        Ok(verified)
+    }
+
+    fn tell(&self, up: Duration, share: &Share, again: Duration, verified: u64) {
+        let Division {
+            connections,
+            servers,
+            loads,
+        } = self.division;
+        let Share {
+            kernel,
+            slab,
+            buffers,
+            server,
+            load,
+        } = share;
+        println!(
+            "\n{connections} connections at a time, {servers} servers, {loads} load generators, {}",
+            common::machine::name()
+        );
+        println!(
+            "connects: {:.0}/s, all up after {:.1} s, first messages under way meanwhile",
+            connections as f64 / up.as_secs_f64(),
+            up.as_secs_f64()
+        );
+        println!(
+            "memory a connection, both ends: kernel {kernel:.0} bytes ({slab:.0} in slabs, {buffers:.0} \
+             in TCP buffers), server {server:.0}, load generator {load:.0}"
+        );
+        println!(
+            "echo of all while all were held: {:.1} s, each connection {} s after its first reply; \
+             {verified} messages verified in all, none lost",
+            again.as_secs_f64(),
+            self.think.as_secs()
+        );
+        println!("{:.1} s in all", self.began.elapsed().as_secs_f64());
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        for log in &self.logs {
+            let _ = fs::remove_file(log);
+        }
+    }
+}
+
+fn upcase() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_upcase"))
+}

@@ -1,0 +1,120 @@
+//! Whether the machine can hold so many connections: each limit that is too low, its value, and the
+//! line that raises it.
+
+use std::fmt;
+use std::fs;
+
+use crate::common::process::kibibytes;
+use crate::plan::Division;
+
+/// Kernel and user memory of a connection, both of its ends on this machine, messages under way
+/// included.
+const BYTES_A_CONNECTION: u64 = 12 * 1024;
+
+/// Pages of TCP buffers of a connection while it exchanges a small message: one at either end.
+const TCP_PAGES: u64 = 2;
+
+/// A limit that is too low.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Lack {
+    what: &'static str,
+    value: u64,
+    needed: u64,
+    remedy: String,
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Lack {
+            what,
+            value,
+            needed,
+            remedy,
+        } = self;
+        write!(f, "{what} is {value}, and {needed} is needed: {remedy}")
+    }
+}
+
+/// What is too low for this, as the machine stands.
+pub fn lacks(division: &Division) -> Vec<Lack> {
+    let ends = division.connections * 2;
+    let processes = division.servers + division.loads;
+    let sysctl = |key: &str, needed: u64| format!("sysctl -w {key}={needed}");
+    let checks = [
+        (
+            "fs.file-max",
+            read("/proc/sys/fs/file-max", 0),
+            ends + processes * 64,
+            sysctl("fs.file-max", ends * 2),
+        ),
+        (
+            "fs.epoll.max_user_watches",
+            read("/proc/sys/fs/epoll/max_user_watches", 0),
+            ends,
+            sysctl("fs.epoll.max_user_watches", ends * 2),
+        ),
+        (
+            "net.ipv4.tcp_mem, its last value",
+            read("/proc/sys/net/ipv4/tcp_mem", 2),
+            division.connections * TCP_PAGES,
+            tcp_mem(division.connections * TCP_PAGES),
+        ),
+        (
+            "MemAvailable, in bytes",
+            memory(),
+            division.connections * BYTES_A_CONNECTION,
+            "a machine with more, or fewer connections (--connections)".to_string(),
+        ),
+    ];
+    checks
+        .into_iter()
+        .filter_map(|(what, value, needed, remedy)| {
+            let value = value.filter(|value| *value < needed)?;
+            Some(Lack {
+                what,
+                value,
+                needed,
+                remedy,
+            })
+        })
+        .collect()
+}
+
+/// What a machine needs outside of a namespace of its own, line by line.
+pub fn lines(division: &Division) -> Vec<String> {
+    let ends = division.connections * 2;
+    let pages = division.connections * TCP_PAGES;
+    let mut lines = vec![
+        format!("sysctl -w fs.file-max={}", ends * 2),
+        format!("sysctl -w fs.epoll.max_user_watches={}", ends * 2),
+        tcp_mem(pages),
+        format!(
+            "sysctl -w net.ipv4.tcp_max_tw_buckets={}",
+            division.connections
+        ),
+    ];
+    for (key, value) in crate::network::SYSCTLS {
+        lines.push(format!("sysctl -w {key}='{value}'"));
+    }
+    lines.push(format!(
+        "sysctl -w net.netfilter.nf_conntrack_max={}   # where connections are tracked; better not \
+         at all: nft add rule ip raw prerouting notrack",
+        ends
+    ));
+    lines
+}
+
+fn tcp_mem(pages: u64) -> String {
+    let (low, pressure, high) = (pages, pages * 5 / 4, pages * 3 / 2);
+    format!("sysctl -w net.ipv4.tcp_mem='{low} {pressure} {high}'")
+}
+
+/// The number at this place of a file, from 0; `None`: this kernel does not tell.
+fn read(path: &str, place: usize) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    text.split_whitespace().nth(place)?.parse().ok()
+}
+
+fn memory() -> Option<u64> {
+    kibibytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable")
+}
