@@ -216,14 +216,19 @@ fn memory(cores: Cores, results: &mut Results) {
         "\n## User-space bytes an idle connection\n\nFrom {few} to {many} connections, one message \
          each.\n"
     ));
-    results.head(&["", "bytes a connection"]);
-    let rows = [
-        ("upcase serve", memory::of_server(Server::Upcase, cores)),
-        ("raw epoll", memory::of_server(Server::Epoll, cores)),
-        ("upcase load", memory::of_load(cores)),
-    ];
-    for (name, bytes) in rows {
-        let bytes = bytes.map_or_else(|why| format!("{why:#}"), |bytes| format!("{bytes:.0}"));
-        results.row(&[name.to_string(), bytes]);
+    let idle = format!("{} s later", memory::IDLE.as_secs());
+    results.head(&["", "just after it", &idle]);
+    let text = |bytes: anyhow::Result<f64>| match bytes {
+        Ok(bytes) => format!("{bytes:.0}"),
+        Err(why) => format!("{why:#}"),
+    };
+    for server in [Server::Upcase, Server::Epoll] {
+        let [just, later] = match memory::of_server(server, cores) {
+            Ok(bytes) => bytes.map(|bytes| text(Ok(bytes))),
+            Err(why) => [text(Err(why)), String::new()],
+        };
+        results.row(&[server.name().to_string(), just, later]);
     }
+    let load = text(memory::of_load(cores));
+    results.row(&["upcase load, at its peak".to_string(), load, String::new()]);
 }

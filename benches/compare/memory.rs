@@ -18,21 +18,27 @@ pub const CONNECTIONS: [usize; 2] = [1000, 19_000];
 const FIELD: &str = "RssAnon";
 
 const LOOK: Duration = Duration::from_millis(5);
+
+/// After so long `upcase serve` has ended what it begins with a message: a quarter of its stall
+/// timeout.
+pub const IDLE: Duration = Duration::from_secs(9);
 const PATIENCE_MS: u64 = 30_000;
 
-/// Bytes of a server.
-pub fn of_server(server: Server, cores: Cores) -> anyhow::Result<f64> {
-    let mut resident = [0; 2];
-    for (resident, connections) in resident.iter_mut().zip(CONNECTIONS) {
+/// Bytes of a server: just after the message, and when that is a while ago.
+pub fn of_server(server: Server, cores: Cores) -> anyhow::Result<[f64; 2]> {
+    let mut resident = [[0; 2]; 2];
+    for (place, connections) in CONNECTIONS.into_iter().enumerate() {
         let case = steady(connections, 64, 1);
         let mut contender = Contender::start(server, Client::Bare, case, cores)?;
         let report = contender.load(PATIENCE_MS, connections as u64)?;
         if report.messages != connections as u64 {
             bail!("only {} messages in time", report.messages);
         }
-        *resident = contender.server.memory(FIELD)?;
+        resident[0][place] = contender.server.memory(FIELD)?;
+        thread::sleep(IDLE);
+        resident[1][place] = contender.server.memory(FIELD)?;
     }
-    Ok(slope(resident))
+    Ok(resident.map(slope))
 }
 
 /// Bytes of the load generator, at their peak.

@@ -153,14 +153,15 @@ impl Run {
         for load in 0..self.division.loads {
             self.start_load(load)?;
         }
-        self.wait_for("connections", Run::held)?;
+        self.wait_until("connections", connections, Run::held)?;
         let up = start.elapsed();
-        self.wait_for("first replies", Run::verified)?;
+        self.wait_until("all have answered once", connections, Run::verified)?;
         let share = Look::take(&self.servers, &self.loads)?.since(&before, connections);
         let held = self.held()?;
+        let once = self.verified()?;
+        self.wait_until("the first that answers again", once + 1, Run::verified)?;
         let again = Instant::now();
-        let goal = connections + self.verified()?;
-        self.wait_until("second replies", goal, Run::verified)?;
+        self.wait_until("all have answered again", once + connections, Run::verified)?;
         let again = again.elapsed();
         if self.held()? < held {
             bail!("of {held} connections only {} were held", self.held()?);
@@ -179,7 +180,7 @@ impl Run {
             .args(["--connections", &self.division.share(load).to_string()])
             .args(["--source", &self.division.source(load).to_string()])
             .args(["--think", &format!("{}s", self.think.as_secs())])
-            .args(["--duration", "1h"])
+            .args(["--duration", "1h", "--interval", "200ms"])
             .args(["--allow", "client-bound,network-bound,server-bound"])
             .arg("--interval-log")
             .arg(&log);
@@ -204,14 +205,6 @@ impl Run {
             interval["verified"].as_u64()
         };
         Ok(self.logs.iter().filter_map(last).sum())
-    }
-
-    fn wait_for(
-        &mut self,
-        what: &str,
-        count: impl Fn(&Run) -> anyhow::Result<u64>,
-    ) -> anyhow::Result<()> {
-        self.wait_until(what, self.division.connections, count)
     }
 
     fn wait_until(
@@ -301,10 +294,10 @@ impl Run {
              in TCP buffers), server {server:.0}, load generator {load:.0}"
         );
         println!(
-            "echo of all while all were held: {:.1} s, each connection {} s after its first reply; \
-             {verified} messages verified in all, none lost",
+            "echo of all while all were held, each {} s after its first: {:.1} s from the first to \
+             the last; {verified} messages verified in all, none lost",
+            self.think.as_secs(),
             again.as_secs_f64(),
-            self.think.as_secs()
         );
         println!("{:.1} s in all", self.began.elapsed().as_secs_f64());
     }

@@ -31,6 +31,9 @@ use crate::common::machine;
 const BUFFER_BYTES: usize = 256 * 1024;
 const EVENTS: usize = 1024;
 
+/// Longer round trips count as this.
+const LONGEST_NS: u64 = 60_000_000_000;
+
 /// When a run ends.
 #[derive(Clone, Copy, Debug)]
 struct Bounds {
@@ -68,7 +71,7 @@ pub fn run(target: SocketAddr, case: Case, records: bool) -> anyhow::Result<()> 
         let line = line?;
         let (milliseconds, messages) = line.split_once(' ').context("two numbers")?;
         let mut times = match records {
-            true => Some(Histogram::new(3)?),
+            true => Some(Histogram::new_with_bounds(1, LONGEST_NS, 3)?),
             false => None,
         };
         let cpu = machine::own_cpu()?;
