@@ -29,26 +29,44 @@ pub struct Connection {
     sent: u64,
     queued: u64,
     unanswered: VecDeque<Message>,
-    offered: usize,
-    complete: usize,
+    offered: u32,
+    complete: u32,
 }
 
-/// A message whose reply is awaited.
+/// A message whose reply is awaited. It is kept small: every connection has one, and there may be
+/// very many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message {
     /// When it was to be sent.
     pub due: Instant,
     /// When it was due and could be sent: its connection was free.
-    pub sendable: Instant,
+    sendable: After,
     /// When the kernel was first asked to take it, or was known not to take it.
-    pub offered: Option<Instant>,
-    /// When the send began that took its last byte; `None`: bytes are left.
-    pub sent: Option<Instant>,
+    offered: After,
+    /// When the send began that took its last byte.
+    sent: After,
+    /// Where its last byte ends, and how many it has.
+    end: u64,
+    size: u32,
     /// Its fate is sealed: it is too old. The reply is awaited all the same, and checked.
     pub timed_out: bool,
-    /// Where its first byte stands, and where its last one ends.
-    start: u64,
-    end: u64,
+}
+
+/// A time as nanoseconds after the message was due: half of what an `Instant` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct After(u64);
+
+impl After {
+    /// It has not come yet.
+    const NEVER: After = After(u64::MAX);
+
+    fn new(due: Instant, at: Instant) -> After {
+        After(at.saturating_duration_since(due).as_nanos() as u64)
+    }
+
+    fn at(self, due: Instant) -> Option<Instant> {
+        (self != After::NEVER).then(|| due + Duration::from_nanos(self.0))
+    }
 }
 
 /// What a reply turned out to be.
@@ -61,11 +79,20 @@ pub enum Fault {
 }
 
 impl Message {
+    /// How long it waited for a free connection.
+    pub fn waited(&self) -> Duration {
+        Duration::from_nanos(self.sendable.0)
+    }
+
+    /// When the send began that took its last byte; `None`: bytes are left.
+    pub fn sent(&self) -> Option<Instant> {
+        self.sent.at(self.due)
+    }
+
     /// The part of its lateness that is the run's own doing: it could be sent, and was not.
     pub fn own(&self, now: Instant) -> Duration {
-        self.offered
-            .unwrap_or(now)
-            .saturating_duration_since(self.sendable)
+        let offered = self.offered.at(self.due).unwrap_or(now);
+        offered.saturating_duration_since(self.due + self.waited())
     }
 
     /// Where its last byte ends in its connection's stream.
@@ -75,7 +102,12 @@ impl Message {
 
     /// Its length in bytes.
     pub fn size(&self) -> u64 {
-        self.end - self.start
+        self.size.into()
+    }
+
+    /// Where its first byte stands.
+    fn start(&self) -> u64 {
+        self.end - self.size()
     }
 }
 
@@ -99,7 +131,8 @@ impl Connection {
         self.readiness.note(hints);
     }
 
-    /// Adds a message of `size` bytes to what is to be sent at once; it was `sendable` since then.
+    /// Adds a message of `size` bytes, less than 4 GiB, to what is to be sent at once; it was
+    /// `sendable` since then.
     pub fn queue(&mut self, size: usize, due: Instant, sendable: Instant, now: Instant) {
         let blocked = !self.readiness.is_writable();
         if self.unanswered.capacity() == 0 {
@@ -107,31 +140,33 @@ impl Connection {
             // most of the memory of a connection.
             self.unanswered.reserve_exact(1);
         }
-        let start = self.queued;
         self.queued += size as u64;
         self.unanswered.push_back(Message {
             due,
-            sendable,
-            offered: blocked.then_some(now),
-            sent: None,
-            timed_out: false,
-            start,
+            sendable: After::new(due, sendable),
+            offered: match blocked {
+                true => After::new(due, now),
+                false => After::NEVER,
+            },
+            sent: After::NEVER,
             end: self.queued,
+            size: size as u32,
+            timed_out: false,
         });
     }
 
     /// Takes back the messages of which no byte was sent, and shows each whose fate is open.
     pub fn withdraw(&mut self, mut show: impl FnMut(&Message)) {
         while let Some(last) = self.unanswered.back()
-            && last.start >= self.sent
+            && last.start() >= self.sent
         {
-            self.queued = last.start;
+            self.queued = last.start();
             if !last.timed_out {
                 show(last);
             }
             self.unanswered.pop_back();
         }
-        self.offered = self.offered.min(self.unanswered.len());
+        self.offered = self.offered.min(self.unanswered.len() as u32);
     }
 
     /// Whether everything queued was accepted by the kernel.
@@ -162,10 +197,10 @@ impl Connection {
             let now = clock();
             self.offer(self.sent + length as u64, now);
             self.sent += self.readiness.send(stream, bytes)? as u64;
-            while let Some(message) = self.unanswered.get_mut(self.complete)
+            while let Some(message) = self.unanswered.get_mut(self.complete as usize)
                 && message.end <= self.sent
             {
-                message.sent = Some(now);
+                message.sent = After::new(message.due, now);
                 self.complete += 1;
             }
         }
@@ -174,10 +209,12 @@ impl Connection {
 
     /// The kernel is asked to take the bytes up to `end`.
     fn offer(&mut self, end: u64, now: Instant) {
-        while let Some(message) = self.unanswered.get_mut(self.offered)
-            && message.start < end
+        while let Some(message) = self.unanswered.get_mut(self.offered as usize)
+            && message.start() < end
         {
-            message.offered.get_or_insert(now);
+            if message.offered == After::NEVER {
+                message.offered = After::new(message.due, now);
+            }
             self.offered += 1;
         }
     }

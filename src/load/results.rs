@@ -212,7 +212,7 @@ impl Results {
 
     /// A message was answered at `now`, and the kernel told its own times.
     pub fn parts(&mut self, message: &Message, times: KernelTimes, now: Instant) {
-        let sent = message.sent.unwrap_or(message.due);
+        let sent = message.sent().unwrap_or(message.due);
         let ends = [message.due, sent, times.sent, times.received, now];
         let parts = self.parts.get_or_insert_default();
         let places = [
@@ -233,7 +233,7 @@ impl Results {
         self.count(loss);
         self.response
             .record_at_least(now.saturating_duration_since(message.due));
-        match message.sent {
+        match message.sent() {
             Some(sent) => {
                 self.sent(message);
                 self.service
@@ -290,10 +290,10 @@ impl Results {
 
     /// Counts the lateness of a message that was sent in full, and tells it.
     fn sent(&mut self, message: &Message) -> Duration {
-        let at = message.sent.unwrap_or(message.due);
+        let at = message.sent().unwrap_or(message.due);
         let lateness = at.saturating_duration_since(message.due);
         let own = message.own(at).min(lateness);
-        let wait = message.sendable.saturating_duration_since(message.due);
+        let wait = message.waited();
         self.waited += u64::from(wait > LATE);
         self.lateness.record(lateness);
         self.own.record(own);

@@ -59,18 +59,15 @@ impl<S: Socket> Engine<S> {
             Ok(socket) => socket,
             Err(error) => return self.not_opened(world, line, &error),
         };
-        let churn = self.plan.churn;
         let token = self.peers.insert(Peer {
             socket,
             connection: Connection::new(self.payload.source(number)),
-            line,
+            line: line as u32,
             number,
             phase: Phase::Connecting,
             since: now,
             syns_resent: 0,
-            sizes: Dice::new(self.plan.seed, Purpose::Sizes, number.into()),
             messages: 0,
-            left: churn.map_or(u64::MAX, |churn| churn.messages),
             thinking: 0,
             offered: false,
         });
@@ -114,7 +111,7 @@ impl<S: Socket> Engine<S> {
         error: &io::Error,
     ) -> anyhow::Result<()> {
         match self.remove(token) {
-            Some(peer) => self.not_opened(world, peer.line, error),
+            Some(peer) => self.not_opened(world, peer.line as usize, error),
             None => Ok(()),
         }
     }
@@ -171,7 +168,7 @@ impl<S: Socket> Engine<S> {
             peer.socket.keep_times()?;
         }
         if let Ok(path) = peer.socket.path() {
-            peer.syns_resent = path.resent;
+            peer.syns_resent = u32::try_from(path.resent).unwrap_or(u32::MAX);
             self.evidence.network.came_up(&path);
         }
         let results = &mut self.books.run;
@@ -181,7 +178,7 @@ impl<S: Socket> Engine<S> {
             .record(now.saturating_duration_since(peer.since));
         peer.phase = Phase::Up;
         peer.since = now;
-        let line = &mut self.lines[peer.line];
+        let line = &mut self.lines[peer.line as usize];
         line.has_been_up = true;
         self.up += 1;
         self.last_progress = now;
@@ -222,10 +219,10 @@ impl<S: Socket> Engine<S> {
         }
         match kind {
             ErrorKind::WrongReply | ErrorKind::SurplusBytes => {
-                let quota = std::mem::take(&mut self.lines[peer.line].quota);
+                let quota = std::mem::take(&mut self.lines[peer.line as usize].quota);
                 self.quota_left = self.quota_left.saturating_sub(quota);
             }
-            _ => self.reopen_later(world, peer.line, now),
+            _ => self.reopen_later(world, peer.line as usize, now),
         }
     }
 
@@ -238,9 +235,9 @@ impl<S: Socket> Engine<S> {
         if peer.phase != Phase::Connecting
             && let Ok(path) = peer.socket.path()
         {
-            self.evidence.network.ended(peer.syns_resent, &path);
+            self.evidence.network.ended(peer.syns_resent.into(), &path);
         }
-        let line = &mut self.lines[peer.line];
+        let line = &mut self.lines[peer.line as usize];
         if line.token == Some(token) {
             line.token = None;
         }
@@ -299,10 +296,11 @@ impl<S: Socket> Engine<S> {
         let Some(peer) = self.peers.get_mut(token) else {
             return;
         };
-        if peer.phase != Phase::Up || peer.left > 0 || peer.connection.unanswered() > 0 {
+        if peer.phase != Phase::Up || peer.left(&self.plan) > 0 || peer.connection.unanswered() > 0
+        {
             return;
         }
-        let line = peer.line;
+        let line = peer.line as usize;
         let ended = match churn.close {
             Close::Fin => {
                 self.up -= 1;

@@ -9,6 +9,7 @@ use crate::load::connection::Fault;
 use crate::load::engine::{Engine, Peer, Phase, Stage};
 use crate::load::pacer::{Dispatch, Free};
 use crate::load::plan::{Pace, TURN_BYTES, TURN_MESSAGES};
+use crate::load::random::{Dice, Purpose};
 use crate::load::results::{ErrorKind, Loss};
 use crate::load::world::{Socket, Timer, World};
 use crate::reactor::slots::{Slots, Token};
@@ -98,9 +99,9 @@ impl<S: Socket> Engine<S> {
         let Some(peer) = self.peers.get_mut(token) else {
             return;
         };
-        let size = self.plan.sizes.of(peer.sizes.at(peer.messages));
+        let dice = Dice::new(self.plan.seed, Purpose::Sizes, peer.number.into());
+        let size = self.plan.sizes.of(dice.at(peer.messages));
         peer.messages += 1;
-        peer.left -= 1;
         peer.connection.queue(size, due, sendable, now);
         self.books.scheduled(due);
         if self.outstanding == 0 {
@@ -204,10 +205,10 @@ impl<S: Socket> Engine<S> {
                     }
                 }
             }
-            self.lines[peer.line].failures = 0;
+            self.lines[peer.line as usize].failures = 0;
             if let Pace::Closed { think } = self.plan.pace
                 && !think.is_zero()
-                && peer.left > 0
+                && peer.left(&self.plan) > 0
             {
                 peer.thinking += 1;
                 world.set_timer(now + think, Timer::Think(token, now + think));
@@ -235,10 +236,10 @@ impl<S: Socket> Engine<S> {
         let Some(peer) = self.peers.get_mut(token) else {
             return;
         };
-        let line = &mut self.lines[peer.line];
+        let line = &mut self.lines[peer.line as usize];
         let taken = peer.connection.unanswered() as u64 + u64::from(peer.thinking);
         let free = u64::from(self.plan.depth).saturating_sub(taken);
-        let count = free.min(line.quota).min(peer.left);
+        let count = free.min(line.quota).min(peer.left(&self.plan));
         if count == 0 {
             return;
         }
@@ -262,8 +263,8 @@ impl<S: Socket> Engine<S> {
             return;
         };
         peer.thinking -= 1;
-        let line = &mut self.lines[peer.line];
-        if !running || peer.phase != Phase::Up || line.quota == 0 || peer.left == 0 {
+        let line = &mut self.lines[peer.line as usize];
+        if !running || peer.phase != Phase::Up || line.quota == 0 || peer.left(&self.plan) == 0 {
             return;
         }
         line.quota -= 1;
@@ -282,12 +283,12 @@ impl<S: Socket> Engine<S> {
         let can_take = peer.phase == Phase::Up
             && peer.connection.is_flushed()
             && peer.connection.unanswered() < self.plan.depth as usize
-            && peer.left > 0;
+            && peer.left(&self.plan) > 0;
         if can_take && !peer.offered {
             peer.offered = true;
             pacer.free(Free {
                 token,
-                line: peer.line,
+                line: peer.line as usize,
                 since,
             });
         }

@@ -42,7 +42,6 @@ use crate::load::plan::{
     CLOSE_PATIENCE, CONNECT_WINDOW, LOOK, PATIENCE, Plan, SCRATCH_BYTES, SPIN, Stop,
     TURN_CONNECTIONS,
 };
-use crate::load::random::Dice;
 use crate::load::results::{Course, ErrorKind, Loss};
 use crate::load::schedule::Part;
 use crate::load::world::{Socket, Timer, World};
@@ -115,30 +114,36 @@ struct Line {
     /// Messages it may still send in a closed loop.
     quota: u64,
     /// Attempts since a connection of this line was last up.
-    failures: u32,
+    failures: u16,
     has_been_up: bool,
 }
 
-/// One connection and its socket.
+/// One connection and its socket. It is kept small: there may be very many.
 #[derive(Debug)]
 struct Peer<S> {
     socket: S,
     connection: Connection,
-    line: usize,
+    line: u32,
     number: u32,
     phase: Phase,
     /// When this phase began.
     since: Instant,
     /// SYNs that were sent again.
-    syns_resent: u64,
-    sizes: Dice,
-    /// Messages queued so far, and how many more this connection may take.
+    syns_resent: u32,
+    /// Messages queued so far.
     messages: u64,
-    left: u64,
     /// Slots whose next message is not due yet.
     thinking: u32,
     /// The pacer knows that it is free.
     offered: bool,
+}
+
+impl<S> Peer<S> {
+    /// How many more messages this connection may take.
+    fn left(&self, plan: &Plan) -> u64 {
+        let most = plan.churn.map_or(u64::MAX, |churn| churn.messages);
+        most - self.messages
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -588,7 +593,10 @@ impl<S: Socket> Engine<S> {
         let now = world.now();
         self.stage = Stage::Closing;
         world.set_timer(now + CLOSE_PATIENCE, Timer::CloseEnd);
-        for token in self.peers.tokens() {
+        for line in 0..self.lines.len() {
+            let Some(token) = self.lines[line].token else {
+                continue;
+            };
             let Some(peer) = self.peers.get_mut(token) else {
                 continue;
             };
