@@ -38,14 +38,14 @@
 //! 4  load/results*   server/kernel   capture/flows*   capture/transcript*
 //! 3  load/plan*   load/connection*   load/preflight   send   server/patience*   capture/flow*
 //! 3  capture/live
-//! 2  reactor/mod   server/connection*   server/world*   server/watch*   socket   load/dial*
-//! 2  load/payload*   load/gauge   load/world*   capture/analysis*   capture/file
-//! 2  server/http*
+//! 2  reactor/mod   server/connection*   server/world*   server/watch*   server/http*   socket
+//! 2  load/dial*   load/payload*   load/gauge   load/world*   capture/analysis*   capture/file
 //! 1  reactor/alarm   reactor/signals   reactor/slots*   reactor/timers*   stream*
 //! 1  load/evidence*   load/schedule*   server/admission*   server/metrics*
 //! 0  server/limits*   server/stats*   server/listener*   server/seldom*   load/random*
 //! 0  load/sizes*   load/latency*   capture/segment*   capture/stream*   capture/text*   units*
-//! 0  process   logging   timestamps   server/vitals   server/activation   server/sandbox
+//! 0  load/row*   process   logging   timestamps   server/vitals   server/activation
+//! 0  server/sandbox
 //! ```
 //!
 //! # The boundaries

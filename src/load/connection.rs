@@ -13,11 +13,11 @@
 //! - `unanswered` holds the messages that end after `received`, oldest first; the kernel was
 //!   offered the first `offered` of them, and the first `complete` it has accepted in full.
 
-use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
 use crate::load::payload::{Difference, Payload, Source};
+use crate::load::row::Row;
 use crate::stream::{Hints, Readiness, Received, Stream};
 
 /// The state of one connection.
@@ -28,7 +28,7 @@ pub struct Connection {
     received: u64,
     sent: u64,
     queued: u64,
-    unanswered: VecDeque<Message>,
+    unanswered: Row<Message>,
     offered: u32,
     complete: u32,
 }
@@ -120,7 +120,7 @@ impl Connection {
             received: 0,
             sent: 0,
             queued: 0,
-            unanswered: VecDeque::new(),
+            unanswered: Row::default(),
             offered: 0,
             complete: 0,
         }
@@ -135,11 +135,6 @@ impl Connection {
     /// `sendable` since then.
     pub fn queue(&mut self, size: usize, due: Instant, sendable: Instant, now: Instant) {
         let blocked = !self.readiness.is_writable();
-        if self.unanswered.capacity() == 0 {
-            // Room for one is all that most of many connections ever need; the usual four would be
-            // most of the memory of a connection.
-            self.unanswered.reserve_exact(1);
-        }
         self.queued += size as u64;
         self.unanswered.push_back(Message {
             due,

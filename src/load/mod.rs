@@ -20,6 +20,7 @@ pub mod plan;
 pub mod preflight;
 pub mod random;
 pub mod results;
+pub mod row;
 pub mod schedule;
 pub mod sizes;
 pub mod summary;
