@@ -47,11 +47,11 @@ pub fn of_load(cores: Cores) -> anyhow::Result<f64> {
     for (resident, connections) in resident.iter_mut().zip(CONNECTIONS) {
         let mut server = Process::start_on(cores.server, &mut Server::Epoll.command()?)?;
         let address = server.address()?.to_string();
-        let connections = connections.to_string();
+        let count = connections.to_string();
         let mut command = Command::new(upcase());
         command
             .args(["load", "-q", &address, "--format", "json"])
-            .args(["--connections", &connections, "--messages", &connections]);
+            .args(["--connections", &count, "--messages", &count]);
         let mut load = Process::start_on(cores.client, &mut command)?;
         while load.is_running() {
             // One that ends meanwhile has no memory any more.
@@ -59,7 +59,7 @@ pub fn of_load(cores: Cores) -> anyhow::Result<f64> {
             thread::sleep(LOOK);
         }
         let report: serde_json::Value = serde_json::from_str(&load.hear()?)?;
-        if report["verified"].to_string() != connections {
+        if report["verified"] != connections {
             bail!(
                 "of {connections} messages {} were verified",
                 report["verified"]
