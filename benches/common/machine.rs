@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use nix::sys::utsname::uname;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, sysconf};
@@ -33,16 +33,12 @@ pub fn own_cpu() -> anyhow::Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)?.into())
 }
 
-/// So long these CPUs were neither idle nor in an interrupt: tasks ran on them, of whomever, or the
-/// host took them away.
-pub fn busy(cores: &[usize], elapsed: Duration, idle: Duration) -> Duration {
-    (elapsed * cores.len() as u32).saturating_sub(idle)
-}
-
-/// So long these CPUs have been idle or in interrupts since the machine started: see /proc/stat in
+/// So long these CPUs have done nothing for any process since the machine started: see /proc/stat in
 /// proc(5). It counts in ticks, of 10 ms as a rule.
+///
+/// Where the kernel measures interrupts (CONFIG_IRQ_TIME_ACCOUNTING; then there are hard ones in its
+/// count), they are no part of a process's time; elsewhere they are.
 pub fn idle(cores: &[usize]) -> anyhow::Result<Duration> {
-    const IDLE: [usize; 4] = [3, 4, 5, 6]; // idle, iowait, irq, softirq
     let text = fs::read_to_string("/proc/stat")?;
     let ticks_a_second = sysconf(SysconfVar::CLK_TCK)?.context("no CLK_TCK")? as f64;
     let mut ticks = 0;
@@ -51,7 +47,11 @@ pub fn idle(cores: &[usize]) -> anyhow::Result<Duration> {
         let line = text.lines().find_map(|line| line.strip_prefix(&name));
         let line = line.with_context(|| format!("no {name}in /proc/stat"))?;
         let fields: Vec<u64> = line.split(' ').filter_map(|it| it.parse().ok()).collect();
-        ticks += IDLE.iter().filter_map(|&at| fields.get(at)).sum::<u64>();
+        let &[_, _, _, idle, waiting, hard, soft, ..] = &fields[..] else {
+            bail!("{line:?} has too few numbers");
+        };
+        let interrupts = if hard > 0 { hard + soft } else { 0 };
+        ticks += idle + waiting + interrupts;
     }
     Ok(Duration::from_secs_f64(ticks as f64 / ticks_a_second))
 }

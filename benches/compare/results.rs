@@ -104,7 +104,11 @@ impl Results {
             false => "**not resolved**",
         };
         let slice = comparison.slice.as_millis();
-        self.add(&format!("\n{resolved}; slices of {slice} ms\n"));
+        let foreign = comparison.foreign().unwrap_or_default() * 100.0;
+        self.add(&format!(
+            "\n{resolved}; slices of {slice} ms; others used {foreign:.1} % of the two CPUs at the \
+             median\n"
+        ));
     }
 
     /// Writes the document.

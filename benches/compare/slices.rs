@@ -47,6 +47,8 @@ pub struct Slice {
 pub struct Series {
     pub name: String,
     slices: Vec<Option<Slice>>,
+    /// What others used of the CPUs in each.
+    foreign: Vec<f64>,
 }
 
 /// What came of a comparison. The first series is what the others are measured by.
@@ -83,13 +85,15 @@ pub fn compare(
                 comparison.series.push(Series {
                     name: name.clone(),
                     slices: Vec::new(),
+                    foreign: Vec::new(),
                 });
             }
             Err(why) => comparison.absent.push((name.clone(), format!("{why:#}"))),
         }
     }
-    // The first slice of each warms it up and tells how long the others must be.
+    // The first slice of each warms it up, and the second tells how long the others must be.
     for contender in &mut running {
+        contender.load(SLICE.as_millis() as u64, u64::MAX)?;
         let report = contender.load(SLICE.as_millis() as u64, u64::MAX)?;
         comparison.slice = comparison.slice.max(report.p50 * SLICE_ROUND_TRIPS);
     }
@@ -101,20 +105,23 @@ pub fn compare(
         }
         for place in 0..running.len() {
             let number = (cycle + place) % running.len();
-            let slice = slice(&mut running[number], comparison.slice, settings)?;
-            comparison.series[number].slices.push(slice);
+            let (slice, foreign) = slice(&mut running[number], comparison.slice, settings.cores)?;
+            let is_ours = foreign <= settings.foreign_most;
+            let series = &mut comparison.series[number];
+            series.slices.push(is_ours.then_some(slice));
+            series.foreign.push(foreign);
         }
     }
     Ok(comparison)
 }
 
-/// One slice of one contender; `None`: others used the CPUs meanwhile.
+/// One slice of one contender, and the part of the CPUs' time that others used meanwhile.
 fn slice(
     contender: &mut Contender,
     length: Duration,
-    settings: &Settings,
-) -> anyhow::Result<Option<Slice>> {
-    let cores = [settings.cores.server, settings.cores.client];
+    cores: Cores,
+) -> anyhow::Result<(Slice, f64)> {
+    let cores = [cores.server, cores.client];
     let ours = |contender: &Contender| -> anyhow::Result<Duration> {
         Ok(contender.server.cpu()? + contender.client.cpu()? + machine::own_cpu()?)
     };
@@ -126,8 +133,8 @@ fn slice(
     let idle = machine::idle(&cores)?.saturating_sub(idle);
     let cores_time = start.elapsed() * cores.len() as u32;
     let foreign = cores_time.saturating_sub(idle).saturating_sub(ours);
-    let is_ours = foreign.as_secs_f64() <= settings.foreign_most * cores_time.as_secs_f64();
-    Ok(is_ours.then_some(Slice { report, server_cpu }))
+    let foreign = foreign.as_secs_f64() / cores_time.as_secs_f64();
+    Ok((Slice { report, server_cpu }, foreign))
 }
 
 impl Comparison {
@@ -137,6 +144,12 @@ impl Comparison {
             let ratios = self.ratios(number);
             ratios.len() >= pairs && Median::of(ratios).is_some_and(|it| it.is_within(CLOSE))
         })
+    }
+
+    /// What others used of the CPUs in a slice, at the median.
+    pub fn foreign(&self) -> Option<f64> {
+        let all = self.series.iter().flat_map(|series| &series.foreign);
+        Some(Median::of(all.copied().collect())?.middle)
     }
 
     /// The CPU time a message as multiples of the first contender's in the same cycle.
