@@ -22,6 +22,8 @@ pub enum Server {
     Threads,
     Libuv,
     Go,
+    /// Another build of `upcase`, which the environment names as UPCASE_OTHER.
+    Other,
 }
 
 /// A client of the comparison.
@@ -81,13 +83,19 @@ impl Server {
             Server::Threads => "threads",
             Server::Libuv => "libuv",
             Server::Go => "Go",
+            Server::Other => "other upcase",
         }
     }
 
     /// How it is started; it is built first where it has to be. An error: it cannot be had here.
     pub fn command(self) -> anyhow::Result<Command> {
+        const SERVE: &[&str] = &["serve", "-q", "--listen", "127.0.0.1:0"];
         let (program, arguments): (PathBuf, &[&str]) = match self {
-            Server::Upcase => (upcase(), &["serve", "-q", "--listen", "127.0.0.1:0"]),
+            Server::Upcase => (upcase(), SERVE),
+            Server::Other => {
+                let other = std::env::var_os("UPCASE_OTHER").context("UPCASE_OTHER is not set")?;
+                (other.into(), SERVE)
+            }
             Server::Epoll => (std::env::current_exe()?, &["peer", "epoll"]),
             Server::Tokio => (std::env::current_exe()?, &["peer", "tokio"]),
             Server::Threads => (std::env::current_exe()?, &["peer", "threads"]),

@@ -4,6 +4,8 @@
 //! ```text
 //! cargo bench --bench compare                                   everything, into benches/RESULTS.md
 //! cargo bench --bench compare -- --case 1000x64x1 --cycles 30   one case, only told
+//! UPCASE_OTHER=old/upcase cargo bench --bench compare -- --part servers --server other,upcase
+//!                                                               one build beside another
 //! ```
 //!
 //! Peers and clients are processes of their own, most of them this program called with the name of
@@ -38,13 +40,13 @@ use crate::slices::{Settings, Side};
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Only these cases, such as 1000x64x1: connections, bytes, depth
-    #[arg(long)]
+    #[arg(long, value_delimiter = ',')]
     case: Vec<Case>,
     /// Only these servers; the first is what the others are measured by
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_delimiter = ',')]
     server: Vec<Server>,
     /// Only these parts
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_delimiter = ',')]
     part: Vec<PartName>,
     /// At least so many cycles
     #[arg(long, default_value_t = 30)]
