@@ -33,11 +33,11 @@ pub fn own_cpu() -> anyhow::Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)?.into())
 }
 
-/// So long these CPUs have done nothing for any process since the machine started: see /proc/stat in
-/// proc(5). It counts in ticks, of 10 ms as a rule.
+/// So long these CPUs have done nothing for any process since the machine started: see /proc/stat
+/// in proc(5). It counts in ticks, of 10 ms as a rule.
 ///
-/// Where the kernel measures interrupts (CONFIG_IRQ_TIME_ACCOUNTING; then there are hard ones in its
-/// count), they are no part of a process's time; elsewhere they are.
+/// Where the kernel measures interrupts (CONFIG_IRQ_TIME_ACCOUNTING; then there are hard ones in
+/// its count), they are no part of a process's time; elsewhere they are.
 pub fn idle(cores: &[usize]) -> anyhow::Result<Duration> {
     let text = fs::read_to_string("/proc/stat")?;
     let ticks_a_second = sysconf(SysconfVar::CLK_TCK)?.context("no CLK_TCK")? as f64;

@@ -1,5 +1,5 @@
-//! What is exact and repeatable: instructions and system calls a message, each the slope between two
-//! runs of different length, so that start and end cost nothing.
+//! What is exact and repeatable: instructions and system calls a message, each the slope between
+//! two runs of different length, so that start and end cost nothing.
 
 use std::fs;
 use std::path::Path;

@@ -12,8 +12,8 @@ use upcase::load::sizes::Sizes;
 use crate::case::Case;
 use crate::client::Report;
 
-/// Carries out what standard input says until it ends. Its connections are opened for every run, and
-/// that is no part of what it reports.
+/// Carries out what standard input says until it ends. Its connections are opened for every run,
+/// and that is no part of what it reports.
 pub fn run(target: SocketAddr, case: Case) -> anyhow::Result<()> {
     println!("ready");
     for line in io::stdin().lines() {

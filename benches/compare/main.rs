@@ -1,8 +1,8 @@
-//! `upcase serve` beside its peers, side by side and cycle by cycle, and `upcase load` beside a bare
-//! client; instructions, system calls and memory as well.
+//! `upcase serve` beside its peers, side by side and cycle by cycle, and `upcase load` beside a
+//! bare client; instructions, system calls and memory as well.
 //!
 //! ```text
-//! cargo bench --bench compare                                   everything, into benches/RESULTS.md
+//! cargo bench --bench compare                                   all, into benches/RESULTS.md
 //! cargo bench --bench compare -- --case 1000x64x1 --cycles 30   one case, only told
 //! UPCASE_OTHER=old/upcase cargo bench --bench compare -- --part servers --server other,upcase
 //!                                                               one build beside another

@@ -28,14 +28,14 @@ impl Results {
             "# Side by side\n\n\
              Written by `cargo bench --bench compare`, {}.\n\n\
              All servers run at a time, on core {}, each with a client of its own on core {} whose \
-             connections stay open; who is not in a slice sleeps. Slices of at least 200 ms and ten \
-             median round trips go round, in an order that rotates, for at least {cycles} cycles, and \
-             on until every ratio is known within ±{:.0} %, or for {} s, and then the table says so. \
-             A ratio is that of two slices of one cycle; in brackets is the 95 % interval of the \
-             median, by rank. A slice in which others used more than {:.0} % of the two cores does not \
-             count. CPU is the server's own, user and system, from its CPU clock. `upcase serve` has \
-             its defaults: all limits, counters and timeouts. Absolute figures mean little on a \
-             machine that is shared; ratios do.\n",
+             connections stay open; who is not in a slice sleeps. Slices of at least 200 ms and \
+             ten median round trips go round, in an order that rotates, for at least {cycles} \
+             cycles, and on until every ratio is known within ±{:.0} %, or for {} s, and then the \
+             table says so. A ratio is that of two slices of one cycle; in brackets is the 95 % \
+             interval of the median, by rank. A slice in which others used more than {:.0} % of \
+             the two cores does not count. CPU is the server's own, user and system, from its CPU \
+             clock. `upcase serve` has its defaults: all limits, counters and timeouts. Absolute \
+             figures mean little on a machine that is shared; ratios do.\n",
             machine::name(),
             cores.server,
             cores.client,

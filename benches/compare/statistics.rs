@@ -38,8 +38,8 @@ impl Median {
     }
 }
 
-/// The largest k such that the median lies between the k-th smallest and the k-th largest of `count`
-/// values, from 0, with 95 %: how many of them fall below it is binomial.
+/// The largest k such that the median lies between the k-th smallest and the k-th largest of
+/// `count` values, from 0, with 95 %: how many of them fall below it is binomial.
 fn rank(count: usize) -> Option<usize> {
     let mut chance = 0.5f64.powi(i32::try_from(count).ok()?);
     let mut below = 0.0;

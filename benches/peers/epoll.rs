@@ -1,5 +1,5 @@
-//! A minimal epoll loop with nothing else: no limits, no timeouts, no counters but of its own calls.
-//! The practical limit of epoll.
+//! A minimal epoll loop with nothing else: no limits, no timeouts, no counters but of its own
+//! calls. The practical limit of epoll.
 //!
 //! Edge-triggered, every socket registered once, no read to EAGAIN after a short read, one shared
 //! buffer, converted in place; only what the kernel does not take at once is copied.

@@ -1,6 +1,6 @@
-//! The peers of the comparison: the same upper-case echo, each as a competent user of its technology
-//! would write it. Those in Rust run in a process of their own, which is the benchmark's binary
-//! called with their name; the others lie here as source and are compiled when they can be.
+//! The peers of the comparison: the same upper-case echo, each as a competent user of its
+//! technology would write it. Those in Rust run in a process of their own, which is the benchmark's
+//! binary called with their name; the others lie here as source and are compiled when they can be.
 
 pub mod epoll;
 pub mod threads;
@@ -16,8 +16,8 @@ use socket2::{Domain, Socket, Type};
 /// As many clients may wait as with `upcase serve`.
 const BACKLOG: i32 = 4096;
 
-/// A listener on any free port of the loopback, which has told where it is. What it accepts inherits
-/// TCP_NODELAY.
+/// A listener on any free port of the loopback, which has told where it is. What it accepts
+/// inherits TCP_NODELAY.
 fn listener() -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_reuse_address(true)?;

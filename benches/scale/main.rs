@@ -7,8 +7,8 @@
 //! cargo bench --bench scale -- --on-paper 1000000        what another number needs, and no run
 //! ```
 //!
-//! Every connection sends a message when those of its process are up, and the next one a while after
-//! its reply: so it is held, idle, until all are up and have answered once more.
+//! Every connection sends a message when those of its process are up, and the next one a while
+//! after its reply: so it is held, idle, until all are up and have answered once more.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -88,8 +88,8 @@ fn explain(division: &Division, descriptors: u64) {
     println!(
         "\n{connections} connections, with {descriptors} descriptors a process (hard limit): \
          {servers} servers and {loads} load generators. With `* hard nofile 1100000` in \
-         /etc/security/limits.conf and `sysctl -w fs.nr_open=1100000`, a machine for the server and \
-         one for the load need one process each:\n"
+         /etc/security/limits.conf and `sysctl -w fs.nr_open=1100000`, a machine for the server \
+         and one for the load need one process each:\n"
     );
     println!("  upcase serve --listen 0.0.0.0:12000");
     println!(
@@ -234,8 +234,8 @@ impl Run {
         }
     }
 
-    /// Ends everything in order; tells how many messages were verified. Each connection has verified
-    /// one at least if none failed and no message is without its reply.
+    /// Ends everything in order; tells how many messages were verified. Each connection has
+    /// verified one at least if none failed and no message is without its reply.
     fn stop(&mut self) -> anyhow::Result<u64> {
         let left = self.end.saturating_duration_since(Instant::now());
         let patience = left.max(Duration::from_secs(10));
@@ -290,8 +290,8 @@ impl Run {
             up.as_secs_f64()
         );
         println!(
-            "memory a connection, both ends: kernel {kernel:.0} bytes ({slab:.0} in slabs, {buffers:.0} \
-             in TCP buffers), server {server:.0}, load generator {load:.0}"
+            "memory a connection, both ends: kernel {kernel:.0} bytes ({slab:.0} in slabs, \
+             {buffers:.0} in TCP buffers), server {server:.0}, load generator {load:.0}"
         );
         println!(
             "echo of all while all were held, each {} s after its first: {:.1} s from the first to \

@@ -1,6 +1,6 @@
-//! A network of its own: a namespace with nothing but its loopback, whose sysctls may be set without
-//! touching the machine's. It is taken down when it is dropped, and what a killed benchmark left
-//! behind is taken down by the next one.
+//! A network of its own: a namespace with nothing but its loopback, whose sysctls may be set
+//! without touching the machine's. It is taken down when it is dropped, and what a killed benchmark
+//! left behind is taken down by the next one.
 
 use std::fs;
 use std::path::Path;

@@ -9,6 +9,10 @@ use std::collections::VecDeque;
 #[derive(Debug)]
 pub struct Row<T> {
     first: Option<T>,
+    #[expect(
+        clippy::box_collection,
+        reason = "8 bytes where there are no others, not 32"
+    )]
     others: Option<Box<VecDeque<T>>>,
 }
 
