@@ -119,9 +119,9 @@ pub(super) struct LimitArgs {
     #[arg(long, value_name = "N",
           value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000_000))]
     pub(super) max_connections: Option<usize>,
-    /// Clients of one IPv4 address or IPv6 /64; who comes beyond is reset; each shard takes its
-    /// share, rounded up, of an address whose connections the kernel spreads by chance [default: no limit, since
-    /// one machine that loads the server is the normal client]
+    /// Clients of one IPv4 address or IPv6 /64; who comes beyond is reset. Each shard counts its
+    /// share, rounded up; the kernel spreads the connections over them by chance [default: no
+    /// limit, since one machine that loads the server is the normal client]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) max_connections_per_ip: Option<u32>,
 }
@@ -160,8 +160,8 @@ pub(super) struct FairnessArgs {
     #[arg(long, value_name = "N", default_value_t = 256,
           value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
     pub(super) turn_accepts: usize,
-    /// Bytes that one connection may have echoed in a turn of the loop before the others get theirs,
-    /// rounded up to whole reads of 64 KiB
+    /// Bytes that one connection may have echoed in a turn of the loop before the others get
+    /// theirs, rounded up to whole reads of 64 KiB
     #[arg(long, value_name = "BYTES", value_parser = buffer_size, default_value = "64KiB")]
     pub(super) turn_bytes: usize,
 }

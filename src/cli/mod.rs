@@ -216,9 +216,9 @@ fn server_config(mut args: ServeArgs, descriptors: u64) -> anyhow::Result<server
     })
 }
 
-/// TCP_USER_TIMEOUT ends what the stall timeout does not see: connections that are closed, and whose
-/// last replies nobody takes. It must not come first, since it resets a slow reader whose window
-/// stays shut for so long; and it puts an end to the questions of the keepalive as well.
+/// TCP_USER_TIMEOUT ends what the stall timeout does not see: connections that are closed, and
+/// whose last replies nobody takes. It must not come first, since it resets a slow reader whose
+/// window stays shut for so long; and it puts an end to the questions of the keepalive as well.
 fn user_timeout(patience: &PatienceArgs) -> Option<Duration> {
     const STALL_TIMEOUTS: u32 = 4;
     let stall = patience.stall_timeout.0?.saturating_mul(STALL_TIMEOUTS);

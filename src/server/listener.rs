@@ -158,7 +158,7 @@ impl Severity {
                 | libc::ETIMEDOUT,
             ) => Severity::ThatClient,
             Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EFAULT) => Severity::Fatal,
-            // Descriptors, memory, or a security module that forbids it for now: the client stays in
+            // Descriptors, memory, a security module that forbids it for now: the client stays in
             // the queue.
             _ => Severity::Resources,
         }

@@ -3,8 +3,8 @@
 //! A wheel: the length is cut into ticks, and each tick has a list. Deadlines are rounded up to the
 //! next tick, so that the wheel rings at most so often in its length, however many stand in it.
 //! Nothing is taken back: a connection that is gone, or has moved on, is passed over when its turn
-//! comes. So a deadline costs a connection nothing while it works. Those that are gone are swept out
-//! when they are more than those that are there.
+//! comes. So a deadline costs a connection nothing while it works. Those that are gone are swept
+//! out when they are more than those that are there.
 //!
 //! Invariants: no deadline comes early. At most one timer of the reactor is set for a wheel, and
 //! one is set whenever somebody stands in it.
