@@ -53,6 +53,7 @@ impl Copy {
         let mut command = Command::new("patch");
         command.args([
             "--strip=1",
+            "--fuzz=0",
             "--forward",
             "--silent",
             "--no-backup-if-mismatch",
