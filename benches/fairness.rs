@@ -36,16 +36,17 @@ fn main() {
             rates[budget].push(stream(server));
         }
     }
-    println!("ping p50 without streams: {:.0} us", Median::of(&quiet));
+    let median = |values: &[f64]| Median::of(values).expect("enough pairs");
+    println!("ping p50 without streams: {:.0} us", median(&quiet));
     for (budget, size) in BUDGETS.iter().enumerate() {
         let to_largest = rates[budget].iter().zip(&rates[BUDGETS.len() - 1]);
         let to_largest: Vec<f64> = to_largest.map(|(rate, largest)| rate / largest).collect();
         println!(
             "{size:>6}: ping p50 with streams to without {:.2}; streams alone {:.0} MB/s, {:.3} of \
              the largest budget's",
-            Median::of(&ratios[budget]),
-            Median::of(&rates[budget]),
-            Median::of(&to_largest)
+            median(&ratios[budget]),
+            median(&rates[budget]),
+            median(&to_largest)
         );
     }
 }

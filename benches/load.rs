@@ -5,10 +5,15 @@
 //! since the machine's speed drifts, and drifts for both. Instructions a message are counted under
 //! callgrind as a slope between two runs of different length, so that the start costs nothing.
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+mod common;
+#[path = "../tests/common/ratio.rs"]
+mod ratio;
 
+use std::net::SocketAddr;
+use std::process::Command;
+
+use common::process::{Process, is_installed};
+use ratio::Median;
 use upcase::load;
 use upcase::load::plan::{Plan, Stop};
 use upcase::load::summary::Summary;
@@ -16,9 +21,8 @@ use upcase::load::summary::Summary;
 const CONNECTIONS: u32 = 1000;
 const MESSAGES: u64 = 200_000;
 
-/// Pairs of runs; of so many sorted ratios, the fifth from either end bound the median with 95 %.
+/// Pairs of runs.
 const PAIRS: usize = 17;
-const BOUND: usize = 4;
 
 /// Messages of the two runs under callgrind, over few connections.
 const COUNTED: [u64; 2] = [10_000, 40_000];
@@ -34,15 +38,13 @@ fn main() {
         run(target, COUNTED_CONNECTIONS, messages, verify == "true");
         return;
     }
-    let server = Server::start();
-    compare(server.address);
-    if Command::new("valgrind")
-        .arg("--version")
-        .stdout(Stdio::null())
-        .status()
-        .is_ok()
-    {
-        count(server.address);
+    let mut serve = Command::new(env!("CARGO_BIN_EXE_upcase"));
+    serve.args(["serve", "-q", "--listen", "127.0.0.1:0"]);
+    let mut server = Process::start(&mut serve).expect("the server starts");
+    let address = server.address().expect("an address");
+    compare(address);
+    if is_installed("valgrind") {
+        count(address);
     } else {
         println!("no valgrind to count instructions with");
     }
@@ -67,22 +69,19 @@ fn compare(target: SocketAddr) {
         ratios.push(cost(true) / cost(false));
     }
     println!(
-        "{CONNECTIONS} connections, 64 bytes, closed loop, every reply verified: {} messages/s, \
-         {} µs of CPU a message",
-        median(&mut rates, 0),
-        median(&mut costs, 2)
+        "{CONNECTIONS} connections, 64 bytes, closed loop, every reply verified: {:.0} messages/s, \
+         {:.2} µs of CPU a message",
+        median(&rates),
+        median(&costs)
     );
     println!(
-        "CPU a message with verification to that without: {} of {PAIRS} pairs",
-        median(&mut ratios, 3)
+        "CPU a message with verification to that without: {:.3} of {PAIRS} pairs",
+        median(&ratios)
     );
 }
 
-/// The median and its 95 % interval by rank.
-fn median(values: &mut [f64], digits: usize) -> String {
-    values.sort_by(f64::total_cmp);
-    let (low, middle, high) = (values[BOUND], values[PAIRS / 2], values[PAIRS - 1 - BOUND]);
-    format!("{middle:.digits$} [{low:.digits$}, {high:.digits$}]")
+fn median(values: &[f64]) -> Median {
+    Median::of(values).expect("enough pairs")
 }
 
 fn cpu_a_message(summary: &Summary) -> f64 {
@@ -129,33 +128,4 @@ fn run(target: SocketAddr, connections: u32, messages: u64, verify: bool) -> Sum
     let summary = load::run(plan, |_| {}).expect("the run comes about");
     assert_eq!(summary.results.counts.verified, messages);
     summary
-}
-
-/// `upcase serve` on a free port, stopped with this program.
-struct Server {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Server {
-    fn start() -> Server {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_upcase"))
-            .args(["serve", "-q", "--listen", "127.0.0.1:0"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the server starts");
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("a pipe");
-        BufReader::new(stdout).read_line(&mut line).expect("a line");
-        let address = line.trim().trim_start_matches("listening on ");
-        let address = address.parse().expect("an address");
-        Server { child, address }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

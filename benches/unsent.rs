@@ -31,11 +31,14 @@ fn main() {
             rounds.push(figures);
         }
         let plain: Vec<f64> = rounds.iter().map(|figures| figures[0].0 / 1e6).collect();
-        println!("{name}: {:.0} MB/s without it", Median::of(&plain));
+        println!(
+            "{name}: {:.0} MB/s without it",
+            Median::of(&plain).expect("enough rounds")
+        );
         for (value, size) in VALUES.iter().enumerate().skip(1) {
             let ratio = |part: fn(&(f64, f64)) -> f64| {
                 let ratios = rounds.iter().map(|it| part(&it[value]) / part(&it[0]));
-                Median::of(&ratios.collect::<Vec<_>>())
+                Median::of(&ratios.collect::<Vec<_>>()).expect("enough rounds")
             };
             println!(
                 "  {size:>7}: throughput {:.3}, server's CPU a byte {:.3}",

@@ -21,9 +21,10 @@ mod generator;
 mod memory;
 #[path = "../peers/mod.rs"]
 mod peers;
+#[path = "../../tests/common/ratio.rs"]
+mod ratio;
 mod results;
 mod slices;
-mod statistics;
 
 use std::time::Duration;
 

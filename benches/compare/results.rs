@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::machine;
+use crate::ratio::Median;
 use crate::slices::{CLOSE, Comparison, Settings, Side, Slice};
-use crate::statistics::Median;
 
 /// The document so far.
 #[derive(Debug, Default)]
@@ -127,7 +127,7 @@ fn cells(comparison: &Comparison, number: usize) -> Vec<String> {
     };
     vec![
         series.name.clone(),
-        interval(Median::of(comparison.ratios(number)), 3),
+        interval(Median::of(&comparison.ratios(number)), 3),
         interval(series.median(|slice| slice.cost(side)), 2),
         middle(series.median(Slice::rate), 0),
         middle(series.median(Slice::p50), 1),
@@ -138,12 +138,7 @@ fn cells(comparison: &Comparison, number: usize) -> Vec<String> {
 
 /// A median with its interval.
 fn interval(median: Option<Median>, digits: usize) -> String {
-    match median {
-        Some(Median { low, middle, high }) => {
-            format!("{middle:.digits$} [{low:.digits$}, {high:.digits$}]")
-        }
-        None => "-".to_string(),
-    }
+    median.map_or("-".to_string(), |median| format!("{median:.digits$}"))
 }
 
 /// A bar for the ratio of each contender, its interval at the end.
@@ -156,7 +151,7 @@ fn bars(comparison: &Comparison) -> String {
     };
     let mut text = format!("CPU of the {what}: █ up to the interval of the ratio, ▒ in it\n");
     for (number, series) in comparison.series.iter().enumerate() {
-        let Some(median) = Median::of(comparison.ratios(number)) else {
+        let Some(median) = Median::of(&comparison.ratios(number)) else {
             continue;
         };
         let length = |ratio: f64| ((ratio * WIDTH_OF_ONE).round() as usize).min(LONGEST);

@@ -7,7 +7,7 @@ use crate::case::Case;
 use crate::client::Report;
 use crate::common::machine;
 use crate::contender::{Client, Contender, Cores, Server};
-use crate::statistics::Median;
+use crate::ratio::Median;
 
 /// The least length of a slice, and how many median round trips it must hold.
 const SLICE: Duration = Duration::from_millis(200);
@@ -142,14 +142,14 @@ impl Comparison {
     pub fn is_resolved(&self, pairs: usize) -> bool {
         (1..self.series.len()).all(|number| {
             let ratios = self.ratios(number);
-            ratios.len() >= pairs && Median::of(ratios).is_some_and(|it| it.is_within(CLOSE))
+            ratios.len() >= pairs && Median::of(&ratios).is_some_and(|it| it.is_within(CLOSE))
         })
     }
 
     /// What others used of the CPUs in a slice, at the median.
     pub fn foreign(&self) -> Option<f64> {
         let all = self.series.iter().flat_map(|series| &series.foreign);
-        Some(Median::of(all.copied().collect())?.middle)
+        Some(Median::of(&all.copied().collect::<Vec<_>>())?.middle)
     }
 
     /// The CPU time a message as multiples of the first contender's in the same cycle.
@@ -177,7 +177,8 @@ impl Series {
 
     /// The median over the slices that count.
     pub fn median(&self, figure: impl Fn(&Slice) -> f64) -> Option<Median> {
-        Median::of(self.slices.iter().flatten().map(figure).collect())
+        let figures: Vec<f64> = self.slices.iter().flatten().map(figure).collect();
+        Median::of(&figures)
     }
 }
 

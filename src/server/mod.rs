@@ -225,17 +225,8 @@ impl Shard {
         let mut world = Kernel::new().context("cannot set up the event loop")?;
         for (index, address) in addresses.iter_mut().enumerate() {
             let asked = *address;
-            let listen = || -> io::Result<SocketAddr> {
-                let ((listener, regrants), owner) = config.open(number, index, asked)?;
-                for regrant in regrants.iter().filter(|_| number == 0) {
-                    warn!("{regrant}");
-                }
-                let real = listener.local_addr()?;
-                let token = Engine::<TcpStream>::listener_token(index);
-                world.add_listener(listener, owner, token)?;
-                Ok(real)
-            };
-            *address = { listen }().with_context(|| format!("cannot listen on {asked}"))?;
+            let real = listen(&mut world, config, number, index, asked);
+            *address = real.with_context(|| format!("cannot listen on {asked}"))?;
         }
         let label = match config.shards {
             1 => String::new(),
@@ -326,6 +317,24 @@ impl Shard {
             Event::Inquiry => board.inquire(),
         }
     }
+}
+
+/// Adds this listener to the world of this shard, and tells its real address.
+fn listen(
+    world: &mut Kernel,
+    config: &Config,
+    shard: usize,
+    index: usize,
+    address: SocketAddr,
+) -> io::Result<SocketAddr> {
+    let ((listener, regrants), owner) = config.open(shard, index, address)?;
+    for regrant in regrants.iter().filter(|_| shard == 0) {
+        warn!("{regrant}");
+    }
+    let real = listener.local_addr()?;
+    let token = Engine::<TcpStream>::listener_token(index);
+    world.add_listener(listener, owner, token)?;
+    Ok(real)
 }
 
 /// A shard that breaks off leaves the board all the same.
