@@ -32,7 +32,7 @@
 //! 8  load/summary*   cli/values   capture/mod
 //! 7  load/engine/messages*   load/engine/connections*   load/own   capture/teller*
 //! 6  load/engine/mod*   server/mod   server/monitor   server/engine/accepting*
-//! 6  server/engine/waiting*   capture/document*
+//! 6  server/engine/serving*   server/engine/waiting*   capture/document*
 //! 5  load/pacer*   load/kernel   load/books*   load/assertion*   server/board
 //! 5  server/engine/mod*
 //! 4  load/results*   server/kernel   capture/flows*   capture/transcript*

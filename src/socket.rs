@@ -3,7 +3,7 @@
 //!
 //! Accepted sockets inherit the options of their listener, so a new client costs no call here.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use std::{fmt, fs};
 use mio::net::{TcpListener, TcpStream};
 use nix::libc;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use rustix::net::{self, RecvFlags, SendFlags};
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::stream::Stream;
@@ -303,12 +304,15 @@ pub fn resolve(target: &str) -> io::Result<Vec<SocketAddr>> {
 }
 
 impl Stream for TcpStream {
+    #[inline(always)]
     fn recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.read(buffer)
+        let (count, _) = net::recv(self, buffer, RecvFlags::empty())?;
+        Ok(count)
     }
 
+    #[inline(always)]
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write(bytes)
+        Ok(net::send(self, bytes, SendFlags::NOSIGNAL)?)
     }
 
     fn shutdown_write(&mut self) -> io::Result<()> {

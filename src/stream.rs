@@ -75,6 +75,7 @@ impl Readiness {
     }
 
     /// Takes note of an event. Nothing is forgotten: a flag is cleared by results only.
+    #[inline]
     pub fn note(&mut self, hints: Hints) {
         self.readable |= hints.readable;
         self.writable |= hints.writable;
@@ -87,12 +88,19 @@ impl Readiness {
         self.peer_ended
     }
 
+    /// Whether a read may find something.
+    #[inline]
+    pub fn is_readable(&self) -> bool {
+        self.readable
+    }
+
     /// Whether a write may be accepted, so that it is worth while to prepare bytes for it.
     pub fn is_writable(&self) -> bool {
         self.writable
     }
 
     /// Reads once, if there may be something to read.
+    #[inline(always)]
     pub fn recv(&mut self, stream: &mut impl Stream, buffer: &mut [u8]) -> io::Result<Received> {
         if !self.readable {
             return Ok(Received::Blocked);
@@ -111,6 +119,7 @@ impl Readiness {
     }
 
     /// Writes once, if there may be room. Fewer bytes than given: an event will say when to go on.
+    #[inline(always)]
     pub fn send(&mut self, stream: &mut impl Stream, bytes: &[u8]) -> io::Result<usize> {
         if !self.writable || bytes.is_empty() {
             return Ok(0);
@@ -122,6 +131,7 @@ impl Readiness {
 }
 
 /// Makes a call until it is not interrupted; `None` when it would block.
+#[inline(always)]
 fn unless_blocked(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usize>> {
     loop {
         match call() {

@@ -76,6 +76,8 @@ pub struct Reactor<K> {
     events: mio::Events,
     ready: Vec<(Token, Hints)>,
     next_ready: usize,
+    /// Something may have happened that is no readiness of a source.
+    has_own: bool,
     timers: Timers<K>,
     due: Option<Due>,
     alarm: Alarm,
@@ -105,6 +107,7 @@ impl<K> Reactor<K> {
             events: mio::Events::with_capacity(EVENTS_PER_TURN),
             ready: Vec::with_capacity(EVENTS_PER_TURN),
             next_ready: 0,
+            has_own: false,
             timers: Timers::default(),
             due: None,
             alarm,
@@ -195,22 +198,21 @@ impl<K> Reactor<K> {
     }
 
     /// The next thing that happened in this turn; `None` when all was told.
+    #[inline]
     pub fn next_event(&mut self) -> Option<Event<K>> {
-        if let Some(request) = self.next_request() {
-            return Some(request);
-        }
-        if let Some(due) = self.due {
-            match self.timers.pop(due) {
-                Some(key) => return Some(Event::Timer(key)),
-                None => self.due = None,
-            }
+        if self.has_own
+            && let Some(event) = self.next_own()
+        {
+            return Some(event);
         }
         let &(token, hints) = self.ready.get(self.next_ready)?;
         self.next_ready += 1;
         Some(Event::Io(token, hints))
     }
 
-    fn next_request(&mut self) -> Option<Event<K>> {
+    /// The next thing that is no readiness of a source.
+    #[cold]
+    fn next_own(&mut self) -> Option<Event<K>> {
         let requests = [
             (&mut self.asked.signals, Event::Stop),
             (&mut self.asked.drains, Event::Drain),
@@ -223,6 +225,13 @@ impl<K> Reactor<K> {
                 return Some(request);
             }
         }
+        if let Some(due) = self.due {
+            if let Some(key) = self.timers.pop(due) {
+                return Some(Event::Timer(key));
+            }
+            self.due = None;
+        }
+        self.has_own = false;
         None
     }
 
@@ -231,7 +240,13 @@ impl<K> Reactor<K> {
         self.ready.clear();
         self.next_ready = 0;
         for event in self.events.iter() {
-            match Token::from_bits(event.token().0 as u64) {
+            let token = Token::from_bits(event.token().0 as u64);
+            if !token.is_fixed() {
+                self.ready.push((token, hints(event)));
+                continue;
+            }
+            self.has_own = true;
+            match token {
                 ALARM => {
                     self.alarm.rang();
                     self.due = Some(self.timers.due(Instant::now()));

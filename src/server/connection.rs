@@ -68,6 +68,15 @@ pub enum Progress {
     Closed(CloseReason),
 }
 
+/// How the first half of a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    /// So many bytes were read; they are to be answered before anything else happens to it.
+    Read(usize),
+    /// The turn is over.
+    Whole(Progress),
+}
+
 impl Default for Connection {
     fn default() -> Self {
         Connection::new()
@@ -87,6 +96,54 @@ impl Connection {
     /// Takes note of an event.
     pub fn note(&mut self, hints: Hints) {
         self.readiness.note(hints);
+    }
+
+    /// Begins a turn: reads once into `buffer`, of which [`Connection::answer`] is to be given what
+    /// was read. When there is, or may be, more to do than that, it does all of it, as
+    /// [`Connection::serve`].
+    #[inline(always)]
+    pub fn begin(
+        &mut self,
+        stream: &mut impl Stream,
+        buffer: &mut [u8],
+        budget: usize,
+        traffic: &mut Traffic,
+    ) -> Half {
+        if self.phase != Phase::Open || self.pending.is_some() {
+            return Half::Whole(self.serve(stream, buffer, budget, traffic));
+        }
+        let (count, progress) = match self.receive(stream, buffer, traffic) {
+            Ok(Received::Bytes(count)) if count < budget && !self.readiness.is_readable() => {
+                return Half::Read(count);
+            }
+            Ok(Received::Bytes(count)) => {
+                (count, self.answer(stream, &mut buffer[..count], traffic))
+            }
+            Ok(Received::End) => {
+                self.phase = Phase::ClientEnded;
+                (0, Progress::Waiting)
+            }
+            Ok(Received::Blocked) => return Half::Whole(Progress::Waiting),
+            Err(error) => (0, Progress::Closed(CloseReason::of_error(&error))),
+        };
+        Half::Whole(match progress {
+            Progress::Waiting => self.serve(stream, buffer, budget - count.min(budget), traffic),
+            over => over,
+        })
+    }
+
+    /// The second half: converts what was read, and sends it.
+    #[inline(always)]
+    pub fn answer(
+        &mut self,
+        stream: &mut impl Stream,
+        bytes: &mut [u8],
+        traffic: &mut Traffic,
+    ) -> Progress {
+        match self.reply(stream, bytes, traffic) {
+            Ok(()) => Progress::Waiting,
+            Err(error) => Progress::Closed(CloseReason::of_error(&error)),
+        }
     }
 
     /// Does what can be done now without blocking, for at most `budget` bytes received (rounded up
@@ -184,7 +241,7 @@ impl Connection {
             match self.phase {
                 Phase::Open => match self.receive(stream, scratch, traffic)? {
                     Received::Bytes(count) => {
-                        self.answer(stream, &mut scratch[..count], traffic)?;
+                        self.reply(stream, &mut scratch[..count], traffic)?;
                     }
                     Received::End => self.phase = Phase::ClientEnded,
                     Received::Blocked => return Ok(Progress::Waiting),
@@ -239,7 +296,7 @@ impl Connection {
             Received::Blocked => return Ok(true),
             Received::Bytes(count) => {
                 self.phase = Phase::Open;
-                self.answer(stream, &mut scratch[..count], traffic)?;
+                self.reply(stream, &mut scratch[..count], traffic)?;
             }
             Received::End => self.phase = Phase::ClientEnded,
         }
@@ -273,6 +330,7 @@ impl Connection {
         Ok(done)
     }
 
+    #[inline(always)]
     fn receive(
         &mut self,
         stream: &mut impl Stream,
@@ -287,7 +345,8 @@ impl Connection {
     }
 
     /// Converts and sends at once; only what the kernel does not take is copied.
-    fn answer(
+    #[inline(always)]
+    fn reply(
         &mut self,
         stream: &mut impl Stream,
         bytes: &mut [u8],

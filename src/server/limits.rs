@@ -38,6 +38,9 @@ pub struct Limits {
     /// a seventh of their speed, a quarter with four reads, two thirds with sixteen; and the fast
     /// ones lose nothing by it.
     pub turn_bytes: usize,
+    /// Clients that may be read from before they are answered, see `engine::serving`. With four
+    /// each message costs a tenth more, and the sixteenth waits for fifteen short reads: 10 µs.
+    pub group_clients: usize,
     /// Bytes that all connections together may have echoed in a turn for its events, and as many
     /// again for those who wait from earlier turns: so long do signals, timers and new clients wait
     /// at most. A budget that is begun is served to its end.
@@ -73,6 +76,7 @@ impl Default for Limits {
             min_rate: 512,
             read_bytes: READ_BYTES,
             turn_bytes: READ_BYTES,
+            group_clients: 16,
             whole_turn_bytes: 4 << 20,
             turn_accepts: 256,
             accept_pause: (Duration::from_millis(10), Duration::from_millis(80)),

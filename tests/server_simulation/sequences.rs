@@ -51,6 +51,7 @@ const LIMITS: Limits = Limits {
     min_rate: 0,
     read_bytes: 2,
     turn_bytes: 2,
+    group_clients: 2,
     whole_turn_bytes: 3,
     turn_accepts: 2,
     accept_pause: (Duration::from_millis(1), Duration::from_millis(4)),

@@ -159,6 +159,7 @@ pub fn draw_limits(chance: &mut Chance) -> Limits {
         min_rate: chance.pick(&[0, 100, 512, 5000]),
         read_bytes,
         turn_bytes,
+        group_clients: chance.pick(&[1, 2, 3, 16]),
         whole_turn_bytes: chance.pick(&[1, 100, 1000, u64::MAX, u64::MAX]),
         turn_accepts: chance.pick(&[1, 2, 5, 50]),
         accept_pause: (ms(chance, &[1, 10]), ms(chance, &[10, 50])),

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   begin      the time is read
-//!   events     a client that is ready is served; a listener takes note; timers
+//!   events     clients that are ready are served, in groups; a listener takes note; timers
 //!   unfinished the clients that wait in the queue since an earlier turn, each once
 //!   accept     new clients, at most so many
 //! ```
@@ -28,6 +28,7 @@
 //! Invariant: accepted = clients in the table + closed, by reason.
 
 mod accepting;
+mod serving;
 mod waiting;
 
 use std::io;
@@ -39,7 +40,7 @@ use log::{debug, info};
 use crate::reactor::Wait;
 use crate::reactor::slots::{Slots, Token};
 use crate::server::admission::Admission;
-use crate::server::connection::{Connection, Progress};
+use crate::server::connection::Connection;
 use crate::server::limits::Limits;
 use crate::server::listener::Listener;
 use crate::server::patience::Patience;
@@ -61,8 +62,12 @@ pub struct Engine<S> {
     clients: Slots<Client<S>>,
     admission: Admission,
     patience: Patience,
-    /// The one buffer that every read goes into.
+    /// The one buffer that every read goes into: with room for one, behind those of a group.
     scratch: Box<[u8]>,
+    /// Clients that were read from in this turn, in the order of their bytes in that buffer.
+    unanswered: Vec<Unanswered>,
+    /// Where their bytes end.
+    read_end: usize,
     totals: Totals,
     /// When this turn began.
     now: Instant,
@@ -98,8 +103,18 @@ struct Warnings {
 struct Client<S> {
     socket: S,
     connection: Connection,
+    /// It was read from and is still to be answered, see [`serving`].
+    is_unanswered: bool,
     /// Its output is looked at, see [`Patience`].
     is_watched: bool,
+}
+
+/// A client between the halves of its turn.
+#[derive(Clone, Copy, Debug)]
+struct Unanswered {
+    token: Token,
+    /// Where its bytes end in the buffer; they begin where those of the one before end.
+    end: usize,
 }
 
 impl<S: Socket> Engine<S> {
@@ -114,7 +129,9 @@ impl<S: Socket> Engine<S> {
             clients: Slots::default(),
             admission: Admission::new(limits.max_connections, limits.max_connections_per_ip),
             patience: Patience::new(&limits, now),
-            scratch: vec![0; limits.read_bytes].into_boxed_slice(),
+            scratch: vec![0; 2 * limits.read_bytes].into_boxed_slice(),
+            unanswered: Vec::with_capacity(limits.group_clients),
+            read_end: 0,
             limits,
             totals: Totals::default(),
             now,
@@ -175,22 +192,19 @@ impl<S: Socket> Engine<S> {
     }
 
     /// A source may be ready.
+    #[inline(always)]
     pub fn on_io(&mut self, world: &mut impl World<Socket = S>, token: Token, hints: Hints) {
         self.events += 1;
-        if let Some(client) = self.clients.get_mut(token) {
-            client.connection.note(hints);
-            self.serve_once(world, token);
-        } else if token.is_fixed() {
-            if let Some(Some(listener)) = self.listeners.get_mut(token.index()) {
-                listener.note();
-            }
-        } else {
-            self.totals.stale_events += 1;
+        if !token.is_fixed() {
+            self.on_client(world, token, hints);
+        } else if let Some(Some(listener)) = self.listeners.get_mut(token.index()) {
+            listener.note();
         }
     }
 
     /// A timer is due.
     pub fn on_timer(&mut self, world: &mut impl World<Socket = S>, timer: Timer) {
+        self.answer_all(world);
         match timer {
             Timer::RetryAccept => {
                 self.retry_is_set = false;
@@ -208,6 +222,7 @@ impl<S: Socket> Engine<S> {
 
     /// A request to stop. The second one ends everything now.
     pub fn on_stop(&mut self, world: &mut impl World<Socket = S>) {
+        self.answer_all(world);
         let (label, clients) = (&self.label, self.clients.len());
         if self.stopping.is_some() {
             if clients > 0 {
@@ -228,27 +243,13 @@ impl<S: Socket> Engine<S> {
     /// The events of this turn were all told: those who waited get their turn, and new clients are
     /// accepted.
     pub fn finish_turn(&mut self, world: &mut impl World<Socket = S>) {
+        self.answer_all(world);
         self.serve_unfinished(world);
         self.accept(world);
         let took = world.now().saturating_duration_since(self.now);
         let micros = (took.as_nanos() as u64 + 500) / 1000;
         self.totals.turns.events.count(self.events);
         self.totals.turns.micros.count(micros);
-    }
-
-    fn serve_unfinished(&mut self, world: &mut impl World<Socket = S>) {
-        self.bytes_before = self.totals.traffic.bytes_in;
-        while self.unfinished > 0 && !self.is_turn_spent() {
-            self.unfinished -= 1;
-            if let Some(token) = self.clients.next_requeued() {
-                self.serve(world, token);
-            }
-        }
-        self.is_behind = self.unfinished > 0;
-    }
-
-    fn is_turn_spent(&self) -> bool {
-        self.totals.traffic.bytes_in - self.bytes_before >= self.limits.whole_turn_bytes
     }
 
     /// How it stands.
@@ -260,7 +261,7 @@ impl<S: Socket> Engine<S> {
         Snapshot {
             totals,
             open: self.clients.len() as u64,
-            pending_bytes: self.clients.iter().map(pending).sum(),
+            pending_bytes: self.read_end as u64 + self.clients.iter().map(pending).sum::<u64>(),
             is_stopping: self.is_stopping(),
         }
     }
@@ -276,6 +277,7 @@ impl<S: Socket> Engine<S> {
         let token = self.clients.insert(Client {
             socket,
             connection: Connection::new(),
+            is_unanswered: false,
             is_watched: false,
         });
         debug!("connection {token} accepted from {address}");
@@ -290,42 +292,6 @@ impl<S: Socket> Engine<S> {
                     self.close(token, CloseReason::Failed);
                 }
             }
-        }
-    }
-
-    /// Gives a client its turn, unless it waits in the queue: there it gets one budget in each turn
-    /// of the loop, and no more. When there is no time left for it, it goes there.
-    fn serve_once(&mut self, world: &mut impl World<Socket = S>, token: Token) {
-        if self.is_behind || self.is_turn_spent() {
-            self.clients.requeue(token);
-        } else if !self.clients.is_requeued(token) {
-            self.serve(world, token);
-        }
-    }
-
-    /// Gives a client its turn.
-    fn serve(&mut self, world: &mut impl World<Socket = S>, token: Token) {
-        let Some(client) = self.clients.get_mut(token) else {
-            return;
-        };
-        let sent = self.totals.traffic.bytes_out;
-        let progress = client.connection.serve(
-            &mut client.socket,
-            &mut self.scratch,
-            self.limits.turn_bytes,
-            &mut self.totals.traffic,
-        );
-        match progress {
-            Progress::Waiting => {}
-            Progress::Unfinished => self.clients.requeue(token),
-            Progress::Lingers => {
-                self.clients.requeue(token);
-                self.begin_linger(world, token);
-            }
-            Progress::Closed(reason) => return self.close(token, reason),
-        }
-        if self.totals.traffic.bytes_out != sent {
-            self.begin_stall(world, token);
         }
     }
 
@@ -403,10 +369,11 @@ impl<S: Socket> Engine<S> {
         }
         for token in self.clients.tokens() {
             if let Some(client) = self.clients.get_mut(token) {
-                let traffic = &mut self.totals.traffic;
-                let reason = client
-                    .connection
-                    .cut(&mut client.socket, &mut self.scratch, traffic);
+                let reason = client.connection.cut(
+                    &mut client.socket,
+                    &mut self.scratch[..self.limits.read_bytes],
+                    &mut self.totals.traffic,
+                );
                 self.close(token, reason);
             }
         }
