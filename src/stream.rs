@@ -105,7 +105,12 @@ impl Readiness {
         if !self.readable {
             return Ok(Received::Blocked);
         }
-        match unless_blocked(|| stream.recv(buffer))? {
+        let received = loop {
+            if let Some(received) = settled(stream.recv(buffer)) {
+                break received?;
+            }
+        };
+        match received {
             None => {
                 self.readable = false;
                 Ok(Received::Blocked)
@@ -124,21 +129,24 @@ impl Readiness {
         if !self.writable || bytes.is_empty() {
             return Ok(0);
         }
-        let sent = unless_blocked(|| stream.send(bytes))?.unwrap_or(0);
+        let sent = loop {
+            if let Some(sent) = settled(stream.send(bytes)) {
+                break sent?.unwrap_or(0);
+            }
+        };
         self.writable = sent == bytes.len();
         Ok(sent)
     }
 }
 
-/// Makes a call until it is not interrupted; `None` when it would block.
+/// What a call came to: `None` when it was interrupted and is to be made again, and in it `None`
+/// when it would block.
 #[inline(always)]
-fn unless_blocked(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usize>> {
-    loop {
-        match call() {
-            Ok(count) => return Ok(Some(count)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        }
+fn settled(result: io::Result<usize>) -> Option<io::Result<Option<usize>>> {
+    match result {
+        Ok(count) => Some(Ok(Some(count))),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(Ok(None)),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => None,
+        Err(error) => Some(Err(error)),
     }
 }

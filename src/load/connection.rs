@@ -127,6 +127,7 @@ impl Connection {
     }
 
     /// Takes note of an event.
+    #[inline(always)]
     pub fn note(&mut self, hints: Hints) {
         self.readiness.note(hints);
     }
@@ -176,6 +177,7 @@ impl Connection {
 
     /// Sends what is queued, as far as the kernel takes it and about `budget` bytes; tells how many
     /// bytes were sent. `clock` is read before every send.
+    #[inline(always)]
     pub fn transmit(
         &mut self,
         stream: &mut impl Stream,
@@ -215,6 +217,7 @@ impl Connection {
     }
 
     /// Reads once into `scratch`. What is read is to be checked by [`Connection::accept`].
+    #[inline(always)]
     pub fn receive(
         &mut self,
         stream: &mut impl Stream,

@@ -129,6 +129,7 @@ impl<S: Socket> Engine<S> {
     }
 
     /// Gives a connection its turn.
+    #[inline(always)]
     pub(super) fn serve<W: World<Socket = S>>(
         &mut self,
         world: &mut W,

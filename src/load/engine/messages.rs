@@ -95,6 +95,7 @@ impl<S: Socket> Engine<S> {
     }
 
     /// Adds a message to those of a connection.
+    #[inline(always)]
     pub(super) fn queue(&mut self, token: Token, due: Instant, sendable: Instant, now: Instant) {
         let Some(peer) = self.peers.get_mut(token) else {
             return;
@@ -112,6 +113,7 @@ impl<S: Socket> Engine<S> {
     }
 
     /// Sends what is queued on a connection, as far as `budget` and the kernel allow.
+    #[inline(always)]
     pub(super) fn transmit<W: World<Socket = S>>(
         &mut self,
         world: &W,
@@ -134,6 +136,7 @@ impl<S: Socket> Engine<S> {
     }
 
     /// Sends what is queued and reads what has come, within the budget of a turn.
+    #[inline(always)]
     pub(super) fn exchange<W: World<Socket = S>>(
         &mut self,
         world: &mut W,
@@ -162,6 +165,7 @@ impl<S: Socket> Engine<S> {
     }
 
     /// Reads once and books what that completes; `None`: nothing has come.
+    #[inline(always)]
     pub(super) fn receive<W: World<Socket = S>>(
         &mut self,
         world: &mut W,
@@ -224,6 +228,7 @@ impl<S: Socket> Engine<S> {
 
     /// In a closed loop: queues as many messages as may be in flight. They are due when their slots
     /// became free; `None`: just now.
+    #[inline(always)]
     pub(super) fn refill<W: World<Socket = S>>(
         &mut self,
         world: &W,

@@ -298,6 +298,7 @@ impl<S: Socket> Engine<S> {
     }
 
     /// A connection may be ready.
+    #[inline(always)]
     pub fn on_io<W: World<Socket = S>>(
         &mut self,
         world: &mut W,
