@@ -1,20 +1,28 @@
 //! Which clients have until when to do what. Pure.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::reactor::slots::Token;
 use crate::server::limits::Limits;
 use crate::server::watch::Watch;
 
 /// The wheels of deadlines.
 #[derive(Debug)]
 pub struct Patience {
-    /// Clients that were sent something, and the mark of those that had something outstanding when
-    /// they were looked at.
-    pub stalls: Option<Watch<Option<Mark>>>,
+    /// Clients that were sent something.
+    pub stalls: Option<Stalls>,
     /// All clients.
     pub idles: Option<Watch<()>>,
     /// Clients that were sent FIN.
     pub lingers: Watch<()>,
+}
+
+/// Clients that were sent something, in two wheels: nearly all of them are only to be looked at,
+/// and take a quarter of the memory of those that have a mark to reach.
+#[derive(Debug)]
+pub struct Stalls {
+    looks: Watch<()>,
+    marks: Watch<Mark>,
 }
 
 /// What a client must have acknowledged.
@@ -35,9 +43,47 @@ impl Patience {
         Patience {
             stalls: limits
                 .stall_timeout
-                .map(|time| Watch::new(time / u32::from(LOOKS), now)),
+                .map(|time| Stalls::new(time / u32::from(LOOKS), now)),
             idles: limits.idle_timeout.map(|time| Watch::new(time, now)),
             lingers: Watch::new(limits.linger, now),
         }
+    }
+}
+
+impl Stalls {
+    fn new(length: Duration, start: Instant) -> Stalls {
+        Stalls {
+            looks: Watch::new(length, start),
+            marks: Watch::new(length, start),
+        }
+    }
+
+    /// A client is to be looked at, or to have reached its mark, at `deadline`. When a timer is to
+    /// be set, tells for when.
+    pub fn add(&mut self, deadline: Instant, token: Token, mark: Option<Mark>) -> Option<Instant> {
+        match mark {
+            None => self.looks.add(deadline, token, ()),
+            Some(mark) => self.marks.add(deadline, token, mark),
+        }
+    }
+
+    /// As [`Watch::sweep`].
+    pub fn sweep(&mut self, there: usize, is_there: impl Fn(Token) -> bool) {
+        self.looks.sweep(there, &is_there);
+        self.marks.sweep(there, is_there);
+    }
+
+    /// As [`Watch::pop`].
+    pub fn pop(&mut self, now: Instant) -> Option<(Token, Option<Mark>)> {
+        if let Some((token, ())) = self.looks.pop(now) {
+            return Some((token, None));
+        }
+        let (token, mark) = self.marks.pop(now)?;
+        Some((token, Some(mark)))
+    }
+
+    /// After the last [`Stalls::pop`]: when timers are to be set, tells for when.
+    pub fn to_set(&mut self) -> [Option<Instant>; 2] {
+        [self.looks.to_set(), self.marks.to_set()]
     }
 }

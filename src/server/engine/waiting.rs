@@ -15,7 +15,7 @@ use log::warn;
 
 use crate::reactor::slots::Token;
 use crate::server::engine::Engine;
-use crate::server::patience::{LOOKS, Mark};
+use crate::server::patience::{LOOKS, Mark, Stalls};
 use crate::server::stats::CloseReason;
 use crate::server::watch::Watch;
 use crate::server::world::{Output, Socket, Timer, World};
@@ -65,8 +65,10 @@ impl<S: Socket> Engine<S> {
                 None => self.set_mark(world, token, output),
             }
         }
-        let next = self.patience.stalls.as_mut().and_then(Watch::to_set);
-        set(world, next, Timer::Stall);
+        let next = self.patience.stalls.as_mut().map(Stalls::to_set);
+        for deadline in next.into_iter().flatten() {
+            set(world, deadline, Timer::Stall);
+        }
     }
 
     /// What is outstanding now is to be acknowledged, all or enough of it.
