@@ -274,7 +274,6 @@ impl Run {
             loads,
         } = self.division;
         let Share {
-            kernel,
             slab,
             buffers,
             server,
@@ -290,8 +289,8 @@ impl Run {
             up.as_secs_f64()
         );
         println!(
-            "memory a connection, both ends: kernel {kernel:.0} bytes ({slab:.0} in slabs, \
-             {buffers:.0} in TCP buffers), server {server:.0}, load generator {load:.0}"
+            "bytes of memory a connection, both ends: kernel {slab:.0} in slabs and {buffers:.0} in \
+             TCP buffers, server {server:.0}, load generator {load:.0}"
         );
         println!(
             "echo of all while all were held, each {} s after its first: {:.1} s from the first to \

@@ -9,7 +9,6 @@ use crate::common::process::{Process, kibibytes};
 /// The machine at one moment, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Look {
-    available: u64,
     slab: u64,
     /// TCP buffers in this network.
     buffers: u64,
@@ -20,9 +19,8 @@ pub struct Look {
 /// What each connection takes, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
-    /// By what is not available any more, less what processes have.
-    pub kernel: f64,
-    /// The kernel's objects: sockets, files, entries of epoll.
+    /// The kernel's objects: sockets, files, entries of epoll. (MemAvailable would not tell: it
+    /// takes the inodes of sockets for memory that can be had back.)
     pub slab: f64,
     /// What TCP holds in its buffers.
     pub buffers: f64,
@@ -45,7 +43,6 @@ impl Look {
             [] => 0,
         };
         Ok(Look {
-            available: field("MemAvailable")?,
             slab: field("Slab")?,
             buffers: pages * 4096,
             servers: resident(servers)?,
@@ -56,14 +53,11 @@ impl Look {
     /// What each of so many connections takes that were not there before.
     pub fn since(&self, before: &Look, connections: u64) -> Share {
         let each = |now: u64, before: u64| (now as f64 - before as f64) / connections as f64;
-        let server = each(self.servers, before.servers);
-        let load = each(self.loads, before.loads);
         Share {
-            kernel: each(before.available, self.available) - server - load,
             slab: each(self.slab, before.slab),
             buffers: each(self.buffers, before.buffers),
-            server,
-            load,
+            server: each(self.servers, before.servers),
+            load: each(self.loads, before.loads),
         }
     }
 }
