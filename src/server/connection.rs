@@ -127,7 +127,7 @@ impl Connection {
             Err(error) => (0, Progress::Closed(CloseReason::of_error(&error))),
         };
         Half::Whole(match progress {
-            Progress::Waiting => self.serve(stream, buffer, budget - count.min(budget), traffic),
+            Progress::Waiting => self.serve(stream, buffer, budget.saturating_sub(count), traffic),
             over => over,
         })
     }

@@ -2,6 +2,9 @@
 //!
 //! A connection that can take another message is *offered* to the pacer, once; with that every
 //! message of the schedule finds the connection that has waited longest for one.
+//!
+//! From one system call to the next everything is inlined, for the reason that
+//! `server/engine/serving.rs` tells.
 
 use std::time::Instant;
 

@@ -8,14 +8,14 @@
 //! ```
 //!
 //! Measured (`cargo bench --bench compare`, 100 clients, 64 bytes): groups take 2 % less CPU time
-//! a message, since the kernel's code for reading and that for sending drive each other out of the
-//! nearest caches. The first of a group waits until the others were read from, as it would wait
-//! behind them if it were not the first.
+//! a message, presumably since the kernel's code for reading and that for sending drive each other
+//! out of the nearest caches. The first of a group waits until the others were read from, as it
+//! would wait behind them if it were not the first.
 //!
-//! A return from a function behind a system call costs far more: the kernel's calls went deeper
-//! than the processor's memory for returns. With one such return a message in place of none a
-//! message costs a fifth more, in this loop and in the bare one of `benches/peers/epoll.rs` alike.
-//! So both halves are inlined whole, each into a loop, down to the system call.
+//! A return from a function behind a system call costs far more. With one such return a message in
+//! place of none, a message costs a fifth more, in this loop and in the bare one of
+//! `benches/peers/epoll.rs` alike; presumably the kernel's calls go deeper than the processor's
+//! memory for returns. So both halves are inlined whole, each into a loop, down to the call.
 //!
 //! Whoever needs more than one short read has the whole turn at once.
 //!
