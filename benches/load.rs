@@ -10,9 +10,9 @@ mod common;
 mod ratio;
 
 use std::net::SocketAddr;
-use std::process::Command;
 
 use common::process::{Process, is_installed};
+use common::{callgrind, upcase as product};
 use ratio::Median;
 use upcase::load;
 use upcase::load::plan::{Plan, Stop};
@@ -38,12 +38,11 @@ fn main() {
         run(target, COUNTED_CONNECTIONS, messages, verify == "true");
         return;
     }
-    let mut serve = Command::new(env!("CARGO_BIN_EXE_upcase"));
-    serve.args(["serve", "-q", "--listen", "127.0.0.1:0"]);
+    let mut serve = product::serve(product::program());
     let mut server = Process::start(&mut serve).expect("the server starts");
     let address = server.address().expect("an address");
     compare(address);
-    if is_installed("valgrind") {
+    if is_installed(callgrind::PROGRAM) {
         count(address);
     } else {
         println!("no valgrind to count instructions with");
@@ -104,19 +103,15 @@ fn count(target: SocketAddr) {
 
 /// Instructions in user space of a run of its own process, start and end included.
 fn instructions(target: SocketAddr, messages: u64, verify: bool) -> f64 {
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+    let output = callgrind::command()
         .arg(std::env::current_exe().expect("this program"))
         .args(["carry-out", &target.to_string(), &messages.to_string()])
         .arg(verify.to_string())
         .output()
         .expect("valgrind runs");
     let told = String::from_utf8_lossy(&output.stderr);
-    let collected = told
-        .lines()
-        .find_map(|line| line.split_once("Collected : "))
-        .unwrap_or_else(|| panic!("no count in {told}"));
-    collected.1.trim().parse().expect("a number")
+    let count = callgrind::instructions(&told);
+    count.unwrap_or_else(|| panic!("no count in {told}")) as f64
 }
 
 fn run(target: SocketAddr, connections: u32, messages: u64, verify: bool) -> Summary {

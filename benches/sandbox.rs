@@ -9,10 +9,10 @@ mod common;
 mod ratio;
 
 use std::net::SocketAddr;
-use std::process::Command;
 use std::time::Duration;
 
 use common::process::Process;
+use common::upcase as product;
 use ratio::Median;
 use upcase::load;
 use upcase::load::plan::{Plan, Stop};
@@ -59,15 +59,8 @@ struct Server {
 
 impl Server {
     fn start(sandbox: &str) -> Server {
-        let mut serve = Command::new(env!("CARGO_BIN_EXE_upcase"));
-        serve.args([
-            "serve",
-            "-q",
-            "--listen",
-            "127.0.0.1:0",
-            "--sandbox",
-            sandbox,
-        ]);
+        let mut serve = product::serve(product::program());
+        serve.args(["--sandbox", sandbox]);
         let mut process = Process::start(&mut serve).expect("the server starts");
         let address = process.address().expect("an address");
         Server { process, address }

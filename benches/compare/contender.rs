@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use crate::case::Case;
 use crate::client::Report;
 use crate::common::process::Process;
+use crate::common::upcase;
 use crate::peers;
 
 /// A server of the comparison.
@@ -89,12 +90,11 @@ impl Server {
 
     /// How it is started; it is built first where it has to be. An error: it cannot be had here.
     pub fn command(self) -> anyhow::Result<Command> {
-        const SERVE: &[&str] = &["serve", "-q", "--listen", "127.0.0.1:0"];
         let (program, arguments): (PathBuf, &[&str]) = match self {
-            Server::Upcase => (upcase(), SERVE),
+            Server::Upcase => return Ok(upcase::serve(upcase::program())),
             Server::Other => {
                 let other = std::env::var_os("UPCASE_OTHER").context("UPCASE_OTHER is not set")?;
-                (other.into(), SERVE)
+                return Ok(upcase::serve(other));
             }
             Server::Epoll => (std::env::current_exe()?, &["peer", "epoll"]),
             Server::Tokio => (std::env::current_exe()?, &["peer", "tokio"]),
@@ -131,11 +131,6 @@ pub fn serve(peer: &str) -> anyhow::Result<()> {
         _ => bail!("no peer is called {peer}"),
     }
     Ok(())
-}
-
-/// The product.
-pub fn upcase() -> PathBuf {
-    env!("CARGO_BIN_EXE_upcase").into()
 }
 
 /// Where files of this benchmark can lie.

@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 
 use crate::case::Case;
 use crate::client::Report;
+use crate::common::callgrind;
 use crate::common::process::{Process, is_installed};
 use crate::contender::{Client, Contender, Cores, Server, scratch};
 
@@ -37,7 +38,7 @@ pub enum What {
 impl What {
     fn tool(self) -> &'static str {
         match self {
-            What::Instructions => "valgrind",
+            What::Instructions => callgrind::PROGRAM,
             What::Calls => "strace",
         }
     }
@@ -108,18 +109,20 @@ fn count(
 
 /// The same command, counted. Its process id is that of the server.
 fn under(what: What, log: &Path, command: &Command) -> Command {
-    let mut under = Command::new(what.tool());
-    match what {
+    let mut under = match what {
         What::Instructions => {
             let mut log_file = std::ffi::OsString::from("--log-file=");
             log_file.push(log);
-            under.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
+            let mut under = callgrind::command();
             under.arg(log_file);
+            under
         }
         What::Calls => {
+            let mut under = Command::new(what.tool());
             under.args(["-D", "-f", "-c", "-U", "calls", "-o"]).arg(log);
+            under
         }
-    }
+    };
     under.arg(command.get_program()).args(command.get_args());
     under
 }
@@ -129,18 +132,15 @@ fn read(what: What, log: &Path) -> anyhow::Result<u64> {
     let end = Instant::now() + Duration::from_secs(5);
     loop {
         let text = fs::read_to_string(log).unwrap_or_default();
-        let number = match what {
-            What::Instructions => {
-                let after = |line: &str| Some(line.split_once("Collected : ")?.1.to_string());
-                text.lines().find_map(after)
-            }
+        let count = match what {
+            What::Instructions => callgrind::instructions(&text),
             What::Calls => {
-                let before = |line: &str| Some(line.strip_suffix(" total")?.to_string());
-                text.lines().find_map(before)
+                let total = |line: &str| line.strip_suffix(" total")?.trim().parse().ok();
+                text.lines().find_map(total)
             }
         };
-        if let Some(Ok(number)) = number.map(|number| number.trim().parse()) {
-            return Ok(number);
+        if let Some(count) = count {
+            return Ok(count);
         }
         if Instant::now() >= end {
             bail!("{} has counted nothing: {text}", what.tool());

@@ -9,7 +9,8 @@ use anyhow::bail;
 
 use crate::case::steady;
 use crate::common::process::Process;
-use crate::contender::{Client, Contender, Cores, Server, upcase};
+use crate::common::upcase;
+use crate::contender::{Client, Contender, Cores, Server};
 
 /// Connections at either end of the slope.
 pub const CONNECTIONS: [usize; 2] = [1000, 19_000];
@@ -48,7 +49,7 @@ pub fn of_load(cores: Cores) -> anyhow::Result<f64> {
         let mut server = Process::start_on(cores.server, &mut Server::Epoll.command()?)?;
         let address = server.address()?.to_string();
         let count = connections.to_string();
-        let mut command = Command::new(upcase());
+        let mut command = Command::new(upcase::program());
         command
             .args(["load", "-q", &address, "--format", "json"])
             .args(["--connections", &count, "--messages", &count]);

@@ -28,6 +28,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::Signal;
 
 use crate::common::process::Process;
+use crate::common::upcase;
 use crate::memory::{Look, Share, sockets};
 use crate::network::Network;
 use crate::plan::Division;
@@ -137,7 +138,7 @@ impl Run {
             network: Network::build()?,
         };
         for _ in 0..division.servers {
-            let mut command = run.network.command(upcase());
+            let mut command = run.network.command(upcase::program());
             command.args(["serve", "-q", "--reuse-port", "--listen", TARGET]);
             let mut server = Process::start(&mut command)?;
             server.address()?;
@@ -163,8 +164,9 @@ impl Run {
         let again = Instant::now();
         self.wait_until("all have answered again", once + connections, Run::verified)?;
         let again = again.elapsed();
-        if self.held()? < held {
-            bail!("of {held} connections only {} were held", self.held()?);
+        let left = self.held()?;
+        if left < held {
+            bail!("of {held} connections only {left} were held");
         }
         let verified = self.stop()?;
         self.tell(up, &share, again, verified);
@@ -174,7 +176,7 @@ impl Run {
     fn start_load(&mut self, load: u64) -> anyhow::Result<()> {
         let name = format!("scale-{}-{load}.log", std::process::id());
         let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let mut command = self.network.command(upcase());
+        let mut command = self.network.command(upcase::program());
         command
             .args(["load", "-q", TARGET, "--format", "json"])
             .args(["--connections", &self.division.share(load).to_string()])
@@ -308,8 +310,4 @@ impl Drop for Run {
             let _ = fs::remove_file(log);
         }
     }
-}
-
-fn upcase() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_upcase"))
 }

@@ -39,25 +39,24 @@ impl fmt::Display for Lack {
 pub fn lacks(division: &Division) -> Vec<Lack> {
     let ends = division.connections * 2;
     let processes = division.servers + division.loads;
-    let sysctl = |key: &str, needed: u64| format!("sysctl -w {key}={needed}");
     let checks = [
         (
             "fs.file-max",
             read("/proc/sys/fs/file-max", 0),
             ends + processes * 64,
-            sysctl("fs.file-max", ends * 2),
+            file_max(division),
         ),
         (
             "fs.epoll.max_user_watches",
             read("/proc/sys/fs/epoll/max_user_watches", 0),
             ends,
-            sysctl("fs.epoll.max_user_watches", ends * 2),
+            watches(division),
         ),
         (
             "net.ipv4.tcp_mem, its last value",
             read("/proc/sys/net/ipv4/tcp_mem", 2),
             division.connections * TCP_PAGES,
-            tcp_mem(division.connections * TCP_PAGES),
+            tcp_mem(division),
         ),
         (
             "MemAvailable, in bytes",
@@ -82,12 +81,10 @@ pub fn lacks(division: &Division) -> Vec<Lack> {
 
 /// What a machine needs outside of a namespace of its own, line by line.
 pub fn lines(division: &Division) -> Vec<String> {
-    let ends = division.connections * 2;
-    let pages = division.connections * TCP_PAGES;
     let mut lines = vec![
-        format!("sysctl -w fs.file-max={}", ends * 2),
-        format!("sysctl -w fs.epoll.max_user_watches={}", ends * 2),
-        tcp_mem(pages),
+        file_max(division),
+        watches(division),
+        tcp_mem(division),
         format!(
             "sysctl -w net.ipv4.tcp_max_tw_buckets={}",
             division.connections
@@ -99,12 +96,23 @@ pub fn lines(division: &Division) -> Vec<String> {
     lines.push(format!(
         "sysctl -w net.netfilter.nf_conntrack_max={}   # where connections are tracked; better not \
          at all: nft add rule ip raw prerouting notrack",
-        ends
+        division.connections * 2
     ));
     lines
 }
 
-fn tcp_mem(pages: u64) -> String {
+/// Twice what both ends of the connections take, as for the next.
+fn file_max(division: &Division) -> String {
+    format!("sysctl -w fs.file-max={}", division.connections * 4)
+}
+
+fn watches(division: &Division) -> String {
+    let watches = division.connections * 4;
+    format!("sysctl -w fs.epoll.max_user_watches={watches}")
+}
+
+fn tcp_mem(division: &Division) -> String {
+    let pages = division.connections * TCP_PAGES;
     let (low, pressure, high) = (pages, pages * 5 / 4, pages * 3 / 2);
     format!("sysctl -w net.ipv4.tcp_mem='{low} {pressure} {high}'")
 }

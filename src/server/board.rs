@@ -11,6 +11,9 @@ use crate::server::stats::Snapshot;
 /// told with what it said before.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// The round of a shard that has left: it answers every question there will be.
+const LEFT: u64 = u64::MAX;
+
 /// The last word of every shard.
 #[derive(Debug)]
 pub struct Board {
@@ -106,7 +109,7 @@ impl Board {
     /// A shard's last word: it will not be asked any more. The sum as of [`Board::answer`].
     pub fn leave(&self, shard: usize, snapshot: Snapshot) -> Option<Snapshot> {
         let mut state = self.state();
-        let round = u64::MAX;
+        let round = LEFT;
         state.said[shard] = Said { snapshot, round };
         self.wake_first();
         self.tell(state)
@@ -122,13 +125,13 @@ impl Board {
 
     /// A shard broke off: it leaves with what it said last.
     pub fn lose(&self, shard: usize) {
-        self.state().said[shard].round = u64::MAX;
+        self.state().said[shard].round = LEFT;
         self.wake_first();
     }
 
     /// Whether the first shard is alone.
     pub fn is_first_alone(&self) -> bool {
-        let has_left = |said: &Said| said.round == u64::MAX;
+        let has_left = |said: &Said| said.round == LEFT;
         self.state().said[1..].iter().all(has_left)
     }
 
