@@ -28,7 +28,7 @@
 
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
-use std::{fmt, thread};
+use std::fmt;
 
 use anyhow::{Context, bail};
 use landlock::{
@@ -37,7 +37,7 @@ use landlock::{
 use nix::libc::{self, c_int, c_long};
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
-    SeccompFilter, SeccompRule, TargetArch, apply_filter,
+    SeccompFilter, SeccompRule, TargetArch, apply_filter, sock_filter,
 };
 
 /// What a thread does, and so which system calls it keeps.
@@ -148,14 +148,18 @@ pub fn close_files() -> anyhow::Result<String> {
     }
 }
 
-/// Whether this kernel, and whatever contains this process, lets calls be given up: tried on a
-/// thread that does nothing else.
+/// Whether this kernel, and whatever contains this process, lets calls be given up: tried with a
+/// program that gives up none. It is not tried in a thread of its own, since in a process that once
+/// had two the wrappers of glibc take longer for each call that may block.
 fn try_seccomp() -> anyhow::Result<String> {
-    let trial = thread::Builder::new().spawn(|| give_up_calls(Role::Reactor))?;
-    match trial.join() {
-        Ok(result) => result.map(|()| "seccomp".to_string()),
-        Err(_) => bail!("the trial broke off"),
-    }
+    let allow_all = sock_filter {
+        code: (libc::BPF_RET | libc::BPF_K) as u16,
+        jt: 0,
+        jf: 0,
+        k: libc::SECCOMP_RET_ALLOW,
+    };
+    apply_filter(&[allow_all])?;
+    Ok("seccomp".to_string())
 }
 
 fn give_up_calls(role: Role) -> anyhow::Result<()> {
