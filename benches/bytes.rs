@@ -1,12 +1,13 @@
 //! What is done to every byte in user space: the server's conversion, the load generator's payload
-//! and its check. In bytes a second, for the sizes of a small message, a segment and a full read.
+//! and its check. In bytes a second, for the sizes of a small message, a segment and full reads.
 
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use upcase::load::payload::{Content, Payload};
+use upcase::server::connection::convert;
 
-const SIZES: [usize; 3] = [64, 1448, 64 * 1024];
+const SIZES: [usize; 4] = [64, 1448, 64 * 1024, 256 * 1024];
 
 fn bytes(criterion: &mut Criterion) {
     let payload = Payload::new(&Content::Text, 1, 64);
@@ -18,7 +19,7 @@ fn bytes(criterion: &mut Criterion) {
         let reply = message.to_ascii_uppercase();
         group.throughput(Throughput::Bytes(size as u64));
         group.bench_function(BenchmarkId::new("convert", size), |bencher| {
-            bencher.iter(|| black_box(&mut message[..]).make_ascii_uppercase());
+            bencher.iter(|| convert(black_box(&mut message[..])));
         });
         group.bench_function(BenchmarkId::new("fill", size), |bencher| {
             bencher.iter(|| payload.fill(source, black_box(0), &mut message));

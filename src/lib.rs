@@ -75,9 +75,9 @@
 //! turn, done. Only what the kernel did not accept is copied, into a pending buffer that the
 //! connection owns until it is flushed; meanwhile the connection is not read. So an idle connection
 //! owns no buffer, and memory is bounded by design. A connection that spent its budget goes to a
-//! queue and continues in the next turn, since an edge is not reported twice. At the end of the
-//! stream: flush, shut down the write side, close. Two system calls a message, and one `epoll_wait`
-//! shared by the batch.
+//! queue and continues in the next turn, since an edge is not reported twice. The end of the stream
+//! is read when all before it was answered, and closing answers it. Two system calls a message, and
+//! one `epoll_wait` shared by the batch.
 //!
 //! # The way of a message through the load generator
 //!

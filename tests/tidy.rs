@@ -193,14 +193,14 @@ fn functions_are_short() {
                 .trim_start()
                 .trim_start_matches("pub ")
                 .trim_start_matches("pub(super) ");
-            // A function of a trait may be a line without a body.
+            // A function of a trait may have no body.
             let begins = words.starts_with("fn ") || words.starts_with("const fn ");
             if open.is_none() && begins && !line.trim_end().ends_with(';') {
                 open = Some((number, indent));
             }
             if let Some((start, at)) = open
                 && indent == at
-                && line.trim_end().ends_with('}')
+                && line.trim_end().ends_with(['}', ';'])
             {
                 let length = number - start + 1;
                 if length > FUNCTION_LINES_MAX {

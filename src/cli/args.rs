@@ -77,8 +77,8 @@ pub(super) struct ServeArgs {
     #[command(flatten)]
     pub(super) buffers: BufferArgs,
     /// TCP_NOTSENT_LOWAT: replies that the kernel takes beyond what the client's window does;
-    /// without it, each client that never reads would hold ten times as much of its memory
-    #[arg(long, value_name = "SIZE|off", value_parser = unsent_most, default_value = "128KiB")]
+    /// without it, each client that never reads would hold eight times as much of its memory
+    #[arg(long, value_name = "SIZE|off", value_parser = unsent_most, default_value = "256KiB")]
     pub(super) notsent_lowat: UnsentMost,
     /// Clients that may wait to be accepted [default: 4096, or what the kernel allows]
     #[arg(long, value_name = "N",
@@ -161,7 +161,7 @@ pub(super) struct FairnessArgs {
           value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
     pub(super) turn_accepts: usize,
     /// Bytes that one connection may have echoed in a turn of the loop before the others get
-    /// theirs, rounded up to whole reads of 64 KiB
+    /// theirs, rounded up to whole reads: of 64 KiB, or of 256 KiB when at most four are ready
     #[arg(long, value_name = "BYTES", value_parser = buffer_size, default_value = "64KiB")]
     pub(super) turn_bytes: usize,
 }

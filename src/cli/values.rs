@@ -280,7 +280,7 @@ mod tests {
     fn the_kernel_may_take_as_much_as_it_likes() {
         assert_eq!(unsent_most("off"), Ok(UnsentMost(None)));
         let by_default = UnsentMost(Some(crate::server::limits::UNSENT_MOST));
-        assert_eq!(unsent_most("128KiB"), Ok(by_default));
+        assert_eq!(unsent_most("256KiB"), Ok(by_default));
         for bad in ["0", "2GiB", "none", ""] {
             assert!(unsent_most(bad).is_err(), "{bad}");
         }

@@ -197,6 +197,11 @@ impl<K> Reactor<K> {
         Ok(())
     }
 
+    /// How many sources may be ready in this turn.
+    pub fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
     /// The next thing that happened in this turn; `None` when all was told.
     #[inline]
     pub fn next_event(&mut self) -> Option<Event<K>> {

@@ -69,6 +69,11 @@ impl Admission {
         Some(now.saturating_duration_since(since))
     }
 
+    /// Whether it must be told the addresses of all clients.
+    pub fn counts_addresses(&self) -> bool {
+        self.addresses.is_some()
+    }
+
     /// A client of this address takes this place in the table. False: its address has its share
     /// already. It is counted all the same until it leaves.
     pub fn enter(&mut self, place: usize, address: IpAddr) -> bool {

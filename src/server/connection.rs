@@ -2,13 +2,15 @@
 //! argument, so the same code runs on the kernel and on scripted streams.
 //!
 //! ```text
-//!                    FIN of the client             all answered
-//!        Open ───────────────────────► ClientEnded ────────────► closed: Finished
+//!        Open ── FIN of the client ──► closed: Finished
 //!        │  ▲ the server stops and the client is silent or has had its time; it was idle too long
 //!        ▼  │ it was not silent after all
 //!      Finishing ── all answered, FIN sent ──► Lingering ── FIN of the client, or
 //!                                                           the linger is over ──► closed
 //! ```
+//!
+//! The client's FIN is read when everything before it has been answered, so closing is all that is
+//! left to do: close(2) sends our FIN, behind what the kernel still holds of the replies.
 //!
 //! Any error of the socket closes from every state, with the reason of that error. Whoever owns the
 //! connection may also close it between two turns, for taking too little of what it is owed.
@@ -19,6 +21,8 @@
 //! - A connection without pending bytes owns no buffer.
 
 use std::io;
+
+use multiversion::multiversion;
 
 use crate::server::stats::{CloseReason, Traffic};
 use crate::stream::{Hints, Readiness, Received, Stream};
@@ -41,7 +45,6 @@ struct Pending {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Open,
-    ClientEnded,
     /// Our FIN is to be sent; on last call, whatever the client still sends.
     Finishing {
         reason: CloseReason,
@@ -112,24 +115,23 @@ impl Connection {
         if self.phase != Phase::Open || self.pending.is_some() {
             return Half::Whole(self.serve(stream, buffer, budget, traffic));
         }
-        let (count, progress) = match self.receive(stream, buffer, traffic) {
+        match self.receive(stream, buffer, traffic) {
             Ok(Received::Bytes(count)) if count < budget && !self.readiness.is_readable() => {
-                return Half::Read(count);
+                Half::Read(count)
             }
             Ok(Received::Bytes(count)) => {
-                (count, self.answer(stream, &mut buffer[..count], traffic))
+                let answered = self.answer(stream, &mut buffer[..count], traffic);
+                Half::Whole(match answered {
+                    Progress::Waiting => {
+                        self.serve(stream, buffer, budget.saturating_sub(count), traffic)
+                    }
+                    over => over,
+                })
             }
-            Ok(Received::End) => {
-                self.phase = Phase::ClientEnded;
-                (0, Progress::Waiting)
-            }
-            Ok(Received::Blocked) => return Half::Whole(Progress::Waiting),
-            Err(error) => (0, Progress::Closed(CloseReason::of_error(&error))),
-        };
-        Half::Whole(match progress {
-            Progress::Waiting => self.serve(stream, buffer, budget.saturating_sub(count), traffic),
-            over => over,
-        })
+            Ok(Received::End) => Half::Whole(Progress::Closed(CloseReason::Finished)),
+            Ok(Received::Blocked) => Half::Whole(Progress::Waiting),
+            Err(error) => Half::Whole(Progress::Closed(CloseReason::of_error(&error))),
+        }
     }
 
     /// The second half: converts what was read, and sends it.
@@ -176,7 +178,7 @@ impl Connection {
             Phase::Finishing {
                 last_call: called, ..
             } => *called |= last_call,
-            Phase::Open | Phase::ClientEnded | Phase::Lingering { .. } => {}
+            Phase::Open | Phase::Lingering { .. } => {}
         }
     }
 
@@ -209,8 +211,7 @@ impl Connection {
         if self.pending.is_some() {
             return CloseReason::Cut;
         }
-        self.suspect();
-        match (self.receive(stream, scratch, traffic), self.phase) {
+        match (self.ask(stream, scratch, traffic), self.phase) {
             (Ok(Received::Bytes(_)), Phase::Lingering { .. }) => CloseReason::Late,
             (Ok(Received::Bytes(_)), _) => CloseReason::Cut,
             (Ok(_), Phase::Lingering { reason, .. }) => reason,
@@ -243,28 +244,30 @@ impl Connection {
                     Received::Bytes(count) => {
                         self.reply(stream, &mut scratch[..count], traffic)?;
                     }
-                    Received::End => self.phase = Phase::ClientEnded,
+                    Received::End => return Ok(Progress::Closed(CloseReason::Finished)),
                     Received::Blocked => return Ok(Progress::Waiting),
                 },
-                Phase::ClientEnded => {
-                    stream.shutdown_write()?;
-                    return Ok(Progress::Closed(CloseReason::Finished));
-                }
+                // What no event has told yet is answered first.
                 Phase::Finishing { reason, last_call } => {
-                    if last_call || self.is_silent(stream, scratch, traffic)? {
-                        stream.shutdown_write()?;
-                        self.phase = Phase::Lingering {
-                            reason,
-                            over: false,
-                        };
-                        return Ok(Progress::Lingers);
+                    let found = match last_call {
+                        true => Received::Blocked,
+                        false => self.ask(stream, scratch, traffic)?,
+                    };
+                    match found {
+                        Received::Bytes(count) => {
+                            self.phase = Phase::Open;
+                            self.reply(stream, &mut scratch[..count], traffic)?;
+                        }
+                        Received::End => return Ok(Progress::Closed(CloseReason::Finished)),
+                        Received::Blocked => return self.send_fin(stream, reason),
                     }
                 }
                 Phase::Lingering { reason, over } => {
-                    if over {
-                        self.suspect();
-                    }
-                    match self.receive(stream, scratch, traffic)? {
+                    let found = match over {
+                        true => self.ask(stream, scratch, traffic)?,
+                        false => self.receive(stream, scratch, traffic)?,
+                    };
+                    match found {
                         Received::Bytes(_) if over => {
                             return Ok(Progress::Closed(CloseReason::Late));
                         }
@@ -283,34 +286,29 @@ impl Connection {
         Ok(Progress::Unfinished)
     }
 
-    /// Asks the kernel itself, before FIN, whether the client has sent something that no event has
-    /// told yet. What it has sent is answered first.
-    fn is_silent(
+    /// Reads, whether an event has told that there is something or not.
+    fn ask(
         &mut self,
         stream: &mut impl Stream,
         scratch: &mut [u8],
         traffic: &mut Traffic,
-    ) -> io::Result<bool> {
-        self.suspect();
-        match self.receive(stream, scratch, traffic)? {
-            Received::Blocked => return Ok(true),
-            Received::Bytes(count) => {
-                self.phase = Phase::Open;
-                self.reply(stream, &mut scratch[..count], traffic)?;
-            }
-            Received::End => self.phase = Phase::ClientEnded,
-        }
-        Ok(false)
-    }
-
-    /// There may be something to read that no event has told yet.
-    fn suspect(&mut self) {
+    ) -> io::Result<Received> {
         self.readiness.note(Hints {
             readable: true,
             writable: false,
             exceptional: true,
             ended: false,
         });
+        self.receive(stream, scratch, traffic)
+    }
+
+    fn send_fin(&mut self, stream: &mut impl Stream, reason: CloseReason) -> io::Result<Progress> {
+        stream.shutdown_write()?;
+        self.phase = Phase::Lingering {
+            reason,
+            over: false,
+        };
+        Ok(Progress::Lingers)
     }
 
     /// Sends what is pending; false when some of it still is.
@@ -352,7 +350,7 @@ impl Connection {
         bytes: &mut [u8],
         traffic: &mut Traffic,
     ) -> io::Result<()> {
-        bytes.make_ascii_uppercase();
+        convert(bytes);
         let sent = self.readiness.send(stream, bytes)?;
         traffic.bytes_out += sent as u64;
         if sent < bytes.len() {
@@ -362,5 +360,55 @@ impl Connection {
             }));
         }
         Ok(())
+    }
+}
+
+/// Into upper case, ASCII alone; many bytes by the widest instructions that the machine has. For
+/// few, a call costs more than they save.
+#[inline(always)]
+pub fn convert(bytes: &mut [u8]) {
+    const MANY: usize = 4096;
+    if bytes.len() < MANY {
+        bytes.make_ascii_uppercase();
+    } else {
+        convert_many(bytes);
+    }
+}
+
+#[multiversion(targets("x86_64+avx2"))]
+fn convert_many(bytes: &mut [u8]) {
+    bytes.make_ascii_uppercase();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::convert;
+
+    /// Byte by byte, written out.
+    fn upper(byte: u8) -> u8 {
+        match byte {
+            97..=122 => byte - 32,
+            _ => byte,
+        }
+    }
+
+    #[test]
+    fn every_byte_is_converted_wherever_it_stands() {
+        let lengths = (0..130).chain(4090..4230).chain([65_536 + 17]);
+        for length in lengths {
+            for shift in [0, 1, 31] {
+                let plain: Vec<u8> = (shift..shift + length).map(|byte| byte as u8).collect();
+                let mut bytes = vec![b'x'; shift];
+                bytes.extend_from_slice(&plain);
+                convert(&mut bytes[shift..]);
+                let expected: Vec<u8> = plain.iter().map(|&byte| upper(byte)).collect();
+                assert_eq!(
+                    bytes[shift..],
+                    expected,
+                    "{length} bytes, shifted by {shift}"
+                );
+                assert!(bytes[..shift].iter().all(|&byte| byte == b'x'));
+            }
+        }
     }
 }

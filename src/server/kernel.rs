@@ -79,9 +79,16 @@ impl World for Kernel {
         Instant::now()
     }
 
-    fn accept(&mut self, listener: usize) -> io::Result<(TcpStream, SocketAddr)> {
+    #[inline]
+    fn accept(
+        &mut self,
+        listener: usize,
+        wants_address: bool,
+    ) -> io::Result<(TcpStream, Option<SocketAddr>)> {
         match &self.doors[listener] {
-            Some(door) if !(door.is_hushed && door.owner == Owner::Manager) => door.socket.accept(),
+            Some(door) if !(door.is_hushed && door.owner == Owner::Manager) => {
+                socket::accept(&door.socket, wants_address)
+            }
             _ => Err(io::ErrorKind::WouldBlock.into()),
         }
     }

@@ -5,13 +5,15 @@ use std::time::Duration;
 const KIB: usize = 1024;
 
 /// TCP_NOTSENT_LOWAT of every client, in bytes, unless the user says otherwise: what the kernel
-/// takes of replies beyond the client's window. With it a client that never reads holds 0.4 MB of
-/// the kernel's memory, without it 4.4 MB, of which 530 clients use up all that TCP may have. Two
-/// reads' worth: while the kernel sends one, the next is made.
-pub const UNSENT_MOST: u32 = 2 * READ_BYTES as u32;
+/// takes of replies beyond the client's window. With it a client that never reads holds 0.6 MB of
+/// the kernel's memory, without it 4.4 MB, of which 530 clients use up all that TCP may have. A
+/// large read's worth: with half of it the kernel leaves a part of every second large reply behind,
+/// and a message of 1 MiB takes 1.4 times the CPU time.
+pub const UNSENT_MOST: u32 = LARGE_READ_BYTES as u32;
 
-/// What one read may take.
+/// What one read may take, of many clients and of few.
 const READ_BYTES: usize = 64 * KIB;
+const LARGE_READ_BYTES: usize = 256 * KIB;
 
 /// The limits of one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,16 +32,23 @@ pub struct Limits {
     pub stall_timeout: Option<Duration>,
     /// In bytes a second, see `stall_timeout`.
     pub min_rate: u64,
-    /// Bytes that one read may take. It is also the most that a connection can have pending, since
-    /// a connection with pending bytes is not read: what a client that never reads costs.
+    /// Bytes that one read may take.
     pub read_bytes: usize,
+    /// Bytes that one read may take when few are ready, at least `read_bytes`. It is also the most
+    /// that a connection can have pending, since a connection with pending bytes is not read: what
+    /// a client that never reads costs. A MiB in four reads takes a third less of the CPU than in
+    /// sixteen.
+    pub large_read_bytes: usize,
+    /// So many are few: a turn of theirs takes no longer than one for sixteen with small reads.
+    pub large_read_clients: usize,
     /// Bytes that one connection may have echoed in a turn before the others get theirs: a fast
-    /// peer must not hold the loop. One read's worth: eight fast peers then cost a thousand others
-    /// a seventh of their speed, a quarter with four reads, two thirds with sixteen; and the fast
-    /// ones lose nothing by it.
+    /// peer must not hold the loop. One read's worth: beside eight fast peers the replies to a
+    /// thousand others take 1.2 times as long, 1.8 with four reads, 2.5 with sixteen; and the fast
+    /// ones lose nothing by it (`cargo bench --bench fairness`).
     pub turn_bytes: usize,
-    /// Clients that may be read from before they are answered, see `engine::serving`. With four
-    /// each message costs a tenth more, and the sixteenth waits for fifteen short reads: 10 µs.
+    /// Clients that may be read from before they are answered, see `engine::serving`. With sixteen
+    /// each message of a thousand clients costs a fiftieth more, with four a tenth; with 64 no
+    /// less. The first waits for the short reads of the others: 20 µs.
     pub group_clients: usize,
     /// Bytes that all connections together may have echoed in a turn for its events, and as many
     /// again for those who wait from earlier turns: so long do signals, timers and new clients wait
@@ -75,8 +84,10 @@ impl Default for Limits {
             stall_timeout: Some(Duration::from_secs(30)),
             min_rate: 512,
             read_bytes: READ_BYTES,
+            large_read_bytes: LARGE_READ_BYTES,
+            large_read_clients: 4,
             turn_bytes: READ_BYTES,
-            group_clients: 16,
+            group_clients: 32,
             whole_turn_bytes: 4 << 20,
             turn_accepts: 256,
             accept_pause: (Duration::from_millis(10), Duration::from_millis(80)),

@@ -172,8 +172,8 @@ fn limits(limits: &Limits) -> Vec<MetricFamily> {
         ),
         gauge(
             "upcase_limit_read_bytes",
-            "Bytes that one read takes, and the most that a connection has pending.",
-            limits.read_bytes as u64,
+            "Bytes that one read takes at the most, and the most that a connection has pending.",
+            limits.large_read_bytes as u64,
         ),
         gauge(
             "upcase_limit_turn_bytes",

@@ -278,7 +278,8 @@ impl Shard {
         let mut has_failed = false;
         while !self.engine.is_done() || self.number == 0 && !board.is_first_alone() {
             self.world.reactor.turn(self.engine.wait())?;
-            self.engine.begin_turn(&self.world);
+            let ready = self.world.reactor.ready();
+            self.engine.begin_turn(&self.world, ready);
             while let Some(event) = self.world.reactor.next_event() {
                 self.on_event(event, board);
             }

@@ -16,8 +16,13 @@ pub trait World {
     /// The time. It never goes back.
     fn now(&self) -> Instant;
 
-    /// Takes the client that has waited longest at this listener. See accept(2).
-    fn accept(&mut self, listener: usize) -> io::Result<(Self::Socket, SocketAddr)>;
+    /// Takes the client that has waited longest at this listener; tells its address only when that
+    /// is wanted, since it takes time to tell. See accept(2).
+    fn accept(
+        &mut self,
+        listener: usize,
+        wants_address: bool,
+    ) -> io::Result<(Self::Socket, Option<SocketAddr>)>;
 
     /// Events of this client come with this token from now on.
     fn watch(&mut self, socket: &mut Self::Socket, token: Token) -> io::Result<()>;

@@ -107,6 +107,7 @@ impl Weather {
         buffers.receive = buffers.receive.min(draw(for_calls));
         buffers.send = buffers.send.min(draw(for_rounds));
         limits.read_bytes = limits.read_bytes.min(draw(for_calls) as usize);
+        limits.large_read_bytes = limits.large_read_bytes.min(limits.read_bytes * 4);
         limits.turn_bytes = limits.turn_bytes.min(draw(for_calls) as usize);
         let window = draw(for_rounds).min(64 << 10);
         limits.turn_accepts = limits.turn_accepts.min(chance.pick(&[1, 2, 50, 256]));

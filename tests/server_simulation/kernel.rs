@@ -841,11 +841,16 @@ impl World for SimKernel {
         state.epoch + Duration::from_nanos(state.now)
     }
 
-    fn accept(&mut self, listener: usize) -> io::Result<(SimSocket, SocketAddr)> {
+    fn accept(
+        &mut self,
+        listener: usize,
+        wants_address: bool,
+    ) -> io::Result<(SimSocket, Option<SocketAddr>)> {
         let mut state = self.0.borrow_mut();
         let number = state.accept(listener)?;
         let kernel = self.clone();
-        Ok((SimSocket { number, kernel }, state.ends[number].address))
+        let address = wants_address.then_some(state.ends[number].address);
+        Ok((SimSocket { number, kernel }, address))
     }
 
     fn watch(&mut self, socket: &mut SimSocket, token: Token) -> io::Result<()> {

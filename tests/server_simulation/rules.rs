@@ -63,6 +63,12 @@ pub struct Book {
     /// The connection that is served, and how many bytes of it were read.
     current: Option<usize>,
     serve_bytes: u64,
+    /// The connections that were served in this turn for an event, or from the queue.
+    served: Vec<usize>,
+    /// Some of this turn's reads were large ones.
+    is_large: bool,
+    /// Turns with large reads.
+    pub larges: u64,
     waiting: Option<Waiting>,
     /// How often it was looked at how long a connection had to wait.
     pub waited: u64,
@@ -150,6 +156,9 @@ impl Book {
             probes: 0,
             current: None,
             serve_bytes: 0,
+            served: Vec::new(),
+            is_large: false,
+            larges: 0,
             waiting: None,
             waited: 0,
             networks: Vec::new(),
@@ -307,9 +316,9 @@ impl State {
         );
     }
 
-    /// A budget is rounded up to whole reads.
+    /// A budget is rounded up to whole reads, which may be large ones.
     fn budget(&self) -> u64 {
-        (self.limits.turn_bytes + self.limits.read_bytes - 1) as u64
+        (self.limits.turn_bytes + self.limits.large_read_bytes - 1) as u64
     }
 
     /// The server is told something.
@@ -398,8 +407,13 @@ impl State {
             end.pending() == 0,
             "a read while bytes are pending"
         );
-        let is_allowed = length == self.limits.read_bytes;
+        let is_allowed = [self.limits.read_bytes, self.limits.large_read_bytes].contains(&length);
         require!(self, number, is_allowed, "a read of {length} bytes");
+        self.book.is_large |= length > self.limits.read_bytes;
+        let is_ready = matches!(self.book.context, Context::Event | Context::Finish);
+        if is_ready && !self.book.served.contains(&number) {
+            self.book.served.push(number);
+        }
         require!(self, number, !end.facts.got_end, "a read after the end");
         if !end.facts.may_read {
             let is_asked = end.facts.probe < self.book.probes;
@@ -478,9 +492,8 @@ impl State {
         let pending = end.pending();
         require!(self, number, end.facts.fin.is_none(), "a second FIN");
         require!(self, number, pending == 0, "FIN before {pending} bytes");
-        let reason = if end.facts.got_end {
-            CloseReason::Finished
-        } else if self.book.context == Context::Timer(Timer::Idle) {
+        require!(self, number, !end.facts.got_end, "closing says FIN as well");
+        let reason = if self.book.context == Context::Timer(Timer::Idle) {
             self.check_idle(number);
             CloseReason::Idle
         } else {
@@ -577,7 +590,7 @@ impl State {
             }
             (.., Some(fin)) if end.read > fin.read => CloseReason::Late,
             (.., Some(fin)) => fin.reason,
-            _ if is_cut && end.facts.got_end => CloseReason::Finished,
+            _ if end.facts.got_end => CloseReason::Finished,
             _ if is_cut => CloseReason::Stopped,
             _ => self.fails_check(Some(number), "closed for no reason"),
         }
@@ -750,6 +763,13 @@ impl State {
     /// At the end of a turn.
     pub fn check_turn(&mut self) {
         self.end_serve();
+        let served = self.book.served.len();
+        if self.book.is_large && served > self.limits.large_read_clients {
+            self.fails_check(None, &format!("large reads in a turn of {served}"));
+        }
+        self.book.larges += u64::from(self.book.is_large);
+        self.book.is_large = false;
+        self.book.served.clear();
         if let Some(since) = self.book.stopping
             && self.now > since + nanos(self.limits.drain_timeout) + SLACK
         {

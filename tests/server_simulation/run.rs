@@ -25,6 +25,8 @@ pub struct Ended {
     pub broken: u64,
     /// How often it was looked at how long a connection had to wait.
     pub waited: u64,
+    /// Turns with large reads.
+    pub larges: u64,
     pub totals: Totals,
 }
 
@@ -33,6 +35,7 @@ impl AddAssign for Ended {
         self.events += other.events;
         self.broken += other.broken;
         self.waited += other.waited;
+        self.larges += other.larges;
         self.totals += other.totals;
     }
 }
@@ -45,6 +48,7 @@ impl Ended {
         let rest = [
             ("a listener breaks", self.broken),
             ("a connection waits for its turn", self.waited),
+            ("a turn with large reads", self.larges),
             ("a stale event", totals.stale_events),
             ("a client is lost in the queue", totals.lost),
             ("clients are turned away", totals.turned_away),
@@ -154,6 +158,7 @@ impl Simulation {
             events: state.events,
             broken: u64::from(failure.is_some()),
             waited: state.book.waited,
+            larges: state.book.larges,
             totals: snapshot.totals,
         }
     }
@@ -166,7 +171,7 @@ impl Simulation {
         let timers = self.take_timers();
         let mut batch = std::mem::take(&mut self.batch);
         self.state().collect(&mut batch);
-        self.begin_turn();
+        self.begin_turn(batch.len());
         while stops > 0 {
             stops -= 1;
             self.stop();
@@ -221,8 +226,8 @@ impl Simulation {
         }
     }
 
-    fn begin_turn(&mut self) {
-        self.engine.begin_turn(&self.kernel);
+    fn begin_turn(&mut self, ready: usize) {
+        self.engine.begin_turn(&self.kernel, ready);
         let mut state = self.state();
         state.book.turn += 1;
         state.book.turn_began = state.now;

@@ -50,6 +50,8 @@ const LIMITS: Limits = Limits {
     stall_timeout: Some(Duration::from_millis(40)),
     min_rate: 0,
     read_bytes: 2,
+    large_read_bytes: 3,
+    large_read_clients: 1,
     turn_bytes: 2,
     group_clients: 2,
     whole_turn_bytes: 3,

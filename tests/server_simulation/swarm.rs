@@ -158,6 +158,8 @@ pub fn draw_limits(chance: &mut Chance) -> Limits {
         stall_timeout: maybe(chance, &[20, 100, 500]),
         min_rate: chance.pick(&[0, 100, 512, 5000]),
         read_bytes,
+        large_read_bytes: read_bytes * chance.pick(&[1, 2, 4]),
+        large_read_clients: chance.pick(&[0, 1, 2, 4]),
         turn_bytes,
         group_clients: chance.pick(&[1, 2, 3, 16]),
         whole_turn_bytes: chance.pick(&[1, 100, 1000, u64::MAX, u64::MAX]),

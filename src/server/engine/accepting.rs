@@ -4,9 +4,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use log::{debug, error, warn};
+use log::{Level, debug, error, log_enabled, warn};
 use nix::libc;
 
+use crate::reactor::slots::Token;
 use crate::server::engine::Engine;
 use crate::server::listener::Accepted;
 use crate::server::world::{Socket, Timer, World};
@@ -31,6 +32,7 @@ impl<S: Socket> Engine<S> {
     }
 
     fn accept_from(&mut self, world: &mut impl World<Socket = S>, number: usize) {
+        let wants_address = self.admission.counts_addresses() || log_enabled!(Level::Debug);
         for _ in 0..self.limits.turn_accepts {
             let Some(listener) = self.listeners[number].as_mut().filter(|it| it.is_filled()) else {
                 return;
@@ -43,7 +45,7 @@ impl<S: Socket> Engine<S> {
                 }
                 return;
             }
-            match listener.learn(world.accept(number)) {
+            match listener.learn(world.accept(number, wants_address)) {
                 Accepted::Client((socket, address)) => {
                     self.end_exhaustion();
                     self.welcome(world, socket, address);
@@ -153,10 +155,10 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    pub(super) fn warn_unwatched(&mut self, address: SocketAddr, error: &io::Error) {
+    pub(super) fn warn_unwatched(&mut self, token: Token, error: &io::Error) {
         if let Some(untold) = self.warnings.unwatched.happened(self.now) {
             let label = &self.label;
-            warn!("{label}cannot watch the connection of {address}: {error}{untold}");
+            warn!("{label}cannot watch connection {token}: {error}{untold}");
         }
     }
 }

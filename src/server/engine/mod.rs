@@ -64,6 +64,8 @@ pub struct Engine<S> {
     patience: Patience,
     /// The one buffer that every read goes into: with room for one, behind those of a group.
     scratch: Box<[u8]>,
+    /// What a read may take in this turn.
+    read_bytes: usize,
     /// Clients that were read from in this turn, in the order of their bytes in that buffer.
     unanswered: Vec<Unanswered>,
     /// Where their bytes end.
@@ -129,7 +131,8 @@ impl<S: Socket> Engine<S> {
             clients: Slots::default(),
             admission: Admission::new(limits.max_connections, limits.max_connections_per_ip),
             patience: Patience::new(&limits, now),
-            scratch: vec![0; 2 * limits.read_bytes].into_boxed_slice(),
+            scratch: vec![0; limits.read_bytes + limits.large_read_bytes].into_boxed_slice(),
+            read_bytes: limits.read_bytes,
             unanswered: Vec::with_capacity(limits.group_clients),
             read_end: 0,
             limits,
@@ -183,12 +186,17 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// A turn begins: events are told next.
-    pub fn begin_turn(&mut self, world: &impl World<Socket = S>) {
+    /// A turn begins: the events of so many sources are told next.
+    pub fn begin_turn(&mut self, world: &impl World<Socket = S>, ready: usize) {
         self.now = world.now();
         self.events = 0;
         self.unfinished = self.clients.requeued();
         self.bytes_before = self.totals.traffic.bytes_in;
+        let are_few = ready + self.unfinished <= self.limits.large_read_clients;
+        self.read_bytes = match are_few {
+            true => self.limits.large_read_bytes,
+            false => self.limits.read_bytes,
+        };
     }
 
     /// A source may be ready.
@@ -271,8 +279,13 @@ impl<S: Socket> Engine<S> {
         self.failure
     }
 
-    /// A new client.
-    fn welcome(&mut self, world: &mut impl World<Socket = S>, socket: S, address: SocketAddr) {
+    /// A new client, with its address if that was wanted.
+    fn welcome(
+        &mut self,
+        world: &mut impl World<Socket = S>,
+        socket: S,
+        address: Option<SocketAddr>,
+    ) {
         self.totals.accepted += 1;
         let token = self.clients.insert(Client {
             socket,
@@ -280,17 +293,21 @@ impl<S: Socket> Engine<S> {
             is_unanswered: false,
             is_watched: false,
         });
-        debug!("connection {token} accepted from {address}");
-        if !self.admission.enter(token.index(), address.ip()) {
-            self.warn_refused(address);
-            self.close(token, CloseReason::Refused);
-        } else if let Some(client) = self.clients.get_mut(token) {
-            match world.watch(&mut client.socket, token) {
-                Ok(()) => self.begin_idle(world, token),
-                Err(error) => {
-                    self.warn_unwatched(address, &error);
-                    self.close(token, CloseReason::Failed);
-                }
+        if let Some(address) = address {
+            debug!("connection {token} accepted from {address}");
+            if !self.admission.enter(token.index(), address.ip()) {
+                self.warn_refused(address);
+                return self.close(token, CloseReason::Refused);
+            }
+        }
+        let Some(client) = self.clients.get_mut(token) else {
+            return;
+        };
+        match world.watch(&mut client.socket, token) {
+            Ok(()) => self.begin_idle(world, token),
+            Err(error) => {
+                self.warn_unwatched(token, &error);
+                self.close(token, CloseReason::Failed);
             }
         }
     }
@@ -371,7 +388,7 @@ impl<S: Socket> Engine<S> {
             if let Some(client) = self.clients.get_mut(token) {
                 let reason = client.connection.cut(
                     &mut client.socket,
-                    &mut self.scratch[..self.limits.read_bytes],
+                    &mut self.scratch[..self.read_bytes],
                     &mut self.totals.traffic,
                 );
                 self.close(token, reason);
