@@ -133,8 +133,8 @@ pub fn adopt(
     Ok((TcpListener::from_std(socket.into()), regrants))
 }
 
-/// Takes the client that has waited longest, and tells its address when that is wanted: it takes a
-/// hundredth of what the whole of a client takes that has one message. See accept(2).
+/// Takes the client that has waited longest, and tells its address when that is wanted: that takes
+/// half a hundredth of the CPU time of a client with one message. See accept(2).
 #[inline]
 pub fn accept(
     listener: &TcpListener,

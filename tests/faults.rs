@@ -360,7 +360,11 @@ fn a_fin_that_cannot_be_sent_ends_that_client_alone() {
     if !common::installed("strace") {
         return common::skip("no strace");
     }
-    for (error, end) in [("ENOTCONN", "reset"), ("ENOBUFS", "failed")] {
+    for (error, end) in [
+        ("ENOTCONN", "reset"),
+        ("ENOBUFS", "failed"),
+        ("EINTR", "failed"),
+    ] {
         let mut serve = Serve::start(&format!("{ARGUMENTS} --idle-timeout 400ms"));
         let inject = format!("shutdown:error={error}:when=1");
         let strace = Strace::attach(&serve.process, &inject);

@@ -198,9 +198,11 @@ fn functions_are_short() {
             if open.is_none() && begins && !line.trim_end().ends_with(';') {
                 open = Some((number, indent));
             }
+            let ends = line.trim_end().ends_with('}')
+                || line.trim_start().starts_with(')') && line.trim_end().ends_with(';');
             if let Some((start, at)) = open
                 && indent == at
-                && line.trim_end().ends_with(['}', ';'])
+                && ends
             {
                 let length = number - start + 1;
                 if length > FUNCTION_LINES_MAX {

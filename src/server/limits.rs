@@ -36,7 +36,7 @@ pub struct Limits {
     pub read_bytes: usize,
     /// Bytes that one read may take when few are ready, at least `read_bytes`. It is also the most
     /// that a connection can have pending, since a connection with pending bytes is not read: what
-    /// a client that never reads costs. A MiB in four reads takes a third less of the CPU than in
+    /// a client that never reads costs. A MiB in four reads takes a quarter less of the CPU than in
     /// sixteen.
     pub large_read_bytes: usize,
     /// So many are few: a turn of theirs takes no longer than one for sixteen with small reads.

@@ -316,9 +316,9 @@ impl State {
         );
     }
 
-    /// A budget is rounded up to whole reads, which may be large ones.
-    fn budget(&self) -> u64 {
-        (self.limits.turn_bytes + self.limits.large_read_bytes - 1) as u64
+    /// A budget is rounded up to whole reads of this length.
+    fn budget(&self, read_bytes: usize) -> u64 {
+        (self.limits.turn_bytes + read_bytes - 1) as u64
     }
 
     /// The server is told something.
@@ -386,7 +386,8 @@ impl State {
             } else {
                 told
             };
-            let is_fair = read <= self.budget() * told.max(1);
+            // It may have waited through a turn with large reads.
+            let is_fair = read <= self.budget(self.limits.large_read_bytes) * told.max(1);
             require!(
                 self,
                 number,
@@ -434,7 +435,10 @@ impl State {
     pub fn check_read(&mut self, number: usize, count: usize) {
         let (now, turn) = (self.now, self.book.turn);
         let least = self.book.least_progress;
-        let budget = self.budget();
+        let budget = self.budget(match self.book.is_large {
+            true => self.limits.large_read_bytes,
+            false => self.limits.read_bytes,
+        });
         let end = &mut self.ends[number];
         if end.facts.fin.is_none() {
             self.book.pending += count as u64;

@@ -32,7 +32,6 @@ impl<S: Socket> Engine<S> {
     }
 
     fn accept_from(&mut self, world: &mut impl World<Socket = S>, number: usize) {
-        let wants_address = self.admission.counts_addresses() || log_enabled!(Level::Debug);
         for _ in 0..self.limits.turn_accepts {
             let Some(listener) = self.listeners[number].as_mut().filter(|it| it.is_filled()) else {
                 return;
@@ -45,6 +44,7 @@ impl<S: Socket> Engine<S> {
                 }
                 return;
             }
+            let wants_address = self.admission.counts_addresses() || log_enabled!(Level::Debug);
             match listener.learn(world.accept(number, wants_address)) {
                 Accepted::Client((socket, address)) => {
                     self.end_exhaustion();
