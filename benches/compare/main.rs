@@ -1,9 +1,9 @@
-//! `upcase serve` beside its peers, side by side and cycle by cycle, and `upcase load` beside a
+//! `upcase serve` beside its peers, cycle by cycle and start by start, and `upcase load` beside a
 //! bare client; instructions, system calls and memory as well.
 //!
 //! ```text
 //! cargo bench --bench compare                                   all, into benches/RESULTS.md
-//! cargo bench --bench compare -- --case 1000x64x1 --cycles 30   one case, only told
+//! cargo bench --bench compare -- --case 1000x64x1 --starts 20   one case, only told
 //! UPCASE_OTHER=old/upcase cargo bench --bench compare -- --part servers --server other,upcase
 //!                                                               one build beside another
 //! ```
@@ -49,8 +49,11 @@ struct Arguments {
     /// Only these parts
     #[arg(long, value_enum, value_delimiter = ',')]
     part: Vec<PartName>,
-    /// At least so many cycles
-    #[arg(long, default_value_t = 30)]
+    /// At least so many starts of all processes
+    #[arg(long, default_value_t = 10)]
+    starts: usize,
+    /// Cycles of a start: slices of each
+    #[arg(long, default_value_t = 3)]
     cycles: usize,
     /// At most so many seconds a case
     #[arg(long, default_value_t = 180)]
@@ -101,6 +104,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     process::pin(client)?;
     let settings = Settings {
         cores: Cores { server, client },
+        starts: arguments.starts,
         cycles: arguments.cycles,
         bound: Duration::from_secs(arguments.seconds),
         foreign_most: arguments.foreign / 100.0,
@@ -147,7 +151,7 @@ fn servers(
     for &case in cases {
         let comparison = slices::compare(case, Side::Server, &contenders, settings)
             .with_context(|| format!("case {case}"))?;
-        results.comparison(&comparison, settings.cycles);
+        results.comparison(&comparison, settings.starts);
     }
     Ok(())
 }
@@ -176,7 +180,7 @@ fn load(settings: &Settings, results: &mut Results) -> anyhow::Result<()> {
     ]
     .map(|(client, name)| (Server::Upcase, client, name.to_string()));
     let comparison = slices::compare(LOAD, Side::Client, &contenders, settings)?;
-    results.comparison(&comparison, settings.cycles);
+    results.comparison(&comparison, settings.starts);
     Ok(())
 }
 

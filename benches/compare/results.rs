@@ -19,6 +19,7 @@ impl Results {
     pub fn new(settings: &Settings) -> Results {
         let Settings {
             cores,
+            starts,
             cycles,
             bound,
             foreign_most,
@@ -29,13 +30,16 @@ impl Results {
              Written by `cargo bench --bench compare`, {}.\n\n\
              All servers run at a time, on core {}, each with a client of its own on core {} whose \
              connections stay open; who is not in a slice sleeps. Slices of at least 200 ms and \
-             ten median round trips go round, in an order that rotates, for at least {cycles} \
-             cycles, and on until every ratio is known within ±{:.0} %, or for {} s, and then the \
-             table says so. A ratio is that of two slices of one cycle; in brackets is the 95 % \
-             interval of the median, by rank. A slice in which others used more than {:.0} % of \
-             the two cores does not count. CPU is the server's own, user and system, from its CPU \
-             clock. `upcase serve` has its defaults: all limits, counters and timeouts. Absolute \
-             figures mean little on a machine that is shared; ratios do.\n",
+             ten median round trips go round, in an order that rotates. A ratio is that of two \
+             slices of one cycle. After {cycles} cycles all processes are started anew, since where \
+             one lies in memory is worth some hundredths for as long as it lives: the median of a \
+             start's ratios is one figure, and the table has the median of these, and in brackets \
+             its 95 % interval, by rank. There are at least {starts} starts, and more until every \
+             ratio is known within ±{:.0} %, or for {} s, and then the table says so. A slice in \
+             which others used more than {:.0} % of the two cores does not count. CPU is the \
+             server's own, user and system, from its CPU clock. `upcase serve` has its defaults: \
+             all limits, counters and timeouts. Absolute figures mean little on a machine that is \
+             shared; ratios do.\n",
             machine::name(),
             cores.server,
             cores.client,
@@ -67,7 +71,7 @@ impl Results {
     }
 
     /// Adds a comparison with its bars.
-    pub fn comparison(&mut self, comparison: &Comparison, cycles: usize) {
+    pub fn comparison(&mut self, comparison: &Comparison, starts: usize) {
         let case = comparison.case;
         let what = if case.churn { "connection" } else { "message" };
         let opened = if case.churn {
@@ -99,15 +103,16 @@ impl Results {
             self.add(&format!("\n{name}: {why}"));
         }
         self.add(&format!("\n```text\n{}```", bars(comparison)));
-        let resolved = match comparison.is_resolved(cycles) {
+        let resolved = match comparison.is_resolved(starts) {
             true => "resolved",
             false => "**not resolved**",
         };
         let slice = comparison.slice.as_millis();
         let foreign = comparison.foreign().unwrap_or_default() * 100.0;
         self.add(&format!(
-            "\n{resolved}; slices of {slice} ms; others used {foreign:.1} % of the two CPUs at the \
-             median\n"
+            "\n{resolved}; {} starts, slices of {slice} ms; others used {foreign:.1} % of the two \
+             CPUs at the median\n",
+            comparison.starts()
         ));
     }
 
@@ -121,24 +126,20 @@ impl Results {
 fn cells(comparison: &Comparison, number: usize) -> Vec<String> {
     let series = &comparison.series[number];
     let side = comparison.side;
-    let middle = |median: Option<Median>, digits: usize| match median {
-        Some(Median { middle, .. }) => format!("{middle:.digits$}"),
+    let middle = |figure: Option<f64>, digits: usize| match figure {
+        Some(figure) => format!("{figure:.digits$}"),
         None => "-".to_string(),
     };
+    let ratio = Median::of(&comparison.ratios(number));
     vec![
         series.name.clone(),
-        interval(Median::of(&comparison.ratios(number)), 3),
-        interval(series.median(|slice| slice.cost(side)), 2),
+        ratio.map_or("-".to_string(), |ratio| ratio.to_string()),
+        middle(series.median(|slice| slice.cost(side)), 2),
         middle(series.median(Slice::rate), 0),
         middle(series.median(Slice::p50), 1),
         middle(series.median(Slice::p99), 1),
         format!("{}, {}", series.kept(), series.discarded()),
     ]
-}
-
-/// A median with its interval.
-fn interval(median: Option<Median>, digits: usize) -> String {
-    median.map_or("-".to_string(), |median| format!("{median:.digits$}"))
 }
 
 /// A bar for the ratio of each contender, its interval at the end.

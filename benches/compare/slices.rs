@@ -1,5 +1,7 @@
 //! Side by side: slices of time that alternate between the contenders, and are compared cycle by
-//! cycle, since the machine's speed drifts, and drifts for all.
+//! cycle, since the machine's speed drifts, and drifts for all. After a few cycles all of them are
+//! started anew, and each such start gives one ratio: where a process happens to lie in memory is
+//! worth some hundredths for as long as it lives, and however many slices do not average that out.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +9,7 @@ use crate::case::Case;
 use crate::client::Report;
 use crate::common::machine;
 use crate::contender::{Client, Contender, Cores, Server};
-use crate::ratio::Median;
+use crate::ratio::{self, Median};
 
 /// The least length of a slice, and how many median round trips it must hold.
 const SLICE: Duration = Duration::from_millis(200);
@@ -20,9 +22,11 @@ pub const CLOSE: f64 = 0.05;
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub cores: Cores,
-    /// At least so many cycles.
+    /// At least so many starts.
+    pub starts: usize,
+    /// Cycles of a start.
     pub cycles: usize,
-    /// No more cycles after this time.
+    /// No more starts after this time.
     pub bound: Duration,
     /// The part of the cores' time that others may take in a slice that counts.
     pub foreign_most: f64,
@@ -42,14 +46,17 @@ pub struct Slice {
     server_cpu: Duration,
 }
 
-/// The slices of one contender, by cycle; `None`: others used the CPUs.
+/// The slices of one contender, by start and cycle; `None`: others used the CPUs.
 #[derive(Debug)]
 pub struct Series {
     pub name: String,
-    slices: Vec<Option<Slice>>,
-    /// What others used of the CPUs in each.
+    starts: Vec<Vec<Option<Slice>>>,
+    /// What others used of the CPUs in each slice.
     foreign: Vec<f64>,
 }
+
+/// A server with its client, and how the tables call them.
+pub type Entry = (Server, Client, String);
 
 /// What came of a comparison. The first series is what the others are measured by.
 #[derive(Debug)]
@@ -67,10 +74,10 @@ pub struct Comparison {
 pub fn compare(
     case: Case,
     side: Side,
-    contenders: &[(Server, Client, String)],
+    entries: &[Entry],
     settings: &Settings,
 ) -> anyhow::Result<Comparison> {
-    let mut running = Vec::new();
+    let end = Instant::now() + settings.bound;
     let mut comparison = Comparison {
         case,
         side,
@@ -78,39 +85,20 @@ pub fn compare(
         absent: Vec::new(),
         slice: SLICE,
     };
-    for (server, client, name) in contenders {
+    let mut present = Vec::new();
+    for entry in entries {
+        let (server, client, name) = entry;
+        // Who cannot be had at all is told, not an error.
         match Contender::start(*server, *client, case, settings.cores) {
-            Ok(contender) => {
-                running.push(contender);
-                comparison.series.push(Series {
-                    name: name.clone(),
-                    slices: Vec::new(),
-                    foreign: Vec::new(),
-                });
+            Ok(_) => {
+                present.push(entry);
+                comparison.series.push(Series::new(name));
             }
             Err(why) => comparison.absent.push((name.clone(), format!("{why:#}"))),
         }
     }
-    // The first slice of each warms it up, and the second tells how long the others must be.
-    for contender in &mut running {
-        contender.load(SLICE.as_millis() as u64, u64::MAX)?;
-        let report = contender.load(SLICE.as_millis() as u64, u64::MAX)?;
-        comparison.slice = comparison.slice.max(report.p50 * SLICE_ROUND_TRIPS);
-    }
-    let end = Instant::now() + settings.bound;
-    for cycle in 0.. {
-        let enough = cycle >= settings.cycles && comparison.is_resolved(settings.cycles);
-        if enough || Instant::now() >= end {
-            break;
-        }
-        for place in 0..running.len() {
-            let number = (cycle + place) % running.len();
-            let (slice, foreign) = slice(&mut running[number], comparison.slice, settings.cores)?;
-            let is_ours = foreign <= settings.foreign_most;
-            let series = &mut comparison.series[number];
-            series.slices.push(is_ours.then_some(slice));
-            series.foreign.push(foreign);
-        }
+    while !comparison.is_resolved(settings.starts) && Instant::now() < end {
+        comparison.start(&present, settings)?;
     }
     Ok(comparison)
 }
@@ -138,24 +126,63 @@ fn slice(
 }
 
 impl Comparison {
-    /// Whether the ratio of every contender to the first is known from so many pairs, and closely.
-    pub fn is_resolved(&self, pairs: usize) -> bool {
+    /// All contenders, started anew, for some cycles.
+    fn start(&mut self, present: &[&Entry], settings: &Settings) -> anyhow::Result<()> {
+        let mut running = Vec::new();
+        for (server, client, _) in present {
+            let mut contender = Contender::start(*server, *client, self.case, settings.cores)?;
+            // The first slice warms it up, and tells how long the others must be.
+            let report = contender.load(self.slice.as_millis() as u64, u64::MAX)?;
+            self.slice = self.slice.max(report.p50 * SLICE_ROUND_TRIPS);
+            running.push(contender);
+        }
+        for series in &mut self.series {
+            series.starts.push(Vec::new());
+        }
+        let number = self.starts() - 1;
+        for cycle in 0..settings.cycles {
+            for place in 0..running.len() {
+                // Nobody is always behind the same one.
+                let turn = (number * settings.cycles + cycle + place) % running.len();
+                let (slice, foreign) = slice(&mut running[turn], self.slice, settings.cores)?;
+                let counts = foreign <= settings.foreign_most;
+                self.series[turn].add(counts.then_some(slice), foreign);
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts so far.
+    pub fn starts(&self) -> usize {
+        self.series.first().map_or(0, |base| base.starts.len())
+    }
+
+    /// Whether the ratio of every contender to the first is known from so many starts, and closely.
+    pub fn is_resolved(&self, starts: usize) -> bool {
         (1..self.series.len()).all(|number| {
             let ratios = self.ratios(number);
-            ratios.len() >= pairs && Median::of(&ratios).is_some_and(|it| it.is_within(CLOSE))
+            ratios.len() >= starts && Median::of(&ratios).is_some_and(|it| it.is_within(CLOSE))
         })
     }
 
     /// What others used of the CPUs in a slice, at the median.
     pub fn foreign(&self) -> Option<f64> {
         let all = self.series.iter().flat_map(|series| &series.foreign);
-        Some(Median::of(&all.copied().collect::<Vec<_>>())?.middle)
+        ratio::middle(&all.copied().collect::<Vec<_>>())
     }
 
-    /// The CPU time a message as multiples of the first contender's in the same cycle.
+    /// The CPU time a message as a multiple of the first contender's: the median of each start.
     pub fn ratios(&self, number: usize) -> Vec<f64> {
-        let base = self.series.first().map_or(&[][..], |base| &base.slices);
-        let pairs = base.iter().zip(&self.series[number].slices);
+        let base = self.series.first().map_or(&[][..], |base| &base.starts);
+        let starts = base.iter().zip(&self.series[number].starts);
+        starts
+            .filter_map(|(base, other)| ratio::middle(&self.pairs(base, other)))
+            .collect()
+    }
+
+    /// The ratios of the cycles of one start.
+    fn pairs(&self, base: &[Option<Slice>], other: &[Option<Slice>]) -> Vec<f64> {
+        let pairs = base.iter().zip(other);
         pairs
             .filter_map(|(base, other)| {
                 Some(other.as_ref()?.cost(self.side) / base.as_ref()?.cost(self.side))
@@ -165,20 +192,40 @@ impl Comparison {
 }
 
 impl Series {
+    fn new(name: &str) -> Series {
+        Series {
+            name: name.to_string(),
+            starts: Vec::new(),
+            foreign: Vec::new(),
+        }
+    }
+
+    /// Adds a slice to the last start.
+    fn add(&mut self, slice: Option<Slice>, foreign: f64) {
+        if let Some(start) = self.starts.last_mut() {
+            start.push(slice);
+        }
+        self.foreign.push(foreign);
+    }
+
     /// Slices that do not count.
     pub fn discarded(&self) -> usize {
-        self.slices.iter().filter(|slice| slice.is_none()).count()
+        self.slices().filter(|slice| slice.is_none()).count()
     }
 
     /// Slices that count.
     pub fn kept(&self) -> usize {
-        self.slices.len() - self.discarded()
+        self.slices().flatten().count()
     }
 
     /// The median over the slices that count.
-    pub fn median(&self, figure: impl Fn(&Slice) -> f64) -> Option<Median> {
-        let figures: Vec<f64> = self.slices.iter().flatten().map(figure).collect();
-        Median::of(&figures)
+    pub fn median(&self, figure: impl Fn(&Slice) -> f64) -> Option<f64> {
+        let figures: Vec<f64> = self.slices().flatten().map(figure).collect();
+        ratio::middle(&figures)
+    }
+
+    fn slices(&self) -> impl Iterator<Item = &Option<Slice>> {
+        self.starts.iter().flatten()
     }
 }
 

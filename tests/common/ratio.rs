@@ -27,7 +27,7 @@ impl Median {
         let left_out = left_out(count)?;
         Some(Median {
             low: sorted[left_out],
-            middle: (sorted[(count - 1) / 2] + sorted[count / 2]) / 2.0,
+            middle: middle(&sorted)?,
             high: sorted[count - 1 - left_out],
         })
     }
@@ -45,6 +45,15 @@ impl fmt::Display for Median {
         let Median { low, middle, high } = self;
         write!(f, "{middle:.digits$} [{low:.digits$}, {high:.digits$}]")
     }
+}
+
+/// The median alone; `None`: there are no values.
+pub fn middle(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let count = sorted.len();
+    let upper = sorted.get(count / 2)?;
+    Some((sorted[(count - 1) / 2] + upper) / 2.0)
 }
 
 /// How many values may be left out at either end. Each value lies below the median with 1/2, so the
