@@ -108,7 +108,7 @@ const FAULTS: [Fault; 8] = [
         "EPIPE", "ECONNRESET", "ETIMEDOUT", "EHOSTUNREACH", "ENETUNREACH", "ENOMEM", "ENOBUFS",
     ]),
     fault("epoll_ctl", Harm::OneClient, &["ENOMEM", "ENOSPC"]),
-    fault("epoll_wait", Harm::None, &["EINTR"]),
+    fault("epoll_pwait", Harm::None, &["EINTR"]),
 ];
 
 impl Fault {
@@ -177,7 +177,7 @@ fn a_loop_that_has_lost_its_descriptors_ends_with_a_line_that_says_so() {
     if !common::installed("strace") {
         return common::skip("no strace");
     }
-    for call in ["accept4", "epoll_wait"] {
+    for call in ["accept4", "epoll_pwait"] {
         for (error, meaning) in [
             ("EBADF", "Bad file descriptor"),
             ("EINVAL", "Invalid argument"),
@@ -272,7 +272,7 @@ fn start_fails(call: &str, error: &str, n: u32) -> bool {
 /// What fails while the server stops is seen by nobody either.
 #[rustfmt::skip]
 const STOPPING: [(&str, &[&str]); 6] = [
-    ("epoll_wait", &["EINTR"]),
+    ("epoll_pwait", &["EINTR"]),
     ("recvfrom", &["EINTR"]),
     ("accept4", &["EINTR", "ECONNABORTED", "EMFILE", "ENOMEM"]),
     ("getsockopt", &["ENOBUFS", "ENOMEM"]),

@@ -203,13 +203,9 @@ fn of_all_system_calls_the_kernel_leaves_those_of_the_list() {
     // not being probed.
     #[cfg(target_arch = "x86_64")]
     survived.retain(|number| ![335, 336].contains(number));
-    #[cfg(target_arch = "x86_64")]
-    let wait = libc::SYS_epoll_wait;
-    #[cfg(not(target_arch = "x86_64"))]
-    let wait = libc::SYS_epoll_pwait;
     // With all arguments 0 those that depend on them die, but for mprotect(2), which asks nothing.
     let mut left = vec![
-        wait,
+        libc::SYS_epoll_pwait,
         libc::SYS_accept4,
         libc::SYS_brk,
         libc::SYS_clock_gettime,

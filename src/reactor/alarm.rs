@@ -40,10 +40,24 @@ impl Alarm {
     /// Rings at `deadline`, at once if that has passed. Costs a system call only when it changes.
     ///
     /// The descriptor is never read: arming it anew clears it, and each ring is a new edge.
+    #[inline]
     pub fn arm(&mut self, deadline: Option<Instant>) -> io::Result<()> {
-        if deadline == self.armed {
-            return Ok(());
+        match deadline == self.armed {
+            true => Ok(()),
+            false => self.set(deadline),
         }
+    }
+
+    /// Rings at `deadline` or earlier.
+    pub fn arm_at_least(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+        match (deadline, self.armed) {
+            (None, _) => Ok(()),
+            (Some(deadline), Some(armed)) if armed <= deadline => Ok(()),
+            (deadline, _) => self.arm(deadline),
+        }
+    }
+
+    fn set(&mut self, deadline: Option<Instant>) -> io::Result<()> {
         match deadline {
             None => self.timer.unset()?,
             Some(deadline) => {
@@ -55,15 +69,6 @@ impl Alarm {
         }
         self.armed = deadline;
         Ok(())
-    }
-
-    /// Rings at `deadline` or earlier.
-    pub fn arm_at_least(&mut self, deadline: Option<Instant>) -> io::Result<()> {
-        match (deadline, self.armed) {
-            (None, _) => Ok(()),
-            (Some(deadline), Some(armed)) if armed <= deadline => Ok(()),
-            (deadline, _) => self.arm(deadline),
-        }
     }
 
     /// Takes note that the alarm rang, so that the same deadline can be armed again.

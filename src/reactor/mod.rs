@@ -19,12 +19,16 @@ pub mod slots;
 pub mod timers;
 
 use std::io;
-use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Instant;
 
 use mio::event::Source;
 use mio::unix::SourceFd;
 use mio::{Interest, Poll};
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
 use crate::reactor::alarm::Alarm;
@@ -35,6 +39,12 @@ use crate::stream::Hints;
 
 /// How many events one turn takes from the kernel; the rest comes with the next turn.
 const EVENTS_PER_TURN: usize = 1024;
+
+/// Waiting no time at all.
+const AT_ONCE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
 
 /// The reactor's own sources, at the end of the fixed tokens.
 const ALARM: Token = Token::fixed(u32::MAX);
@@ -73,7 +83,6 @@ pub enum Wait {
 #[derive(Debug)]
 pub struct Reactor<K> {
     poll: Poll,
-    events: mio::Events,
     ready: Vec<(Token, Hints)>,
     next_ready: usize,
     /// Something may have happened that is no readiness of a source.
@@ -104,7 +113,6 @@ impl<K> Reactor<K> {
             .register(requests.source(), to_mio(REQUESTS), Interest::READABLE)?;
         Ok(Reactor {
             poll,
-            events: mio::Events::with_capacity(EVENTS_PER_TURN),
             ready: Vec::with_capacity(EVENTS_PER_TURN),
             next_ready: 0,
             has_own: false,
@@ -144,11 +152,12 @@ impl<K> Reactor<K> {
     ///
     /// An edge for writing comes only after a write fell short, so this costs nothing later. An
     /// edge for urgent data must be known because a read stops before the mark.
-    pub fn add_stream(&self, source: &mut impl Source, token: Token) -> io::Result<()> {
-        let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
-        self.poll
-            .registry()
-            .register(source, to_mio(token), interest)
+    #[inline(always)]
+    pub fn add_stream(&self, source: &impl AsFd, token: Token) -> io::Result<()> {
+        let both = EventFlags::IN | EventFlags::OUT | EventFlags::PRI | EventFlags::RDHUP;
+        let data = EventData::new_u64(token.to_bits());
+        epoll::add(self.poll.registry(), source, data, both | EventFlags::ET)?;
+        Ok(())
     }
 
     /// Registers a source that is only read: a listener.
@@ -169,6 +178,7 @@ impl<K> Reactor<K> {
     }
 
     /// Waits until something happened. Being interrupted by a signal is not an error.
+    #[inline(always)]
     pub fn turn(&mut self, wait: Wait) -> io::Result<()> {
         let timer = self.timers.next_deadline();
         let timeout = match wait {
@@ -184,16 +194,37 @@ impl<K> Reactor<K> {
             // An alarm that rings early does no harm, and is not armed anew in every turn.
             Wait::Never => {
                 self.alarm.arm_at_least(timer)?;
-                Some(Duration::ZERO)
+                Some(&AT_ONCE)
             }
         };
-        while let Err(error) = self.poll.poll(&mut self.events, timeout) {
-            if error.kind() != io::ErrorKind::Interrupted {
-                let text = format!("cannot wait for events: {error}");
-                return Err(io::Error::new(error.kind(), text));
+        self.wait(timeout)
+    }
+
+    /// Waits for the kernel, and sorts what it tells: what is the reactor's own, and what is its
+    /// user's.
+    ///
+    /// The call is made here, inlined, and not by mio and libc: with a return from a function behind
+    /// the wait, the kernel took 0.2 µs longer for the recv(2) that followed, of 1.3, and 0.6 for
+    /// the send(2), of 11 (`server::engine::serving` tells more).
+    #[inline(always)]
+    fn wait(&mut self, timeout: Option<&Timespec>) -> io::Result<()> {
+        let mut buffer = [const { MaybeUninit::uninit() }; EVENTS_PER_TURN];
+        let events = loop {
+            match epoll::wait(self.poll.registry(), &mut buffer, timeout) {
+                Ok((events, _)) => break events,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(cannot_wait(error)),
+            }
+        };
+        self.ready.clear();
+        self.next_ready = 0;
+        for event in events {
+            let token = Token::from_bits(event.data.u64());
+            match token {
+                ALARM | REQUESTS | INQUIRIES => self.take_own(token),
+                _ => self.ready.push((token, hints(event.flags))),
             }
         }
-        self.collect();
         Ok(())
     }
 
@@ -240,54 +271,56 @@ impl<K> Reactor<K> {
         None
     }
 
-    /// Sorts the batch: what is the reactor's own, and what is its user's.
-    fn collect(&mut self) {
-        self.ready.clear();
-        self.next_ready = 0;
-        for event in self.events.iter() {
-            let token = Token::from_bits(event.token().0 as u64);
-            if !token.is_fixed() {
-                self.ready.push((token, hints(event)));
-                continue;
+    /// One of the reactor's own sources is ready.
+    #[cold]
+    fn take_own(&mut self, source: Token) {
+        self.has_own = true;
+        match source {
+            ALARM => {
+                self.alarm.rang();
+                self.due = Some(self.timers.due(Instant::now()));
             }
-            self.has_own = true;
-            match token {
-                ALARM => {
-                    self.alarm.rang();
-                    self.due = Some(self.timers.due(Instant::now()));
-                }
-                REQUESTS => {
-                    let asked = self.requests.take();
-                    self.asked.signals += asked.signals;
-                    self.asked.drains += asked.drains;
-                    self.asked.reports += asked.reports;
-                }
-                INQUIRIES => {
-                    let inquiries = self.inquiries.as_mut();
-                    self.inquired += inquiries.map_or(0, |requests| requests.take().signals);
-                }
-                token => self.ready.push((token, hints(event))),
+            REQUESTS => {
+                let asked = self.requests.take();
+                self.asked.signals += asked.signals;
+                self.asked.drains += asked.drains;
+                self.asked.reports += asked.reports;
+            }
+            _ => {
+                let inquiries = self.inquiries.as_mut();
+                self.inquired += inquiries.map_or(0, |requests| requests.take().signals);
             }
         }
     }
+}
+
+#[cold]
+fn cannot_wait(error: Errno) -> io::Error {
+    let error = io::Error::from(error);
+    let text = format!("cannot wait for events: {error}");
+    io::Error::new(error.kind(), text)
 }
 
 fn to_mio(token: Token) -> mio::Token {
     mio::Token(token.to_bits() as usize)
 }
 
-fn hints(event: &mio::event::Event) -> Hints {
-    let exceptional = event.is_read_closed() || event.is_priority() || event.is_error();
+/// See epoll_ctl(2). What says that something failed permits a try in both directions.
+fn hints(flags: EventFlags) -> Hints {
+    let ended = flags.intersects(EventFlags::RDHUP | EventFlags::HUP);
+    let exceptional = ended || flags.intersects(EventFlags::PRI | EventFlags::ERR);
     Hints {
-        readable: event.is_readable() || exceptional,
-        writable: event.is_writable() || event.is_write_closed() || event.is_error(),
+        readable: exceptional || flags.intersects(EventFlags::IN),
+        writable: flags.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR),
         exceptional,
-        ended: event.is_read_closed(),
+        ended,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     /// All that happens until `count` events have come.

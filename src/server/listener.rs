@@ -94,6 +94,11 @@ impl Listener {
         self.note();
     }
 
+    /// Whether there may be something to do: clients to accept, or an end to make.
+    pub fn is_due(&self) -> bool {
+        self.is_filled() || self.hushed_until.is_some()
+    }
+
     /// Whether every client that could come has been accepted.
     pub fn is_spent(&self, now: Instant) -> bool {
         self.queue == Queue::Empty && self.hushed_until.is_some_and(|until| until <= now)

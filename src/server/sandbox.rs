@@ -223,19 +223,13 @@ const EVERY_THREAD: &[c_long] = &[
     libc::SYS_recvfrom,
     libc::SYS_shutdown,
     // The reactor.
-    EPOLL_WAIT,
+    libc::SYS_epoll_pwait,
     libc::SYS_epoll_ctl,
     libc::SYS_timerfd_settime,
 ];
 
 /// Figures of the process, from files under /proc that are open.
 const METRICS: &[c_long] = &[libc::SYS_pread64, libc::SYS_getrusage];
-
-#[cfg(target_arch = "x86_64")]
-const EPOLL_WAIT: c_long = libc::SYS_epoll_wait;
-// Younger architectures have the newer call alone, and their libc makes the older from it.
-#[cfg(not(target_arch = "x86_64"))]
-const EPOLL_WAIT: c_long = libc::SYS_epoll_pwait;
 
 fn rules(role: Role) -> Result<BTreeMap<c_long, Vec<SeccompRule>>, BackendError> {
     let own: &[c_long] = match role {

@@ -9,13 +9,20 @@ use nix::libc;
 
 use crate::reactor::slots::Token;
 use crate::server::engine::Engine;
-use crate::server::listener::Accepted;
+use crate::server::listener::{Accepted, Listener};
 use crate::server::world::{Socket, Timer, World};
 
 impl<S: Socket> Engine<S> {
     /// Accepts from each listener up to its share of the turn. One that is stopping is emptied and
     /// then closed: closing it sooner would reset the clients in its queue.
     pub(super) fn accept(&mut self, world: &mut impl World<Socket = S>) {
+        if self.listeners.iter().flatten().any(Listener::is_due) {
+            self.accept_in_turns(world);
+        }
+    }
+
+    #[inline(never)]
+    fn accept_in_turns(&mut self, world: &mut impl World<Socket = S>) {
         // Each turn begins with another one, so that none takes all the places that become free.
         let count = self.listeners.len();
         self.first_listener = (self.first_listener + 1) % count.max(1);
@@ -31,6 +38,7 @@ impl<S: Socket> Engine<S> {
         }
     }
 
+    #[inline(always)]
     fn accept_from(&mut self, world: &mut impl World<Socket = S>, number: usize) {
         for _ in 0..self.limits.turn_accepts {
             let Some(listener) = self.listeners[number].as_mut().filter(|it| it.is_filled()) else {

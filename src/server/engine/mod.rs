@@ -211,8 +211,9 @@ impl<S: Socket> Engine<S> {
     }
 
     /// A timer is due.
+    #[cold]
     pub fn on_timer(&mut self, world: &mut impl World<Socket = S>, timer: Timer) {
-        self.answer_all(world);
+        self.answer_now(world);
         match timer {
             Timer::RetryAccept => {
                 self.retry_is_set = false;
@@ -229,8 +230,9 @@ impl<S: Socket> Engine<S> {
     }
 
     /// A request to stop. The second one ends everything now.
+    #[cold]
     pub fn on_stop(&mut self, world: &mut impl World<Socket = S>) {
-        self.answer_all(world);
+        self.answer_now(world);
         let (label, clients) = (&self.label, self.clients.len());
         if self.stopping.is_some() {
             if clients > 0 {
@@ -250,6 +252,7 @@ impl<S: Socket> Engine<S> {
 
     /// The events of this turn were all told: those who waited get their turn, and new clients are
     /// accepted.
+    #[inline(always)]
     pub fn finish_turn(&mut self, world: &mut impl World<Socket = S>) {
         self.answer_all(world);
         self.serve_unfinished(world);
@@ -280,6 +283,7 @@ impl<S: Socket> Engine<S> {
     }
 
     /// A new client, with its address if that was wanted.
+    #[inline(always)]
     fn welcome(
         &mut self,
         world: &mut impl World<Socket = S>,

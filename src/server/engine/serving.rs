@@ -17,8 +17,10 @@
 //!
 //! A return from a function behind a system call costs far more. With one such return a message in
 //! place of none, a message costs a fifth more, in this loop and in the bare one of
-//! `benches/peers/epoll.rs` alike; presumably the kernel's calls go deeper than the processor's
-//! memory for returns. So both halves are inlined whole, each into a loop, down to the call.
+//! `benches/peers/epoll.rs` alike; and the calls that follow take longer in the kernel. Presumably
+//! the processor's memory for returns is out of step from then on. So both halves are inlined whole,
+//! down to the call, and the wait as well: from one turn of the loop to the next nothing returns
+//! behind a call that every message needs.
 //!
 //! Whoever needs more than one short read has the whole turn at once.
 //!
@@ -46,7 +48,7 @@ impl<S: Socket> Engine<S> {
         client.connection.note(hints);
         if client.is_unanswered {
             // Two events of one client in a turn: epoll tells no such thing.
-            self.answer_all(world);
+            self.answer_now(world);
             self.serve_once(world, token);
         } else if self.may_serve(token) {
             self.read(world, token);
@@ -73,7 +75,7 @@ impl<S: Socket> Engine<S> {
     fn read(&mut self, world: &mut impl World<Socket = S>, token: Token) {
         let has_room = self.read_end + self.read_bytes <= self.scratch.len();
         if !has_room || self.unanswered.len() == self.limits.group_clients {
-            self.answer_all(world);
+            self.answer_now(world);
         }
         let begin = self.read_end;
         let Some(client) = self.clients.get_mut(token) else {
@@ -97,8 +99,14 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// The second half of the turn of everybody who was read from.
+    /// Where it is seldom, or once for a whole group.
     #[inline(never)]
+    pub(super) fn answer_now(&mut self, world: &mut impl World<Socket = S>) {
+        self.answer_all(world);
+    }
+
+    /// The second half of the turn of everybody who was read from.
+    #[inline(always)]
     pub(super) fn answer_all(&mut self, world: &mut impl World<Socket = S>) {
         let mut begin = 0;
         for place in 0..self.unanswered.len() {
