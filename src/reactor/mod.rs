@@ -334,6 +334,26 @@ mod tests {
     }
 
     #[test]
+    fn hints_say_what_the_flags_permit() {
+        let told = |flags| {
+            let Hints {
+                readable,
+                writable,
+                exceptional,
+                ended,
+            } = hints(flags);
+            [readable, writable, exceptional, ended]
+        };
+        let (y, n) = (true, false);
+        assert_eq!(told(EventFlags::IN), [y, n, n, n]);
+        assert_eq!(told(EventFlags::OUT), [n, y, n, n]);
+        assert_eq!(told(EventFlags::PRI), [y, n, y, n]);
+        assert_eq!(told(EventFlags::IN | EventFlags::RDHUP), [y, n, y, y]);
+        assert_eq!(told(EventFlags::ERR), [y, y, y, n]);
+        assert_eq!(told(EventFlags::HUP), [y, y, y, y]);
+    }
+
+    #[test]
     fn timers_wake_the_poll_in_their_order() {
         let mut reactor = Reactor::new().unwrap();
         let now = Instant::now();
