@@ -52,7 +52,7 @@ struct Arguments {
     /// At least so many starts of all processes
     #[arg(long, default_value_t = 10)]
     starts: usize,
-    /// Cycles of a start: slices of each
+    /// Cycles of a start: slices of each, when they have their least length
     #[arg(long, default_value_t = 3)]
     cycles: usize,
     /// At most so many seconds a case

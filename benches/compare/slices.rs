@@ -15,6 +15,9 @@ use crate::ratio::{self, Median};
 const SLICE: Duration = Duration::from_millis(200);
 const SLICE_ROUND_TRIPS: u32 = 10;
 
+/// Without so many starts there is no interval, however long they take.
+const STARTS_LEAST: usize = 6;
+
 /// So close the ends of an interval are to be.
 pub const CLOSE: f64 = 0.05;
 
@@ -24,9 +27,9 @@ pub struct Settings {
     pub cores: Cores,
     /// At least so many starts.
     pub starts: usize,
-    /// Cycles of a start.
+    /// Cycles of a start, when slices have their least length; fewer when they are longer.
     pub cycles: usize,
-    /// No more starts after this time.
+    /// No more starts after this time, if there are six.
     pub bound: Duration,
     /// The part of the cores' time that others may take in a slice that counts.
     pub foreign_most: f64,
@@ -97,7 +100,9 @@ pub fn compare(
             Err(why) => comparison.absent.push((name.clone(), format!("{why:#}"))),
         }
     }
-    while !comparison.is_resolved(settings.starts) && Instant::now() < end {
+    while !comparison.is_resolved(settings.starts)
+        && (comparison.starts() < STARTS_LEAST || Instant::now() < end)
+    {
         comparison.start(&present, settings)?;
     }
     Ok(comparison)
@@ -140,10 +145,12 @@ impl Comparison {
             series.starts.push(Vec::new());
         }
         let number = self.starts() - 1;
-        for cycle in 0..settings.cycles {
+        let cycles = (SLICE * settings.cycles as u32).div_duration_f64(self.slice);
+        let cycles = cycles.ceil() as usize;
+        for cycle in 0..cycles {
             for place in 0..running.len() {
                 // Nobody is always behind the same one.
-                let turn = (number * settings.cycles + cycle + place) % running.len();
+                let turn = (number * cycles + cycle + place) % running.len();
                 let (slice, foreign) = slice(&mut running[turn], self.slice, settings.cores)?;
                 let counts = foreign <= settings.foreign_most;
                 self.series[turn].add(counts.then_some(slice), foreign);
