@@ -15,9 +15,6 @@ use crate::ratio::{self, Median};
 const SLICE: Duration = Duration::from_millis(200);
 const SLICE_ROUND_TRIPS: u32 = 10;
 
-/// Without so many starts there is no interval, however long they take.
-const STARTS_LEAST: usize = 6;
-
 /// So close the ends of an interval are to be.
 pub const CLOSE: f64 = 0.05;
 
@@ -29,7 +26,7 @@ pub struct Settings {
     pub starts: usize,
     /// Cycles of a start, when slices have their least length; fewer when they are longer.
     pub cycles: usize,
-    /// No more starts after this time, if there are six.
+    /// No more starts after this time, or after twice as long where there is no interval yet.
     pub bound: Duration,
     /// The part of the cores' time that others may take in a slice that counts.
     pub foreign_most: f64,
@@ -100,9 +97,13 @@ pub fn compare(
             Err(why) => comparison.absent.push((name.clone(), format!("{why:#}"))),
         }
     }
-    while !comparison.is_resolved(settings.starts)
-        && (comparison.starts() < STARTS_LEAST || Instant::now() < end)
-    {
+    // An interval is worth as much time again.
+    let last = end + settings.bound;
+    while !comparison.is_resolved(settings.starts) {
+        let now = Instant::now();
+        if now >= last || now >= end && comparison.has_intervals() {
+            break;
+        }
         comparison.start(&present, settings)?;
     }
     Ok(comparison)
@@ -170,6 +171,11 @@ impl Comparison {
             let ratios = self.ratios(number);
             ratios.len() >= starts && Median::of(&ratios).is_some_and(|it| it.is_within(CLOSE))
         })
+    }
+
+    /// Whether there is an interval for every ratio.
+    fn has_intervals(&self) -> bool {
+        (1..self.series.len()).all(|number| Median::of(&self.ratios(number)).is_some())
     }
 
     /// What others used of the CPUs in a slice, at the median.
