@@ -31,15 +31,15 @@ impl Results {
              All servers run at a time, on core {}, each with a client of its own on core {} whose \
              connections stay open; who is not in a slice sleeps. Slices of at least 200 ms and \
              ten median round trips go round, in an order that rotates. A ratio is that of two \
-             slices of one cycle. After {cycles} cycles, or fewer when slices are long, all processes \
-             are started anew, since where one lies in memory is worth some hundredths for as long \
-             as it lives: the median of a start's ratios is one figure, and the table has the \
-             median of these, and in brackets its 95 % interval, by rank. There are at least \
-             {starts} starts, and more until every ratio is known within ±{:.0} %, or for {} s, and \
-             then the table says so. A slice in \
-             which others used more than {:.0} % of the two cores does not count. CPU is the \
-             server's own, user and system, from its CPU clock. `upcase serve` has its defaults: \
-             all limits, counters and timeouts. Absolute figures mean little on a machine that is \
+             slices of one cycle. After {cycles} cycles, or fewer when slices are long, all \
+             processes are started anew, since a program differs from itself by some hundredths \
+             between two starts, presumably by where it lies in memory: the median of a start's \
+             ratios is one figure, and the table has the median of these, and in brackets its 95 % \
+             interval, by rank. There are at least {starts} starts, and more until every ratio is \
+             known within ±{:.0} %, or for {} s, and then the table says so. A slice in which \
+             others used more than {:.0} % of the two cores does not count. CPU is the server's \
+             own, user and system, from its CPU clock. `upcase serve` has its defaults: all \
+             limits, counters and timeouts. Absolute figures mean little on a machine that is \
              shared; ratios do.\n",
             machine::name(),
             cores.server,

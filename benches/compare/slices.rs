@@ -1,7 +1,7 @@
 //! Side by side: slices of time that alternate between the contenders, and are compared cycle by
 //! cycle, since the machine's speed drifts, and drifts for all. After a few cycles all of them are
-//! started anew, and each such start gives one ratio: where a process happens to lie in memory is
-//! worth some hundredths for as long as it lives, and however many slices do not average that out.
+//! started anew, and each such start gives one ratio: a program differs from itself by some
+//! hundredths between two starts, which no number of slices of one start averages out.
 
 use std::time::{Duration, Instant};
 
