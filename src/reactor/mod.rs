@@ -203,9 +203,9 @@ impl<K> Reactor<K> {
     /// Waits for the kernel, and sorts what it tells: what is the reactor's own, and what is its
     /// user's.
     ///
-    /// The call is made here, inlined, and not by mio and libc: with a return from a function behind
-    /// the wait, the kernel took 0.2 µs longer for the recv(2) that followed, of 1.3, and 0.6 for
-    /// the send(2), of 11 (`server::engine::serving` tells more).
+    /// The call is made here, inlined, and not by mio and libc: with a return from a function
+    /// behind the wait, the kernel took 0.2 µs longer for the recv(2) that followed, of 1.3, and
+    /// 0.6 for the send(2), of 11 (`server::engine::serving` tells more).
     #[inline(always)]
     fn wait(&mut self, timeout: Option<&Timespec>) -> io::Result<()> {
         let mut buffer = [const { MaybeUninit::uninit() }; EVENTS_PER_TURN];

@@ -18,9 +18,9 @@
 //! A return from a function behind a system call costs far more. With one such return a message in
 //! place of none, a message costs a fifth more, in this loop and in the bare one of
 //! `benches/peers/epoll.rs` alike; and the calls that follow take longer in the kernel. Presumably
-//! the processor's memory for returns is out of step from then on. So both halves are inlined whole,
-//! down to the call, and the wait as well: from one turn of the loop to the next nothing returns
-//! behind a call that every message needs.
+//! the processor's memory for returns is out of step from then on. So both halves are inlined, down
+//! to the call, and the wait as well: from one turn of the loop to the next nothing returns behind
+//! a call that every message needs.
 //!
 //! Whoever needs more than one short read has the whole turn at once.
 //!
