@@ -167,10 +167,11 @@ impl Comparison {
 
     /// Whether the ratio of every contender to the first is known from so many starts, and closely.
     pub fn is_resolved(&self, starts: usize) -> bool {
-        (1..self.series.len()).all(|number| {
+        let is_close = |number: usize| {
             let ratios = self.ratios(number);
             ratios.len() >= starts && Median::of(&ratios).is_some_and(|it| it.is_within(CLOSE))
-        })
+        };
+        self.starts() >= starts && (1..self.series.len()).all(is_close)
     }
 
     /// Whether there is an interval for every ratio.
