@@ -30,8 +30,8 @@ impl Results {
              Written by `cargo bench --bench compare`, {}.\n\n\
              All servers run at a time, on core {}, each with a client of its own on core {} whose \
              connections stay open; who is not in a slice sleeps. Slices of at least 200 ms and \
-             ten median round trips go round, in an order that rotates. A ratio is that of two \
-             slices of one cycle. After {cycles} cycles, or fewer when slices are long, all \
+             ten median round trips go round, in an order that rotates and turns. A ratio is that \
+             of two slices of one cycle. After {cycles} cycles, or fewer when slices are long, all \
              processes are started anew, since a program differs from itself by some hundredths \
              between two starts, presumably by where it lies in memory: the median of a start's \
              ratios is one figure, and the table has the median of these, and in brackets its 95 % \

@@ -148,10 +148,14 @@ impl Comparison {
         let number = self.starts() - 1;
         let cycles = (SLICE * settings.cycles as u32).div_duration_f64(self.slice);
         let cycles = cycles.ceil() as usize;
-        for cycle in 0..cycles {
+        for round in number * cycles..(number + 1) * cycles {
             for place in 0..running.len() {
-                // Nobody is always behind the same one.
-                let turn = (number * cycles + cycle + place) % running.len();
+                // Nobody is always the first, nor always behind the same one.
+                let place = match round % 2 {
+                    0 => place,
+                    _ => running.len() - place,
+                };
+                let turn = (round + place) % running.len();
                 let (slice, foreign) = slice(&mut running[turn], self.slice, settings.cores)?;
                 let counts = foreign <= settings.foreign_most;
                 self.series[turn].add(counts.then_some(slice), foreign);
