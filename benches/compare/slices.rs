@@ -55,9 +55,6 @@ pub struct Series {
     foreign: Vec<f64>,
 }
 
-/// A server with its client, and how the tables call them.
-pub type Entry = (Server, Client, String);
-
 /// What came of a comparison. The first series is what the others are measured by.
 #[derive(Debug)]
 pub struct Comparison {
@@ -74,7 +71,7 @@ pub struct Comparison {
 pub fn compare(
     case: Case,
     side: Side,
-    entries: &[Entry],
+    contenders: &[(Server, Client, String)],
     settings: &Settings,
 ) -> anyhow::Result<Comparison> {
     let end = Instant::now() + settings.bound;
@@ -85,13 +82,13 @@ pub fn compare(
         absent: Vec::new(),
         slice: SLICE,
     };
-    let mut present = Vec::new();
-    for entry in entries {
-        let (server, client, name) = entry;
+    let (mut present, mut running) = (Vec::new(), Vec::new());
+    for (server, client, name) in contenders {
         // Who cannot be had at all is told, not an error.
         match Contender::start(*server, *client, case, settings.cores) {
-            Ok(_) => {
-                present.push(entry);
+            Ok(contender) => {
+                present.push((*server, *client));
+                running.push(contender);
                 comparison.series.push(Series::new(name));
             }
             Err(why) => comparison.absent.push((name.clone(), format!("{why:#}"))),
@@ -99,12 +96,17 @@ pub fn compare(
     }
     // An interval is worth as much time again.
     let last = end + settings.bound;
-    while !comparison.is_resolved(settings.starts) {
+    while !running.is_empty() {
+        comparison.measure(&mut running, settings)?;
         let now = Instant::now();
-        if now >= last || now >= end && comparison.has_intervals() {
+        let is_over = now >= last || now >= end && comparison.has_intervals();
+        running.clear();
+        if is_over || comparison.is_resolved(settings.starts) {
             break;
         }
-        comparison.start(&present, settings)?;
+        for &(server, client) in &present {
+            running.push(Contender::start(server, client, case, settings.cores)?);
+        }
     }
     Ok(comparison)
 }
@@ -132,20 +134,17 @@ fn slice(
 }
 
 impl Comparison {
-    /// All contenders, started anew, for some cycles.
-    fn start(&mut self, present: &[&Entry], settings: &Settings) -> anyhow::Result<()> {
-        let mut running = Vec::new();
-        for (server, client, _) in present {
-            let mut contender = Contender::start(*server, *client, self.case, settings.cores)?;
+    /// Some cycles of all contenders, which were just started.
+    fn measure(&mut self, running: &mut [Contender], settings: &Settings) -> anyhow::Result<()> {
+        for contender in &mut *running {
             // The first slice warms it up, and tells how long the others must be.
             let report = contender.load(self.slice.as_millis() as u64, u64::MAX)?;
             self.slice = self.slice.max(report.p50 * SLICE_ROUND_TRIPS);
-            running.push(contender);
         }
+        let number = self.starts();
         for series in &mut self.series {
             series.starts.push(Vec::new());
         }
-        let number = self.starts() - 1;
         let cycles = (SLICE * settings.cycles as u32).div_duration_f64(self.slice);
         let cycles = cycles.ceil() as usize;
         for round in number * cycles..(number + 1) * cycles {
