@@ -16,7 +16,7 @@ use upcase::load::books::Interval;
 use upcase::load::engine::{Done, Engine, Stage};
 use upcase::load::evidence::{Machine, Path};
 use upcase::load::payload::Content;
-use upcase::load::plan::{Churn, Close, LEAD, Pace, Pacing, Plan, Stop};
+use upcase::load::plan::{Churn, Close, GROUP_CONNECTIONS, LEAD, Pace, Pacing, Plan, Stop};
 use upcase::load::random::{Dice, Purpose};
 use upcase::load::schedule::{Arrivals, Part, Rate, Series};
 use upcase::load::sizes::Sizes;
@@ -115,6 +115,8 @@ struct Faults {
     delay: (u64, u64),
     /// The first so many connections are slower by so much.
     slow: (usize, Duration),
+    /// What a read and a send take of the run's own time.
+    calls: (Duration, Duration),
 }
 
 /// The network and the server in it.
@@ -140,6 +142,13 @@ struct Virtual {
 struct Wire {
     number: usize,
     world: Virtual,
+}
+
+impl Virtual {
+    /// Time passes.
+    fn spend(&self, time: Duration) {
+        self.now.set(self.now.get() + time);
+    }
 }
 
 impl Net {
@@ -252,6 +261,7 @@ const ALL: Hints = Hints {
 impl Stream for Wire {
     fn recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut net = self.world.net.borrow_mut();
+        self.world.spend(net.faults.calls.0);
         let end = &mut net.ends[self.number];
         if end.reset {
             return Err(io::ErrorKind::ConnectionReset.into());
@@ -267,8 +277,9 @@ impl Stream for Wire {
     }
 
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let now = self.world.now();
         let mut net = self.world.net.borrow_mut();
+        self.world.spend(net.faults.calls.1);
+        let now = self.world.now();
         let end = &mut net.ends[self.number];
         assert!(
             end.up && !end.fin_sent,
@@ -348,7 +359,7 @@ impl World for Virtual {
 
     fn now(&self) -> Instant {
         // Reading the clock takes time, as everything does.
-        self.now.set(self.now.get() + Duration::from_nanos(30));
+        self.spend(Duration::from_nanos(30));
         self.now.get()
     }
 
@@ -459,16 +470,27 @@ impl Simulation {
 
     /// A turn of the loop.
     fn step(&mut self) {
-        let (timers, stops, ready) = self.wait();
+        let (timers, stops, mut ready) = self.wait();
         self.engine.begin_turn(&mut self.world);
         for _ in 0..stops {
             self.stopped = true;
             self.engine.on_stop(&mut self.world);
         }
+        // Timers may come between events.
+        let before = self
+            .world
+            .net
+            .borrow_mut()
+            .chance
+            .below(ready.len() as u64 + 1);
+        let behind = ready.split_off(before as usize);
+        for (token, hints) in ready {
+            self.engine.on_io(&mut self.world, token, hints).unwrap();
+        }
         for timer in timers {
             self.engine.on_timer(&mut self.world, timer).unwrap();
         }
-        for (token, hints) in ready {
+        for (token, hints) in behind {
             self.engine.on_io(&mut self.world, token, hints).unwrap();
         }
         self.engine.end_turn(&mut self.world).unwrap();
@@ -643,7 +665,11 @@ fn plan(chance: &mut Chance) -> Plan {
         close: [Close::Fin, Close::Rst][chance.below(2) as usize],
     };
     Plan {
-        connections: chance.between(1, 8) as u32,
+        // Few, so that a run is short; or more than fit into a group, or into its buffer.
+        connections: match chance.one_in(8) {
+            true => chance.between(9, 80),
+            false => chance.between(1, 8),
+        } as u32,
         connect_rate: chance.one_in(4).then_some(1000),
         pace,
         depth: chance.between(1, 4) as u32,
@@ -686,6 +712,7 @@ fn faults(chance: &mut Chance) -> Faults {
         room: [100, 4000, 1 << 20][chance.below(3) as usize],
         delay: (10, chance.between(20, 2000)),
         slow: (0, Duration::ZERO),
+        calls: (chance.microseconds(0, 2), chance.microseconds(0, 10)),
     }
 }
 
@@ -802,6 +829,7 @@ fn quick() -> Faults {
         room: 1 << 20,
         delay: (100, 100),
         slow: (0, Duration::ZERO),
+        calls: (Duration::ZERO, Duration::ZERO),
     }
 }
 
@@ -866,4 +894,34 @@ fn ninety_slow_connections_of_a_hundred_are_seen_when_each_has_its_line() {
     );
     let (p50, _) = response(&judged, 50.0);
     assert!((p50 / 0.0502 - 1.0).abs() < 0.01, "{p50}");
+}
+
+#[test]
+fn a_reply_waits_for_other_reads_and_not_for_other_sends_before_it_is_read() {
+    // Two messages on each connection; the first replies of all come at once.
+    let connections = GROUP_CONNECTIONS as u32;
+    let stop = Stop::Messages(u64::from(2 * connections));
+    let plan = Plan {
+        connections,
+        ..Plan::new("10.77.0.1:12000".parse().unwrap(), stop)
+    };
+    let (read, send) = (Duration::from_micros(1), Duration::from_micros(20));
+    let faults = Faults {
+        freeze: Some((Duration::ZERO, Duration::from_millis(10))),
+        calls: (read, send),
+        ..quick()
+    };
+    let results = carry_out(plan, faults).summary.results;
+    // The first messages are due one send after the other, and their replies come all at once. Read
+    // one read after the other, the first has waited longest, less what the reads took; with sends
+    // between the reads, all would have waited as long.
+    let response = results.response.distribution().unwrap();
+    let spread = response.longest().value - response.nearest(51.0).value;
+    let others = connections - 1;
+    let expected = (send - read) * others;
+    let error = spread.abs_diff(expected);
+    assert!(error < read / 2 * others, "{spread:?} for {expected:?}");
+    // The last of the second messages waits for all others, and that is the run's own doing.
+    let own = results.own.distribution().unwrap().longest().value;
+    assert!(own >= send * others, "{own:?}");
 }

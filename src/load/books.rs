@@ -3,6 +3,9 @@
 //!
 //! A message belongs to where it was due, not to where it was answered: a warm-up that ends in a
 //! stall does not leave the stall to nobody.
+//!
+//! Responses are recorded once, as those since the last interval; when an interval is told, and at
+//! the end, they are added to the results.
 
 use std::time::{Duration, Instant};
 
@@ -20,8 +23,8 @@ pub struct Books {
     pub warmup: Results,
     /// What the run measured.
     pub run: Results,
-    /// Responses since the last interval.
-    recent: Latency,
+    /// Responses since the last interval: of the warm-up's messages, and of the run's.
+    recent: [Latency; 2],
 }
 
 /// How it went in a stretch of a run.
@@ -83,7 +86,7 @@ impl Books {
             warm,
             warmup: Results::default(),
             run: Results::default(),
-            recent: Latency::default(),
+            recent: Default::default(),
         }
     }
 
@@ -99,41 +102,44 @@ impl Books {
 
     /// A message is due and is dealt with from now on.
     pub fn scheduled(&mut self, due: Instant) {
-        self.of(due).counts.scheduled += 1;
+        self.of(due).0.counts.scheduled += 1;
     }
 
     /// A message of a closed loop that was never begun is not sent.
     pub fn withdrawn(&mut self, message: &Message) {
-        self.of(message.due).counts.scheduled -= 1;
+        self.of(message.due).0.counts.scheduled -= 1;
     }
 
-    /// A message was answered rightly.
-    pub fn verified(&mut self, message: &Message, now: Instant) {
-        let response = now.saturating_duration_since(message.due);
-        self.recent.record(response);
-        self.of(message.due).verified(message, now);
+    /// A message was answered rightly, so long after it was due.
+    #[inline]
+    pub fn verified(&mut self, message: &Message, response: Duration) {
+        let (results, recent) = self.of(message.due);
+        recent.record(response);
+        results.verified(message, response);
     }
 
     /// The kernel's own times of a message that was answered rightly.
     pub fn parts(&mut self, message: &Message, times: KernelTimes, now: Instant) {
-        self.of(message.due).parts(message, times, now);
+        self.of(message.due).0.parts(message, times, now);
     }
 
     /// A message ended otherwise.
     pub fn lost(&mut self, loss: Loss, message: &Message, now: Instant) {
         let age = now.saturating_duration_since(message.due);
-        self.recent.record_at_least(age);
-        self.of(message.due).lost(loss, message, now);
+        let (results, recent) = self.of(message.due);
+        recent.record_at_least(age);
+        results.lost(loss, message, age);
     }
 
     /// A message ended that never got a connection, though one was free for it since `free`.
     pub fn lost_waiting(&mut self, loss: Loss, due: Instant, free: Option<Instant>, now: Instant) {
         let sendable = free.map(|since| since.max(due));
         let own = sendable.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        self.recent
-            .record_at_least(now.saturating_duration_since(due));
+        let age = now.saturating_duration_since(due);
         self.scheduled(due);
-        self.of(due).lost_waiting(loss, due, own, now);
+        let (results, recent) = self.of(due);
+        recent.record_at_least(age);
+        results.lost_waiting(loss, own, age);
     }
 
     /// The counts of warm-up and run together.
@@ -148,16 +154,22 @@ impl Books {
         self.run.counts.verified + self.warmup.counts.verified
     }
 
-    /// Takes the responses since this was last called.
+    /// Takes the responses since this was last called, and adds them to the results.
     pub fn take_recent(&mut self) -> Latency {
-        std::mem::take(&mut self.recent)
+        let [warmup, mut run] = std::mem::take(&mut self.recent);
+        self.warmup.response.merge(&warmup);
+        self.run.response.merge(&run);
+        run.merge(&warmup);
+        run
     }
 
-    fn of(&mut self, due: Instant) -> &mut Results {
+    #[inline]
+    fn of(&mut self, due: Instant) -> (&mut Results, &mut Latency) {
+        let [warmup, run] = &mut self.recent;
         if due < self.warm {
-            &mut self.warmup
+            (&mut self.warmup, warmup)
         } else {
-            &mut self.run
+            (&mut self.run, run)
         }
     }
 }

@@ -60,12 +60,16 @@ impl After {
     /// It has not come yet.
     const NEVER: After = After(u64::MAX);
 
+    #[inline]
     fn new(due: Instant, at: Instant) -> After {
-        After(at.saturating_duration_since(due).as_nanos() as u64)
+        if at <= due {
+            return After(0); // In a closed loop nearly always, and subtracting is not free.
+        }
+        After(at.duration_since(due).as_nanos() as u64)
     }
 
-    fn at(self, due: Instant) -> Option<Instant> {
-        (self != After::NEVER).then(|| due + Duration::from_nanos(self.0))
+    fn known(self) -> Option<Duration> {
+        (self != After::NEVER).then(|| Duration::from_nanos(self.0))
     }
 }
 
@@ -84,15 +88,16 @@ impl Message {
         Duration::from_nanos(self.sendable.0)
     }
 
-    /// When the send began that took its last byte; `None`: bytes are left.
-    pub fn sent(&self) -> Option<Instant> {
-        self.sent.at(self.due)
+    /// From when it was due until the send began that took its last byte; `None`: bytes are left.
+    pub fn lateness(&self) -> Option<Duration> {
+        self.sent.known()
     }
 
-    /// The part of its lateness that is the run's own doing: it could be sent, and was not.
-    pub fn own(&self, now: Instant) -> Duration {
-        let offered = self.offered.at(self.due).unwrap_or(now);
-        offered.saturating_duration_since(self.due + self.waited())
+    /// The part of its lateness that is the run's own doing, when it is `age` old: it could be
+    /// sent, and was not.
+    pub fn own(&self, age: Duration) -> Duration {
+        let offered = self.offered.known().unwrap_or(age);
+        offered.saturating_sub(self.waited())
     }
 
     /// Where its last byte ends in its connection's stream.

@@ -65,7 +65,7 @@ impl World for Kernel {
 }
 
 impl Stream for KernelSocket {
-    #[inline]
+    #[inline(always)]
     fn recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.times {
             None => self.stream.recv(buffer),
@@ -73,7 +73,7 @@ impl Stream for KernelSocket {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.stream.send(bytes)
     }

@@ -138,8 +138,15 @@ pub const BACKOFF_FIRST: Duration = Duration::from_millis(10);
 /// The longest such wait: a server that is back is found again within a second.
 pub const BACKOFF_LAST: Duration = Duration::from_secs(1);
 
-/// Bytes that one read or write may take: the buffer that all connections share.
-pub const SCRATCH_BYTES: usize = 64 * 1024;
+/// Bytes that one read or write may take.
+pub const CALL_BYTES: usize = 64 * 1024;
+
+/// Connections that are read from, one after the other, before their replies are booked: as many
+/// as in a group of the server.
+pub const GROUP_CONNECTIONS: usize = 32;
+
+/// The buffer that all connections share: the replies of a group wait in it to be booked.
+pub const SCRATCH_BYTES: usize = 4 * CALL_BYTES;
 
 /// Bytes that one connection may receive in a turn before the others get theirs.
 pub const TURN_BYTES: usize = 256 * 1024;

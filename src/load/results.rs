@@ -200,19 +200,20 @@ impl fmt::Display for ErrorKind {
 }
 
 impl Results {
-    /// A message was answered rightly, at `now`.
-    pub fn verified(&mut self, message: &Message, now: Instant) {
+    /// A message was answered rightly. Its response is not recorded here: see [`Books`].
+    ///
+    /// [`Books`]: crate::load::books::Books
+    pub fn verified(&mut self, message: &Message, response: Duration) {
         self.counts.verified += 1;
         self.counts.verified_bytes += message.size();
-        let lateness = self.sent(message);
-        let response = now.saturating_duration_since(message.due);
-        self.response.record(response);
+        let lateness = message.lateness().unwrap_or_default();
+        self.sent(message, lateness);
         self.service.record(response.saturating_sub(lateness));
     }
 
     /// A message was answered at `now`, and the kernel told its own times.
     pub fn parts(&mut self, message: &Message, times: KernelTimes, now: Instant) {
-        let sent = message.sent().unwrap_or(message.due);
+        let sent = message.due + message.lateness().unwrap_or_default();
         let ends = [message.due, sent, times.sent, times.received, now];
         let parts = self.parts.get_or_insert_default();
         let places = [
@@ -228,28 +229,24 @@ impl Results {
         }
     }
 
-    /// A message ended otherwise: its times are known to be at least what they are at `now`.
-    pub fn lost(&mut self, loss: Loss, message: &Message, now: Instant) {
+    /// A message ended otherwise, `age` after it was due: its times are known to be at least what
+    /// they are then. Its response is not recorded here either.
+    pub fn lost(&mut self, loss: Loss, message: &Message, age: Duration) {
         self.count(loss);
-        self.response
-            .record_at_least(now.saturating_duration_since(message.due));
-        match message.sent() {
-            Some(sent) => {
-                self.sent(message);
-                self.service
-                    .record_at_least(now.saturating_duration_since(sent));
+        match message.lateness() {
+            Some(lateness) => {
+                self.sent(message, lateness);
+                self.service.record_at_least(age.saturating_sub(lateness));
             }
-            None => self.never_sent(message.due, message.own(now), now),
+            None => self.never_sent(message.own(age), age),
         }
     }
 
     /// A message ended that was never given to a connection. `own`: for how long it could have
     /// been.
-    pub fn lost_waiting(&mut self, loss: Loss, due: Instant, own: Duration, now: Instant) {
+    pub fn lost_waiting(&mut self, loss: Loss, own: Duration, age: Duration) {
         self.count(loss);
-        self.response
-            .record_at_least(now.saturating_duration_since(due));
-        self.never_sent(due, own, now);
+        self.never_sent(own, age);
     }
 
     /// Adds what another thread measured.
@@ -288,22 +285,18 @@ impl Results {
         }
     }
 
-    /// Counts the lateness of a message that was sent in full, and tells it.
-    fn sent(&mut self, message: &Message) -> Duration {
-        let at = message.sent().unwrap_or(message.due);
-        let lateness = at.saturating_duration_since(message.due);
-        let own = message.own(at).min(lateness);
-        let wait = message.waited();
-        self.waited += u64::from(wait > LATE);
+    /// Counts the lateness of a message that was sent in full.
+    fn sent(&mut self, message: &Message, lateness: Duration) {
+        let own = message.own(lateness).min(lateness);
+        self.waited += u64::from(message.waited() > LATE);
         self.lateness.record(lateness);
         self.own.record(own);
         self.blocked.record(lateness - own);
+        let at = message.due + lateness;
         self.add_send(Send { at, lateness });
-        lateness
     }
 
-    fn never_sent(&mut self, due: Instant, own: Duration, now: Instant) {
-        let age = now.saturating_duration_since(due);
+    fn never_sent(&mut self, own: Duration, age: Duration) {
         self.lateness.record_at_least(age);
         // For so long it could have been sent, and was not: that is known.
         self.waited += u64::from(age.saturating_sub(own) > LATE);

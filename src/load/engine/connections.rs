@@ -12,7 +12,7 @@ use crate::load::connection::Connection;
 use crate::load::dial::Dial;
 use crate::load::engine::{Engine, Peer, Phase, Stage};
 use crate::load::plan::{
-    BACKOFF_FIRST, BACKOFF_LAST, CLOSE_PATIENCE, Close, PATIENCE, Pace, TURN_BYTES,
+    BACKOFF_FIRST, BACKOFF_LAST, CALL_BYTES, CLOSE_PATIENCE, Close, PATIENCE, Pace, TURN_BYTES,
     TURN_CONNECTIONS,
 };
 use crate::load::random::{Dice, Purpose};
@@ -140,11 +140,7 @@ impl<S: Socket> Engine<S> {
         };
         match peer.phase {
             Phase::Connecting => return self.look_whether_up(world, token),
-            Phase::Up => {
-                if let Err(kind) = self.exchange(world, token) {
-                    self.lose(world, token, kind);
-                }
-            }
+            Phase::Up => self.read(world, token),
             Phase::Closing => self.await_end(token),
         }
         Ok(())
@@ -336,9 +332,11 @@ impl<S: Socket> Engine<S> {
         let Some(peer) = self.peers.get_mut(token) else {
             return;
         };
+        let begin = self.group.last().map_or(0, |last| last.end);
+        let free = &mut self.scratch[begin..begin + CALL_BYTES];
         let mut budget = TURN_BYTES;
         while budget > 0 {
-            match peer.connection.receive(&mut peer.socket, &mut self.scratch) {
+            match peer.connection.receive(&mut peer.socket, free) {
                 Ok(Received::Bytes(count)) if peer.connection.pass_over(count) => {
                     budget = budget.saturating_sub(count);
                 }

@@ -6,12 +6,13 @@
 //! From one system call to the next everything is inlined, for the reason that
 //! `server/engine/serving.rs` tells.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use crate::load::connection::Fault;
-use crate::load::engine::{Engine, Peer, Phase, Stage};
+use crate::load::engine::{Engine, Member, Peer, Phase, Stage};
 use crate::load::pacer::{Dispatch, Free};
-use crate::load::plan::{Pace, TURN_BYTES, TURN_MESSAGES};
+use crate::load::plan::{CALL_BYTES, GROUP_CONNECTIONS, Pace, TURN_BYTES, TURN_MESSAGES};
 use crate::load::random::{Dice, Purpose};
 use crate::load::results::{ErrorKind, Loss};
 use crate::load::world::{Socket, Timer, World};
@@ -38,6 +39,7 @@ impl<S: Socket> Engine<S> {
     /// The same, if a message has become due by the last reading of the clock.
     pub(super) fn send_due_by_now<W: World<Socket = S>>(&mut self, world: &mut W) {
         if self.next_due().is_some_and(|due| due <= self.clock) {
+            self.finish_now(world);
             self.send_due(world);
         }
     }
@@ -127,7 +129,7 @@ impl<S: Socket> Engine<S> {
             return Ok(());
         };
         let (connection, socket) = (&mut peer.connection, &mut peer.socket);
-        let (payload, scratch) = (&self.payload, &mut self.scratch);
+        let (payload, scratch) = (&self.payload, &mut self.scratch[..CALL_BYTES]);
         let clock = &mut self.clock;
         let read_clock = || {
             *clock = world.now();
@@ -138,20 +140,80 @@ impl<S: Socket> Engine<S> {
         Ok(())
     }
 
-    /// Sends what is queued and reads what has come, within the budget of a turn.
+    /// The first round of a connection's turn: it is read from, once.
     #[inline(always)]
-    pub(super) fn exchange<W: World<Socket = S>>(
+    pub(super) fn read<W: World<Socket = S>>(&mut self, world: &mut W, token: Token) {
+        let begin = self.group.last().map_or(0, |last| last.end);
+        let Some(peer) = self.peers.get_mut(token) else {
+            return;
+        };
+        let free = &mut self.scratch[begin..begin + CALL_BYTES];
+        let count = match peer.connection.receive(&mut peer.socket, free) {
+            Ok(Received::Bytes(count)) => {
+                self.clock = world.now();
+                count
+            }
+            Ok(Received::Blocked) => 0,
+            Ok(Received::End) => return self.lose(world, token, ErrorKind::ClosedEarly),
+            Err(error) => return self.lose(world, token, ErrorKind::of(&error)),
+        };
+        let (end, at) = (begin + count, self.clock);
+        self.group.push(Member { token, end, at });
+        // There is always room for another read.
+        let is_full = self.group.len() == GROUP_CONNECTIONS;
+        if is_full || end + CALL_BYTES > self.scratch.len() {
+            self.finish_now(world);
+        }
+    }
+
+    /// Where it is seldom, or once for a whole group.
+    #[inline(never)]
+    pub(super) fn finish_now<W: World<Socket = S>>(&mut self, world: &mut W) {
+        self.finish_group(world);
+    }
+
+    /// The other two rounds of all who were read from: replies are booked, and what that made due
+    /// is sent.
+    #[inline(always)]
+    pub(super) fn finish_group<W: World<Socket = S>>(&mut self, world: &mut W) {
+        let mut group = std::mem::take(&mut self.group);
+        let mut begin = 0;
+        for &Member { token, end, at } in &group {
+            if let Err(kind) = self.book(world, token, begin..end, at) {
+                self.lose(world, token, kind);
+            }
+            begin = end;
+        }
+        for Member { token, at, .. } in group.drain(..) {
+            if let Err(kind) = self.exchange(world, token, at) {
+                self.lose(world, token, kind);
+            }
+        }
+        self.group = group;
+    }
+
+    /// Sends what is queued and reads what is left, within the budget of a turn. `at`: when the
+    /// connection was last read from.
+    #[inline(always)]
+    fn exchange<W: World<Socket = S>>(
         &mut self,
         world: &mut W,
         token: Token,
+        at: Instant,
     ) -> Result<(), ErrorKind> {
+        let mut free_since = at;
         if self.stage == Stage::Running {
             self.refill(world, token, None);
         }
         let (mut budget, mut send_budget) = (TURN_BYTES, TURN_BYTES);
         while budget > 0 {
+            let before = send_budget;
             self.transmit(world, token, &mut send_budget)?;
-            match self.receive(world, token)? {
+            let received = self.receive(world, token)?;
+            if send_budget < before || received.is_some() {
+                free_since = self.clock;
+            }
+            match received {
                 Some(count) => budget = budget.saturating_sub(count),
                 None => break,
             }
@@ -162,14 +224,14 @@ impl<S: Socket> Engine<S> {
         if budget == 0 || peer.connection.can_transmit() {
             self.peers.requeue(token);
         }
-        self.offer(token, self.clock);
+        self.offer(token, free_since);
         self.replace_when_spent(world, token);
         Ok(())
     }
 
     /// Reads once and books what that completes; `None`: nothing has come.
     #[inline(always)]
-    pub(super) fn receive<W: World<Socket = S>>(
+    fn receive<W: World<Socket = S>>(
         &mut self,
         world: &mut W,
         token: Token,
@@ -179,20 +241,35 @@ impl<S: Socket> Engine<S> {
         };
         let received = peer
             .connection
-            .receive(&mut peer.socket, &mut self.scratch)
+            .receive(&mut peer.socket, &mut self.scratch[..CALL_BYTES])
             .map_err(|error| ErrorKind::of(&error))?;
         let count = match received {
             Received::Bytes(count) => count,
             Received::Blocked => return Ok(None),
             Received::End => return Err(ErrorKind::ClosedEarly),
         };
-        let now = world.now();
-        self.clock = now;
+        self.clock = world.now();
+        self.book(world, token, 0..count, self.clock)?;
+        Ok(Some(count))
+    }
+
+    /// Books the bytes that were read at `now` and are there in the buffer, and what they complete.
+    #[inline(always)]
+    fn book<W: World<Socket = S>>(
+        &mut self,
+        world: &mut W,
+        token: Token,
+        bytes: Range<usize>,
+        now: Instant,
+    ) -> Result<(), ErrorKind> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
         self.end_silence(now);
         let Some(peer) = self.peers.get_mut(token) else {
-            return Ok(None);
+            return Ok(());
         };
-        let reply = &self.scratch[..count];
+        let reply = &self.scratch[bytes];
         let checked = peer.connection.accept(reply, &self.payload);
         while let Some(message) = peer.connection.next_answered() {
             // One that was given up has its fate already.
@@ -202,7 +279,7 @@ impl<S: Socket> Engine<S> {
                 if self.plan.timeout.is_some_and(|timeout| age >= timeout) {
                     self.books.lost(Loss::TimedOut, &message, now);
                 } else {
-                    self.books.verified(&message, now);
+                    self.books.verified(&message, age);
                     if let Some(times) = peer.socket.times(message.end()) {
                         self.books.parts(&message, times, now);
                     }
@@ -226,7 +303,7 @@ impl<S: Socket> Engine<S> {
         if self.stage == Stage::Running {
             self.refill(world, token, Some(now));
         }
-        Ok(Some(count))
+        Ok(())
     }
 
     /// In a closed loop: queues as many messages as may be in flight. They are due when their slots
