@@ -1,5 +1,5 @@
-//! `upcase serve` beside its peers, cycle by cycle and start by start, and `upcase load` beside a
-//! bare client; instructions, system calls and memory as well.
+//! `upcase serve` and its peers beside the raw loop, cycle by cycle and start by start, and
+//! `upcase load` beside a bare client; instructions, system calls and memory as well.
 //!
 //! ```text
 //! cargo bench --bench compare                                   all, into benches/RESULTS.md
@@ -49,16 +49,16 @@ struct Arguments {
     /// Only these parts
     #[arg(long, value_enum, value_delimiter = ',')]
     part: Vec<PartName>,
-    /// At least so many starts of all processes
+    /// At least so many starts of each pair
     #[arg(long, default_value_t = 10)]
     starts: usize,
-    /// Cycles of a start: slices of each, when they have their least length
-    #[arg(long, default_value_t = 3)]
-    cycles: usize,
-    /// At most so many seconds a case
-    #[arg(long, default_value_t = 180)]
+    /// Milliseconds of each in a start: slices as many as fit, at least one
+    #[arg(long, default_value_t = 1000)]
+    length: u64,
+    /// At most so many seconds a pair
+    #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Discard a slice in which others used more than so many percent of the CPUs; the kernel itself
+    /// Discard a start in which others used more than so many percent of the CPUs; the kernel itself
     /// takes up to six for interrupts and idling, which no process is charged for
     #[arg(long, default_value_t = 10.0)]
     foreign: f64,
@@ -105,7 +105,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let settings = Settings {
         cores: Cores { server, client },
         starts: arguments.starts,
-        cycles: arguments.cycles,
+        length: Duration::from_millis(arguments.length),
         bound: Duration::from_secs(arguments.seconds),
         foreign_most: arguments.foreign / 100.0,
     };

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::machine;
-use crate::ratio::Median;
-use crate::slices::{CLOSE, Comparison, Settings, Side, Slice};
+use crate::ratio;
+use crate::slices::{CLOSE, Comparison, Pair, Settings, Side, Slice};
 
 /// The document so far.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ impl Results {
         let Settings {
             cores,
             starts,
-            cycles,
+            length,
             bound,
             foreign_most,
         } = settings;
@@ -28,22 +28,24 @@ impl Results {
         results.add(&format!(
             "# Side by side\n\n\
              Written by `cargo bench --bench compare`, {}.\n\n\
-             All servers run at a time, on core {}, each with a client of its own on core {} whose \
-             connections stay open; who is not in a slice sleeps. Slices of at least 200 ms and \
-             ten median round trips go round, in an order that rotates and turns. A ratio is that \
-             of two slices of one cycle. After {cycles} cycles, or fewer when slices are long, all \
-             processes are started anew, since a program differs from itself by some hundredths \
-             between two starts, presumably by where it lies in memory: the median of a start's \
-             ratios is one figure, and the table has the median of these, and in brackets its 95 % \
-             interval, by rank. There are at least {starts} starts, and more until every ratio is \
-             known within ±{:.0} %, or for {} s, and then the table says so. A slice in which \
-             others used more than {:.0} % of the two cores does not count. CPU is the server's \
-             own, user and system, from its CPU clock. `upcase serve` has its defaults: all \
-             limits, counters and timeouts. Absolute figures mean little on a machine that is \
-             shared; ratios do.\n",
+             Two at a time: a contender and the one that all are measured by. Both servers run on \
+             core {}, each with a client of its own on core {} whose connections stay open; who is \
+             not in a slice sleeps. Slices alternate, now the one first and now the other; they \
+             are of at least ten median round trips and 50 ms, those of the load generator of \
+             200 ms. A ratio is that of two slices of one cycle. When each has had {} ms, or a \
+             longer slice, both are started anew, since a program differs from itself by some \
+             hundredths between two starts, presumably by where it lies in memory: the median of \
+             a start's ratios is one figure, and the table has the median of these, and in \
+             brackets its 95 % interval, by rank. There are at least {starts} starts, and more \
+             until the ratio is known within ±{:.0} %, or for {} s, and then the table says so. A \
+             start in which others used more than {:.0} % of the two cores does not count. CPU is \
+             the server's own, user and system, from its CPU clock. `upcase serve` has its \
+             defaults: all limits, counters and timeouts. Absolute figures mean little on a \
+             machine that is shared; ratios do.\n",
             machine::name(),
             cores.server,
             cores.client,
+            length.as_millis(),
             CLOSE * 100.0,
             bound.as_secs(),
             foreign_most * 100.0,
@@ -86,35 +88,27 @@ impl Results {
         ));
         let cpu = format!("CPU µs a {what}");
         let rate = format!("{what}s/s");
-        let base = comparison.series.first().map_or("", |base| &base.name);
-        let ratio = format!("to {base}");
+        let ratio = format!("to {}", comparison.base);
+        let beside = format!("{} beside it", comparison.base);
         self.head(&[
             "",
             &ratio,
             &cpu,
+            &beside,
             &rate,
             "p50 µs",
             "p99 µs",
-            "slices, discarded",
+            "starts",
+            "slices",
+            "others, %",
         ]);
-        for number in 0..comparison.series.len() {
-            self.row(&cells(comparison, number));
+        for pair in &comparison.pairs {
+            self.row(&cells(pair, comparison.side, starts));
         }
         for (name, why) in &comparison.absent {
             self.add(&format!("\n{name}: {why}"));
         }
-        self.add(&format!("\n```text\n{}```", bars(comparison)));
-        let resolved = match comparison.is_resolved(starts) {
-            true => "resolved",
-            false => "**not resolved**",
-        };
-        let slice = comparison.slice.as_millis();
-        let foreign = comparison.foreign().unwrap_or_default() * 100.0;
-        self.add(&format!(
-            "\n{resolved}; {} starts, slices of {slice} ms; others used {foreign:.1} % of the two \
-             CPUs at the median\n",
-            comparison.starts()
-        ));
+        self.add(&format!("\n```text\n{}```\n", bars(comparison)));
     }
 
     /// Writes the document.
@@ -124,23 +118,37 @@ impl Results {
     }
 }
 
-fn cells(comparison: &Comparison, number: usize) -> Vec<String> {
-    let series = &comparison.series[number];
-    let side = comparison.side;
-    let middle = |figure: Option<f64>, digits: usize| match figure {
+fn cells(pair: &Pair, side: Side, starts: usize) -> Vec<String> {
+    let ratio = match pair.ratio() {
+        None => "-".to_string(),
+        Some(ratio) if pair.is_resolved(starts) => ratio.to_string(),
+        Some(ratio) => format!("{ratio}, **not resolved**"),
+    };
+    let discarded = match pair.discarded {
+        0 => String::new(),
+        count => format!(", {count} discarded"),
+    };
+    let slice = pair.slice().unwrap_or_default().as_millis();
+    let cost = |slice: &Slice| slice.cost(side);
+    vec![
+        pair.name.clone(),
+        ratio,
+        median(pair.other().map(cost), 2),
+        median(pair.base().map(cost), 2),
+        median(pair.other().map(Slice::rate), 0),
+        median(pair.other().map(Slice::p50), 1),
+        median(pair.other().map(Slice::p99), 1),
+        format!("{}{discarded}", pair.starts()),
+        format!("{} of {slice} ms", pair.other().count()),
+        format!("{:.1}", pair.foreign().unwrap_or_default() * 100.0),
+    ]
+}
+
+fn median(figures: impl Iterator<Item = f64>, digits: usize) -> String {
+    match ratio::middle(&figures.collect::<Vec<_>>()) {
         Some(figure) => format!("{figure:.digits$}"),
         None => "-".to_string(),
-    };
-    let ratio = Median::of(&comparison.ratios(number));
-    vec![
-        series.name.clone(),
-        ratio.map_or("-".to_string(), |ratio| ratio.to_string()),
-        middle(series.median(|slice| slice.cost(side)), 2),
-        middle(series.median(Slice::rate), 0),
-        middle(series.median(Slice::p50), 1),
-        middle(series.median(Slice::p99), 1),
-        format!("{}, {}", series.kept(), series.discarded()),
-    ]
+    }
 }
 
 /// A bar for the ratio of each contender, its interval at the end.
@@ -151,15 +159,19 @@ fn bars(comparison: &Comparison) -> String {
         Side::Server => "server",
         Side::Client => "client",
     };
-    let mut text = format!("CPU of the {what}: █ up to the interval of the ratio, ▒ in it\n");
-    for (number, series) in comparison.series.iter().enumerate() {
-        let Some(median) = Median::of(&comparison.ratios(number)) else {
+    let length = |ratio: f64| ((ratio * WIDTH_OF_ONE).round() as usize).min(LONGEST);
+    let mut text = format!(
+        "CPU of the {what}: █ up to the interval of the ratio, ▒ in it\n{:>14} {} 1\n",
+        comparison.base,
+        "█".repeat(length(1.0))
+    );
+    for pair in &comparison.pairs {
+        let Some(ratio) = pair.ratio() else {
             continue;
         };
-        let length = |ratio: f64| ((ratio * WIDTH_OF_ONE).round() as usize).min(LONGEST);
-        let (low, high) = (length(median.low), length(median.high));
+        let (low, high) = (length(ratio.low), length(ratio.high));
         let bar = "█".repeat(low) + &"▒".repeat(high - low);
-        let _ = writeln!(text, "{:>14} {bar} {:.2}", series.name, median.middle);
+        let _ = writeln!(text, "{:>14} {bar} {:.2}", pair.name, ratio.middle);
     }
     text
 }

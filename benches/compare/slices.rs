@@ -1,9 +1,18 @@
-//! Side by side: slices of time that alternate between the contenders, and are compared cycle by
-//! cycle, since the machine's speed drifts, and drifts for all. After a few cycles all of them are
-//! started anew, and each such start gives one ratio: a program differs from itself by some
-//! hundredths between two starts, which no number of slices of one start averages out.
+//! Side by side: each contender is compared with the first one, the two alone. Slices of time
+//! alternate between them, and are compared cycle by cycle, since the machine's speed drifts, and
+//! drifts for both. After some cycles both are started anew, and each such start gives one ratio: a
+//! program differs from itself by some hundredths between two starts, which no number of slices of
+//! one start averages out.
+//!
+//! Two slices of one and the same server, one behind the other, differ by 10 to 15 % (standard
+//! deviation), be they of 20 or of 200 ms: client and server are about as fast, and which of them
+//! has its work waiting in large batches, and which one has it trickling in, changes from slice to
+//! slice (the same server made 0.002 to 0.7 waits a message). So slices are short, and many; and
+//! two servers alone have more of them in the same time than six that take turns.
 
 use std::time::{Duration, Instant};
+
+use anyhow::bail;
 
 use crate::case::Case;
 use crate::client::Report;
@@ -11,8 +20,7 @@ use crate::common::machine;
 use crate::contender::{Client, Contender, Cores, Server};
 use crate::ratio::{self, Median};
 
-/// The least length of a slice, and how many median round trips it must hold.
-const SLICE: Duration = Duration::from_millis(200);
+/// How many median round trips a slice must hold.
 const SLICE_ROUND_TRIPS: u32 = 10;
 
 /// So close the ends of an interval are to be.
@@ -24,11 +32,12 @@ pub struct Settings {
     pub cores: Cores,
     /// At least so many starts.
     pub starts: usize,
-    /// Cycles of a start, when slices have their least length; fewer when they are longer.
-    pub cycles: usize,
-    /// No more starts after this time, or after twice as long where there is no interval yet.
+    /// Of each contender in a start: so many slices as fit.
+    pub length: Duration,
+    /// No more starts of a pair after this time, or after twice as long where there is no interval
+    /// yet.
     pub bound: Duration,
-    /// The part of the cores' time that others may take in a slice that counts.
+    /// The part of the cores' time that others may take in a start that counts.
     pub foreign_most: f64,
 }
 
@@ -39,6 +48,9 @@ pub enum Side {
     Client,
 }
 
+/// Who takes part: the server, its client, and how the tables call the two.
+pub type Entrant = (Server, Client, String);
+
 /// What a slice showed.
 #[derive(Clone, Copy, Debug)]
 pub struct Slice {
@@ -46,203 +58,218 @@ pub struct Slice {
     server_cpu: Duration,
 }
 
-/// The slices of one contender, by start and cycle; `None`: others used the CPUs.
-#[derive(Debug)]
-pub struct Series {
-    pub name: String,
-    starts: Vec<Vec<Option<Slice>>>,
-    /// What others used of the CPUs in each slice.
-    foreign: Vec<f64>,
-}
-
-/// What came of a comparison. The first series is what the others are measured by.
+/// What came of a comparison.
 #[derive(Debug)]
 pub struct Comparison {
     pub case: Case,
     pub side: Side,
-    pub series: Vec<Series>,
+    /// What the others are measured by.
+    pub base: String,
+    pub pairs: Vec<Pair>,
     /// Who could not take part, and why.
     pub absent: Vec<(String, String)>,
+}
+
+/// One contender beside the base.
+#[derive(Debug)]
+pub struct Pair {
+    pub name: String,
+    side: Side,
+    /// Those that count.
+    starts: Vec<Start>,
+    /// Starts that do not: others used the CPUs.
+    pub discarded: usize,
+    /// What others used of the CPUs in each start.
+    foreign: Vec<f64>,
+}
+
+/// What one start of both showed.
+#[derive(Debug)]
+struct Start {
     /// The length of a slice.
-    pub slice: Duration,
+    slice: Duration,
+    /// The slices of the base and of the other.
+    cycles: Vec<[Slice; 2]>,
 }
 
 /// Compares servers under one load, by their CPU time, or clients, by theirs.
 pub fn compare(
     case: Case,
     side: Side,
-    contenders: &[(Server, Client, String)],
+    entrants: &[Entrant],
     settings: &Settings,
 ) -> anyhow::Result<Comparison> {
-    let end = Instant::now() + settings.bound;
+    let [base, others @ ..] = entrants else {
+        bail!("nobody is named");
+    };
+    if others.is_empty() {
+        bail!("a comparison takes two: the first is what the others are measured by");
+    }
     let mut comparison = Comparison {
         case,
         side,
-        series: Vec::new(),
+        base: base.2.clone(),
+        pairs: Vec::new(),
         absent: Vec::new(),
-        slice: SLICE,
     };
-    let (mut present, mut running) = (Vec::new(), Vec::new());
-    for (server, client, name) in contenders {
+    for other in others {
+        let both = [base, other];
+        let first = start(base, case, settings)?;
         // Who cannot be had at all is told, not an error.
-        match Contender::start(*server, *client, case, settings.cores) {
-            Ok(contender) => {
-                present.push((*server, *client));
-                running.push(contender);
-                comparison.series.push(Series::new(name));
+        match start(other, case, settings) {
+            Ok(second) => {
+                comparison
+                    .pairs
+                    .push(Pair::new(side, case, both, [first, second], settings)?)
             }
-            Err(why) => comparison.absent.push((name.clone(), format!("{why:#}"))),
-        }
-    }
-    // An interval is worth as much time again.
-    let last = end + settings.bound;
-    while !running.is_empty() {
-        comparison.measure(&mut running, settings)?;
-        let now = Instant::now();
-        let is_over = now >= last || now >= end && comparison.has_intervals();
-        running.clear();
-        if is_over || comparison.is_resolved(settings.starts) {
-            break;
-        }
-        for &(server, client) in &present {
-            running.push(Contender::start(server, client, case, settings.cores)?);
+            Err(why) => comparison
+                .absent
+                .push((other.2.clone(), format!("{why:#}"))),
         }
     }
     Ok(comparison)
 }
 
-/// One slice of one contender, and the part of the CPUs' time that others used meanwhile.
-fn slice(
-    contender: &mut Contender,
-    length: Duration,
-    cores: Cores,
-) -> anyhow::Result<(Slice, f64)> {
-    let cores = [cores.server, cores.client];
-    let ours = |contender: &Contender| -> anyhow::Result<Duration> {
-        Ok(contender.server.cpu()? + contender.client.cpu()? + machine::own_cpu()?)
-    };
-    let (start, idle) = (Instant::now(), machine::idle(&cores)?);
-    let (ours_before, server_before) = (ours(contender)?, contender.server.cpu()?);
-    let report = contender.load(length.as_millis() as u64, u64::MAX)?;
-    let server_cpu = contender.server.cpu()? - server_before;
-    let ours = ours(contender)? - ours_before;
-    let idle = machine::idle(&cores)?.saturating_sub(idle);
-    let cores_time = start.elapsed() * cores.len() as u32;
-    let foreign = cores_time.saturating_sub(idle).saturating_sub(ours);
-    let foreign = foreign.as_secs_f64() / cores_time.as_secs_f64();
-    Ok((Slice { report, server_cpu }, foreign))
+fn start(entrant: &Entrant, case: Case, settings: &Settings) -> anyhow::Result<Contender> {
+    Contender::start(entrant.0, entrant.1, case, settings.cores)
 }
 
-impl Comparison {
-    /// Some cycles of all contenders, which were just started.
-    fn measure(&mut self, running: &mut [Contender], settings: &Settings) -> anyhow::Result<()> {
+impl Pair {
+    /// Measures two that were just started, and starts them anew until enough is known.
+    fn new(
+        side: Side,
+        case: Case,
+        entrants: [&Entrant; 2],
+        mut running: [Contender; 2],
+        settings: &Settings,
+    ) -> anyhow::Result<Pair> {
+        let end = Instant::now() + settings.bound;
+        // An interval is worth as much time again.
+        let last = end + settings.bound;
+        let mut pair = Pair {
+            name: entrants[1].2.clone(),
+            side,
+            starts: Vec::new(),
+            discarded: 0,
+            foreign: Vec::new(),
+        };
+        loop {
+            pair.measure(&mut running, settings)?;
+            drop(running);
+            let now = Instant::now();
+            let is_over = now >= last || now >= end && pair.ratio().is_some();
+            if is_over || pair.is_resolved(settings.starts) {
+                return Ok(pair);
+            }
+            running = [
+                start(entrants[0], case, settings)?,
+                start(entrants[1], case, settings)?,
+            ];
+        }
+    }
+
+    /// Some cycles of both, which were just started.
+    fn measure(&mut self, running: &mut [Contender; 2], settings: &Settings) -> anyhow::Result<()> {
+        let mut slice = self.side.least_slice();
         for contender in &mut *running {
             // The first slice warms it up, and tells how long the others must be.
-            let report = contender.load(self.slice.as_millis() as u64, u64::MAX)?;
-            self.slice = self.slice.max(report.p50 * SLICE_ROUND_TRIPS);
+            let p50 = contender.slice(slice)?.report.p50;
+            slice = slice.max(p50 * SLICE_ROUND_TRIPS);
         }
-        let number = self.starts();
-        for series in &mut self.series {
-            series.starts.push(Vec::new());
+        let count = settings.length.div_duration_f64(slice).ceil() as usize;
+        let mut cycles = Vec::with_capacity(count);
+        let before = Use::so_far(running, settings.cores)?;
+        for number in 0..count {
+            let [base, other] = &mut *running;
+            // Neither is always the first.
+            cycles.push(if number % 2 == 0 {
+                [base.slice(slice)?, other.slice(slice)?]
+            } else {
+                let other = other.slice(slice)?;
+                [base.slice(slice)?, other]
+            });
         }
-        let cycles = (SLICE * settings.cycles as u32).div_duration_f64(self.slice);
-        let cycles = cycles.ceil() as usize;
-        for round in number * cycles..(number + 1) * cycles {
-            for place in 0..running.len() {
-                // Nobody is always the first, nor always behind the same one.
-                let place = match round % 2 {
-                    0 => place,
-                    _ => running.len() - place,
-                };
-                let turn = (round + place) % running.len();
-                let (slice, foreign) = slice(&mut running[turn], self.slice, settings.cores)?;
-                let counts = foreign <= settings.foreign_most;
-                self.series[turn].add(counts.then_some(slice), foreign);
-            }
+        let foreign = Use::so_far(running, settings.cores)?.foreign_since(&before);
+        self.foreign.push(foreign);
+        if foreign > settings.foreign_most {
+            self.discarded += 1;
+        } else {
+            self.starts.push(Start { slice, cycles });
         }
         Ok(())
     }
 
-    /// Starts so far.
-    pub fn starts(&self) -> usize {
-        self.series.first().map_or(0, |base| base.starts.len())
-    }
-
-    /// Whether the ratio of every contender to the first is known from so many starts, and closely.
-    pub fn is_resolved(&self, starts: usize) -> bool {
-        let is_close = |number: usize| {
-            let ratios = self.ratios(number);
-            ratios.len() >= starts && Median::of(&ratios).is_some_and(|it| it.is_within(CLOSE))
+    /// The CPU time a message as a multiple of the base's: the median of the starts, each with the
+    /// median of its cycles. `None`: there are too few.
+    pub fn ratio(&self) -> Option<Median> {
+        let of_start = |start: &Start| {
+            let ratios = start.cycles.iter();
+            let ratios = ratios.map(|[base, other]| other.cost(self.side) / base.cost(self.side));
+            ratio::middle(&ratios.collect::<Vec<_>>())
         };
-        self.starts() >= starts && (1..self.series.len()).all(is_close)
+        let ratios: Vec<f64> = self.starts.iter().filter_map(of_start).collect();
+        Median::of(&ratios)
     }
 
-    /// Whether there is an interval for every ratio.
-    fn has_intervals(&self) -> bool {
-        (1..self.series.len()).all(|number| Median::of(&self.ratios(number)).is_some())
+    /// Whether the ratio is known from so many starts, and closely.
+    pub fn is_resolved(&self, starts: usize) -> bool {
+        let is_close = |ratio: Median| ratio.is_within(CLOSE);
+        self.starts.len() >= starts && self.ratio().is_some_and(is_close)
     }
 
-    /// What others used of the CPUs in a slice, at the median.
+    /// Starts that count.
+    pub fn starts(&self) -> usize {
+        self.starts.len()
+    }
+
+    /// What others used of the CPUs in a start, at the median.
     pub fn foreign(&self) -> Option<f64> {
-        let all = self.series.iter().flat_map(|series| &series.foreign);
-        ratio::middle(&all.copied().collect::<Vec<_>>())
+        ratio::middle(&self.foreign)
     }
 
-    /// The CPU time a message as a multiple of the first contender's: the median of each start.
-    pub fn ratios(&self, number: usize) -> Vec<f64> {
-        let base = self.series.first().map_or(&[][..], |base| &base.starts);
-        let starts = base.iter().zip(&self.series[number].starts);
-        starts
-            .filter_map(|(base, other)| ratio::middle(&self.pairs(base, other)))
-            .collect()
+    /// The length of a slice, at the median of the starts.
+    pub fn slice(&self) -> Option<Duration> {
+        let lengths: Vec<f64> = self
+            .starts
+            .iter()
+            .map(|it| it.slice.as_secs_f64())
+            .collect();
+        ratio::middle(&lengths).map(Duration::from_secs_f64)
     }
 
-    /// The ratios of the cycles of one start.
-    fn pairs(&self, base: &[Option<Slice>], other: &[Option<Slice>]) -> Vec<f64> {
-        let pairs = base.iter().zip(other);
-        pairs
-            .filter_map(|(base, other)| {
-                Some(other.as_ref()?.cost(self.side) / base.as_ref()?.cost(self.side))
-            })
-            .collect()
+    /// The slices of the base.
+    pub fn base(&self) -> impl Iterator<Item = &Slice> {
+        self.cycles().map(|[base, _]| base)
+    }
+
+    /// The slices of the other.
+    pub fn other(&self) -> impl Iterator<Item = &Slice> {
+        self.cycles().map(|[_, other]| other)
+    }
+
+    fn cycles(&self) -> impl Iterator<Item = &[Slice; 2]> {
+        self.starts.iter().flat_map(|start| &start.cycles)
     }
 }
 
-impl Series {
-    fn new(name: &str) -> Series {
-        Series {
-            name: name.to_string(),
-            starts: Vec::new(),
-            foreign: Vec::new(),
-        }
+impl Side {
+    /// The least length of a slice: short, so that there are many. The load generator opens its
+    /// connections anew for each.
+    fn least_slice(self) -> Duration {
+        Duration::from_millis(match self {
+            Side::Server => 50,
+            Side::Client => 200,
+        })
     }
+}
 
-    /// Adds a slice to the last start.
-    fn add(&mut self, slice: Option<Slice>, foreign: f64) {
-        if let Some(start) = self.starts.last_mut() {
-            start.push(slice);
-        }
-        self.foreign.push(foreign);
-    }
-
-    /// Slices that do not count.
-    pub fn discarded(&self) -> usize {
-        self.slices().filter(|slice| slice.is_none()).count()
-    }
-
-    /// Slices that count.
-    pub fn kept(&self) -> usize {
-        self.slices().flatten().count()
-    }
-
-    /// The median over the slices that count.
-    pub fn median(&self, figure: impl Fn(&Slice) -> f64) -> Option<f64> {
-        let figures: Vec<f64> = self.slices().flatten().map(figure).collect();
-        ratio::middle(&figures)
-    }
-
-    fn slices(&self) -> impl Iterator<Item = &Option<Slice>> {
-        self.starts.iter().flatten()
+impl Contender {
+    /// One slice of it.
+    fn slice(&mut self, length: Duration) -> anyhow::Result<Slice> {
+        let before = self.server.cpu()?;
+        let report = self.load(length.as_millis() as u64, u64::MAX)?;
+        let server_cpu = self.server.cpu()? - before;
+        Ok(Slice { report, server_cpu })
     }
 }
 
@@ -269,6 +296,35 @@ impl Slice {
     /// The 99th percentile in microseconds.
     pub fn p99(&self) -> f64 {
         micros(self.report.p99)
+    }
+}
+
+/// The time of two cores in which they were not idle, and the part of it that is ours.
+struct Use {
+    at: Instant,
+    idle: Duration,
+    ours: Duration,
+}
+
+impl Use {
+    fn so_far(running: &[Contender], cores: Cores) -> anyhow::Result<Use> {
+        let mut ours = machine::own_cpu()?;
+        for contender in running {
+            ours += contender.server.cpu()? + contender.client.cpu()?;
+        }
+        Ok(Use {
+            at: Instant::now(),
+            idle: machine::idle(&[cores.server, cores.client])?,
+            ours,
+        })
+    }
+
+    /// The part of both cores' time that others have used since then.
+    fn foreign_since(&self, before: &Use) -> f64 {
+        let both = 2 * (self.at - before.at);
+        let idle = self.idle.saturating_sub(before.idle);
+        let foreign = both.saturating_sub(idle + self.ours - before.ours);
+        foreign.as_secs_f64() / both.as_secs_f64()
     }
 }
 
