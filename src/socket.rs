@@ -135,7 +135,7 @@ pub fn adopt(
 
 /// Takes the client that has waited longest, and tells its address when that is wanted: that takes
 /// half a hundredth of the CPU time of a client with one message. See accept(2).
-#[inline]
+#[inline(always)]
 pub fn accept(
     listener: &TcpListener,
     wants_address: bool,

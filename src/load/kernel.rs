@@ -56,7 +56,7 @@ impl World for Kernel {
     }
 
     fn watch(&mut self, socket: &mut KernelSocket, token: Token) -> io::Result<()> {
-        self.reactor.add_stream(&mut socket.stream, token)
+        self.reactor.add_stream(&socket.stream, token)
     }
 
     fn set_timer(&mut self, deadline: Instant, timer: Timer) {

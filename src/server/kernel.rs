@@ -79,7 +79,7 @@ impl World for Kernel {
         Instant::now()
     }
 
-    #[inline]
+    #[inline(always)]
     fn accept(
         &mut self,
         listener: usize,
@@ -93,8 +93,9 @@ impl World for Kernel {
         }
     }
 
+    #[inline(always)]
     fn watch(&mut self, socket: &mut TcpStream, token: Token) -> io::Result<()> {
-        self.reactor.add_stream(socket, token)
+        self.reactor.add_stream(&*socket, token)
     }
 
     fn hush(&mut self, listener: usize) -> Duration {

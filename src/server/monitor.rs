@@ -218,7 +218,7 @@ impl Monitor {
         });
         self.arrivals.push_back((now, token));
         if let Some(visitor) = self.visitors.get_mut(token)
-            && self.reactor.add_stream(&mut visitor.socket, token).is_err()
+            && self.reactor.add_stream(&visitor.socket, token).is_err()
         {
             self.visitors.remove(token);
         }

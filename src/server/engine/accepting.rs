@@ -38,6 +38,7 @@ impl<S: Socket> Engine<S> {
         }
     }
 
+    #[inline(always)]
     fn accept_from(&mut self, world: &mut impl World<Socket = S>, number: usize) {
         for _ in 0..self.limits.turn_accepts {
             let Some(listener) = self.listeners[number].as_mut().filter(|it| it.is_filled()) else {

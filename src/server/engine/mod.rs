@@ -283,6 +283,7 @@ impl<S: Socket> Engine<S> {
     }
 
     /// A new client, with its address if that was wanted.
+    #[inline(always)]
     fn welcome(
         &mut self,
         world: &mut impl World<Socket = S>,
