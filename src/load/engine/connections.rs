@@ -329,10 +329,10 @@ impl<S: Socket> Engine<S> {
     /// Reads until the server's FIN, within the budget of a turn. Replies that come too late to
     /// count are passed over.
     pub(super) fn await_end(&mut self, token: Token) {
+        let begin = self.read_end();
         let Some(peer) = self.peers.get_mut(token) else {
             return;
         };
-        let begin = self.group.last().map_or(0, |last| last.end);
         let free = &mut self.scratch[begin..begin + CALL_BYTES];
         let mut budget = TURN_BYTES;
         while budget > 0 {

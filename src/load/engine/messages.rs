@@ -143,7 +143,7 @@ impl<S: Socket> Engine<S> {
     /// The first round of a connection's turn: it is read from, once.
     #[inline(always)]
     pub(super) fn read<W: World<Socket = S>>(&mut self, world: &mut W, token: Token) {
-        let begin = self.group.last().map_or(0, |last| last.end);
+        let begin = self.read_end();
         let Some(peer) = self.peers.get_mut(token) else {
             return;
         };
@@ -159,11 +159,16 @@ impl<S: Socket> Engine<S> {
         };
         let (end, at) = (begin + count, self.clock);
         self.group.push(Member { token, end, at });
-        // There is always room for another read.
         let is_full = self.group.len() == GROUP_CONNECTIONS;
         if is_full || end + CALL_BYTES > self.scratch.len() {
             self.finish_now(world);
         }
+    }
+
+    /// Where the bytes of the group end in the buffer. Behind it there is always room for a read.
+    #[inline(always)]
+    pub(super) fn read_end(&self) -> usize {
+        self.group.last().map_or(0, |last| last.end)
     }
 
     /// Where it is seldom, or once for a whole group.
