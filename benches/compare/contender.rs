@@ -18,6 +18,8 @@ use crate::peers;
 pub enum Server {
     /// `upcase serve` with its defaults.
     Upcase,
+    /// The same without its sandbox, which no other server has either.
+    NoSandbox,
     Epoll,
     Tokio,
     Threads,
@@ -79,6 +81,7 @@ impl Server {
     pub fn name(self) -> &'static str {
         match self {
             Server::Upcase => "upcase serve",
+            Server::NoSandbox => "no sandbox",
             Server::Epoll => "raw epoll",
             Server::Tokio => "tokio",
             Server::Threads => "threads",
@@ -92,6 +95,11 @@ impl Server {
     pub fn command(self) -> anyhow::Result<Command> {
         let (program, arguments): (PathBuf, &[&str]) = match self {
             Server::Upcase => return Ok(upcase::serve(upcase::program())),
+            Server::NoSandbox => {
+                let mut serve = upcase::serve(upcase::program());
+                serve.args(["--sandbox", "off"]);
+                return Ok(serve);
+            }
             Server::Other => {
                 let other = std::env::var_os("UPCASE_OTHER").context("UPCASE_OTHER is not set")?;
                 return Ok(upcase::serve(other));

@@ -162,6 +162,7 @@ fn chosen(arguments: &Arguments) -> Vec<Server> {
         [] => vec![
             Server::Epoll,
             Server::Upcase,
+            Server::NoSandbox,
             Server::Tokio,
             Server::Threads,
             Server::Libuv,

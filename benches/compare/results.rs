@@ -40,7 +40,8 @@ impl Results {
              until the ratio is known within ±{:.0} %, or for {} s, and then the table says so. A \
              start in which others used more than {:.0} % of the two cores does not count. CPU is \
              the server's own, user and system, from its CPU clock. `upcase serve` has its \
-             defaults: all limits, counters and timeouts. Absolute figures mean little on a \
+             defaults: all limits, counters and timeouts, and a sandbox, which no other has; \
+             `no sandbox` is the same with `--sandbox off`. Absolute figures mean little on a \
              machine that is shared; ratios do.\n",
             machine::name(),
             cores.server,
