@@ -1,5 +1,6 @@
-//! Whether the simulation finds bugs: each patch of `planted/` breaks one rule of the server in a
-//! copy of the sources, and the simulation must fail there within a minute.
+//! Whether the simulations find bugs: each patch of `planted/` breaks one rule of the server, or of
+//! the load generator, in a copy of the sources, and their simulation must fail there within
+//! a minute.
 //!
 //! A patch begins with the rule that it breaks. The copy has a target directory of its own, in
 //! which the dependencies are built once.
@@ -15,7 +16,35 @@ use std::time::{Duration, Instant};
 /// A bug that is not found within this time is not found.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-const TEST: &str = "server_simulation";
+/// A simulation that hunts bugs.
+struct Hunter {
+    /// Where they are, in `planted/`.
+    folder: &'static str,
+    test: &'static str,
+    /// Where that lies.
+    path: &'static str,
+    /// What is run of it; nothing: all.
+    filter: &'static str,
+    /// What stands before the seed in its output.
+    seed: &'static str,
+}
+
+const HUNTERS: [Hunter; 2] = [
+    Hunter {
+        folder: "server",
+        test: "server_simulation",
+        path: "tests/server_simulation",
+        filter: "swarm",
+        seed: "UPCASE_SERVER_SEED=",
+    },
+    Hunter {
+        folder: "load",
+        test: "simulation",
+        path: "tests/simulation.rs",
+        filter: "",
+        seed: "UPCASE_SEED=",
+    },
+];
 
 /// A copy of the sources that is removed with its test.
 struct Copy {
@@ -27,7 +56,9 @@ impl Copy {
         let folder = std::env::temp_dir().join(format!("upcase-planted-{}", std::process::id()));
         let copy = Copy { folder };
         copy.files("src");
-        copy.files(&format!("tests/{TEST}"));
+        for hunter in &HUNTERS {
+            copy.files(hunter.path);
+        }
         fs::copy(source("Cargo.lock"), copy.folder.join("Cargo.lock")).unwrap();
         let manifest = fs::read_to_string(source("Cargo.toml")).unwrap();
         fs::write(copy.folder.join("Cargo.toml"), slim(&manifest)).unwrap();
@@ -44,6 +75,7 @@ impl Copy {
                 self.files(&format!("{path}/{}", name.to_str().unwrap()));
             }
         } else {
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
             fs::copy(&from, &to).unwrap();
         }
     }
@@ -67,8 +99,8 @@ impl Copy {
         assert!(done.success(), "{} does not fit any more", patch.display());
     }
 
-    /// Builds the simulation, and tells where it is.
-    fn build(&self) -> Result<PathBuf, String> {
+    /// Builds a simulation, and tells where it is.
+    fn build(&self, hunter: &Hunter) -> Result<PathBuf, String> {
         let built = Command::new(env!("CARGO"))
             .args([
                 "test",
@@ -76,7 +108,7 @@ impl Copy {
                 "--no-run",
                 "--message-format=json",
                 "--test",
-                TEST,
+                hunter.test,
             ])
             .env("CARGO_TARGET_DIR", self.folder.join("target"))
             .env("CARGO_PROFILE_DEV_DEBUG", "0")
@@ -89,20 +121,22 @@ impl Copy {
         let executable = messages
             .lines()
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-            .filter(|message| message["target"]["name"] == TEST)
+            .filter(|message| message["target"]["name"] == hunter.test)
             .find_map(|message| message["executable"].as_str().map(PathBuf::from));
         executable.ok_or_else(|| String::from_utf8_lossy(&built.stderr).into_owned())
     }
 
-    /// Runs the simulation, with the effort that it has in every test run.
-    fn run(&self, executable: &Path) -> Outcome {
+    /// Builds a simulation and runs it, with the effort that it has in every test run.
+    fn run(&self, hunter: &Hunter) -> Outcome {
+        let executable = self.build(hunter).unwrap_or_else(|error| panic!("{error}"));
         let path = self.folder.join("output");
         let output = File::create(&path).unwrap();
         let begun = Instant::now();
         let mut child = Command::new(executable)
-            .args(["swarm", "--nocapture"])
+            .args([hunter.filter, "--nocapture"])
             .env("RUST_BACKTRACE", "0")
             .env_remove("UPCASE_SERVER_SEED")
+            .env_remove("UPCASE_SEED")
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output)
@@ -142,16 +176,18 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn seed(&self) -> Option<&str> {
-        let (_, rest) = self.output.split_once("UPCASE_SERVER_SEED=")?;
-        rest.split_whitespace().next()
+    /// The seed that finds it, unless a test without dice did.
+    fn seed(&self, hunter: &Hunter) -> &str {
+        let rest = self.output.split_once(hunter.seed).map(|(_, rest)| rest);
+        let seed = rest.and_then(|rest| rest.split(|it: char| !it.is_ascii_digit()).next());
+        seed.unwrap_or("-")
     }
 
-    /// What the simulation says of the bug, in its first line.
-    fn finding(&self) -> &str {
+    /// What the simulation says of the bug, in its first line; `None`: nothing.
+    fn finding(&self) -> Option<&str> {
         let mut lines = self.output.lines();
-        lines.find(|line| line.contains("panicked at"));
-        lines.next().unwrap_or_default()
+        lines.find(|line| line.contains("panicked at"))?;
+        lines.next()
     }
 }
 
@@ -168,13 +204,16 @@ fn slim(manifest: &str) -> String {
     lines.flat_map(|line| [line, "\n"]).collect()
 }
 
-fn patches() -> Vec<PathBuf> {
-    let wanted = std::env::var("UPCASE_PLANTED").unwrap_or_default();
-    let entries = fs::read_dir(source("tests/planted")).unwrap();
-    let mut patches: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
-    patches.retain(|patch| name(patch).contains(&wanted));
-    patches.sort();
-    patches
+impl Hunter {
+    /// The bugs that it is to find.
+    fn patches(&self) -> Vec<PathBuf> {
+        let wanted = std::env::var("UPCASE_PLANTED").unwrap_or_default();
+        let entries = fs::read_dir(source("tests/planted").join(self.folder)).unwrap();
+        let mut patches: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+        patches.retain(|patch| name(patch).contains(&wanted));
+        patches.sort();
+        patches
+    }
 }
 
 fn name(patch: &Path) -> &str {
@@ -183,7 +222,7 @@ fn name(patch: &Path) -> &str {
 
 #[test]
 fn every_patch_is_small_and_says_which_rule_it_breaks() {
-    for patch in patches() {
+    for patch in HUNTERS.iter().flat_map(Hunter::patches) {
         let text = fs::read_to_string(&patch).unwrap();
         assert!(text.starts_with("# "), "{patch:?} says nothing");
         assert_eq!(text.matches("\n+++ b/src/").count(), 1, "{patch:?}");
@@ -195,34 +234,33 @@ fn every_patch_is_small_and_says_which_rule_it_breaks() {
 
 #[test]
 #[ignore = "builds a changed copy for each of the planted bugs"]
-fn the_simulation_finds_every_planted_bug() {
-    let patches = patches();
-    assert!(!patches.is_empty());
+fn the_simulations_find_every_planted_bug() {
     let copy = Copy::new();
-    let sound = copy.run(&copy.build().unwrap());
-    assert_eq!(sound.passed, Some(true), "without a bug: {}", sound.output);
-    println!("sound: passes in {:.1} s", sound.seconds);
-    println!("{:<48} {:>7} {:>7}  finding", "bug", "seconds", "seed");
-    let mut missed = Vec::new();
-    for patch in &patches {
-        copy.patch(patch, false);
-        let outcome = match copy.build() {
-            Ok(executable) => copy.run(&executable),
-            Err(error) => panic!("{} does not compile: {error}", name(patch)),
-        };
-        copy.patch(patch, true);
-        let (seconds, seed) = (outcome.seconds, outcome.seed().unwrap_or("-"));
-        let finding = outcome.finding();
-        println!("{:<48} {seconds:>7.1} {seed:>7}  {finding}", name(patch));
-        if outcome.passed != Some(false) || outcome.seed().is_none() {
-            missed.push(name(patch));
+    let (mut count, mut missed) = (0, Vec::new());
+    for hunter in &HUNTERS {
+        let sound = copy.run(hunter);
+        assert_eq!(sound.passed, Some(true), "without a bug: {}", sound.output);
+        println!("{}: passes in {:.1} s", hunter.test, sound.seconds);
+        println!("{:<48} {:>7} {:>7}  finding", "bug", "seconds", "seed");
+        for patch in hunter.patches() {
+            copy.patch(&patch, false);
+            let outcome = copy.run(hunter);
+            copy.patch(&patch, true);
+            let (seconds, seed) = (outcome.seconds, outcome.seed(hunter));
+            let finding = outcome.finding();
+            let told = finding.unwrap_or_default();
+            println!("{:<48} {seconds:>7.1} {seed:>7}  {told}", name(&patch));
+            count += 1;
+            if outcome.passed != Some(false) || finding.is_none() {
+                missed.push(name(&patch).to_string());
+            }
         }
     }
-    let count = patches.len();
+    assert!(count > 0, "no bug has this name");
     println!("{} of {count} found", count - missed.len());
     assert_eq!(
         missed,
-        Vec::<&str>::new(),
-        "the simulation does not find these"
+        Vec::<String>::new(),
+        "the simulations do not find these"
     );
 }

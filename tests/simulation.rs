@@ -18,6 +18,7 @@ use upcase::load::evidence::{Machine, Path};
 use upcase::load::payload::Content;
 use upcase::load::plan::{Churn, Close, GROUP_CONNECTIONS, LEAD, Pace, Pacing, Plan, Stop};
 use upcase::load::random::{Dice, Purpose};
+use upcase::load::results::{Counts, ErrorKind};
 use upcase::load::schedule::{Arrivals, Part, Rate, Series};
 use upcase::load::sizes::Sizes;
 use upcase::load::summary::Summary;
@@ -90,9 +91,14 @@ struct End {
     short_of_room: bool,
     fin_sent: bool,
     closed: bool,
-    /// Bytes that the server has got, and answers: where the next one is wrong, if one is.
+    /// Bytes that the server has got, and answers: where the first wrong one is, if one is.
     served: u64,
     wrong_at: Option<u64>,
+    /// Bytes that the client has read; of those before its FIN, the ones before the wrong one.
+    delivered: u64,
+    right: u64,
+    /// It has read the wrong one before its FIN, or more than it sent.
+    saw_wrong: bool,
     last_arrival: Option<Instant>,
     edges: Hints,
 }
@@ -102,8 +108,10 @@ struct End {
 struct Faults {
     /// One in so many connects is refused; 0: none.
     refuses: u64,
-    /// One in so many replies is spoiled, or followed by a reset, or by FIN; 0: none.
+    /// One in so many replies is spoiled, or followed by a byte that answers nothing, by a reset,
+    /// or by FIN; 0: none.
     spoils: u64,
+    adds: u64,
     resets: u64,
     ends: u64,
     /// A freeze of the server: from, for how long.
@@ -122,6 +130,7 @@ struct Faults {
 /// The network and the server in it.
 #[derive(Debug)]
 struct Net {
+    seed: u64,
     begun: Instant,
     happenings: BTreeMap<(Instant, u64), Happening>,
     order: u64,
@@ -129,6 +138,8 @@ struct Net {
     chance: Chance,
     faults: Faults,
     ever_up: bool,
+    /// Bytes that a connection may have in flight.
+    in_flight_most: u64,
 }
 
 /// The world of the engine: virtual time, and the network.
@@ -196,6 +207,13 @@ impl Net {
             self.later(at, Happening::Arrives(number, reply));
             reply = rest;
             at += Duration::from_nanos(self.chance.below(2000));
+        }
+        if self.faults.adds > 0 && self.chance.one_in(self.faults.adds) {
+            // No reply has a small letter, so it is wrong also where a byte is due.
+            at += self.chance.microseconds(0, 100);
+            self.later(at, Happening::Arrives(number, vec![b'x']));
+            let end = &mut self.ends[number];
+            end.wrong_at.get_or_insert(end.served);
         }
         if self.faults.resets > 0 && self.chance.one_in(self.faults.resets) {
             self.later(at, Happening::Resets(number));
@@ -273,6 +291,12 @@ impl Stream for Wire {
         for (place, byte) in end.inbound.drain(..count).enumerate() {
             buffer[place] = byte;
         }
+        end.delivered += count as u64;
+        end.saw_wrong |= end.delivered > end.served;
+        if !end.fin_sent {
+            end.right = end.delivered.min(end.wrong_at.unwrap_or(u64::MAX));
+            end.saw_wrong |= end.right < end.delivered;
+        }
         Ok(count)
     }
 
@@ -281,10 +305,8 @@ impl Stream for Wire {
         self.world.spend(net.faults.calls.1);
         let now = self.world.now();
         let end = &mut net.ends[self.number];
-        assert!(
-            end.up && !end.fin_sent,
-            "bytes on a connection that takes none"
-        );
+        let takes_bytes = end.up && !end.fin_sent;
+        assert!(takes_bytes, "seed {}: it takes no bytes", net.seed);
         if end.reset {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -299,6 +321,14 @@ impl Stream for Wire {
         let taken = net.thawed(now + passed);
         net.later(taken, Happening::Taken(self.number, count));
         net.serve(self.number, &bytes[..count], taken);
+        let end = &net.ends[self.number];
+        let in_flight = end.served.saturating_sub(end.delivered);
+        let most = net.in_flight_most;
+        assert!(
+            in_flight <= most,
+            "seed {}: {in_flight} of {most}",
+            net.seed
+        );
         Ok(count)
     }
 
@@ -418,6 +448,7 @@ impl Simulation {
         stops: &[Duration],
     ) -> Simulation {
         let mut net = Net {
+            seed,
             begun,
             happenings: BTreeMap::new(),
             order: 0,
@@ -425,6 +456,10 @@ impl Simulation {
             chance: Chance::new(seed),
             faults,
             ever_up: false,
+            in_flight_most: match plan.sizes {
+                Sizes::Fixed(size) => size as u64 * u64::from(plan.depth),
+                _ => u64::MAX,
+            },
         };
         for stop in stops {
             net.later(begun + *stop, Happening::Stop);
@@ -459,11 +494,15 @@ impl Simulation {
         let left = net.ends.iter().filter(|end| !end.closed).count();
         assert_eq!(left, 0, "seed {}: sockets are left open", self.seed);
         let wrong = net.ends.iter().map(|end| end.wrong_at).collect();
+        let right = net.ends.iter().map(|end| end.right).collect();
+        let saw_wrong = net.ends.iter().filter(|end| end.saw_wrong).count() as u64;
         drop(net);
         let rest = Ended {
             plan: self.plan,
             intervals: self.intervals,
             wrong,
+            right,
+            saw_wrong,
         };
         (done, rest)
     }
@@ -581,9 +620,36 @@ struct Ended {
     intervals: Vec<Interval>,
     /// Where the first wrong byte of each connection was sent.
     wrong: Vec<Option<u64>>,
+    /// Bytes of each connection that came before that one, and before the client's FIN.
+    right: Vec<u64>,
+    /// Connections that read what they must call a fault.
+    saw_wrong: u64,
 }
 
 impl Ended {
+    /// Every wrong byte that the client read is told, and no other.
+    fn check_faults(&self, seed: u64, done: &Done) {
+        let results = &done.books.run;
+        for (connection, difference) in &results.differences {
+            let wrong = self.wrong[*connection as usize];
+            let told = Some(difference.offset);
+            assert_eq!(wrong, told, "seed {seed}: connection {connection}");
+        }
+        let count = |kind| results.errors.get(&kind).copied().unwrap_or(0);
+        let caught = count(ErrorKind::WrongReply) + count(ErrorKind::SurplusBytes);
+        assert_eq!(caught, self.saw_wrong, "seed {seed}: wrong bytes");
+    }
+
+    /// A message is verified when all of its reply has come, and not before.
+    fn check_verified(&self, seed: u64, counts: Counts) {
+        let right: u64 = self.right.iter().sum();
+        assert!(counts.verified_bytes <= right, "seed {seed}: {counts:?}");
+        if let (Sizes::Fixed(size), None) = (&self.plan.sizes, self.plan.timeout) {
+            let whole: u64 = self.right.iter().map(|right| right / *size as u64).sum();
+            assert_eq!(counts.verified, whole, "seed {seed}: {counts:?}");
+        }
+    }
+
     fn judged(&self, done: Done) -> Judged {
         let summary = Summary::new(&self.plan, done, Machine::default());
         Judged {
@@ -673,9 +739,10 @@ fn plan(chance: &mut Chance) -> Plan {
         connect_rate: chance.one_in(4).then_some(1000),
         pace,
         depth: chance.between(1, 4) as u32,
-        sizes: match chance.below(3) {
-            0 => Sizes::Fixed(64),
-            1 => Sizes::Uniform(1, 3000),
+        sizes: match chance.below(12) {
+            0..4 => Sizes::Fixed(64),
+            4 => Sizes::Fixed(8000),
+            5..8 => Sizes::Uniform(1, 3000),
             _ => Sizes::Mixed(vec![(10, 90.0), (20_000, 10.0)]),
         },
         content: [Content::Text, Content::Bytes][chance.below(2) as usize].clone(),
@@ -696,8 +763,8 @@ fn plan(chance: &mut Chance) -> Plan {
 
 fn faults(chance: &mut Chance) -> Faults {
     let mut sometimes = |times: u64| if chance.one_in(3) { times } else { 0 };
-    let (refuses, spoils, resets, ends) =
-        (sometimes(4), sometimes(200), sometimes(50), sometimes(50));
+    let (refuses, spoils, adds) = (sometimes(4), sometimes(200), sometimes(200));
+    let (resets, ends) = (sometimes(50), sometimes(50));
     let freeze = (
         chance.microseconds(0, 200_000),
         chance.microseconds(1000, 400_000),
@@ -705,6 +772,7 @@ fn faults(chance: &mut Chance) -> Faults {
     Faults {
         refuses,
         spoils,
+        adds,
         resets,
         ends,
         freeze: chance.one_in(3).then_some(freeze),
@@ -716,8 +784,20 @@ fn faults(chance: &mut Chance) -> Faults {
     }
 }
 
+/// Tells how to repeat a run that broke off, wherever it did.
+struct Replay(u64);
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("again: UPCASE_SEED={} cargo test --test simulation", self.0);
+        }
+    }
+}
+
 /// A run that the dice choose, to its end; its report.
 fn run(seed: u64, begun: Instant) -> (String, Judged) {
+    let _replay = Replay(seed);
     let mut chance = Chance::new(seed);
     let (plan, faults) = (plan(&mut chance), faults(&mut chance));
     let mut stops = Vec::new();
@@ -728,6 +808,7 @@ fn run(seed: u64, begun: Instant) -> (String, Judged) {
         }
     }
     let (done, rest) = Simulation::new(seed, begun, plan, faults, &stops).run();
+    let mut all = Counts::default();
     for results in [&done.books.run, &done.books.warmup] {
         let counts = results.counts;
         assert_eq!(
@@ -737,15 +818,13 @@ fn run(seed: u64, begun: Instant) -> (String, Judged) {
         );
         assert_eq!(results.response.count(), counts.settled(), "seed {seed}");
         assert_eq!(results.lateness.count(), counts.settled(), "seed {seed}");
+        all.merge(&counts);
     }
-    for (connection, difference) in &done.books.run.differences {
-        let wrong = rest.wrong[*connection as usize];
-        assert_eq!(
-            wrong,
-            Some(difference.offset),
-            "seed {seed}: connection {connection}"
-        );
+    if let Stop::Messages(total) = rest.plan.stop {
+        assert!(all.scheduled <= total, "seed {seed}: {all:?} of {total}");
     }
+    rest.check_faults(seed, &done);
+    rest.check_verified(seed, all);
     for interval in &rest.intervals {
         let identity = interval.identity;
         let settled = identity.counts.settled();
@@ -782,6 +861,8 @@ fn nothing_vanishes_in_a_thousand_runs_with_faults() {
     }
     println!("{seen:#?}");
     // The dice must have reached every fate, or the runs have shown less than they seem to.
+    let surplus = seen.get(&ErrorKind::SurplusBytes.to_string()).copied();
+    assert!(all < 1000 || surplus > Some(10), "surplus: {surplus:?}");
     for fate in [
         "verified",
         "mismatched",
@@ -822,6 +903,7 @@ fn quick() -> Faults {
     Faults {
         refuses: 0,
         spoils: 0,
+        adds: 0,
         resets: 0,
         ends: 0,
         freeze: None,
