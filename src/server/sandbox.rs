@@ -175,6 +175,10 @@ fn give_up_calls(role: Role) -> anyhow::Result<()> {
 /// The first refuses to open a file for reading, and the second kills for all other ways of
 /// opening: the allocator of glibc reads /proc/sys/vm/overcommit_memory when a thread first gives
 /// memory back, takes no for an answer, and must not end the server.
+///
+/// How they are written makes none of the calls faster that every message needs: the kernel finds
+/// out beforehand which calls are allowed whatever their arguments (Linux 5.11), and runs nothing
+/// for those. What is left, 40 ns a call, a filter of one instruction costs as well.
 pub fn filters(role: Role) -> Result<[BpfProgram; 2], BackendError> {
     let target = TargetArch::try_from(ARCH)?;
     let refuse = SeccompFilter::new(
