@@ -144,18 +144,9 @@ impl<S: Socket> Engine<S> {
     #[inline(always)]
     pub(super) fn read<W: World<Socket = S>>(&mut self, world: &mut W, token: Token) {
         let begin = self.read_end();
-        let Some(peer) = self.peers.get_mut(token) else {
-            return;
-        };
-        let free = &mut self.scratch[begin..begin + CALL_BYTES];
-        let count = match peer.connection.receive(&mut peer.socket, free) {
-            Ok(Received::Bytes(count)) => {
-                self.clock = world.now();
-                count
-            }
-            Ok(Received::Blocked) => 0,
-            Ok(Received::End) => return self.lose(world, token, ErrorKind::ClosedEarly),
-            Err(error) => return self.lose(world, token, ErrorKind::of(&error)),
+        let count = match self.receive(world, token, begin) {
+            Ok(count) => count,
+            Err(kind) => return self.lose(world, token, kind),
         };
         let (end, at) = (begin + count, self.clock);
         self.group.push(Member { token, end, at });
@@ -214,14 +205,15 @@ impl<S: Socket> Engine<S> {
         while budget > 0 {
             let before = send_budget;
             self.transmit(world, token, &mut send_budget)?;
-            let received = self.receive(world, token)?;
-            if send_budget < before || received.is_some() {
+            let count = self.receive(world, token, 0)?;
+            self.book(world, token, 0..count, self.clock)?;
+            if send_budget < before || count > 0 {
                 free_since = self.clock;
             }
-            match received {
-                Some(count) => budget = budget.saturating_sub(count),
-                None => break,
+            if count == 0 {
+                break;
             }
+            budget = budget.saturating_sub(count);
         }
         let Some(peer) = self.peers.get_mut(token) else {
             return Ok(());
@@ -234,28 +226,28 @@ impl<S: Socket> Engine<S> {
         Ok(())
     }
 
-    /// Reads once and books what that completes; `None`: nothing has come.
+    /// Reads once, into the buffer from `begin` on, and reads the clock when something has come.
+    /// Tells how many bytes.
     #[inline(always)]
     fn receive<W: World<Socket = S>>(
         &mut self,
-        world: &mut W,
+        world: &W,
         token: Token,
-    ) -> Result<Option<usize>, ErrorKind> {
+        begin: usize,
+    ) -> Result<usize, ErrorKind> {
         let Some(peer) = self.peers.get_mut(token) else {
-            return Ok(None);
+            return Ok(0);
         };
-        let received = peer
-            .connection
-            .receive(&mut peer.socket, &mut self.scratch[..CALL_BYTES])
-            .map_err(|error| ErrorKind::of(&error))?;
-        let count = match received {
-            Received::Bytes(count) => count,
-            Received::Blocked => return Ok(None),
-            Received::End => return Err(ErrorKind::ClosedEarly),
-        };
-        self.clock = world.now();
-        self.book(world, token, 0..count, self.clock)?;
-        Ok(Some(count))
+        let free = &mut self.scratch[begin..begin + CALL_BYTES];
+        match peer.connection.receive(&mut peer.socket, free) {
+            Ok(Received::Bytes(count)) => {
+                self.clock = world.now();
+                Ok(count)
+            }
+            Ok(Received::Blocked) => Ok(0),
+            Ok(Received::End) => Err(ErrorKind::ClosedEarly),
+            Err(error) => Err(ErrorKind::of(&error)),
+        }
     }
 
     /// Books the bytes that were read at `now` and are there in the buffer, and what they complete.
