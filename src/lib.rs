@@ -15,7 +15,9 @@
 //! there. *lateness*: from when it was due to its send, in two parts: *blocked* (no free
 //! connection, or the socket took nothing) and *own* (due and sendable, and not sent yet).
 //! *outstanding*: due, and its fate is open. *unanswered*: outstanding when the run ended.
-//! *censored*: known to have lasted at least so long.
+//! *censored*: known to have lasted at least so long. *absence*: a time in which a thread should
+//! have worked and was not let run. *stall*: a time without a reply that the times of other replies
+//! do not let expect.
 //!
 //! # The layers
 //!
@@ -25,27 +27,48 @@
 //! kernel and on the scripted streams of the tests.
 //!
 //! ```text
-//! 12 main
-//! 11 cli/mod
-//! 10 cli/args   progress   report/text*   report/json*   report/mod*
-//! 9  load/mod   load/verdict*
-//! 8  load/summary*   cli/values   capture/mod
-//! 7  load/engine/messages*   load/engine/connections*   load/own   capture/teller*
+//! 16 main
+//! 15 cli/mod
+//! 14 cli/args
+//! 13 cli/load   cli/send   cli/serve   cli/sniff
+//! 12 cli/options   progress   report/text*   report/json*   report/mod*
+//! 11 load/verdict/mod*
+//! 10 load/verdict/client*   load/verdict/failures*   load/verdict/network*
+//! 10 load/verdict/server*   load/verdict/connecting*   load/verdict/pace*
+//! 9  load/mod   load/verdict/thresholds*
+//! 8  load/summary*   cli/values   cli/output   capture/mod
+//! 7  load/engine/messages*   load/engine/connections*   load/engine/ways*   load/own
+//! 7  capture/teller*
 //! 6  load/engine/mod*   server/mod   server/monitor   server/engine/accepting*
+//! 6  server/engine/asking*
 //! 6  server/engine/serving*   server/engine/waiting*   capture/document*
-//! 5  load/pacer*   load/kernel   load/books*   load/assertion*   server/board
+//! 5  load/pacer*   load/kernel   load/books*   load/targets*   load/assertion*   server/board
 //! 5  server/engine/mod*
-//! 4  load/results*   server/kernel   capture/flows*   capture/transcript*
-//! 3  load/plan*   load/connection*   load/preflight   send   server/patience*   capture/flow*
-//! 3  capture/live
-//! 2  reactor/mod   server/connection*   server/world*   server/watch*   server/http*   socket
-//! 2  load/dial*   load/payload*   load/gauge   load/world*   capture/analysis*   capture/file
-//! 1  reactor/alarm   reactor/signals   reactor/slots*   reactor/timers*   stream*
-//! 1  load/evidence*   load/schedule*   server/admission*   server/metrics*
-//! 0  server/limits*   server/stats*   server/listener*   server/seldom*   load/random*
-//! 0  load/sizes*   load/latency*   capture/segment*   capture/stream*   capture/text*   units*
-//! 0  load/row*   process   logging   timestamps   server/vitals   server/activation
-//! 0  server/sandbox
+//! 6  capture/flows*
+//! 5  capture/retired*   capture/transcript*
+//! 4  send   server/patience*   load/results*   server/kernel   capture/flow*
+//! 4  capture/live   capture/dissect*
+//! 3  race
+//! 3  load/plan*   load/connection*   load/preflight   server/keepalive*   capture/side*
+//! 3  capture/file   capture/tunnels*
+//! 2  logging/mod   reactor/mod   server/connection*   server/world*   server/watch*
+//! 2  server/http*   socket   interrupt   capture/other*
+//! 5  load/presence*   load/probe
+//! 3  load/gauge   load/world*
+//! 2  load/evidence*   load/dial*   load/payload*   capture/analysis*
+//! 2  capture/ip*   capture/links*   capture/fragments*   capture/pcap*   capture/pcapng*
+//! 2  capture/calendar*   server/admission*   server/metrics*
+//! 1  logging/writer   reactor/alarm   reactor/signals   reactor/slots*   reactor/timers*   stream*
+//! 1  editor   resolve   capture/segment*   capture/layer*   capture/record*   capture/finding*
+//! 1  load/stalls*   load/schedule*   server/stats*   capture/text*   server/sandbox
+//! 1  capture/drops*
+//! 0  address*   cli/numbers*   cli/usage   lines
+//! 0  server/limits*   server/listener*   server/seldom*   load/random*
+//! 0  load/sizes*   load/latency*   capture/stream*   units*   layout*   terminal
+//! 0  load/row*   load/step*   load/echo*   process   logging/line*   logging/queue   logging/stamp
+//! 0  timestamps   server/vitals   server/activation   server/places*
+//! 0  causes*   capture/bytes*   capture/linktype*   capture/filter*   capture/input
+//! 0  worker   files   capture/networks*   capture/account*   capture/markdown*
 //! ```
 //!
 //! # The boundaries
@@ -58,15 +81,22 @@
 //! - **limits, plan**: every number that bounds work or memory, with its unit and its reason.
 //! - **connection | stats**: a connection ends with one reason; a peer's fault is data.
 //! - **listener, admission, watch**: what is known of a queue, who may come in, who has until when.
+//! - **logging | its users**: a line is handed over and never waited for; each output has
+//!   a thread that writes.
+//! - **signals | reactors**: taken once, before the first thread; each reactor gets every one.
 //! - **sandbox | threads**: what is opened is opened before; then each thread keeps what its role
 //!   needs.
 //! - **world | engine**: server and load client need a clock, sockets and timers, and get them as
 //!   an argument: the kernel's, or those of the simulations.
-//! - **shard | board**: shards share nothing but the place where they say how they stand.
+//! - **shard | places, board**: shards share the count of the places for clients, and where they
+//!   say how they stand; nothing else.
 //! - **board | monitor**: the metrics page has a thread apart, and costs a shard one look.
 //! - **schedule | pacer | connection | books**: when, to whom, which bytes, what became of it.
+//! - **engine | probe**: TCP's round trips and the packets that kernels answer; the probe has a
+//!   thread apart, and costs the engine nothing.
 //! - **summary | verdict | report**: measuring cannot judge, judging cannot print.
 //! - **segment | flow | transcript | document**: bytes, fields, meaning, words, pages.
+//! - **address | resolve | race**: what was typed, what this machine knows of it, who answers.
 //! - **send**: plain blocking sockets, no I/O code shared with the server: the witness.
 //!
 //! # The way of a byte through the server
@@ -81,25 +111,36 @@
 //!
 //! # The way of a message through the load generator
 //!
-//! Due by the schedule, which exists before the run; given to the connection that has been free
-//! the longest, or late until one is free; its bytes made from (seed, connection, offset) straight
-//! into the send; its reply checked as it is read, nothing stored; then booked: response =
-//! lateness + service. Due sends go before reads, and every send and every read has a clock
-//! reading of its own. A message that has no reply is booked as well, at its age, and makes the
-//! percentiles above it lower bounds. So at any time: due = verified + mismatched + errored +
-//! timed out + unanswered + outstanding.
+//! Due by the schedule, which exists before the run; given to the connection of its target that has
+//! been free the longest, or late until one is free; its bytes made from (seed, connection, offset)
+//! straight into the send; its reply checked as it is read, nothing stored; then booked: response =
+//! lateness + service. Due sends go before reads, and every send and every read has a clock reading
+//! of its own. A message that has no reply is booked as well, at its age, and makes the percentiles
+//! above it lower bounds. So at any time: due = verified + mismatched + errored + timed out +
+//! unanswered + outstanding.
 
+pub mod address;
 pub mod capture;
+pub mod causes;
 pub mod cli;
+pub mod editor;
+pub mod files;
+pub mod interrupt;
+pub mod layout;
+pub mod lines;
 pub mod load;
 pub mod logging;
 pub mod process;
 pub mod progress;
+pub mod race;
 pub mod reactor;
 pub mod report;
+pub mod resolve;
 pub mod send;
 pub mod server;
 pub mod socket;
 pub mod stream;
+pub mod terminal;
 pub mod timestamps;
 pub mod units;
+pub mod worker;

@@ -1,20 +1,37 @@
 //! The program: reads the command line, carries it out, says how it ended.
+//!
+//! Signals and panics are prepared before anything else, and the log is written out at the end,
+//! whatever the outcome.
 
+use std::panic;
 use std::process::ExitCode;
 
-use upcase::cli::{self, Cli, Outcome};
+use upcase::causes;
+use upcase::cli::{COULD_NOT_RUN, Cli};
+use upcase::logging;
+use upcase::reactor::signals;
 
 fn main() -> ExitCode {
+    logging::hear_panics();
+    let code = panic::catch_unwind(run).unwrap_or(COULD_NOT_RUN);
+    logging::finish();
+    ExitCode::from(code)
+}
+
+fn run() -> u8 {
+    if let Err(error) = signals::prepare() {
+        logging::say(&format!("cannot prepare signals: {error}"));
+        return COULD_NOT_RUN;
+    }
     let cli = match Cli::read() {
         Ok(cli) => cli,
-        Err(code) => return ExitCode::from(code),
+        Err(code) => return code,
     };
-    ExitCode::from(match cli.run() {
-        Ok(Outcome::Good) => 0,
-        Ok(Outcome::Bad) => 1,
+    match cli.run() {
+        Ok(outcome) => outcome.exit_code(),
         Err(error) => {
-            cli::say(&format!("{error:#}"));
-            3
+            logging::say(&causes::told(&error));
+            COULD_NOT_RUN
         }
-    })
+    }
 }

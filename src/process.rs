@@ -8,8 +8,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 /// reactors, a listener, and some for the libraries.
 pub const DESCRIPTOR_RESERVE: u64 = 32;
 
-/// Poll, timer and the pipe of signals of one reactor, with some to spare.
+/// Poll, timer and the pipe of requests of one reactor, with the ends that others hold.
 pub const DESCRIPTORS_OF_A_REACTOR: u64 = 6;
+
+/// Further descriptors of a reactor that takes signals: two more pipes, and an end of a pipe for
+/// each of four signals.
+pub const DESCRIPTORS_OF_SIGNALS: u64 = 8;
 
 /// Descriptors that a server keeps free for what is not a client: signals, the log, the
 /// libraries.

@@ -1,20 +1,91 @@
-//! The live line of a load run, on a terminal only: nothing of it goes anywhere else.
+//! The progress of a load run: a live line on a terminal, which is written nowhere else; and, where
+//! there is none, an occasional line of the log while connections come up, so that a run that has
+//! not begun yet is not silent.
 
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use log::info;
 
+use crate::layout::width;
 use crate::load::Glance;
 use crate::load::books::Interval;
 use crate::load::plan::{Plan, Stop};
-use crate::units::short;
+use crate::terminal;
+use crate::units::{counted, grouped, short};
+
+/// Connecting that takes longer than this is announced; a shorter wait needs no explanation.
+const ANNOUNCED: Duration = Duration::from_secs(2);
+
+/// How often the log has a line while connections come up.
+const CONNECTING_LINE: Duration = Duration::from_secs(10);
+
+/// Returns the time that connecting takes by `--connect-rate`; zero without one.
+fn connect_time(plan: &Plan) -> Duration {
+    let seconds = |rate| f64::from(plan.connections - 1) / f64::from(rate);
+    Duration::from_secs_f64(plan.connect_rate.map_or(0.0, seconds))
+}
+
+/// The log lines of a run that connects.
+#[derive(Debug)]
+pub struct Connecting {
+    connections: u32,
+    begun: Instant,
+    /// The time that it takes by the rate.
+    time: Duration,
+    next: Instant,
+}
+
+impl Connecting {
+    /// Takes note that connecting begins. When it will take a while, the log says how long.
+    pub fn new(plan: &Plan) -> Connecting {
+        let (begun, time) = (Instant::now(), connect_time(plan));
+        if let Some(rate) = plan.connect_rate.filter(|_| time > ANNOUNCED) {
+            info!(
+                "connecting takes {}: {} at {} a second (--connect-rate); messages are sent when \
+                 all are up",
+                humantime::format_duration(Duration::from_secs(time.as_secs_f64().ceil() as u64)),
+                counted(plan.connections, "connection"),
+                grouped(rate),
+            );
+        }
+        Connecting {
+            connections: plan.connections,
+            begun,
+            time,
+            next: begun + CONNECTING_LINE,
+        }
+    }
+
+    /// Takes note of a snapshot of the run.
+    pub fn note(&mut self, glance: &Glance) {
+        let now = Instant::now();
+        if glance.start.is_some() || now < self.next {
+            return;
+        }
+        self.next = now + CONNECTING_LINE;
+        let left = left(self.begun, self.time);
+        let (up, all) = (grouped(glance.up), counted(self.connections, "connection"));
+        info!("connecting: {up} of {all} are up{left}");
+    }
+}
+
+/// Returns what is left of a time that began then, for a line; empty when nothing is.
+fn left(begun: Instant, time: Duration) -> String {
+    match time.saturating_sub(begun.elapsed()) {
+        Duration::ZERO => String::new(),
+        left => format!(", {} s left", left.as_secs_f64().ceil()),
+    }
+}
 
 /// The line. It vanishes when this is dropped.
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
     connections: u32,
+    begun: Instant,
+    connect_time: Duration,
     stop: Stop,
     last: Option<(Instant, u64)>,
     p99: String,
@@ -33,6 +104,8 @@ impl Progress {
         Some(Progress {
             bar,
             connections: plan.connections,
+            begun: Instant::now(),
+            connect_time: connect_time(plan),
             stop: plan.stop,
             last: None,
             p99: String::new(),
@@ -45,26 +118,27 @@ impl Progress {
         let p99 = distribution.and_then(|all| all.percentile(99.0));
         self.p99 = p99.map_or(String::new(), |found| {
             let sign = if found.bound.at_least { ">= " } else { "" };
-            format!(", p99 {sign}{}", short(found.bound.value))
+            format!("p99 {sign}{}", short(found.bound.value))
         });
     }
 
     /// Draws what a look at the run showed.
     pub fn show(&mut self, glance: &Glance) {
-        let up = HumanCount(glance.up.into());
-        let line = match glance.start {
-            None => format!(
-                "connecting: {up}/{} up",
-                HumanCount(self.connections.into())
-            ),
-            Some(start) => format!(
-                "{up} connections, {} messages/s{}, {}",
-                HumanCount(self.rate(glance)),
-                self.p99,
+        let parts = match glance.start {
+            None => {
+                let (up, all) = (grouped(glance.up), grouped(self.connections));
+                let left = left(self.begun, self.connect_time);
+                vec![format!("connecting: {up}/{all} up{left}")]
+            }
+            Some(start) => vec![
+                format!("{} messages/s", grouped(self.rate(glance))),
                 self.left(start.elapsed(), glance.verified),
-            ),
+                self.p99.clone(),
+                counted(glance.up, "connection").to_string(),
+            ],
         };
-        self.bar.set_message(line);
+        self.bar
+            .set_message(fitting(parts, terminal::columns(&stderr())));
         self.bar.tick();
     }
 
@@ -86,19 +160,52 @@ impl Progress {
     fn left(&self, running: Duration, verified: u64) -> String {
         match self.stop {
             Stop::After(duration) => match duration.saturating_sub(running) {
-                Duration::ZERO => "waiting for what is outstanding".to_string(),
+                Duration::ZERO => "waiting for replies and closes".to_string(),
                 left => format!("{} s left", left.as_secs_f64().ceil()),
             },
-            Stop::Messages(messages) => {
-                let left = messages.saturating_sub(verified);
-                format!("{} messages left", HumanCount(left))
-            }
+            Stop::Messages(messages) => match messages.saturating_sub(verified) {
+                0 => "waiting for closes".to_string(),
+                left => format!("{} left", counted(left, "message")),
+            },
         }
     }
+}
+
+/// Returns as many parts as one row holds, the first ones first.
+fn fitting(parts: Vec<String>, columns: Option<usize>) -> String {
+    let mut line = String::new();
+    for part in parts.iter().filter(|part| !part.is_empty()) {
+        let gap = if line.is_empty() { "" } else { ", " };
+        let needed = width(&line) + gap.len() + width(part);
+        if !line.is_empty() && columns.is_some_and(|columns| needed > columns) {
+            break;
+        }
+        line.push_str(gap);
+        line.push_str(part);
+    }
+    line
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_narrow_terminal_shows_what_matters_most() {
+        let parts = || {
+            let parts = ["1,000 messages/s", "3 s left", "", "1 connection"];
+            parts.map(str::to_string).to_vec()
+        };
+        let whole = "1,000 messages/s, 3 s left, 1 connection";
+        assert_eq!(fitting(parts(), None), whole);
+        assert_eq!(fitting(parts(), Some(40)), whole);
+        assert_eq!(fitting(parts(), Some(39)), "1,000 messages/s, 3 s left");
+        assert_eq!(fitting(parts(), Some(20)), "1,000 messages/s");
     }
 }

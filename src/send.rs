@@ -2,23 +2,41 @@
 //!
 //! Plain blocking sockets of the standard library. It shares no I/O code with the server, and so
 //! is an independent witness of what the server does.
+//!
+//! A line in, a line out: every line of the input is a message without its LF, and its reply is
+//! printed as a line. An empty line has nothing to send, and is printed as an empty line. So the
+//! output is the input in upper case, byte for byte, including a CR.
+//!
+//! The client always waits for a signal as well, and at the prompt also for the server, which must
+//! not send anything then. So a dead server is reported at once, not with the next message. Output
+//! is written by a thread of its own, since a pipe or a terminal that nobody reads may block it for
+//! any time.
 
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use log::{debug, error};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::causes;
+use crate::editor::Editor;
+use crate::interrupt::Interrupts;
+use crate::lines::{Lines, Next};
+use crate::race::{self, Terms, reasons};
+use crate::resolve::shown;
 use crate::socket;
+use crate::worker::Worker;
 
 /// What is to be sent, and where.
 #[derive(Clone, Debug)]
 pub struct Errand {
-    /// The addresses of the server, tried in order.
+    /// The addresses of the server, tried as [`race`] does.
     pub targets: Vec<SocketAddr>,
-    /// The messages; none: the lines of standard input.
+    /// The messages; an empty list means the lines of the input.
     pub messages: Vec<Vec<u8>>,
     /// Options of the connection.
     pub options: socket::Options,
@@ -26,105 +44,261 @@ pub struct Errand {
     pub timeout: Duration,
 }
 
+/// The source of messages that are not part of the errand.
+#[derive(Debug)]
+pub enum Input {
+    /// A file, a pipe, or a terminal without an editor.
+    Lines(Lines),
+    /// A terminal with an editor.
+    Editor(Editor),
+}
+
+impl Input {
+    /// Returns standard input, with an editor where a person types.
+    pub fn with_editor() -> io::Result<Input> {
+        match Editor::open()? {
+            Some(editor) => Ok(Input::Editor(editor)),
+            None => Input::plain(),
+        }
+    }
+
+    /// Returns standard input without an editor.
+    pub fn plain() -> io::Result<Input> {
+        let stdin = io::stdin().as_fd().try_clone_to_owned()?;
+        Ok(Input::Lines(Lines::new(stdin)))
+    }
+
+    fn take(&mut self) -> Next {
+        match self {
+            Input::Lines(lines) => lines.take(),
+            Input::Editor(editor) => editor.take(),
+        }
+    }
+
+    fn fill(&mut self) -> io::Result<()> {
+        match self {
+            Input::Lines(lines) => lines.fill(),
+            Input::Editor(editor) => editor.fill(),
+        }
+    }
+
+    /// Leaves the prompt, if there is one. Returns true when its line has to be ended.
+    fn stop(&mut self) -> bool {
+        match self {
+            Input::Lines(_) => false,
+            Input::Editor(editor) => editor.stop(),
+        }
+    }
+}
+
+impl AsFd for Input {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Input::Lines(lines) => lines.as_fd(),
+            Input::Editor(editor) => editor.as_fd(),
+        }
+    }
+}
+
+/// The outcome of an errand that could be begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Every reply was right and the connection was closed in order.
+    Good,
+    /// Something was wrong, and was logged.
+    Bad,
+    /// Every reply was right, and the rest was not sent: a signal came before a reply was complete,
+    /// or the reader of the output has gone away.
+    Unfinished,
+}
+
+/// The reason why a conversation ended early.
+enum Stop {
+    /// The server did something wrong.
+    Fault(anyhow::Error),
+    /// A signal came while the server owed something, which the text describes.
+    Interrupted(String),
+    /// The reader of the output has gone away, and needs no more.
+    Unread,
+    /// This side failed: standard input or output.
+    Failure(anyhow::Error),
+}
+
 /// A message of at most this length fits into the buffers of both ends, so that it can be sent in
 /// full before its reply is read. A longer one is sent by a thread of its own meanwhile.
 const SENT_AT_ONCE_BYTES: usize = 4 * 1024;
 
-/// Does the errand. True: every reply was right and the connection was closed in order. False: it
-/// was not, and the log says how. An error: nothing could be sent at all.
-pub fn run(errand: &Errand, input: impl BufRead, output: &mut impl Write) -> anyhow::Result<bool> {
+/// How long the server may take to close its side after a signal, and the output to take what was
+/// printed, while the user waits.
+const TIME_AFTER_SIGNAL: Duration = Duration::from_secs(1);
+
+/// The bytes of one read of a reply.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Does the errand. Fails when nothing could be sent at all, or when input or output failed.
+pub fn run(
+    errand: &Errand,
+    input: Input,
+    mut output: impl Write + Send + 'static,
+) -> anyhow::Result<Ending> {
+    let write = move |bytes: Vec<u8>| output.write_all(&bytes).and_then(|()| output.flush());
+    let output = Worker::start("output", write).context("cannot start a thread")?;
     let stream = connect(errand)?;
+    let interrupts = Interrupts::take_over().context("cannot take signals")?;
     let conversation = Conversation {
         stream,
         timeout: errand.timeout,
+        input,
         output,
+        interrupts,
+        begun: 0,
         sent: 0,
+        is_interrupted: false,
     };
-    match conversation.hold(errand, input) {
-        Ok(()) => Ok(true),
-        Err(fault) => {
-            error!("{fault:#}");
-            Ok(false)
+    match conversation.hold(&errand.messages) {
+        Ok(()) => Ok(Ending::Good),
+        Err(Stop::Fault(fault)) => {
+            error!("{}", causes::told(&fault));
+            Ok(Ending::Bad)
         }
+        Err(Stop::Interrupted(owed)) => {
+            error!("interrupted: {owed}");
+            Ok(Ending::Unfinished)
+        }
+        Err(Stop::Unread) => Ok(Ending::Unfinished),
+        Err(Stop::Failure(error)) => Err(error),
     }
 }
 
-/// Connects with the first address that answers; the error is that of the last.
+/// Connects to the address that answers first.
 fn connect(errand: &Errand) -> anyhow::Result<TcpStream> {
-    let mut last = anyhow!("no address to connect to");
-    for &target in &errand.targets {
-        let begun = Instant::now();
-        match socket::connect_blocking(target, &errand.options, errand.timeout) {
-            Ok(stream) => {
-                stream.set_read_timeout(Some(errand.timeout))?;
-                stream.set_write_timeout(Some(errand.timeout))?;
-                debug!(
-                    "connected {} -> {target} in {:.3?}",
-                    stream.local_addr()?,
-                    begun.elapsed()
-                );
-                debug!(
-                    "MSS in force: {} bytes of payload",
-                    socket::mss_in_force(&stream)?
-                );
-                return Ok(stream);
-            }
-            Err(error) => last = anyhow!("cannot connect to {target}: {}", reason(&error, errand)),
-        }
-    }
-    Err(last)
+    let begun = Instant::now();
+    let terms = Terms {
+        source: None,
+        options: &errand.options,
+        timeout: errand.timeout,
+    };
+    let (stream, target) = race::connect(&errand.targets, &terms)
+        .map_err(|failures| anyhow!("cannot connect to {}", reasons(&failures, errand.timeout)))?;
+    stream.set_write_timeout(Some(errand.timeout))?;
+    debug!(
+        "connected {} -> {} in {:.3?}",
+        shown(stream.local_addr()?),
+        shown(target),
+        begun.elapsed()
+    );
+    debug!(
+        "MSS in force: {} bytes of payload",
+        socket::mss_in_force(&stream)?
+    );
+    Ok(stream)
 }
 
-fn reason(error: &io::Error, errand: &Errand) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "connection refused, nothing listens there".to_string(),
-        io::ErrorKind::TimedOut => format!("no answer within {:?}", errand.timeout),
-        _ => error.to_string(),
-    }
-}
-
-struct Conversation<'a, W> {
+struct Conversation {
     stream: TcpStream,
     timeout: Duration,
-    output: &'a mut W,
+    input: Input,
+    output: Worker<Vec<u8>, io::Result<()>>,
+    interrupts: Interrupts,
+    /// Messages taken so far, the empty ones included.
+    begun: usize,
     /// Messages sent so far.
     sent: usize,
+    /// True when a signal came at the prompt.
+    is_interrupted: bool,
 }
 
-impl<W: Write> Conversation<'_, W> {
-    fn hold(mut self, errand: &Errand, mut input: impl BufRead) -> anyhow::Result<()> {
-        for message in &errand.messages {
-            self.exchange(message)?;
+impl Conversation {
+    fn hold(mut self, messages: &[Vec<u8>]) -> Result<(), Stop> {
+        let outcome = match messages {
+            [] => self.exchange_lines(),
+            messages => messages
+                .iter()
+                .try_for_each(|message| self.exchange(message)),
+        };
+        if self.input.stop() {
+            self.output.give(b"\n".to_vec());
+            // Only for the eye: whoever does not read it misses nothing.
+            let _ = wait(&[self.output.as_fd()], Some(TIME_AFTER_SIGNAL));
         }
-        if errand.messages.is_empty() {
-            while let Some(line) = next_line(&mut input)? {
-                self.exchange(&line)?;
+        match outcome {
+            Ok(()) => self.close(),
+            // The exchange so far is right; the connection is closed as after the last message.
+            Err(Stop::Unread) => {
+                let is_all_sent = !messages.is_empty() && self.begun == messages.len();
+                self.close()?;
+                is_all_sent.then_some(()).ok_or(Stop::Unread)
+            }
+            Err(stop) => Err(stop),
+        }
+    }
+
+    /// Exchanges the lines of the input, until it ends or a signal comes.
+    fn exchange_lines(&mut self) -> Result<(), Stop> {
+        loop {
+            match self.input.take() {
+                Next::Line(line) => self.exchange(&line)?,
+                Next::End => return Ok(()),
+                Next::NotYet => match self.wait_for_input()? {
+                    Awaited::Input => self.input.fill().context("cannot read standard input")?,
+                    Awaited::Signal => {
+                        self.interrupts.take().context("cannot take a signal")?;
+                        self.is_interrupted = true;
+                        return Ok(());
+                    }
+                },
             }
         }
-        self.close()
+    }
+
+    /// Waits at the prompt. The server must not send anything then: whatever comes from it is a
+    /// fault.
+    fn wait_for_input(&self) -> Result<Awaited, Stop> {
+        let descriptors = [
+            self.interrupts.as_fd(),
+            self.stream.as_fd(),
+            self.input.as_fd(),
+        ];
+        match wait(&descriptors, None)? {
+            Some(0) => Ok(Awaited::Signal),
+            Some(1) => Err(Stop::Fault(self.what_the_server_did())),
+            _ => Ok(Awaited::Input),
+        }
+    }
+
+    /// Reads what came from the server while it owed nothing, and returns the fault.
+    fn what_the_server_did(&self) -> anyhow::Error {
+        let mut surplus = [0; 64];
+        match (&self.stream).read(&mut surplus) {
+            Ok(0) => anyhow!("the server closed the connection; nothing was outstanding"),
+            Ok(_) => anyhow!("the server sent more bytes than it was sent"),
+            Err(error) => anyhow!("the connection broke; nothing was outstanding: {error}"),
+        }
     }
 
     /// Sends a message, prints its reply and compares them. An empty message has no reply.
-    fn exchange(&mut self, message: &[u8]) -> anyhow::Result<()> {
+    fn exchange(&mut self, message: &[u8]) -> Result<(), Stop> {
+        self.begun += 1;
         if message.is_empty() {
-            return Ok(());
+            return self.print(b"\n".to_vec());
         }
         self.sent += 1;
         let number = self.sent;
         let begun = Instant::now();
-        let (reply, fault) = self.ask(message);
+        let (mut line, stop) = self.ask(message);
         let round_trip = begun.elapsed();
-        let mut line = reply;
-        line.push(b'\n');
-        if fault.is_none() || line.len() > 1 {
-            self.output.write_all(&line)?;
-            self.output.flush()?;
-        }
-        line.pop();
+        let fault = stop.or_else(|| compare(message, &line).err().map(Stop::Fault));
+        let printed = match (&fault, line.is_empty()) {
+            (Some(_), true) => Ok(()),
+            _ => {
+                line.push(b'\n');
+                self.print(line)
+            }
+        };
         if let Some(fault) = fault {
-            return Err(fault.context(format!("message {number}")));
+            return Err(fault.of_message(number));
         }
-        compare(message, &line).with_context(|| format!("message {number}"))?;
+        printed.map_err(|stop| stop.of_message(number))?;
         debug!(
             "message {number}: {} bytes, round trip {round_trip:.3?}",
             message.len()
@@ -132,88 +306,186 @@ impl<W: Write> Conversation<'_, W> {
         Ok(())
     }
 
-    /// The reply to a message; with a fault, as much of it as came.
-    fn ask(&self, message: &[u8]) -> (Vec<u8>, Option<anyhow::Error>) {
+    /// Writes a line. After a signal the output has a bounded time for it; the signal is left for
+    /// the next wait.
+    fn print(&self, line: Vec<u8>) -> Result<(), Stop> {
+        self.output.give(line);
+        let descriptors = [self.output.as_fd(), self.interrupts.as_fd()];
+        if wait(&descriptors, None)? == Some(1)
+            && wait(&descriptors[..1], Some(TIME_AFTER_SIGNAL))?.is_none()
+        {
+            let owed = "nobody reads the output: it did not take the reply";
+            return Err(Stop::Interrupted(owed.to_string()));
+        }
+        let written = self.output.take().and_then(|outcome| outcome);
+        written.map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => Stop::Unread,
+            _ => {
+                Stop::Failure(anyhow::Error::new(error).context("cannot write to standard output"))
+            }
+        })
+    }
+
+    /// Returns the reply to a message; with a stop, as much of it as came.
+    fn ask(&self, message: &[u8]) -> (Vec<u8>, Option<Stop>) {
         let mut reply = Vec::new();
         let stream = &self.stream;
-        let fault = thread::scope(|scope| {
+        let stop = thread::scope(|scope| {
             let send = move || {
                 let mut stream = stream;
                 stream.write_all(message)
             };
             if message.len() <= SENT_AT_ONCE_BYTES {
                 if let Err(error) = send() {
-                    return Some(anyhow!("cannot send: {error}"));
+                    return Some(Stop::Fault(anyhow!("cannot send: {error}")));
                 }
             } else {
                 // An error of sending shows in the reply as well: it stays incomplete.
                 scope.spawn(send);
             }
-            let fault = self.read_reply(&mut reply, message.len()).err();
-            if fault.is_some() {
+            let stop = self.read_reply(&mut reply, message.len()).err();
+            if stop.is_some() {
                 let _ = self.stream.shutdown(Shutdown::Both); // Frees a sender that is blocked.
             }
-            fault
+            stop
         });
-        (reply, fault)
+        (reply, stop)
     }
 
-    fn read_reply(&self, reply: &mut Vec<u8>, length: usize) -> anyhow::Result<()> {
-        let mut rest = (&self.stream).take(length as u64);
-        match rest.read_to_end(reply) {
-            Ok(_) if reply.len() == length => Ok(()),
-            Ok(_) => bail!(
-                "the server closed the connection after {} of {length} bytes of the reply",
-                reply.len()
-            ),
-            Err(error) if is_timeout(&error) => bail!(
-                "no more of the reply within {:?}: {} of {length} bytes came",
-                self.timeout,
-                reply.len()
-            ),
-            Err(error) => bail!(
-                "after {} of {length} bytes of the reply: {error}",
-                reply.len()
-            ),
+    fn read_reply(&self, reply: &mut Vec<u8>, length: usize) -> Result<(), Stop> {
+        let mut bytes = vec![0; length.min(READ_BYTES)];
+        while reply.len() < length {
+            let most = bytes.len().min(length - reply.len());
+            let fault = match self.read(&mut bytes[..most], self.timeout)? {
+                Came::Bytes(count) => {
+                    reply.extend_from_slice(&bytes[..count]);
+                    continue;
+                }
+                Came::End => format!(
+                    "the server closed the connection after {} of {length} bytes of the reply",
+                    reply.len()
+                ),
+                Came::Nothing => format!(
+                    "no more of the reply within {:?}: {} of {length} bytes came",
+                    self.timeout,
+                    reply.len()
+                ),
+                Came::Broken(error) if self.begun == 1 && reply.is_empty() => format!(
+                    "the server closed the connection at once: {error}; it may take no more from \
+                     this address (--max-connections-per-ip)"
+                ),
+                Came::Broken(error) => {
+                    format!(
+                        "after {} of {length} bytes of the reply: {error}",
+                        reply.len()
+                    )
+                }
+                Came::Signal => {
+                    let so_far = format!("{} of {length} bytes of the reply came", reply.len());
+                    return Err(Stop::Interrupted(so_far));
+                }
+            };
+            return Err(Stop::Fault(anyhow!(fault)));
         }
+        Ok(())
+    }
+
+    /// Waits for the server, and reads once.
+    fn read(&self, bytes: &mut [u8], time: Duration) -> anyhow::Result<Came> {
+        let descriptors = [self.interrupts.as_fd(), self.stream.as_fd()];
+        Ok(match wait(&descriptors, Some(time))? {
+            None => Came::Nothing,
+            Some(0) => Came::Signal,
+            Some(_) => match (&self.stream).read(bytes) {
+                Ok(0) => Came::End,
+                Ok(count) => Came::Bytes(count),
+                Err(error) => Came::Broken(error),
+            },
+        })
     }
 
     /// Our FIN, then the server's; nothing may come between.
-    fn close(self) -> anyhow::Result<()> {
+    fn close(self) -> Result<(), Stop> {
         self.stream
             .shutdown(Shutdown::Write)
-            .context("cannot close the connection")?;
-        let mut surplus = [0; 64];
-        match (&self.stream).read(&mut surplus) {
-            Ok(0) => {
+            .map_err(|error| Stop::Fault(anyhow!("cannot close the connection: {error}")))?;
+        let time = match self.is_interrupted {
+            true => self.timeout.min(TIME_AFTER_SIGNAL),
+            false => self.timeout,
+        };
+        let fault = match self.read(&mut [0; 64], time)? {
+            Came::End => {
                 debug!("closed in order by both sides");
-                Ok(())
+                return Ok(());
             }
-            Ok(_) => bail!("the server sent more bytes than it was sent"),
-            Err(error) if is_timeout(&error) => {
-                bail!(
-                    "the server did not close its side within {:?}",
-                    self.timeout
-                )
+            Came::Bytes(_) => anyhow!("the server sent more bytes than it was sent"),
+            Came::Nothing if self.is_interrupted => {
+                let owed = format!("the server did not close its side within {time:?}");
+                return Err(Stop::Interrupted(owed));
             }
-            Err(error) => bail!("the connection was not closed in order: {error}"),
+            Came::Nothing => anyhow!("the server did not close its side within {time:?}"),
+            Came::Broken(error) => anyhow!("the connection was not closed in order: {error}"),
+            Came::Signal => {
+                let owed = "the server has not closed its side";
+                return Err(Stop::Interrupted(owed.to_string()));
+            }
+        };
+        Err(Stop::Fault(fault))
+    }
+}
+
+/// The first event while the client waits for the server.
+enum Came {
+    Bytes(usize),
+    End,
+    Broken(io::Error),
+    /// The time is over.
+    Nothing,
+    Signal,
+}
+
+/// The first event at the prompt.
+enum Awaited {
+    Input,
+    Signal,
+}
+
+impl Stop {
+    /// Returns this stop with the number of its message added.
+    fn of_message(self, number: usize) -> Stop {
+        match self {
+            Stop::Fault(fault) => Stop::Fault(fault.context(format!("message {number}"))),
+            Stop::Interrupted(owed) => Stop::Interrupted(format!("message {number}: {owed}")),
+            stop => stop,
         }
     }
 }
 
-/// The next line without its ending (LF or CR LF), empty or not; `None` at the end.
-fn next_line(input: &mut impl BufRead) -> anyhow::Result<Option<Vec<u8>>> {
-    let mut line = Vec::new();
-    let length = input
-        .read_until(b'\n', &mut line)
-        .context("cannot read standard input")?;
-    if line.last() == Some(&b'\n') {
-        line.pop();
-        if line.last() == Some(&b'\r') {
-            line.pop();
+/// Turns an error of this side into a stop.
+impl From<anyhow::Error> for Stop {
+    fn from(error: anyhow::Error) -> Stop {
+        Stop::Failure(error)
+    }
+}
+
+/// Waits until one of the descriptors is readable, has ended or is broken, and returns the place of
+/// the first of them; `None` when the time is over.
+fn wait(descriptors: &[BorrowedFd], time: Option<Duration>) -> anyhow::Result<Option<usize>> {
+    let end = time.map(|time| Instant::now() + time);
+    loop {
+        let mut polled: Vec<PollFd> = descriptors
+            .iter()
+            .map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN))
+            .collect();
+        let rest = end.map(|end| end.saturating_duration_since(Instant::now()));
+        let rest = rest.and_then(|rest| Timespec::try_from(rest).ok());
+        match poll(&mut polled, rest.as_ref()) {
+            Ok(0) => return Ok(None),
+            Ok(_) => return Ok(polled.iter().position(|one| !one.revents().is_empty())),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(io::Error::from(error)).context("cannot wait"),
         }
     }
-    Ok((length > 0).then_some(line))
 }
 
 fn compare(message: &[u8], reply: &[u8]) -> anyhow::Result<()> {
@@ -232,12 +504,4 @@ fn compare(message: &[u8], reply: &[u8]) -> anyhow::Result<()> {
 /// A byte for a person: `'x' (0x78)`.
 fn show(byte: u8) -> String {
     format!("'{}' (0x{byte:02x})", byte.escape_ascii())
-}
-
-/// A blocking socket tells EAGAIN when its timeout is over. See socket(7), SO_RCVTIMEO.
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-    )
 }

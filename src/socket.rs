@@ -4,14 +4,16 @@
 //! Accepted sockets inherit the options of their listener, so a new client costs no call here.
 
 use std::io;
-use std::net::{IpAddr, Shutdown, SocketAddr, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr};
 use std::ops::RangeInclusive;
+use std::os::fd::AsFd;
 use std::time::Duration;
-use std::{fmt, fs};
+use std::{fmt, fs, panic};
 
 use mio::net::{TcpListener, TcpStream};
 use nix::libc;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use nix::sys::utsname::uname;
 use rustix::net::{self, RecvFlags, SendFlags, SocketFlags};
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 
@@ -36,9 +38,8 @@ pub struct Options {
     pub send_buffer: Option<usize>,
     /// Leave Nagle's algorithm on (RFC 896). Otherwise TCP_NODELAY is set.
     pub nagle: bool,
-    /// SO_KEEPALIVE: how long a connection is silent before the kernel asks whether its peer is
-    /// still there; it asks [`KEEPALIVE_PROBES`] times, each after a quarter of that time.
-    pub keepalive: Option<Duration>,
+    /// SO_KEEPALIVE, with times so long that the kernel sends probes only when [`probe`] asks.
+    pub probes: bool,
     /// TCP_USER_TIMEOUT: how long what was sent may stay unacknowledged, or the peer's window shut,
     /// before the kernel gives the connection up.
     pub user_timeout: Option<Duration>,
@@ -46,8 +47,11 @@ pub struct Options {
     pub unsent_most: Option<u32>,
 }
 
-/// Unanswered questions after which the kernel gives a silent peer up: TCP_KEEPCNT.
-pub const KEEPALIVE_PROBES: u32 = 4;
+/// The longest TCP_KEEPIDLE and TCP_KEEPINTVL: 9 hours.
+const KEEPALIVE_LONGEST: Duration = Duration::from_secs(32_767);
+
+/// The largest TCP_KEEPCNT.
+const KEEPALIVE_COUNT_MOST: u32 = 127;
 
 /// A value that the kernel did not grant as asked. It does so silently; we do not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,14 +82,34 @@ impl fmt::Display for Regrant {
     }
 }
 
+/// The families of the clients of an IPv6 wildcard listener: IPV6_V6ONLY, ipv6(7). It is set in
+/// either case, since its default is a sysctl. On other addresses it has no effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Families {
+    /// IPv6 alone: something else listens on IPv4 addresses with the same port.
+    Ipv6,
+    /// IPv4 clients as well.
+    Both,
+}
+
+impl Families {
+    fn set(self, socket: &Socket, address: SocketAddr) -> io::Result<()> {
+        match address {
+            SocketAddr::V4(_) => Ok(()),
+            SocketAddr::V6(_) => socket.set_only_v6(self == Families::Ipv6),
+        }
+    }
+}
+
 /// A listening socket, and what was not granted as asked. Without `backlog`,
 /// [`BACKLOG_DEFAULT`] or what the kernel allows.
 ///
-/// An IPv6 wildcard takes IPv6 clients only, so that both families can be listened on.
-/// SO_REUSEADDR lets a server start while connections of its predecessor are in TIME_WAIT.
+/// With [`Families::Both`] an IPv6 wildcard takes IPv4 clients as well. SO_REUSEADDR lets a server
+/// start while connections of its predecessor are in TIME_WAIT.
 /// With SO_REUSEPORT other listeners may share the port, each with a queue of its own.
 pub fn listen(
     address: SocketAddr,
+    families: Families,
     options: &Options,
     backlog: Option<u32>,
     reuse_port: bool,
@@ -93,9 +117,7 @@ pub fn listen(
     let socket = new(address)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(reuse_port)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
+    families.set(&socket, address)?;
     let mut regrants = configure(&socket, options)?;
     socket.bind(&address.into())?;
     let regrant = start_listening(&socket, backlog.unwrap_or(BACKLOG_DEFAULT))?;
@@ -104,13 +126,29 @@ pub fn listen(
 }
 
 /// Whether nobody listens at this address, with or without SO_REUSEPORT.
-pub fn check_free(address: SocketAddr) -> io::Result<()> {
+pub fn check_free(address: SocketAddr, families: Families) -> io::Result<()> {
     let socket = new(address)?;
     socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
+    families.set(&socket, address)?;
     socket.bind(&address.into())
+}
+
+/// Checks that connections can be bound to a local address, whose port is 0.
+pub fn check_source(source: SocketAddr) -> io::Result<()> {
+    bind_source(&new(source)?, source)
+}
+
+/// Returns whether an address is one of this host's: packets to it leave from it and never come to
+/// a wire. No packet is sent: connect(2) on a datagram socket chooses a route.
+pub fn is_local(address: SocketAddr) -> bool {
+    let route = || {
+        let domain = Domain::for_address(address);
+        let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)).ok()?;
+        socket.connect(&address.into()).ok()?;
+        socket.local_addr().ok()?.as_socket()
+    };
+    let ip = address.ip().to_canonical();
+    ip.is_loopback() || route().is_some_and(|from| from.ip().to_canonical() == ip)
 }
 
 /// The same for a socket that somebody else has made and that listens already. Without `backlog`
@@ -146,38 +184,90 @@ pub fn accept(
     } else {
         (net::accept_with(listener, flags)?, None)
     };
-    let address = address.and_then(|address| address.try_into().ok());
-    Ok((TcpStream::from_std(socket.into()), address))
+    let address = address.and_then(|address| SocketAddr::try_from(address).ok());
+    Ok((TcpStream::from_std(socket.into()), address.map(canonical)))
 }
 
-/// A socket on its way to `target`: writable once the connection is up or has failed, which
-/// [`connected`] tells.
+/// Returns the address of an IPv4 client of an IPv6 wildcard listener, as IPv4.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip if ip == address.ip() => address,
+        ip => SocketAddr::new(ip, address.port()),
+    }
+}
+
+/// A socket for a connection of ours that has not begun to connect. Each step is a call of its own,
+/// so that a caller can say which one failed.
+#[derive(Debug)]
+pub struct Outgoing(Socket);
+
+impl Outgoing {
+    /// Returns a nonblocking socket of the family of `target`: socket(2).
+    pub fn new(target: SocketAddr) -> io::Result<Outgoing> {
+        Ok(Outgoing(new(target)?))
+    }
+
+    /// Sets the options that are asked for.
+    pub fn configure(&self, options: &Options) -> io::Result<()> {
+        configure(&self.0, options).map(drop)
+    }
+
+    /// Binds it to a local address, whose port is 0: connecting chooses the port.
+    pub fn bind(&self, source: SocketAddr) -> io::Result<()> {
+        bind_source(&self.0, source)
+    }
+
+    /// Begins to connect: the socket is writable once the connection is up or has failed, which
+    /// [`connected`] distinguishes.
+    pub fn connect(self, target: SocketAddr) -> io::Result<TcpStream> {
+        match self.0.connect(&target.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+            _ => Ok(TcpStream::from_std(self.0.into())),
+        }
+    }
+}
+
+/// Connects to `target`: all steps of [`Outgoing`] in one.
 pub fn connect(
     target: SocketAddr,
-    source: Option<IpAddr>,
+    source: Option<SocketAddr>,
     options: &Options,
 ) -> io::Result<TcpStream> {
-    let socket = new(target)?;
-    configure(&socket, options)?;
+    let socket = Outgoing::new(target)?;
+    socket.configure(options)?;
     if let Some(source) = source {
-        bind_source(&socket, source)?;
+        socket.bind(source)?;
     }
-    match socket.connect(&target.into()) {
-        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
-        _ => Ok(TcpStream::from_std(socket.into())),
+    socket.connect(target)
+}
+
+/// Returns whether a connection attempt has succeeded; `None` while it is under way. A connection
+/// with itself is refused, see `refuse_itself`.
+pub fn connected(stream: &TcpStream) -> io::Result<Option<()>> {
+    // A connection that has failed, also after it was up, has no peer: its error is pending.
+    match stream.peer_addr() {
+        Ok(peer) => refuse_itself(stream, peer).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+            stream.take_error()?.map_or(Ok(None), Err)
+        }
+        Err(error) => Err(error),
     }
 }
 
-/// Whether a connection attempt has succeeded; `None` while it is under way.
-pub fn connected(stream: &TcpStream) -> io::Result<Option<()>> {
-    if let Some(error) = stream.take_error()? {
-        return Err(error);
+/// Returns the error ECONNREFUSED when both ends of a connection are the same socket.
+///
+/// Where no socket listens at a port of the local range (net.ipv4.ip_local_port_range), the kernel
+/// may choose that very port for our end. SYN then meets SYN, which is a simultaneous open (RFC
+/// 9293, 3.5), and the socket would read what it sent. It is closed by a reset: in TIME_WAIT it
+/// would keep a server from that port.
+fn refuse_itself(socket: &impl AsFd, peer: SocketAddr) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    let near = socket.local_addr()?.as_socket();
+    if near.map(|near| (near.ip(), near.port())) != Some((peer.ip(), peer.port())) {
+        return Ok(());
     }
-    match stream.peer_addr() {
-        Ok(_) => Ok(Some(())),
-        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(None),
-        Err(error) => Err(error),
-    }
+    socket.set_linger(Some(Duration::ZERO))?;
+    Err(io::Error::from_raw_os_error(libc::ECONNREFUSED))
 }
 
 /// What the kernel would not grant of `options`, found out on a socket made for it.
@@ -186,25 +276,109 @@ pub fn regrants(options: &Options) -> io::Result<Vec<Regrant>> {
     configure(&socket, options)
 }
 
-/// A blocking socket, connected within `timeout`.
-pub fn connect_blocking(
-    target: SocketAddr,
-    options: &Options,
-    timeout: Duration,
-) -> io::Result<std::net::TcpStream> {
-    let socket = new(target)?;
-    socket.set_nonblocking(false)?;
-    configure(&socket, options)?;
-    socket.connect_timeout(&target.into(), timeout)?;
-    Ok(socket.into())
-}
-
 /// The payload bytes of a full segment on this connection: TCP_MAXSEG of a connected socket.
 pub fn mss_in_force(stream: &std::net::TcpStream) -> io::Result<u32> {
     SockRef::from(stream).tcp_mss()
 }
 
-/// What the kernel knows of a connection: TCP_INFO, tcp(7).
+/// The oldest kernel that fills all of [`TcpInfo`]: major and minor version.
+const KERNEL_LEAST: (u32, u32) = (5, 4);
+
+/// Checks that this kernel fills all of [`TcpInfo`]. The error describes in one line what it lacks.
+/// To be called before any call of [`tcp_info`], and before there are threads.
+pub fn check_kernel() -> io::Result<()> {
+    let release = uname()?.release().to_string_lossy().into_owned();
+    let is_old = version(&release).is_some_and(|version| version < KERNEL_LEAST);
+    if !is_old && is_tcp_info_whole()? {
+        return Ok(());
+    }
+    let (major, minor) = KERNEL_LEAST;
+    let text = format!(
+        "Linux {major}.{minor} or newer is needed, whose TCP_INFO has {} bytes: this is {release}",
+        size_of::<TcpInfo>()
+    );
+    Err(io::Error::new(io::ErrorKind::Unsupported, text))
+}
+
+/// Returns the major and minor version of a release such as `5.4.0-42-generic`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// Returns whether the kernel returns as many bytes as requested. The version alone may be wrong:
+/// an emulated kernel has one as well, and distributions port features back. The crate nix takes a
+/// shorter answer for a fault of this program and panics; that panic is caught, without its
+/// message.
+fn is_tcp_info_whole() -> io::Result<bool> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| {}));
+    let outcome = panic::catch_unwind(|| getsockopt(&socket, TcpInformation));
+    panic::set_hook(hook);
+    match outcome {
+        Ok(asked) => asked.map(|_| true).map_err(io::Error::from),
+        Err(_) => Ok(false),
+    }
+}
+
+/// How the kernel of a host is asked for an answer in which its programs have no part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asking {
+    /// ICMP echo from a datagram socket, which sysctl net.ipv4.ping_group_range may allow: icmp(7).
+    Echo,
+    /// ICMP echo from a raw socket, for those who may open one: raw(7).
+    RawEcho,
+    /// A datagram of UDP to a port that nobody listens at. Its answer is an error that waits in the
+    /// queue for errors: IP_RECVERR, ip(7).
+    ClosedPort,
+}
+
+impl Asking {
+    /// Returns its name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Asking::Echo | Asking::RawEcho => "ICMP echo",
+            Asking::ClosedPort => "UDP to a closed port",
+        }
+    }
+}
+
+/// The port that is asked when nobody is to listen at it: the first one of traceroute(8).
+const CLOSED_PORT: u16 = 33_434;
+
+/// Returns a nonblocking socket that asks a host.
+pub fn asking(
+    asking: Asking,
+    mut target: SocketAddr,
+    source: Option<SocketAddr>,
+) -> io::Result<Socket> {
+    let echo = match target {
+        SocketAddr::V4(_) => Protocol::ICMPV4,
+        SocketAddr::V6(_) => Protocol::ICMPV6,
+    };
+    let (kind, protocol, port) = match asking {
+        Asking::Echo => (Type::DGRAM, echo, 0),
+        Asking::RawEcho => (Type::RAW, echo, 0),
+        Asking::ClosedPort => (Type::DGRAM, Protocol::UDP, CLOSED_PORT),
+    };
+    let socket = Socket::new(Domain::for_address(target), kind, Some(protocol))?;
+    socket.set_nonblocking(true)?;
+    if asking == Asking::ClosedPort {
+        match target {
+            SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
+            SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
+        }
+    }
+    if let Some(source) = source {
+        socket.bind(&source.into())?;
+    }
+    target.set_port(port);
+    socket.connect(&target.into())?;
+    Ok(socket)
+}
+
+/// Returns the kernel's data on a connection: TCP_INFO, tcp(7). See [`check_kernel`].
 pub fn tcp_info(stream: &TcpStream) -> io::Result<TcpInfo> {
     Ok(getsockopt(stream, TcpInformation)?)
 }
@@ -232,6 +406,14 @@ pub fn clients_in_queue(listener: &TcpListener) -> io::Result<u64> {
     Ok(getsockopt(listener, TcpInformation)?.unacked.into())
 }
 
+/// Lets the kernel send a keep-alive probe at the next tick of its clock, or when no segment has
+/// come for a second. The connection has [`Options::probes`]: a TCP_KEEPIDLE that is over when it
+/// is set is due at once, and the kernel repeats the probe only after TCP_KEEPINTVL. See tcp(7),
+/// and `tcp_sock_set_keepidle_locked` and `tcp_keepalive_timer` in Linux.
+pub fn probe(stream: &TcpStream) -> io::Result<()> {
+    Ok(setsockopt(stream, sockopt::TcpKeepIdle, &1)?)
+}
+
 /// Closing this connection resets it: SO_LINGER with a time of 0, socket(7).
 pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_linger(Some(Duration::ZERO))
@@ -242,7 +424,9 @@ pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct TcpInfo {
-    states: [u8; 8],
+    states: [u8; 3],
+    probes: u8,
+    more_states: [u8; 4],
     times: [u32; 4],
     unacked: u32,
     counters: [u32; 4],
@@ -254,27 +438,33 @@ pub struct TcpInfo {
     path: [u32; 2],
     /// The smoothed round-trip time.
     pub rtt: u32,
-    more_counters: [u32; 7],
+    /// Its mean deviation.
+    pub rttvar: u32,
+    more_counters: [u32; 6],
     /// Segments sent again, SYNs included.
     pub total_retrans: u32,
     pacing_rates: [u64; 2],
     bytes_acked: u64,
     bytes_received: u64,
     segments: [u32; 2],
-    notsent_bytes: u32,
+    /// Bytes that the kernel was given and has not sent yet.
+    pub notsent_bytes: u32,
     /// The smallest round-trip time seen.
     pub min_rtt: u32,
     data_segs_in: u32,
     /// Segments with data that were sent.
     pub data_segs_out: u32,
-    delivery_rate: u64,
+    /// The rate at which data was acknowledged last, in bytes a second.
+    pub delivery_rate: u64,
     /// Time with data in flight.
     pub busy_time: u64,
     /// The part of it in which the peer's window was the limit.
     pub rwnd_limited: u64,
     /// The part of it in which the send buffer was the limit.
     pub sndbuf_limited: u64,
-    delivered: [u32; 2],
+    /// Segments that were acknowledged.
+    pub delivered: u32,
+    delivered_ce: u32,
     bytes_sent: u64,
     bytes_retrans: u64,
     /// Segments sent again that the peer had already: it said so by D-SACK (RFC 2883).
@@ -301,6 +491,16 @@ impl TcpInfo {
     pub fn quiet(&self) -> Duration {
         Duration::from_millis(self.last_data_sent.min(self.last_data_recv).into())
     }
+
+    /// Returns how long no segment has come; one without bytes counts as well.
+    pub fn heard(&self) -> Duration {
+        Duration::from_millis(self.last_ack_recv.min(self.last_data_recv).into())
+    }
+
+    /// Returns the keep-alive and window probes that were sent since then: `tcpi_probes`.
+    pub fn unanswered(&self) -> u32 {
+        self.probes.into()
+    }
 }
 
 /// TCP_INFO, by the way in which nix makes all socket options.
@@ -314,11 +514,6 @@ nix::getsockopt_impl!(
     TcpInfo,
     sockopt::GetStruct<TcpInfo>
 );
-
-/// The addresses of `HOST:PORT`, by getaddrinfo(3).
-pub fn resolve(target: &str) -> io::Result<Vec<SocketAddr>> {
-    Ok(target.to_socket_addrs()?.collect())
-}
 
 impl Stream for TcpStream {
     #[inline(always)]
@@ -369,12 +564,12 @@ fn configure(socket: &Socket, options: &Options) -> io::Result<Vec<Regrant>> {
             sysctl: "net.core.wmem_max",
         });
     }
-    if let Some(time) = options.keepalive {
+    if options.probes {
         socket.set_tcp_keepalive(
             &TcpKeepalive::new()
-                .with_time(time)
-                .with_interval(keepalive_pause(time))
-                .with_retries(KEEPALIVE_PROBES),
+                .with_time(KEEPALIVE_LONGEST)
+                .with_interval(KEEPALIVE_LONGEST)
+                .with_retries(KEEPALIVE_COUNT_MOST),
         )?;
     }
     if let Some(time) = options.user_timeout {
@@ -386,15 +581,6 @@ fn configure(socket: &Socket, options: &Options) -> io::Result<Vec<Regrant>> {
     }
     regrants.retain(|regrant| regrant.asked != regrant.granted);
     Ok(regrants)
-}
-
-fn keepalive_pause(time: Duration) -> Duration {
-    (time / 4).max(Duration::from_secs(1))
-}
-
-/// When a peer that has vanished is given up by the keepalive of this time.
-pub fn keepalive_end(time: Duration) -> Duration {
-    time + keepalive_pause(time) * KEEPALIVE_PROBES
 }
 
 /// The kernel reads a C int; socket2 would wrap a larger value around.
@@ -419,9 +605,9 @@ fn start_listening(socket: &Socket, asked: u32) -> io::Result<Option<Regrant>> {
 
 /// Binds the address and leaves the port to connect(2), which may then use one port for several
 /// targets: IP_BIND_ADDRESS_NO_PORT, ip(7).
-fn bind_source(socket: &Socket, source: IpAddr) -> io::Result<()> {
+fn bind_source(socket: &Socket, source: SocketAddr) -> io::Result<()> {
     setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?;
-    socket.bind(&SocketAddr::new(source, 0).into())
+    socket.bind(&source.into())
 }
 
 #[cfg(test)]
@@ -442,14 +628,45 @@ mod tests {
         assert!(text.contains("sysctl net.core.rmem_max"), "{text}");
     }
 
+    fn bind(address: &str, families: Families) -> (TcpListener, u16) {
+        let address = address.parse().unwrap();
+        let options = Options::default();
+        let (listener, _) = listen(address, families, &options, None, false).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        (listener, port)
+    }
+
+    #[test]
+    fn the_version_of_a_kernel_is_read_from_its_release() {
+        assert_eq!(version("5.4.0-42-generic"), Some((5, 4)));
+        assert_eq!(version("4.18.0-553.el8_10.x86_64"), Some((4, 18)));
+        assert_eq!(version("6.18"), Some((6, 18)));
+        assert_eq!(version("none"), None);
+        check_kernel().unwrap();
+    }
+
     #[test]
     fn both_families_can_be_listened_on_with_one_port() {
-        let listen = |address: &str| {
-            let address = address.parse().unwrap();
-            listen(address, &Options::default(), None, false).unwrap().0
-        };
-        let v4 = listen("0.0.0.0:0");
-        let port = v4.local_addr().unwrap().port();
-        listen(&format!("[::]:{port}"));
+        let (_v4, port) = bind("0.0.0.0:0", Families::Ipv6);
+        bind(&format!("[::]:{port}"), Families::Ipv6);
+    }
+
+    #[test]
+    fn a_client_by_ipv4_of_an_ipv6_listener_has_an_ipv4_address() {
+        let (listener, port) = bind("[::]:0", Families::Both);
+        for (target, ip) in [("127.0.0.1", "127.0.0.1"), ("[::1]", "::1")] {
+            let client = std::net::TcpStream::connect(format!("{target}:{port}")).unwrap();
+            let (_, address) = accept(&listener, true).unwrap();
+            let address = address.unwrap();
+            assert_eq!(address.ip().to_string(), ip);
+            assert_eq!(address, client.local_addr().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_source_must_be_an_address_of_this_host() {
+        assert!(check_source("127.0.0.9:0".parse().unwrap()).is_ok());
+        let error = check_source("192.0.2.1:0".parse().unwrap()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL));
     }
 }

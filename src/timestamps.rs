@@ -1,5 +1,5 @@
-//! The kernel's own times of a connection's bytes: SO_TIMESTAMPING, socket(7) and the kernel's
-//! networking/timestamping document.
+//! The kernel's own times of a connection's bytes, and of datagrams: SO_TIMESTAMPING, socket(7) and
+//! the kernel's networking/timestamping document.
 //!
 //! Sending: when the last byte of a send(2) was handed to the device, the kernel puts a note into
 //! the socket's error queue, with the offset of that byte from where this was switched on.
@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
@@ -49,10 +50,8 @@ impl Timestamps {
             | TimestampingFlag::SOF_TIMESTAMPING_OPT_ID
             | TimestampingFlag::SOF_TIMESTAMPING_OPT_TSONLY;
         setsockopt(socket, sockopt::Timestamping, &flags)?;
-        let times = nix::cmsg_space!([TimeSpec; 3]);
-        let error = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
         Ok(Timestamps {
-            control: vec![0; times.capacity() + error.capacity()],
+            control: control(),
             sent: VecDeque::new(),
             noted: 0,
             received: None,
@@ -108,6 +107,63 @@ impl Timestamps {
     }
 }
 
+/// When datagrams came.
+#[derive(Debug)]
+pub struct Arrivals {
+    control: Vec<u8>,
+}
+
+/// A datagram, or the error that one came back with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Its bytes.
+    pub bytes: usize,
+    /// When it came off the device; `None`: the kernel does not tell.
+    pub at: Option<Instant>,
+    /// From the queue for errors: the error, and the host that reported it.
+    pub error: Option<(i32, IpAddr)>,
+}
+
+impl Arrivals {
+    /// Switches them on for a datagram socket. Errors are those of setsockopt(2).
+    pub fn switch_on(socket: &impl AsFd) -> io::Result<Arrivals> {
+        let flags = TimestampingFlag::SOF_TIMESTAMPING_SOFTWARE
+            | TimestampingFlag::SOF_TIMESTAMPING_RX_SOFTWARE;
+        setsockopt(socket, sockopt::Timestamping, &flags)?;
+        Ok(Arrivals { control: control() })
+    }
+
+    /// Receives what has come, if something has: a datagram, or from the queue for errors.
+    pub fn recv(
+        &mut self,
+        socket: &impl AsRawFd,
+        buffer: &mut [u8],
+        from_errors: bool,
+    ) -> io::Result<Option<Arrival>> {
+        let mut flags = MsgFlags::MSG_DONTWAIT;
+        flags.set(MsgFlags::MSG_ERRQUEUE, from_errors);
+        let mut parts = [IoSliceMut::new(buffer)];
+        let control = Some(&mut self.control[..]);
+        match recvmsg::<()>(socket.as_raw_fd(), &mut parts, control, flags) {
+            Ok(message) => Ok(Some(Arrival {
+                bytes: message.bytes,
+                at: time(&message).map(monotonic),
+                error: error(&message)
+                    .and_then(|(error, from)| Some((error.ee_errno as i32, from?))),
+            })),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Room for the control messages of one datagram: its times, and an error.
+fn control() -> Vec<u8> {
+    let times = nix::cmsg_space!([TimeSpec; 3]);
+    let error = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
+    vec![0; times.capacity() + error.capacity()]
+}
+
 /// The software time among the control messages, since the epoch.
 fn time(message: &RecvMsg<'_, '_, ()>) -> Option<Duration> {
     message.cmsgs().ok()?.find_map(|control| match control {
@@ -121,12 +177,23 @@ fn time(message: &RecvMsg<'_, '_, ()>) -> Option<Duration> {
 
 /// The offset of the byte that a note is about.
 fn byte(message: &RecvMsg<'_, '_, ()>) -> Option<u32> {
-    let note = message.cmsgs().ok()?.find_map(|control| match control {
-        ControlMessageOwned::Ipv4RecvErr(note, _) => Some(note),
-        ControlMessageOwned::Ipv6RecvErr(note, _) => Some(note),
-        _ => None,
-    })?;
+    let (note, _) = error(message)?;
     (note.ee_origin == ORIGIN_TIMESTAMPING).then_some(note.ee_data)
+}
+
+/// What a message of the queue for errors is about, and the host that it is from, if one is.
+fn error(message: &RecvMsg<'_, '_, ()>) -> Option<(libc::sock_extended_err, Option<IpAddr>)> {
+    message.cmsgs().ok()?.find_map(|control| match control {
+        ControlMessageOwned::Ipv4RecvErr(error, from) => {
+            let ip = |from: libc::sockaddr_in| Ipv4Addr::from(u32::from_be(from.sin_addr.s_addr));
+            Some((error, from.map(|from| ip(from).into())))
+        }
+        ControlMessageOwned::Ipv6RecvErr(error, from) => {
+            let ip = |from: libc::sockaddr_in6| Ipv6Addr::from(from.sin6_addr.s6_addr);
+            Some((error, from.map(|from| ip(from).into())))
+        }
+        _ => None,
+    })
 }
 
 /// An instant of the wall clock as one of the monotonic clock.

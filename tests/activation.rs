@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::linux::net::SocketAddrExt;
@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{
     Ended, PATIENCE, Process, Serve, connect, hears_end, installed, read, skip, until, upcase,
@@ -293,4 +293,90 @@ fn the_units_are_well_formed_and_leave_little_open() {
     // The program is not installed where this is tested.
     let fault = lines.find(|line| !line.contains("upcase is not executable"));
     assert_eq!(fault, None, "{judged:#?}");
+}
+
+/// The value of a setting in the unit of the service.
+fn setting(key: &str) -> String {
+    let unit = include_str!("../deploy/systemd/upcase.service");
+    let mut values = unit.lines().filter_map(|line| line.strip_prefix(key));
+    let value = values.find_map(|rest| rest.strip_prefix('='));
+    value.unwrap_or_else(|| panic!("{key}")).to_string()
+}
+
+/// The number behind a word of ExecStart.
+fn option(name: &str) -> f64 {
+    let command = setting("ExecStart");
+    let mut words = command.split_whitespace().skip_while(|word| *word != name);
+    let value = words.nth(1).unwrap_or_else(|| panic!("{name}"));
+    value.trim_end_matches('s').parse().unwrap()
+}
+
+/// What was seen on a real systemd: each line keeps the port open, or an end from being a failure.
+#[test]
+fn the_units_keep_the_port_open_and_fit_their_limits() {
+    let socket = include_str!("../deploy/systemd/upcase.socket");
+    assert!(
+        socket.contains("\nFreeBind=yes\n"),
+        "an address that comes after the boot"
+    );
+    // A start that is refused for good would close the socket unit as well.
+    assert_eq!(setting("StartLimitIntervalSec"), "0");
+    assert_eq!(setting("Restart"), "on-failure");
+    let unit = include_str!("../deploy/systemd/upcase.service");
+    assert!(!unit.contains("\nRestartPreventExitStatus="));
+    assert!(
+        setting("RestartSec").parse::<u32>().unwrap() >= 5,
+        "no storm"
+    );
+    assert_eq!(setting("SuccessExitStatus"), "1");
+    let stop: f64 = setting("TimeoutStopSec").parse().unwrap();
+    assert!(stop > option("--drain-timeout") + 5.0);
+    // The arithmetic of the comment.
+    let needed = option("--max-connections") * 0.7e6 + 20e6;
+    let bytes = |key| {
+        let value = setting(key);
+        value.strip_suffix('G').unwrap().parse::<f64>().unwrap() * f64::from(1 << 30)
+    };
+    assert!(bytes("MemoryHigh") >= needed, "{needed}");
+    assert!(bytes("MemoryMax") > bytes("MemoryHigh"));
+    assert!(setting("LimitNOFILE").parse::<f64>().unwrap() > option("--max-connections") + 64.0);
+}
+
+/// With the command of the unit: a client that never reads and one that talks on delay a restart by
+/// no more than the drain, and those who wait meanwhile are served by the next process.
+#[test]
+fn a_restart_with_the_command_of_the_unit_is_short() {
+    let command = setting("ExecStart");
+    let arguments = command.split_once(" serve ").unwrap().1;
+    let arguments = format!(
+        "serve {}",
+        arguments.replace("--sandbox on", "--sandbox auto")
+    );
+    let (socket, address) = listener();
+    let mut serve = Serve::launch(with_sockets(&[&socket], &upcase(&arguments)), 1);
+    let mut stuck = connect(address);
+    stuck
+        .set_write_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
+    while stuck.write(&[b'x'; 65536]).is_ok() {}
+    let mut talker = connect(address);
+    echoes(&mut talker, "abc");
+    let talking = thread::spawn(move || {
+        let mut reply = [0; 3];
+        while talker.write_all(b"abc").is_ok() && talker.read_exact(&mut reply).is_ok() {
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let begun = Instant::now();
+    serve.process.signal(Signal::SIGTERM);
+    serve.process.says("stopping: ");
+    let mut waiting: Vec<TcpStream> = (0..20).map(|_| connect(address)).collect();
+    assert_eq!(serve.process.wait().code(), Some(1), "one was cut");
+    let drained = begun.elapsed();
+    assert!(drained < Duration::from_secs(6), "{drained:?}");
+    let next = Serve::launch(with_sockets(&[&socket], &upcase(&arguments)), 1);
+    waiting.iter_mut().for_each(|client| echoes(client, "abc"));
+    drop(waiting);
+    next.stop();
+    talking.join().unwrap();
 }

@@ -241,7 +241,8 @@ fn pending(serve: &Serve) -> u64 {
     let log = serve.process.stderr();
     let line = log.lines().rfind(|line| line.contains(MARK)).unwrap();
     let (words, _) = line.rsplit_once(MARK).unwrap();
-    words.rsplit(' ').next().unwrap().parse().expect(line)
+    let number = words.rsplit(' ').next().unwrap();
+    number.replace(',', "").parse().expect(line)
 }
 
 /// What the buffers of the server's connections take: received, queued for sending, set aside.

@@ -1,142 +1,535 @@
 //! What the command line refuses: one clear line on standard error, nothing on standard output, and
-//! the right exit code. What cannot run at all is told by the files of the commands.
+//! the right exit code; and the forms of values that it takes. What cannot run at all is told by
+//! the files of the commands.
 
 mod common;
 
-use common::run;
+use common::{Serve, run};
+
+/// Wrong command lines of `serve`, each with words of its answer.
+const SERVE: &[(&str, &str)] = &[
+    ("serve -v -q", "--verbose cannot be used with --quiet"),
+    ("serve -q -q", "--quiet is given more than once"),
+    ("serve foo", "serve takes no argument 'foo' (see"),
+    (
+        "serve 127.0.0.1:12000",
+        "where to listen is written as --listen 127.0.0.1:12000",
+    ),
+    ("serve --nonsense", "there is no option --nonsense"),
+    (
+        "serve --lisen 127.0.0.1:0",
+        "there is no option --lisen: did you mean --listen?",
+    ),
+    (
+        "serve --port 5",
+        "--port is an option of sniff, not of serve: where to listen is written as --listen",
+    ),
+    (
+        "serve -p 5",
+        "there is no option -p: where to listen is written as --listen ADDR:PORT",
+    ),
+    (
+        "serve --rate 5",
+        "--rate is an option of load, not of serve",
+    ),
+    (
+        "serve --connections 5",
+        "an option of load, not of serve: did you mean --max-connections?",
+    ),
+    ("serve --listen", "'--listen <ADDR:PORT>' needs a value"),
+    (
+        "serve --listen=",
+        "'--listen <ADDR:PORT>' needs a value: the address is empty",
+    ),
+    ("serve --listen -1", "'-1' is not the name of a host"),
+    (
+        "serve --listen 127.0.0.1:99999",
+        "'127.0.0.1:99999' for '--listen <ADDR:PORT>': a port is at most 65535",
+    ),
+    ("serve --listen 99999", "a port is at most 65535"),
+    ("serve --listen 127.0.0.1:-1", "a port is at least 1"),
+    (
+        "serve --listen 127.0.0.1:",
+        "the port is missing after the colon",
+    ),
+    (
+        "serve --listen 127.0.0.1:http",
+        "'http' is not a port such as 12000",
+    ),
+    (
+        "serve --listen 127.0.0.256:5",
+        "'127.0.0.256' is not an IPv4 address",
+    ),
+    (
+        "serve --listen [fe80::1]:5",
+        "a link-local address needs %interface, such as fe80::1%eth0",
+    ),
+    (
+        "serve --listen [::1%lo]:5",
+        "%lo has no meaning here: ::1 is not a link-local address",
+    ),
+    (
+        "serve --listen [fe80::1%]:5",
+        "the interface is missing after the %",
+    ),
+    ("serve --listen ::1:5", "an IPv6 address stands in brackets"),
+    ("serve --listen http://a:5", "upcase does not speak http"),
+    (
+        "serve --listen 127.0.0.1:7 --listen 127.0.0.1:7",
+        "--listen 127.0.0.1:7 is given twice",
+    ),
+    (
+        "serve --listen 127.0.0.1:7 --metrics 127.0.0.1:7",
+        "--listen and --metrics are both 127.0.0.1:7",
+    ),
+    (
+        "serve --metrics 127.0.0.1",
+        "the port is missing: 127.0.0.1:9100",
+    ),
+    (
+        "serve --metrics [fe80::1]:5",
+        "a link-local address needs %interface",
+    ),
+    (
+        "serve --max-connections -5",
+        "'-5' for '--max-connections <N>': at least 1",
+    ),
+    (
+        "serve --max-connections abc",
+        "not a whole number such as 1000",
+    ),
+    (
+        "serve --max-connections --nagle",
+        "'--max-connections <N>' needs a value, and --nagle follows",
+    ),
+    ("serve --max-connections-per-ip 0", "at least 1"),
+    (
+        "serve --listen 0.0.0.0:12998 --listen 127.0.0.1:12998",
+        "--listen 0.0.0.0:12998 takes the clients of 127.0.0.1:12998 already: leave one out",
+    ),
+    (
+        "serve --keepalive 100000h",
+        "the kernel takes whole seconds, 1s to 32767s, or off",
+    ),
+    ("serve --shards 257", "at most 256"),
+    (
+        "serve --shards 1 --shards 2",
+        "--shards is given more than once",
+    ),
+    ("serve --backlog 0", "at least 1"),
+    ("serve --backlog 9999999999", "at most 2,147,483,647"),
+    ("serve --sandbox maybe", "write auto, on or off"),
+    (
+        "serve --sandbox",
+        "'--sandbox <SANDBOX>' needs a value: auto, on or off",
+    ),
+    ("serve --nagle=yes", "--nagle takes no value 'yes'"),
+    (
+        "serve --idle-timeout never",
+        "not a time such as 30s, or off",
+    ),
+    ("serve --idle-timeout 0", "it must be longer than 0, or off"),
+    (
+        "serve --idle-timeout -3s",
+        "it must be longer than 0, or off",
+    ),
+    (
+        "serve --idle-timeout 30",
+        "the unit is missing: 30s or 30ms, or off",
+    ),
+    (
+        "serve --stall-timeout none",
+        "not a time such as 30s, or off",
+    ),
+    (
+        "serve --min-rate 1KiB --stall-timeout off",
+        "--min-rate has no effect with --stall-timeout off",
+    ),
+    (
+        "serve --min-rate 512 --stall-timeout off",
+        "--min-rate has no effect with --stall-timeout off",
+    ),
+    ("serve --min-rate 0", "at least 1 byte"),
+    (
+        "serve --keepalive 500ms",
+        "the kernel takes whole seconds, 1s to 32767s, or off",
+    ),
+    (
+        "serve --drain-timeout off",
+        "not a time such as 10s or 500ms",
+    ),
+    ("serve --turn-bytes 3GiB", "at most 2147483647 bytes"),
+    ("serve --turn-accepts 0", "at least 1"),
+    (
+        "serve --notsent-lowat x",
+        "not a size such as 256KiB, or off",
+    ),
+    (
+        "serve --mss 50",
+        "at least 88: the kernel takes 88 to 32767 bytes",
+    ),
+    (
+        "serve --mss 32768",
+        "at most 32,767: the kernel takes 88 to 32767 bytes",
+    ),
+    ("serve --send-buffer 0", "at least 1 byte"),
+    ("serve --send-buffer -5", "at least 1 byte"),
+    ("serve --recv-buffer 1.5", "a whole number of bytes"),
+];
+
+/// Wrong command lines of `load`.
+const LOAD: &[(&str, &str)] = &[
+    ("load --arrivals poisson", "--arrivals needs --rate"),
+    ("load --pacing global", "--pacing needs --rate"),
+    ("load --spin", "--spin needs --rate"),
+    ("load --close rst", "--close needs --churn"),
+    (
+        "load 127.0.0.1 127.0.0.2 127.0.0.3 --connections 2",
+        "--connections 2 is fewer than the 3 targets",
+    ),
+    (
+        "load --arrivals bursty --rate 5",
+        "write constant or poisson",
+    ),
+    (
+        "load --connections -1",
+        "'-1' for '--connections <N>': at least 1",
+    ),
+    ("load --connections 0", "at least 1"),
+    ("load --connections", "'--connections <N>' needs a value"),
+    (
+        "load --connections --rate 5",
+        "'--connections <N>' needs a value, and --rate follows",
+    ),
+    (
+        "load --connections abc",
+        "'abc' for '--connections <N>': not a whole number such as 1000",
+    ),
+    ("load --connections 1,5", "not a whole number such as 1000"),
+    ("load --connections 1e3", "not a whole number such as 1000"),
+    (
+        "load --connections 99999999999999999999",
+        "at most 10,000,000",
+    ),
+    (
+        "load --conections 5",
+        "there is no option --conections: did you mean --connections?",
+    ),
+    (
+        "load --rate -5",
+        "not a rate above 0, such as 5000 or 333.3",
+    ),
+    ("load --rate 0", "not a rate above 0, such as 5000 or 333.3"),
+    (
+        "load --rate 1e3",
+        "not a rate above 0, such as 5000 or 333.3",
+    ),
+    ("load --rate 99999999", "at most 10,000,000 a second"),
+    (
+        "load --rate 5 --think 1s",
+        "--rate cannot be used with --think",
+    ),
+    ("load --think -1s", "it must be longer than 0"),
+    (
+        "load --size abc",
+        "not a size such as 64, 16KiB, 64..1500 or 64:90%,16KiB:10%",
+    ),
+    ("load --size 0", "at least 1 byte"),
+    ("load --size -1", "at least 1 byte"),
+    ("load --size 2GiB", "at most 1GiB"),
+    ("load --size 9..5", "9 is more than 5"),
+    ("load --size 64:50%", "the shares make 50 %, not 100 %"),
+    ("load --depth 99999", "at most 65,536"),
+    ("load --duration 1x", "not a time such as 10s or 500ms"),
+    ("load --duration -3s", "it must be longer than 0"),
+    ("load --duration 1", "the unit is missing: 1s or 1ms"),
+    ("load --duration 500000000000years", "at most 365 days"),
+    (
+        "load --duration 1s --messages 5",
+        "--duration cannot be used with --messages",
+    ),
+    ("load --messages 0", "at least 1"),
+    ("load --warmup -1s", "it must be at least 0s"),
+    (
+        "load --warmup 10s",
+        "--warmup 10s leaves nothing of --duration 10s",
+    ),
+    ("load --drain x", "not a time such as 10s or 500ms"),
+    ("load --churn 0", "at least 1"),
+    ("load --connect-rate -1", "at least 1"),
+    (
+        "load --threads 5 --connections 4",
+        "--threads 5 is more than --connections 4",
+    ),
+    ("load --threads 9999", "at most 1,024"),
+    ("load --seed -1", "at least 0"),
+    (
+        "load --source nonsense",
+        "not an IP address such as 10.77.0.2 or fe80::1%eth0",
+    ),
+    ("load --source 127.0.0.1:5", "not an IP address"),
+    (
+        "load --source fe80::1",
+        "a link-local address needs %interface",
+    ),
+    ("load --kernel-timestamps -1", "at least 1"),
+    (
+        "load --kernel-timestamps 5 --depth 0",
+        "'0' for '--depth <N>': at least 1",
+    ),
+    ("load --assert p99=2ms", "use <=, as in p99<=2ms"),
+    ("load --assert rate=1 --rate 5", "use >=, as in rate>=1"),
+    ("load --assert errors<0", "nothing is less than 0"),
+    ("load --assert rate>=1", "--assert rate needs --rate"),
+    ("load --assert p99<2", "the bound of p99 is not a time"),
+    ("load --assert speed>2", "speed is not known"),
+    (
+        "load --allow nonsense",
+        "write client-bound, network-bound, server-bound, inconclusive or failed",
+    ),
+    ("load --interval 1ms", "at least 10ms"),
+    (
+        "load 127.0.0.1:0",
+        "nothing can listen on port 0: name the port of the server, such as 12000",
+    ),
+    (
+        "load 0.0.0.0:5",
+        "0.0.0.0 stands for every address of a host: name one of them, such as 127.0.0.1",
+    ),
+    ("load http://host", "upcase does not speak http"),
+    ("load *:5", "the host is missing: 127.0.0.1:5"),
+];
+
+/// Wrong command lines of `send`, `sniff` and of no command.
+const OTHERS: &[(&str, &str)] = &[
+    ("send", "TARGET is missing: HOST or HOST:PORT"),
+    ("send host:0 x", "nothing can listen on port 0"),
+    ("send [::]:5 x", ":: stands for every address of a host"),
+    ("send host:70000 x", "a port is at most 65535"),
+    ("send [::1 x", "the ] of [IPv6] is missing"),
+    (
+        "send ::1 x",
+        "an IPv6 address stands in brackets, such as [::1]:12000",
+    ),
+    ("send 12000 x", "the host is missing: 127.0.0.1:12000"),
+    ("send :12001 x", "the host is missing: 127.0.0.1:12001"),
+    ("send 999.1.1.1 x", "'999.1.1.1' is not an IPv4 address"),
+    (
+        "send http://127.0.0.1:80 x",
+        "upcase does not speak http, it sends plain bytes over TCP",
+    ),
+    ("send tcp:// x", "the address is empty"),
+    ("send [fe80::1] x", "a link-local address needs %interface"),
+    (
+        "send 127.0.0.1:1 -5",
+        "a message that begins with - stands behind --, as in -- -5",
+    ),
+    (
+        "send 127.0.0.1:1 --bogus",
+        "there is no option --bogus; a message that begins with -",
+    ),
+    (
+        "send 127.0.0.1:1 --rate 5 x",
+        "--rate is an option of load, not of send",
+    ),
+    (
+        "send --timeout 1x 127.0.0.1:1",
+        "not a time such as 10s or 500ms",
+    ),
+    ("send --timeout 0s 127.0.0.1:1", "it must be longer than 0"),
+    (
+        "send 127.0.0.1:1 --timeout=",
+        "'--timeout <TIME>' needs a value",
+    ),
+    ("sniff", "--interface <IF> or --read <FILE> is missing"),
+    (
+        "sniff capture.pcap",
+        "a file is written as --read capture.pcap",
+    ),
+    (
+        "sniff --interface lo --read x",
+        "--interface cannot be used with --read",
+    ),
+    ("sniff --read x --port 0", "a port is at least 1"),
+    ("sniff --read x --port 70000", "a port is at most 65535"),
+    ("sniff --read x --count 0", "at least 1"),
+    ("sniff --read x --flows -1", "at least 1"),
+    ("sniff --read x --width 99999", "at most 65,535"),
+    (
+        "sniff --read x --format xml",
+        "write text, json or markdown",
+    ),
+    ("laod", "there is no command 'laod': did you mean load?"),
+    (
+        "nonsense",
+        "there is no command 'nonsense': write serve, send, load, sniff or help",
+    ),
+    (
+        "-v",
+        "the command is missing: serve, send, load, sniff or help",
+    ),
+    ("--log-file", "'--log-file <PATH>' needs a value"),
+];
+
+/// Command lines that are right and cannot be carried out.
+const CANNOT_RUN: &[(&str, &str)] = &[
+    (
+        "load --payload /dev/zero",
+        "the payload /dev/zero is too long: at most 64MiB",
+    ),
+    (
+        "send nobody.invalid hello",
+        "cannot find the host nobody.invalid",
+    ),
+    (
+        "load nobody.invalid:12000",
+        "cannot find the host nobody.invalid",
+    ),
+    (
+        "send [fe80::1%eth-none] x",
+        "there is no interface eth-none",
+    ),
+    (
+        "serve --listen [fe80::1%99999999]:5",
+        "there is no interface 99999999",
+    ),
+    (
+        "serve --listen nobody.invalid:5",
+        "cannot listen on nobody.invalid:5: cannot find the host nobody.invalid",
+    ),
+    (
+        "serve --listen 192.0.2.1:12000",
+        "Cannot assign requested address (os error 99); `ip address` lists the addresses",
+    ),
+    (
+        "load --source ::1",
+        "--source ::1 cannot reach a server on 127.0.0.1",
+    ),
+    (
+        "load 127.0.0.1:9 --source ::1",
+        "no address of the family of every --source",
+    ),
+    (
+        "load --source 192.0.2.1",
+        "--source 192.0.2.1 is no address of this host",
+    ),
+    (
+        "load --source fe80::1%eth-none",
+        "there is no interface eth-none",
+    ),
+    (
+        "serve --log-file /nowhere/log",
+        "cannot open the log file /nowhere/log",
+    ),
+];
+
+/// Values that are taken, in command lines that fail only later: their source is not a local
+/// address, or nothing listens at their target.
+const TAKEN: &[&str] = &[
+    "load --connections 1,000",
+    "load --connections 1k --threads 10",
+    "load --rate 5,000 --arrivals poisson",
+    "load --rate 1.5k --pacing per-connection --spin",
+    "load --rate 1.5k --pacing first-free",
+    "load --size 16KiB --seed 18446744073709551615",
+    "load --kernel-timestamps 5",
+    "load --kernel-timestamps=5",
+    "load --kernel-timestamps",
+    "load --messages 1k --churn 10 --close rst",
+    "load --assert p99<=2ms --assert errors=0 --assert p50>0ms",
+    "load --drain 0s --warmup 0s",
+];
 
 #[test]
 fn wrong_usage_is_one_line_and_exit_code_2() {
-    let cases = [
-        (
-            "serve --listen nonsense",
-            "'nonsense' for '--listen <ADDR:PORT>'",
-        ),
-        (
-            "serve --listen 127.0.0.1:99999",
-            "not an address with a port",
-        ),
-        (
-            "serve --mss 50",
-            "'50' for '--mss <BYTES>': the kernel takes 88 to 32767 bytes",
-        ),
-        ("serve --metrics 9090", "'9090' for '--metrics <ADDR:PORT>'"),
-        ("serve --mss 32768", "the kernel takes 88 to 32767 bytes"),
-        ("serve --backlog 0", "0 is not in 1..=2147483647"),
-        ("serve --send-buffer 0", "0 is not in 1..=2147483647 bytes"),
-        ("serve -v -q", "cannot be used with"),
-        ("serve --nonsense", "unexpected argument '--nonsense'"),
-        ("send", "required arguments were not provided: <TARGET>"),
-        ("send nonsense hello", "not a host with a port"),
-        (
-            "send 127.0.0.1:12000 --timeout 0s",
-            "it must be longer than 0",
-        ),
-        ("load --size 0", "0 is not in 1..=1073741824 bytes"),
-        ("load --connections 0", "0 is not in 1..=10000000"),
-        ("load --connections many", "'many' for '--connections <N>'"),
-        ("load --depth 0", "0 is not in 1..=65536"),
-        (
-            "load --duration 500000000000years",
-            "it must be at most 365 days",
-        ),
-        ("load --duration 1s --messages 5", "cannot be used with"),
-        ("load 127.0.0.1:0", "nothing can listen on port 0"),
-        ("load 999.1.1.1:12000", "not a host with a port"),
-        (
-            "load --source nonsense",
-            "'nonsense' for '--source <ADDR,...>'",
-        ),
-        ("nonsense", "unrecognized subcommand 'nonsense'"),
-    ];
-    refused(&cases);
-}
-
-#[test]
-fn wrong_plans_are_one_line_and_exit_code_2() {
-    refused(&[
-        ("load --size 64:50%", "the shares make 50 %, not 100 %"),
-        ("load --size 9..5", "9 is more than 5"),
-        ("load --rate 0", "not a rate above 0"),
-        ("load --rate 1e3", "not a rate above 0"),
-        ("load --arrivals poisson", "not provided: --rate <N>"),
-        ("load --rate 5 --think 1s", "cannot be used with"),
-        ("load --close rst", "not provided: --churn <N>"),
-        (
-            "load --warmup 10s",
-            "--warmup 10s leaves nothing of --duration 10s",
-        ),
-        (
-            "load --threads 5 --connections 4",
-            "--threads 5 is more than --connections 4",
-        ),
-        ("load --assert rate>=1", "--assert rate needs --rate"),
-        ("load --assert p99<2", "the bound of p99 is not a time"),
-        ("load --assert speed>2", "speed is not known"),
-        ("load --allow nonsense", "'nonsense' for '--allow"),
-    ]);
-}
-
-/// Each command line is answered with one line that holds these words, and exit code 2.
-#[track_caller]
-fn refused(cases: &[(&str, &str)]) {
-    for (arguments, told) in cases.iter().copied() {
-        let ended = run(arguments).expect(2);
-        assert_eq!(ended.stdout, "", "{arguments}");
-        assert_eq!(
-            ended.stderr.lines().count(),
-            1,
-            "{arguments}: {}",
-            ended.stderr
-        );
-        assert!(
-            ended.stderr.starts_with("upcase: "),
-            "{arguments}: {}",
-            ended.stderr
-        );
-        assert!(ended.stderr.contains(told), "{arguments}: {}", ended.stderr);
+    for (arguments, told) in SERVE.iter().chain(LOAD).chain(OTHERS) {
+        is_answered(arguments, 2, told);
     }
 }
 
 #[test]
 fn what_cannot_run_is_one_line_and_exit_code_3() {
-    let cases = [
-        (
-            "send nobody.invalid:12000 hello",
-            "cannot find the host of nobody.invalid:12000",
-        ),
-        (
-            "load nobody.invalid:12000",
-            "cannot find the host of nobody.invalid:12000",
-        ),
-        (
-            "load --source ::1",
-            "--source ::1 cannot reach a server on 127.0.0.1",
-        ),
-        (
-            "load 127.0.0.1:9 --source ::1",
-            "no address of the family of every --source",
-        ),
-        (
-            "serve --listen 192.0.2.1:12000",
-            "cannot listen on 192.0.2.1:12000",
-        ),
-        (
-            "serve --log-file /nowhere/log",
-            "cannot open the log file /nowhere/log",
-        ),
-    ];
-    for (arguments, told) in cases {
-        let ended = run(arguments).expect(3);
-        assert_eq!(ended.stdout, "", "{arguments}");
-        assert_eq!(
-            ended.stderr.lines().count(),
-            1,
-            "{arguments}: {}",
-            ended.stderr
-        );
-        assert!(ended.stderr.contains(told), "{arguments}: {}", ended.stderr);
+    for (arguments, told) in CANNOT_RUN {
+        is_answered(arguments, 3, told);
     }
+}
+
+#[test]
+fn numbers_have_more_than_one_form() {
+    for arguments in TAKEN {
+        let arguments = format!("{arguments} --source 192.0.2.1");
+        is_answered(
+            &arguments,
+            3,
+            "--source 192.0.2.1 is no address of this host",
+        );
+    }
+}
+
+#[test]
+fn an_address_of_several_hosts_is_refused_wherever_one_is_taken() {
+    for (address, code, told) in [
+        ("224.0.0.1", 2, "224.0.0.1 is a multicast address"),
+        ("[ff02::1]", 2, "ff02::1 is a multicast address"),
+        ("[ff02::1%lo]", 2, "ff02::1 is a multicast address"),
+        ("255.255.255.255", 2, "255.255.255.255 is the broadcast"),
+        ("127.255.255.255", 3, "127.255.255.255 is a broadcast"),
+    ] {
+        for arguments in [
+            format!("send {address}:5 x"),
+            format!("load {address}:5"),
+            format!("load --source {address}"),
+            format!("serve --listen {address}:5"),
+            format!("serve --metrics {address}:5"),
+        ] {
+            is_answered(&arguments, code, told);
+            is_answered(&arguments, code, "name the address of one host");
+        }
+    }
+}
+
+/// Checks that a command line is answered with one line that holds these words.
+#[track_caller]
+fn is_answered(arguments: &str, code: i32, told: &str) {
+    let ended = run(arguments);
+    assert_eq!(ended.code, Some(code), "{arguments}: {ended:?}");
+    assert_eq!(ended.stdout, "", "{arguments}");
+    let lines = ended.stderr.lines().count();
+    assert_eq!(lines, 1, "{arguments}: {}", ended.stderr);
+    assert!(
+        ended.stderr.starts_with("upcase: "),
+        "{arguments}: {}",
+        ended.stderr
+    );
+    assert!(ended.stderr.contains(told), "{arguments}: {}", ended.stderr);
+}
+
+#[test]
+fn control_characters_of_a_value_do_not_reach_the_terminal() {
+    let ended = common::Ended::from(
+        common::upcase("load --size")
+            .arg("\u{1b}[31mred\nline")
+            .output()
+            .unwrap(),
+    );
+    assert_eq!(ended.code, Some(2));
+    assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+    assert!(!ended.stderr.contains('\u{1b}'), "{ended:?}");
+}
+
+#[test]
+fn a_target_has_the_port_of_upcase_unless_it_has_its_own() {
+    let serve = Serve::start("");
+    let ended = run(&format!("send tcp://{} hello", serve.address())).expect(0);
+    assert_eq!(ended.stdout, "HELLO\n");
+    // Nothing needs to listen on port 12000: the answer names it in any case.
+    let ended = run("send 127.0.0.77 hello --timeout 1s").expect(3);
+    assert!(
+        ended
+            .stderr
+            .contains("cannot connect to 127.0.0.77:12000: "),
+        "{ended:?}"
+    );
 }
 
 #[test]
@@ -146,6 +539,7 @@ fn help_and_version_are_exit_code_0() {
         "serve --help",
         "send --help",
         "load --help",
+        "sniff --help",
         "--version",
     ] {
         let ended = run(arguments).expect(0);

@@ -252,6 +252,7 @@ impl Server {
                 Progress::Unfinished => assert!(taken > 0, "another turn for nothing"),
                 Progress::Lingers => self.lingers = Some(0),
                 Progress::Closed(reason) => self.closed = Some(reason),
+                Progress::Failed(_) => self.closed = Some(CloseReason::Failed),
             }
         }
     }

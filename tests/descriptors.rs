@@ -27,7 +27,7 @@ fn each_close_lets_the_next_client_in() {
     })
     .unwrap();
     let address = server.addresses().next().unwrap();
-    let remote = server.remote().unwrap();
+    let remote = server.stopper().unwrap();
     let mut clients: Vec<TcpStream> = (0..10).map(|_| connect(address)).collect();
 
     // Reading the folder takes a descriptor itself, so this leaves room for two clients.

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Process, Serve, noise, run};
+use common::{ANY_PACE, Process, Serve, noise, run};
 use nix::sys::signal::Signal;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
@@ -21,7 +21,7 @@ fn fifteen_thousand_connections_in_twelve_megabytes() {
     let before = serve.process.resident();
     let mut peak = 0;
     let arguments = format!(
-        "load {} --connections 15000 --messages 150000 --format json",
+        "load {} --connections 15000 --messages 150000 --format json {ANY_PACE}",
         serve.address()
     );
     let report = thread::scope(|scope| {
@@ -59,7 +59,10 @@ fn at_most_two_and_a_tenth_system_calls_a_message() {
     strace.args(["-p", &serve.process.id().to_string()]);
     let mut strace = Process::start(strace);
     strace.says("attached");
-    let arguments = format!("load {} --messages 200000 --format json", serve.address());
+    let arguments = format!(
+        "load {} --messages 200000 --format json {ANY_PACE}",
+        serve.address()
+    );
     let report = run(&arguments).expect(0).json();
     strace.signal(Signal::SIGINT);
     strace.wait();
@@ -80,6 +83,7 @@ fn at_most_two_and_a_tenth_system_calls_a_message() {
 #[test]
 #[ignore = "writes and tells a file of a million packets"]
 fn memory_stays_flat_for_a_file_of_a_million_packets() {
+    const PACKETS_OF_A_CONNECTION: u64 = 36;
     let mut peaks = Vec::new();
     for packets in [100_000, 1_000_000] {
         let path = std::env::temp_dir().join(format!("upcase-heavy-{}", std::process::id()));
@@ -94,13 +98,17 @@ fn memory_stays_flat_for_a_file_of_a_million_packets() {
             thread::sleep(std::time::Duration::from_millis(1));
         }
         let told = fs::read_to_string(&verdict).unwrap();
-        assert!(told.contains(&format!("{packets} packets")), "{told}");
+        let all = upcase::units::counted(packets as u64, "packet");
+        assert!(told.contains(&format!("{all}, ")), "the end is not told");
         fs::remove_file(&path).unwrap();
         fs::remove_file(&verdict).unwrap();
         println!("{packets} packets: {peak} bytes at the peak");
         peaks.push(peak);
     }
-    assert!(peaks[1] < peaks[0] * 3 / 2, "{peaks:?}");
+    // What is kept of the connections that have ended, for as long as TIME-WAIT lasts: less than a
+    // hundred bytes each in a table that may be half empty. Nothing else grows.
+    let ended = (1_000_000 - 100_000) / PACKETS_OF_A_CONNECTION;
+    assert!(peaks[1] < peaks[0] + ended * 256, "{peaks:?}");
 }
 
 #[test]

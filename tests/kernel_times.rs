@@ -69,15 +69,15 @@ fn carry_out(target: SocketAddr, delay: Duration) -> Results {
             match event {
                 Event::Io(token, hints) => {
                     spin(delay);
-                    engine.on_io(&mut world, token, hints).unwrap();
+                    engine.on_io(&mut world, token, hints);
                 }
-                Event::Timer(timer) => engine.on_timer(&mut world, timer).unwrap(),
-                Event::Stop | Event::Drain | Event::Report | Event::Inquiry => {
+                Event::Timer(timer) => engine.on_timer(&mut world, timer),
+                Event::Stop | Event::Drain | Event::Report | Event::Inquiry | Event::Hangup => {
                     engine.on_stop(&mut world)
                 }
             }
         }
-        engine.end_turn(&mut world).unwrap();
+        engine.end_turn(&mut world);
         if engine.stage() == Stage::Ready {
             let start = world.now() + LEAD;
             engine.start(&mut world, start);

@@ -11,7 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{
-    Process, Serve, Temporary, connect, hears_end, installed, read, run, skip, until, upcase,
+    ANY_PACE, Process, Serve, Temporary, connect, hears_end, installed, read, run, skip, until,
+    upcase,
 };
 use nix::sys::signal::Signal;
 
@@ -202,6 +203,7 @@ fn the_page_tells_what_has_happened() {
         ("upcase_stopping", 0.0),
         ("upcase_shards", 1.0),
         ("upcase_silent_shards", 0.0),
+        ("upcase_log_lines_dropped_total", 0.0),
         ("upcase_limit_connections", 77.0),
         ("upcase_limit_idle_seconds", 3600.0),
         ("upcase_limit_stall_seconds", 30.0),
@@ -228,8 +230,8 @@ fn the_figures_of_the_process_are_those_of_the_kernel() {
     assert_eq!(figures.get("process_open_fds"), open as f64);
     assert_eq!(
         figures.get("process_threads"),
-        4.0,
-        "three shards and the page"
+        5.0,
+        "three shards, the page and the log"
     );
     let names: Vec<String> = fs::read_dir(format!("{process}/task"))
         .unwrap()
@@ -273,7 +275,7 @@ fn a_request_to_tell_gives_the_same_totals_as_the_page_in_one_line() {
 fn the_books_balance_on_every_page_while_clients_come_and_go() {
     let watched = Watched::start("--shards 2");
     let load = format!(
-        "load {} --connections 100 --churn 5 --duration 2s --format json",
+        "load {} --connections 100 --churn 5 --duration 2s --format json {ANY_PACE}",
         watched.serve.address()
     );
     let mut load = Process::piped(upcase(&load));
@@ -458,7 +460,9 @@ fn an_address_in_use_is_one_line_and_exit_code_3() {
     let ended = run(&arguments).expect(3);
     assert_eq!(ended.stdout, "");
     let told = format!(
-        "upcase: cannot serve metrics on {address}: Address already in use (os error 98)\n"
+        "upcase: cannot serve metrics on {address}: Address already in use (os error 98); \
+         `ss -ltnp` names the program that listens there. Two servers can share a port when both \
+         have --reuse-port\n"
     );
     assert_eq!(ended.stderr, told);
 }
@@ -479,4 +483,23 @@ fn promtool_accepts_the_page() {
         .unwrap();
     let told = String::from_utf8_lossy(&checked.stderr) + String::from_utf8_lossy(&checked.stdout);
     assert!(checked.status.success() && told.is_empty(), "{told}");
+}
+
+#[test]
+fn where_there_is_no_proc_the_error_names_it_and_not_the_address() {
+    let binary = env!("CARGO_BIN_EXE_upcase");
+    let script = format!(
+        "umount -l /proc || exit 99
+         exec {binary} serve --listen 127.0.0.1:0 --metrics 127.0.0.1:0"
+    );
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script]);
+    let ended = common::Ended::from(command.output().expect("unshare"));
+    if ended.code == Some(1) || ended.code == Some(99) {
+        return common::skip(&format!("no mount namespace: {}", ended.stderr));
+    }
+    let ended = ended.expect(3);
+    assert!(ended.stderr.contains("metrics need /proc"), "{ended:?}");
+    assert!(!ended.stderr.contains("127.0.0.1"), "{ended:?}");
+    assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
 }

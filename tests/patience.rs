@@ -289,8 +289,9 @@ fn a_second_signal_is_heard_when_the_first_shard_has_nobody_left() {
     );
     serve.process.signal(Signal::SIGTERM);
     let threads = format!("/proc/{}/task", serve.process.id());
+    // Three are left: the first one, that of the client, and the writer of the log.
     until("the others have ended", || {
-        fs::read_dir(&threads).unwrap().count() <= 2
+        fs::read_dir(&threads).unwrap().count() <= 3
     });
     serve.process.signal(Signal::SIGUSR1);
     serve.process.says("1 open");
@@ -349,9 +350,113 @@ fn a_wrong_limit_is_one_line_and_exit_code_2() {
         "--turn-accepts 0",
         "--shards 0",
         "--shards 1000",
-        "--shards 3 --max-connections 2",
     ] {
         let ended = run(&format!("serve --listen 127.0.0.1:0 {bad}")).expect(2);
         assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
     }
+}
+
+/// How many of these clients are answered. All have sent a byte before.
+fn answered(clients: &mut [TcpStream]) -> usize {
+    let mut count = 0;
+    for client in clients {
+        client
+            .set_read_timeout(Some(Duration::from_secs(2)))
+            .unwrap();
+        count += usize::from(client.read_exact(&mut [0]).is_ok());
+    }
+    count
+}
+
+#[test]
+fn the_cap_is_that_of_all_shards_and_a_place_goes_to_whichever_has_clients_waiting() {
+    const CAP: usize = 8;
+    let serve = Serve::start("--shards 4 --max-connections 8");
+    let connect = || {
+        let mut client = serve.connect();
+        client.write_all(b"q").unwrap();
+        client
+    };
+    let mut clients: Vec<TcpStream> = (0..CAP).map(|_| connect()).collect();
+    assert_eq!(answered(&mut clients), CAP);
+    // The kernel spreads them over the shards; whose clients leave does not matter.
+    let mut waiting: Vec<TcpStream> = (0..3 * CAP).map(|_| connect()).collect();
+    serve
+        .process
+        .says("8 connections open, all that --max-connections allows");
+    assert!(waiting.iter_mut().all(hears_nothing), "beyond the cap");
+    while !waiting.is_empty() {
+        let mut first = clients.remove(0);
+        first.shutdown(Shutdown::Write).unwrap();
+        hears_end(&mut first);
+        drop(first);
+        let mut served = None;
+        until("one of those who wait is served", || {
+            served = waiting.iter_mut().position(|it| !hears_nothing_now(it));
+            served.is_some()
+        });
+        let mut client = waiting.swap_remove(served.unwrap());
+        assert_eq!(read(&mut client, 1), b"Q");
+        clients.push(client);
+    }
+    drop(clients);
+    let totals = serve.stop();
+    assert!(totals.starts_with("accepted 32, closed 32"), "{totals}");
+}
+
+/// Whether there is nothing to read now.
+fn hears_nothing_now(client: &mut TcpStream) -> bool {
+    client.set_nonblocking(true).unwrap();
+    let found = client.peek(&mut [0]);
+    client.set_nonblocking(false).unwrap();
+    found.is_err()
+}
+
+#[test]
+fn fewer_clients_than_shards_may_be_allowed() {
+    let serve = Serve::start("--shards 3 --max-connections 1");
+    for _ in 0..20 {
+        let mut client = serve.connect();
+        ping(&mut client);
+        client.shutdown(Shutdown::Write).unwrap();
+        hears_end(&mut client);
+    }
+    let totals = serve.stop();
+    assert!(
+        totals.starts_with("accepted 20, closed 20 (finished 20)"),
+        "{totals}"
+    );
+}
+
+#[test]
+fn the_share_of_an_address_is_that_of_all_shards() {
+    let serve = Serve::start("--shards 4 --max-connections-per-ip 3");
+    let mut clients: Vec<TcpStream> = (0..3).map(|_| serve.connect()).collect();
+    clients.iter_mut().for_each(ping);
+    for _ in 0..10 {
+        let error = serve.connect().read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+    let told = "is refused: 3 connections of its address open, all that --max-connections-per-ip";
+    serve.process.says(told);
+    let mut first = clients.remove(0);
+    first.shutdown(Shutdown::Write).unwrap();
+    hears_end(&mut first);
+    ping(&mut serve.connect());
+    drop(clients);
+    let totals = serve.stop();
+    assert!(totals.contains("refused 10"), "{totals}");
+}
+
+#[test]
+fn more_clients_than_descriptors_are_not_promised() {
+    let serve = Serve::start("--max-connections 1000000");
+    serve.process.says("serving at most ");
+    let said = serve.process.stderr();
+    let room = said.split("leaves room for ").nth(1).expect(&said);
+    let room = room.split(", and no more").next().expect(&said);
+    assert!(
+        said.contains(&format!("serving at most {room} clients")),
+        "{said}"
+    );
 }

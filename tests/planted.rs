@@ -19,6 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What a simulation says whose dice have shown too little: that finds no bug.
 const COVERAGE: &str = "the runs are to show everything";
 
+/// Characters of a finding that are printed: some hold the whole state of a run.
+const FINDING_SHOWN: usize = 120;
+
 /// A simulation that hunts bugs.
 struct Hunter {
     /// Where they are, in `planted/`.
@@ -240,6 +243,33 @@ fn every_patch_is_small_and_says_which_rule_it_breaks() {
     }
 }
 
+/// What each hunk of a patch expects to find: its context, and the lines that it takes out.
+fn expected(patch: &str) -> Vec<String> {
+    let hunks = patch.split("\n@@ ").skip(1);
+    let text = |hunk: &str| {
+        let lines = hunk.lines().skip(1);
+        let old = lines.filter(|line| !line.starts_with('+'));
+        old.map(|line| line.get(1..).unwrap_or_default().to_string() + "\n")
+            .collect()
+    };
+    hunks.map(text).collect()
+}
+
+#[test]
+fn every_patch_fits_the_code_as_it_is() {
+    let mut misfits = Vec::new();
+    for path in HUNTERS.iter().flat_map(Hunter::patches) {
+        let patch = fs::read_to_string(&path).unwrap();
+        let file = patch.lines().find_map(|line| line.strip_prefix("+++ b/"));
+        let code = fs::read_to_string(source(file.unwrap())).unwrap();
+        let hunks = expected(&patch);
+        if hunks.is_empty() || !hunks.iter().all(|hunk| code.contains(hunk)) {
+            misfits.push(name(&path).to_string());
+        }
+    }
+    assert_eq!(misfits, Vec::<String>::new(), "the code has moved on");
+}
+
 #[test]
 #[ignore = "builds a changed copy for each of the planted bugs"]
 fn the_simulations_find_every_planted_bug() {
@@ -259,6 +289,7 @@ fn the_simulations_find_every_planted_bug() {
             match outcome.finding() {
                 Some(told) => {
                     let seed = outcome.seed(hunter);
+                    let told: String = told.chars().take(FINDING_SHOWN).collect();
                     println!("{name:<48} {seconds:>7.1} {seed:>7}  {told}");
                 }
                 None => {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use common::crowd::{Crowd, Habit};
 use common::{Process, Serve, lab, peers, until, upcase};
 use nix::sys::signal::Signal;
+use upcase::units::grouped;
 
 #[test]
 fn sigterm_amid_three_hundred_transfers_loses_no_byte() {
@@ -67,7 +68,8 @@ fn stop_amid_transfers(clients: usize, waiting: usize) {
     let all = clients + waiting;
     assert_eq!(served, all, "{}", crowd.summary());
     let totals = serve.ends(0);
-    let bytes = all as u64 * whole.bytes;
+    let bytes = grouped(all as u64 * whole.bytes);
+    let all = grouped(all as u64);
     let expected = format!(
         "accepted {all}, closed {all} (finished {all}), {bytes} bytes in, {bytes} bytes out"
     );

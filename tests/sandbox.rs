@@ -3,18 +3,21 @@
 
 mod common;
 
+use std::alloc::Layout;
 use std::fs::{self, File};
 use std::hint::black_box;
-use std::io::{self, BufRead, BufReader, IoSliceMut, IsTerminal, Read, Write};
+use std::io::{self, BufRead, BufReader, IoSliceMut, IsTerminal, Write};
 use std::mem::ManuallyDrop;
-use std::net::{Shutdown, TcpStream, UdpSocket};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use common::terminal::Terminal;
 use common::{Process, Serve, Temporary, hears_end, read, skip, upcase};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
@@ -24,10 +27,14 @@ use nix::unistd::{Pid, Uid};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter, sock_filter,
 };
+use upcase::files::append;
 use upcase::server::sandbox::{Role, Sandbox, close_files, filters};
 
 /// Says which attempt a child process is to make.
 const ATTEMPT: &str = "UPCASE_TEST_ATTEMPT";
+
+/// Where such a child may write its log.
+const FOLDER: &str = "UPCASE_TEST_FOLDER";
 
 /// Whether this kernel has all of the sandbox; otherwise the test has said so.
 #[track_caller]
@@ -44,10 +51,11 @@ fn is_here() -> bool {
 fn statuses(serve: &Serve, key: &str) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{}/task", serve.process.id())).unwrap();
     tasks
-        .map(|task| {
-            let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        .filter_map(|task| {
+            // The thread that said where it listens may be about to end.
+            let status = fs::read_to_string(task.unwrap().path().join("status")).ok()?;
             let mut lines = status.lines().filter_map(|line| line.split_once(":\t"));
-            lines.find(|(name, _)| *name == key).unwrap().1.to_string()
+            Some(lines.find(|(name, _)| *name == key).unwrap().1.to_string())
         })
         .collect()
 }
@@ -57,7 +65,7 @@ fn every_thread_has_a_filter_and_gains_no_privileges() {
     if !is_here() {
         return;
     }
-    for (arguments, threads) in [("", 1), ("--sandbox on", 1), ("--sandbox on --shards 3", 3)] {
+    for (arguments, threads) in [("", 2), ("--sandbox on", 2), ("--sandbox on --shards 3", 4)] {
         let serve = Serve::start(arguments);
         serve.process.says("sandbox: no files (Landlock");
         let all_are = |key, value: &str| statuses(&serve, key) == vec![value; threads];
@@ -70,7 +78,7 @@ fn every_thread_has_a_filter_and_gains_no_privileges() {
         serve.stop();
     }
     let serve = Serve::start("--sandbox off");
-    assert_eq!(statuses(&serve, "Seccomp"), ["0"]);
+    common::until("none has", || statuses(&serve, "Seccomp") == ["0", "0"]);
 }
 
 /// The other tests of `serve` run in the sandbox too, since it is the default; here is what they do
@@ -81,7 +89,7 @@ fn serving_goes_on_in_the_sandbox_whatever_happens() {
         return;
     }
     let log = Temporary::new(b"");
-    let terminal = nix::pty::openpty(None, None).unwrap();
+    let terminal = Terminal::new();
     let script = format!(
         "exec {} serve --listen 127.0.0.1:0 --sandbox on -v --log-file {} 2>&0",
         env!("CARGO_BIN_EXE_upcase"),
@@ -89,15 +97,10 @@ fn serving_goes_on_in_the_sandbox_whatever_happens() {
     );
     let mut command = Command::new("sh");
     command.args(["-c", &script]);
-    command.stdin(Stdio::from(terminal.slave));
+    command.stdin(terminal.slave());
     let mut serve = Serve::launch(command, 1);
     // The terminal is read, else it would fill up.
-    let mut master = File::from(terminal.master);
-    let shown = thread::spawn(move || {
-        let mut shown = Vec::new();
-        let _ = master.read_to_end(&mut shown);
-        String::from_utf8_lossy(&shown).into_owned()
-    });
+    let shown = thread::spawn(move || terminal.shown());
 
     let reset = socket2::Socket::from(serve.connect());
     reset.set_linger(Some(Duration::ZERO)).unwrap();
@@ -149,6 +152,20 @@ fn a_kernel_without_it_is_a_refusal_or_a_word_in_the_log() {
 }
 
 #[test]
+fn why_a_wall_cannot_be_raised_is_told_once() {
+    if !is_here() {
+        return;
+    }
+    let ended = in_child("serve where Landlock fails");
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(3), "{told}");
+    let line = "upcase: sandbox: all files (no Landlock: failed to restrict the calling thread: \
+                Argument list too long (os error 7)), few system calls (seccomp); --sandbox auto \
+                takes what there is";
+    assert_eq!(told.lines().last(), Some(line));
+}
+
+#[test]
 fn whatever_a_reactor_does_not_need_dies() {
     if !is_here() {
         return;
@@ -165,16 +182,88 @@ fn what_the_libraries_may_try_is_survived() {
     if !is_here() {
         return;
     }
-    for name in ["open for reading", "give memory back", "Landlock alone"] {
+    for name in [
+        "open for reading",
+        "ask for the names of a backtrace",
+        "give memory back",
+        "Landlock alone",
+    ] {
         let ended = in_child(name);
         assert!(ended.status.success(), "{name}: {ended:?}");
     }
-    // A backtrace would look at files, which ends it sooner, and after the message.
-    for (backtrace, code) in [("0", Some(101)), ("1", None)] {
+    // The end is what it is, with its message, and no violation of the sandbox.
+    for backtrace in ["0", "1", "full"] {
+        let mut child = child("run out of memory");
+        let ended = child.env("RUST_BACKTRACE", backtrace).output().unwrap();
+        assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{ended:?}");
+        let told = String::from_utf8_lossy(&ended.stderr);
+        assert!(
+            told.contains("memory allocation of 64 bytes failed"),
+            "{ended:?}"
+        );
+    }
+    for backtrace in ["0", "1"] {
         let ended = child("panic").env("RUST_BACKTRACE", backtrace).output();
         let ended = ended.unwrap();
-        assert_eq!(ended.status.code(), code, "{ended:?}");
+        assert_eq!(ended.status.code(), Some(101), "{ended:?}");
         assert!(String::from_utf8_lossy(&ended.stderr).contains("this is heard"));
+    }
+}
+
+/// The thread that writes the log keeps its file, and nothing of the clients.
+#[test]
+fn a_writer_of_the_log_can_do_nothing_else() {
+    if !is_here() {
+        return;
+    }
+    let folder = Temporary::new(b"");
+    fs::remove_file(&folder.0).unwrap();
+    fs::create_dir(&folder.0).unwrap();
+    let in_child = |name: &str| {
+        let mut child = child(&format!("log: {name}"));
+        child.env(FOLDER, &folder.0).output().unwrap()
+    };
+    for name in [
+        "append to the log again",
+        "append elsewhere",
+        "read the log",
+    ] {
+        let ended = in_child(name);
+        assert!(ended.status.success(), "{name}: {ended:?}");
+    }
+    for name in ["receive", "accept", "poll for events", "truncate the log"] {
+        let ended = in_child(name);
+        let signal = ended.status.signal();
+        assert_eq!(signal, Some(libc::SIGSYS), "{name}: {ended:?}");
+    }
+    assert_eq!(fs::read(folder.0.join("log")).unwrap(), b"line");
+    fs::remove_dir_all(&folder.0).unwrap();
+}
+
+/// Becomes a writer of the log, and tries this.
+fn as_writer(attempt: &str) {
+    let folder = PathBuf::from(std::env::var(FOLDER).unwrap());
+    let path = folder.join("log");
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // What a sandbox can be here is found out in another thread, which it then confines.
+    let sandbox = thread::spawn(|| Sandbox::raise().complete());
+    let sandbox = sandbox.join().unwrap().unwrap();
+    sandbox.enter_log(std::slice::from_ref(&folder)).unwrap();
+    match attempt {
+        "append to the log again" => append(&path).unwrap().write_all(b"line").unwrap(),
+        "append elsewhere" => {
+            let error = append(&folder.with_extension("other")).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        }
+        "read the log" => {
+            let error = File::open(&path).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        }
+        "receive" => drop(socket.recv(&mut [0])),
+        "accept" => drop(listener.accept()),
+        "poll for events" => drop(mio::Poll::new()),
+        _ => drop(File::create(&path)),
     }
 }
 
@@ -214,12 +303,16 @@ fn of_all_system_calls_the_kernel_leaves_those_of_the_list() {
         libc::SYS_exit,
         libc::SYS_exit_group,
         libc::SYS_futex,
+        libc::SYS_getcwd,
         libc::SYS_getrandom,
+        libc::SYS_getpid,
         libc::SYS_gettid,
         libc::SYS_madvise,
         libc::SYS_mprotect,
         libc::SYS_mremap,
         libc::SYS_munmap,
+        libc::SYS_readlink,
+        libc::SYS_readlinkat,
         libc::SYS_recvfrom,
         libc::SYS_restart_syscall,
         libc::SYS_rt_sigprocmask,
@@ -266,9 +359,6 @@ const FATAL: &[Attempt] = &[
     }),
     ("look at a file", |_| {
         let _ = fs::metadata("/");
-    }),
-    ("read a link", |_| {
-        let _ = fs::read_link("/proc/self/exe");
     }),
     ("change directory", |_| {
         let _ = std::env::set_current_dir("/");
@@ -346,12 +436,23 @@ const OTHER: &[Attempt] = &[
         let error = File::open("/dev/null").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
     }),
+    ("ask for the names of a backtrace", |_| {
+        for error in [
+            fs::read_link("/proc/self/exe").unwrap_err(),
+            std::env::current_dir().unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        }
+    }),
     ("give memory back", |_| {
         // More than the allocator keeps, in pieces that are too small for a mapping of their own.
         let pieces: Vec<Vec<u8>> = (0..400).map(|_| black_box(vec![1; 100_000])).collect();
         drop(black_box(pieces));
     }),
     ("panic", |_| panic!("this is heard")),
+    ("run out of memory", |_| {
+        std::alloc::handle_alloc_error(Layout::new::<[u8; 64]>())
+    }),
 ];
 
 #[test]
@@ -363,7 +464,9 @@ fn attempt() {
     match &name[..] {
         "serve without a sandbox, on" => serve_without("on"),
         "serve without a sandbox, auto" => serve_without("auto"),
+        "serve where Landlock fails" => serve_where_landlock_fails(),
         "Landlock alone" => only_landlock(),
+        name if name.starts_with("log: ") => as_writer(&name["log: ".len()..]),
         name => {
             let mut attempts = FATAL.iter().chain(OTHER);
             let (_, attempt) = attempts.find(|(known, _)| *known == name).unwrap();
@@ -408,10 +511,19 @@ fn serving(attempt: &str) -> Serve {
 /// Becomes a server on a kernel that knows neither Landlock nor seccomp.
 fn serve_without(sandbox: &str) {
     let missing = [libc::SYS_landlock_create_ruleset, libc::SYS_seccomp];
+    serve_where_calls_fail(&missing, libc::ENOSYS, sandbox);
+}
+
+/// Becomes a server in as many layers of Landlock as there may be.
+fn serve_where_landlock_fails() {
+    serve_where_calls_fail(&[libc::SYS_landlock_restrict_self], libc::E2BIG, "on");
+}
+
+fn serve_where_calls_fail(calls: &[libc::c_long], errno: i32, sandbox: &str) {
     let filter = SeccompFilter::new(
-        missing.map(|call| (call, vec![])).into(),
+        calls.iter().map(|call| (*call, vec![])).collect(),
         SeccompAction::Allow,
-        SeccompAction::Errno(libc::ENOSYS as u32),
+        SeccompAction::Errno(errno as u32),
         TargetArch::try_from(std::env::consts::ARCH).unwrap(),
     );
     let program: BpfProgram = filter.unwrap().try_into().unwrap();

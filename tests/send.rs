@@ -2,14 +2,24 @@
 
 mod common;
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::path::PathBuf;
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use common::{Ended, PATIENCE, Process, Serve, noise, run, upcase};
+use common::stalled::fill;
+use common::terminal::Terminal;
+use common::{Ended, PATIENCE, Process, Serve, Temporary, noise, run, until, upcase};
+use nix::libc::SYS_write;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::tcgetattr;
+use nix::unistd::Pid;
+use socket2::{Domain, Socket, Type};
 
 /// A server for one client, that does what the test says and then ends.
 fn server(behave: impl FnOnce(TcpStream) + Send + 'static) -> (SocketAddr, JoinHandle<()>) {
@@ -51,12 +61,343 @@ fn prints_a_reply_a_line_for_messages_on_the_command_line() {
 }
 
 #[test]
-fn takes_lines_from_standard_input_without_their_endings_and_skips_empty_ones() {
+fn a_line_in_is_a_line_out_byte_for_byte() {
     let serve = Serve::start("");
-    let input = b"first\r\n\n\r\nsecond \xff\xfe\nlast";
+    let input = b"first\r\n\n\r\nsecond \xff\xfe\na\rb\nlast";
     let ended = with_input(&format!("send {}", serve.address()), input).expect(0);
-    assert_eq!(ended.stdout, "FIRST\nSECOND \u{fffd}\u{fffd}\nLAST\n");
-    assert!(serve.stop().ends_with("18 bytes in, 18 bytes out"));
+    let expected = "FIRST\r\n\n\r\nSECOND \u{fffd}\u{fffd}\nA\rB\nLAST\n";
+    assert_eq!(ended.stdout, expected);
+    // Everything but the LFs.
+    assert!(serve.stop().ends_with("23 bytes in, 23 bytes out"));
+}
+
+#[test]
+fn an_empty_message_is_an_empty_line() {
+    let serve = Serve::start("");
+    let mut command = upcase(&format!("send {}", serve.address()));
+    command.args(["a", "", "b"]);
+    let ended = Ended::from(command.output().unwrap()).expect(0);
+    assert_eq!(ended.stdout, "A\n\nB\n");
+}
+
+/// A `send` whose standard input stays open.
+fn at_the_prompt(address: SocketAddr) -> (Process, ChildStdin) {
+    let mut command = upcase(&format!("send {address} -v"));
+    command.stdin(Stdio::piped());
+    let mut send = Process::piped(command);
+    let mut input = send.child().stdin.take().unwrap();
+    input.write_all(b"hello\n").unwrap();
+    send.says("message 1: 5 bytes");
+    (send, input)
+}
+
+#[test]
+fn a_server_that_goes_away_is_noticed_at_the_prompt() {
+    for (signal, told) in [
+        (
+            Signal::SIGTERM,
+            "the server closed the connection; nothing was outstanding",
+        ),
+        (Signal::SIGKILL, "nothing was outstanding"),
+    ] {
+        let serve = Serve::start("");
+        let (mut send, _input) = at_the_prompt(serve.address());
+        serve.process.signal(signal);
+        let ended = send.ended().expect(1);
+        assert_eq!(ended.stdout, "HELLO\n");
+        assert!(ended.stderr.contains(told), "{ended:#?}");
+    }
+}
+
+#[test]
+fn bytes_that_come_at_the_prompt_are_told() {
+    let (release, released) = mpsc::channel::<()>();
+    let (address, server) = server(move |mut stream| {
+        let mut bytes = [0; 5];
+        stream.read_exact(&mut bytes).unwrap();
+        stream.write_all(b"HELLO").unwrap();
+        released.recv().unwrap();
+        stream.write_all(b"?").unwrap();
+    });
+    let (mut send, _input) = at_the_prompt(address);
+    release.send(()).unwrap();
+    let ended = send.ended().expect(1);
+    server.join().unwrap();
+    let told = "the server sent more bytes than it was sent";
+    assert!(ended.stderr.contains(told), "{ended:#?}");
+}
+
+#[test]
+fn a_signal_at_the_prompt_closes_in_order() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let serve = Serve::start("");
+        let (mut send, _input) = at_the_prompt(serve.address());
+        send.signal(signal);
+        let ended = send.ended().expect(0);
+        assert!(
+            ended.stderr.contains("closed in order by both sides"),
+            "{ended:#?}"
+        );
+        assert!(serve.stop().contains("(finished 1)"));
+    }
+}
+
+#[test]
+fn a_signal_at_the_prompt_does_not_wait_long_for_a_server_that_keeps_its_side_open() {
+    let (release, released) = mpsc::channel::<()>();
+    let (address, server) = server(move |mut stream| {
+        let mut bytes = [0; 5];
+        stream.read_exact(&mut bytes).unwrap();
+        stream.write_all(b"HELLO").unwrap();
+        let _ = released.recv(); // Until the client is gone.
+    });
+    let (mut send, _input) = at_the_prompt(address);
+    let begun = Instant::now();
+    send.signal(Signal::SIGTERM);
+    let ended = send.ended().expect(4);
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "the timeout is 10 s"
+    );
+    drop(release);
+    server.join().unwrap();
+    let told = "interrupted: the server did not close its side within 1s";
+    assert!(ended.stderr.contains(told), "{ended:#?}");
+}
+
+#[test]
+fn a_signal_before_a_reply_is_inconclusive() {
+    let (release, released) = mpsc::channel::<()>();
+    let (address, server) = server(move |mut stream| {
+        let mut bytes = [0; 5];
+        stream.read_exact(&mut bytes).unwrap();
+        stream.write_all(b"HE").unwrap();
+        let _ = released.recv();
+    });
+    let mut send = Process::piped(upcase(&format!("send {address} hello --timeout 30s -v")));
+    send.says("MSS in force");
+    send.signal(Signal::SIGTERM);
+    let ended = send.ended().expect(4);
+    drop(release);
+    server.join().unwrap();
+    assert!(
+        ended.stderr.contains("interrupted: message 1: "),
+        "{ended:#?}"
+    );
+    assert!(
+        ended.stderr.contains("of 5 bytes of the reply came"),
+        "{ended:#?}"
+    );
+}
+
+/// The first process of a PID namespace, as in a container: without a handler the kernel drops its
+/// signals. The process that makes the namespace is another one.
+#[test]
+fn the_first_process_of_a_container_obeys_signals() {
+    if !common::installed("unshare") {
+        return common::skip("no `unshare` (package util-linux)");
+    }
+    for (signal, connects) in [
+        (Signal::SIGTERM, true),
+        (Signal::SIGINT, true),
+        (Signal::SIGTERM, false),
+    ] {
+        let serve = Serve::start("");
+        let full = FullQueue::new();
+        let target = if connects {
+            serve.address()
+        } else {
+            full.address
+        };
+        let mut command = Command::new("unshare");
+        command.args([
+            "--pid",
+            "--fork",
+            "--kill-child",
+            env!("CARGO_BIN_EXE_upcase"),
+        ]);
+        command.args(["send", &target.to_string(), "-v", "--timeout", "1h"]);
+        command.stdin(Stdio::piped());
+        let mut unshare = Process::piped(command);
+        let _input = unshare.child().stdin.take().unwrap();
+        if !is_permitted(&mut unshare) {
+            return common::skip("no PID namespace, it needs root");
+        }
+        if connects {
+            unshare.says("MSS in force");
+        }
+        let first = child_of(unshare.id(), "upcase");
+        kill(first, signal).unwrap();
+        let code = unshare.ended().code;
+        let expected = if connects { 0 } else { 128 + signal as i32 };
+        assert_eq!(code, Some(expected), "{signal}: {}", unshare.stderr());
+    }
+}
+
+/// Whether a namespace could be made: `unshare` has a child then.
+fn is_permitted(unshare: &mut Process) -> bool {
+    let mut has_ended = false;
+    common::until("unshare has made a child or given up", || {
+        has_ended = unshare.child().try_wait().unwrap().is_some();
+        has_ended || children(unshare.id()).next().is_some()
+    });
+    !has_ended
+}
+
+/// The child of this name, once it has begun to catch SIGTERM.
+fn child_of(parent: u32, name: &str) -> Pid {
+    const SIGTERM_BIT: u64 = 1 << (Signal::SIGTERM as u32 - 1);
+    let mut found = None;
+    common::until("the child catches SIGTERM", || {
+        found = children(parent).find(|child| {
+            let status = std::fs::read_to_string(format!("/proc/{child}/status"));
+            let status = status.unwrap_or_default();
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+            let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+            status.contains(name) && mask.is_some_and(|mask| mask & SIGTERM_BIT != 0)
+        });
+        found.is_some()
+    });
+    Pid::from_raw(found.unwrap())
+}
+
+fn children(parent: u32) -> impl Iterator<Item = i32> {
+    let path = format!("/proc/{parent}/task/{parent}/children");
+    let children = std::fs::read_to_string(path).unwrap_or_default();
+    let children: Vec<i32> = children
+        .split_whitespace()
+        .map(|child| child.parse().unwrap())
+        .collect();
+    children.into_iter()
+}
+
+/// A listener whose queue is full: the kernel drops every SYN that comes.
+struct FullQueue {
+    address: SocketAddr,
+    _listener: Socket,
+    _queued: Vec<TcpStream>,
+}
+
+impl FullQueue {
+    fn new() -> FullQueue {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let loopback: SocketAddr = "127.0.0.2:0".parse().unwrap();
+        listener.bind(&loopback.into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let connect = |_| TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
+        FullQueue {
+            address,
+            _listener: listener,
+            _queued: (0..3).map_while(connect).collect(),
+        }
+    }
+}
+
+/// Names with several addresses need /etc/hosts, which is replaced in a mount namespace.
+#[test]
+fn a_dead_address_of_a_name_costs_a_quarter_of_a_second() {
+    if !common::installed("unshare") {
+        return common::skip("no `unshare` (package util-linux)");
+    }
+    let dead = FullQueue::new();
+    let port = dead.address.port();
+    let serve = Serve::launch(upcase(&format!("serve --listen 127.0.0.9:{port}")), 1);
+    let hosts = Temporary::new(
+        b"127.0.0.2 two.test\n127.0.0.9 two.test\n127.0.0.2 dead.test\n\
+          127.0.0.3 none.test\n127.0.0.4 none.test\n",
+    );
+    let with_hosts = |arguments: &str| {
+        let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script]);
+        command.arg(&hosts.0).arg(env!("CARGO_BIN_EXE_upcase"));
+        command.args(arguments.split_whitespace());
+        Ended::from(command.stdin(Stdio::null()).output().unwrap())
+    };
+    let ended = with_hosts(&format!("send two.test:{port} hello -v"));
+    if ended.stderr.contains("unshare") {
+        return common::skip("no mount namespace, it needs root");
+    }
+    let ended = ended.expect(0);
+    assert_eq!(ended.stdout, "HELLO\n");
+    let took = ended.stderr.split(" in ").nth(1).unwrap_or_default();
+    let took = took.lines().next().unwrap_or_default();
+    let took: f64 = took
+        .strip_suffix("ms")
+        .and_then(|ms| ms.parse().ok())
+        .expect(took);
+    assert!((250.0..999.0).contains(&took), "{took} ms");
+    let begun = Instant::now();
+    let load = format!("load two.test:{port} --connections 2 --messages 4");
+    let ended = with_hosts(&load).expect(0);
+    assert!(
+        ended.stdout.contains(&format!("127.0.0.9:{port}")),
+        "{ended:#?}"
+    );
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
+    let ended = with_hosts(&format!("send dead.test:{port} x --timeout 100ms")).expect(3);
+    let told = format!("cannot connect to 127.0.0.2:{port}: no answer within 100ms");
+    assert!(ended.stderr.contains(&told), "{ended:#?}");
+    for command in ["send none.test", "load none.test"] {
+        let ended = with_hosts(&format!("{command}:{port}")).expect(3);
+        for address in ["127.0.0.3", "127.0.0.4"] {
+            let told = format!("{address}:{port}: connection refused, nothing listens there");
+            assert!(ended.stderr.contains(&told), "{ended:#?}");
+        }
+    }
+    drop(serve);
+}
+
+#[test]
+fn an_output_that_takes_nothing_is_named() {
+    let serve = Serve::start("");
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let mut command = upcase(&format!("send {} hello", serve.address()));
+    let ended = Ended::from(command.stdout(full).output().unwrap()).expect(3);
+    assert_eq!(
+        ended.stderr,
+        "upcase: cannot write to standard output: No space left on device (os error 28)\n"
+    );
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_ends_it_quietly_and_in_order() {
+    let serve = Serve::start("");
+    let mut command = upcase(&format!("send {}", serve.address()));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut send = Process::start(command);
+    let mut input = send.child().stdin.take().unwrap();
+    let mut output = send.child().stdout.take().unwrap();
+    input.write_all(b"one\n").unwrap();
+    output.read_exact(&mut [0; 4]).unwrap();
+    drop(output);
+    input.write_all(b"two\nthree\n").unwrap();
+    assert_eq!(send.wait().code(), Some(4), "`three` was not sent");
+    assert_eq!(send.stderr(), "");
+    assert!(serve.stop().contains("(finished 1), 6 bytes in"));
+}
+
+#[test]
+fn a_reader_that_went_away_after_the_last_message_changes_nothing() {
+    let serve = Serve::start("");
+    let mut command = upcase(&format!("send {} one two", serve.address()));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let ended = Ended::from(command.stdout(writer).output().unwrap()).expect(4);
+    assert_eq!(ended.stderr, "");
+    let mut command = upcase(&format!("send {} one", serve.address()));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let ended = Ended::from(command.stdout(writer).output().unwrap()).expect(0);
+    assert_eq!(ended.stderr, "");
 }
 
 #[test]
@@ -86,36 +427,209 @@ fn verbose_tells_addresses_mss_and_round_trips() {
 
 #[test]
 fn lines_typed_at_a_console_are_answered_one_by_one() {
-    let serve = Serve::start("");
-    let terminal = nix::pty::openpty(None, None).unwrap();
-    let mut command = upcase(&format!("send {}", serve.address()));
-    command.stdin(terminal.slave.try_clone().unwrap());
-    command.stdout(terminal.slave.try_clone().unwrap());
-    let mut send = Process::start(command);
-    drop(terminal.slave);
-    let mut console = Console(terminal.master, String::new());
-    for (typed, shown) in [("good morning\n", "GOOD MORNING"), ("again\n", "AGAIN")] {
-        console.types(typed);
-        console.shows(shown);
+    for term in ["xterm", "dumb"] {
+        let serve = Serve::start("");
+        let (mut send, console) = at_a_console(serve.address(), term);
+        for (typed, shown) in [("good morning\n", "GOOD MORNING"), ("again\n", "AGAIN")] {
+            console.types(typed);
+            console.shows(shown);
+        }
+        console.types("\u{4}"); // Control-D: the end.
+        assert!(send.wait().success(), "{term}");
     }
-    console.types("\u{4}"); // Control-D: the end.
+}
+
+#[test]
+fn a_line_can_be_edited_and_is_as_long_as_it_is_typed() {
+    let serve = Serve::start("");
+    let terminal = Terminal::new();
+    let (mut send, console) = on_terminal(serve.address(), "xterm", &terminal);
+    console.types("hello\u{1b}[D\u{1b}[Dx\r"); // Twice to the left.
+    console.shows("HELXLO\r\n");
+    console.types("\u{1b}[A!\r"); // Up: the line before.
+    console.shows("HELXLO!\r\n");
+    console.types("one\rtwo\r\rthree\r");
+    console.shows("THREE");
+    let screen = console.screen();
+    for (upper, shown) in [("ONE\r\n", true), ("TWO\r\n", true), ("GHOST", false)] {
+        assert_eq!(screen.contains(upper), shown, "{upper}: {screen}");
+    }
+    // A terminal without an editor takes 4,095 bytes.
+    console.types(&"z".repeat(5000));
+    console.types("\r");
+    console.shows(&"Z".repeat(5000));
+    // Control-C: the end as well. Before the prompt is there it is a signal, and to nobody here.
+    until("Control-C ends it", || {
+        console.types("\u{3}");
+        send.child().try_wait().unwrap().is_some()
+    });
+    assert!(send.wait().success());
+    assert!(serve.stop().contains("(finished 1)"));
+}
+
+#[test]
+fn a_terminal_has_its_settings_back_however_the_prompt_ends() {
+    for ends_it in [
+        None,
+        Some(Signal::SIGTERM),
+        Some(Signal::SIGINT),
+        Some(Signal::SIGHUP),
+    ] {
+        let serve = Serve::start("");
+        let terminal = Terminal::new();
+        let before = tcgetattr(&terminal.slave).unwrap();
+        let (mut send, console) = on_terminal(serve.address(), "xterm", &terminal);
+        console.types("half a line");
+        console.shows("half a line");
+        assert!(
+            tcgetattr(&terminal.slave).unwrap() != before,
+            "it is edited"
+        );
+        let code = match ends_it {
+            None => {
+                serve.process.signal(Signal::SIGTERM);
+                1
+            }
+            Some(signal) => {
+                send.signal(signal);
+                0
+            }
+        };
+        assert_eq!(send.wait().code(), Some(code));
+        assert!(tcgetattr(&terminal.slave).unwrap() == before);
+    }
+}
+
+#[test]
+fn a_terminal_that_nobody_reads_does_not_hold_a_signal_up() {
+    for is_typing in [false, true] {
+        let serve = Serve::start("");
+        let terminal = Terminal::new();
+        let before = tcgetattr(&terminal.slave).unwrap();
+        let mut command = upcase(&format!("send {} -v", serve.address()));
+        command.env("TERM", "xterm");
+        command.stdin(terminal.slave()).stdout(terminal.slave());
+        let mut send = Process::start(command);
+        let mut screen = File::from(terminal.master.try_clone().unwrap());
+        until("the prompt", || {
+            let mut bytes = [0; 64];
+            let count = screen.read(&mut bytes).unwrap();
+            bytes[..count].contains(&b'>')
+        });
+        // From here on nobody reads.
+        fill(&terminal.slave);
+        if is_typing {
+            nix::unistd::write(&terminal.master, b"y").unwrap();
+            until("the editor shows what was typed", || {
+                is_writing(&send, "editor")
+            });
+        }
+        send.signal(Signal::SIGTERM);
+        assert_eq!(send.wait().code(), Some(0), "{}", send.stderr());
+        send.says("closed in order by both sides");
+        assert!(tcgetattr(&terminal.slave).unwrap() == before);
+    }
+}
+
+/// Whether a thread of this name is blocked in write(2).
+fn is_writing(process: &Process, name: &str) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
+    let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    let mut tasks = tasks.map(|task| task.unwrap().path());
+    let task = tasks.find(|task| read(task.join("comm")).trim() == name);
+    let call = read(task.unwrap().join("syscall"));
+    call.starts_with(&format!("{SYS_write} "))
+}
+
+#[test]
+fn a_reply_that_nobody_reads_does_not_hold_a_signal_up() {
+    const LINE_BYTES: usize = 1 << 20;
+    let serve = Serve::start("");
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut command = upcase(&format!("send {}", serve.address()));
+    command
+        .stdin(Stdio::piped())
+        .stdout(writer.try_clone().unwrap());
+    let mut send = Process::start(command);
+    let mut input = send.child().stdin.take().unwrap();
+    input.write_all(&vec![b'x'; LINE_BYTES]).unwrap();
+    input.write_all(b"\n").unwrap();
+    // The reply is under way to the pipe, and does not fit.
+    reader.read_exact(&mut [0]).unwrap();
+    fill(&writer);
+    send.signal(Signal::SIGTERM);
+    assert_eq!(send.wait().code(), Some(4));
+    let told = "interrupted: message 1: nobody reads the output: it did not take the reply";
+    assert!(send.stderr().contains(told), "{}", send.stderr());
+}
+
+#[test]
+fn a_terminal_that_cuts_a_line_is_told() {
+    let serve = Serve::start("");
+    let (mut send, console) = at_a_console(serve.address(), "dumb");
+    console.types(&"x".repeat(4500));
+    console.types("\n");
+    console.shows(&"X".repeat(100));
+    send.says("a terminal passes on at most 4,095 bytes of a line");
+    console.types("\u{4}");
     assert!(send.wait().success());
 }
 
-struct Console(OwnedFd, String);
+/// A `send` whose standard input and output are this terminal.
+fn on_terminal(address: SocketAddr, term: &str, terminal: &Terminal) -> (Process, Console) {
+    let mut command = upcase(&format!("send {address}"));
+    command.env("TERM", term);
+    command.stdin(terminal.slave()).stdout(terminal.slave());
+    let console = Console::new(terminal.master.try_clone().unwrap());
+    let send = Process::start(command);
+    if term != "dumb" {
+        console.shows("> ");
+    }
+    (send, console)
+}
+
+/// The same on a terminal of its own.
+fn at_a_console(address: SocketAddr, term: &str) -> (Process, Console) {
+    on_terminal(address, term, &Terminal::new())
+}
+
+/// The keyboard and the screen of a terminal.
+struct Console {
+    keyboard: OwnedFd,
+    screen: Arc<Mutex<String>>,
+}
 
 impl Console {
-    fn types(&self, text: &str) {
-        nix::unistd::write(&self.0, text.as_bytes()).unwrap();
+    /// The screen is read all the time: a terminal whose output is full takes no input either.
+    fn new(master: OwnedFd) -> Console {
+        let screen = Arc::new(Mutex::new(String::new()));
+        let keyboard = master.try_clone().unwrap();
+        let written = Arc::clone(&screen);
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = nix::unistd::read(&master, &mut bytes) {
+                let text = String::from_utf8_lossy(&bytes[..count]);
+                written.lock().unwrap().push_str(&text);
+            }
+        });
+        Console { keyboard, screen }
     }
 
-    /// Reads until this was shown. The program's end shows as an error, and fails the test.
-    fn shows(&mut self, text: &str) {
-        let mut bytes = [0; 256];
-        while !self.1.contains(text) {
-            let count = nix::unistd::read(&self.0, &mut bytes).unwrap();
-            self.1.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    fn types(&self, text: &str) {
+        let mut rest = text.as_bytes();
+        while !rest.is_empty() {
+            let count = nix::unistd::write(&self.keyboard, rest).unwrap();
+            rest = &rest[count..];
         }
+    }
+
+    #[track_caller]
+    fn shows(&self, text: &str) {
+        common::until(text, || self.screen().contains(text));
+    }
+
+    fn screen(&self) -> String {
+        self.screen.lock().unwrap().clone()
     }
 }
 

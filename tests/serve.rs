@@ -122,12 +122,10 @@ fn a_client_that_resets_is_counted_so() {
 
 #[test]
 fn out_of_descriptors_it_neither_spins_nor_loses_clients() {
-    let mut command = Command::new("sh");
-    let binary = env!("CARGO_BIN_EXE_upcase");
-    let script =
-        format!("ulimit -n 50; exec {binary} serve --listen 127.0.0.1:0 --max-connections 60");
-    command.args(["-c", &script]);
-    let serve = Serve::launch(command, 1);
+    let serve = Serve::start("");
+    let mut prlimit = Command::new("prlimit");
+    prlimit.args(["--nofile=50:", "--pid", &serve.process.id().to_string()]);
+    assert!(prlimit.status().expect("prlimit").success());
     let mut clients: Vec<TcpStream> = (0..60).map(|_| serve.connect()).collect();
     serve.process.says("Too many open files");
     let ticks = serve.process.cpu_ticks();
@@ -239,7 +237,7 @@ fn a_client_that_never_falls_silent_has_its_time_and_is_not_reset() {
     })
     .unwrap();
     let mut client = connect(server.addresses().next().unwrap());
-    let remote = server.remote().unwrap();
+    let remote = server.stopper().unwrap();
     let server = thread::spawn(move || server.run());
     client.write_all(b"ping").unwrap();
     assert_eq!(read(&mut client, 4), b"PING");
@@ -289,7 +287,11 @@ fn a_port_in_use_is_one_line_and_exit_code_3() {
     assert_eq!(ended.stdout, "", "no listener is told unless all listen");
     assert_eq!(
         ended.stderr,
-        format!("upcase: cannot listen on {address}: Address already in use (os error 98)\n")
+        format!(
+            "upcase: cannot listen on {address}: Address already in use (os error 98); `ss -ltnp` \
+             names the program that listens there. Two servers can share a port when both have \
+             --reuse-port\n"
+        )
     );
 }
 

@@ -6,49 +6,28 @@ mod common;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
-use std::sync::atomic::AtomicBool;
+use std::path::Path;
+use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
+use common::files::{self, Frames, Shape};
 use common::lab::{Lab, SERVER};
-use common::{Ended, Process, Serve, Temporary, run, tshark, upcase};
+use common::told::{objects, of_kind, tell};
+use common::{ANY_PACE, Ended, Process, Serve, Temporary, fed, run, sniff, tshark, upcase};
 use nix::sys::signal::Signal;
 use proptest::prelude::*;
 use serde_json::Value;
-use upcase::capture::document::{Document, Format};
-use upcase::capture::file::{Next, Reader, Writer};
-use upcase::capture::teller::Teller;
-use upcase::capture::transcript::Style;
-use upcase::capture::{self, Stop};
 
 const SAMPLE: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/tests/data/uppercase-echo-python.pcap"
 );
 
-fn sniff(file: &Temporary, arguments: &str) -> Ended {
-    run(&format!("sniff --read {} {arguments}", file.0.display()))
-}
-
-/// The objects of a JSON document.
-fn objects(ended: &Ended) -> Vec<Value> {
-    let lines = ended.stdout.lines();
-    lines
-        .map(|line| serde_json::from_str(line).expect(line))
-        .collect()
-}
-
-fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
-    objects
-        .iter()
-        .filter(|value| value["kind"] == kind)
-        .collect()
-}
-
 #[test]
 fn the_documented_conversation_is_told_with_its_numbers() {
     let ended = run(&format!("sniff --read {SAMPLE} --format json")).expect(0);
-    let objects = objects(&ended);
+    let objects = objects(&ended.stdout);
     // number, sequence and acknowledgment as tshark prints them with absolute numbers.
     let expected = [
         (2908245614_u64, 0_u64, "SYN", 0_u64),
@@ -129,31 +108,22 @@ fn the_sentences_carry_the_numbers_and_the_messages() {
         .stdout;
     assert!(brief.starts_with("flow 1: "), "{brief}");
     let other = run(&format!("sniff --read {SAMPLE} --port 80"))
-        .expect(1)
+        .expect(4)
         .stdout;
     assert!(other.contains("13 packets, 0 flows"), "{other}");
 }
 
-/// The IP packets of the sample with their times in nanoseconds.
-fn sample() -> Vec<(u64, Vec<u8>)> {
-    let mut reader = Reader::new(std::fs::File::open(SAMPLE).unwrap()).unwrap();
-    let mut packets = Vec::new();
-    loop {
-        match reader.next_frame() {
-            Next::Frame(frame) => {
-                packets.push((frame.time.as_nanos() as u64, frame.bytes[14..].to_vec()));
-            }
-            Next::Starved => reader.refill().unwrap(),
-            Next::End => break,
-            Next::Fault(fault) => panic!("{fault}"),
-        }
-    }
-    packets
+/// The IP packets of the sample.
+fn sample() -> Frames {
+    let frames = files::frames_of(Path::new(SAMPLE)).into_iter();
+    frames
+        .map(|(time, frame)| (time, frame[14..].to_vec()))
+        .collect()
 }
 
-/// A pcap file of these packets.
-fn pcap(packets: &[(u64, Vec<u8>)], big_endian: bool, nanoseconds: bool, link: u32) -> Vec<u8> {
-    let header: Vec<u8> = match link {
+/// A pcap file of IP packets, each after the header of its link.
+fn pcap(packets: &Frames, shape: Shape) -> Vec<u8> {
+    let header: Vec<u8> = match shape.link {
         1 => [&[0; 12][..], &[0x08, 0x00]].concat(),
         113 => [&[0; 14][..], &[0x08, 0x00]].concat(),
         276 => [&[0x08, 0x00][..], &[0; 18]].concat(),
@@ -161,54 +131,15 @@ fn pcap(packets: &[(u64, Vec<u8>)], big_endian: bool, nanoseconds: bool, link: u
         108 => vec![0, 0, 0, 2],
         _ => Vec::new(),
     };
-    framed(packets, (big_endian, nanoseconds), link, &header)
+    shape.file(&framed(packets, &header))
 }
 
-/// A pcap file of these packets, each after a header of the link.
-fn framed(
-    packets: &[(u64, Vec<u8>)],
-    (big_endian, nanoseconds): (bool, bool),
-    link: u32,
-    header: &[u8],
-) -> Vec<u8> {
-    let mut file = Vec::new();
-    let mut put = |value: u32| match big_endian {
-        true => file.extend(value.to_be_bytes()),
-        false => file.extend(value.to_le_bytes()),
-    };
-    put(if nanoseconds {
-        0xa1b2_3c4d
-    } else {
-        0xa1b2_c3d4
-    });
-    put(if big_endian { 0x0002_0004 } else { 0x0004_0002 });
-    [0, 0, 65535, link].into_iter().for_each(&mut put);
-    for (time, ip) in packets {
-        let unit = if nanoseconds { 1 } else { 1000 };
-        let mut put = |value: u32| match big_endian {
-            true => file.extend(value.to_be_bytes()),
-            false => file.extend(value.to_le_bytes()),
-        };
-        put((time / 1_000_000_000) as u32);
-        put((time % 1_000_000_000 / unit) as u32);
-        let length = (header.len() + ip.len()) as u32;
-        put(length);
-        put(length);
-        file.extend(header);
-        file.extend(ip);
-    }
-    file
-}
-
-fn pcapng(packets: &[(u64, Vec<u8>)]) -> Vec<u8> {
-    let mut file = Vec::new();
-    let mut writer = Writer::new(&mut file, 101, "wire").unwrap();
-    for (time, ip) in packets {
-        writer
-            .write(std::time::Duration::from_nanos(*time), ip)
-            .unwrap();
-    }
-    file
+/// Each packet after this header.
+fn framed(packets: &Frames, header: &[u8]) -> Frames {
+    let packets = packets.iter();
+    packets
+        .map(|(time, ip)| (*time, [header, ip].concat()))
+        .collect()
 }
 
 #[test]
@@ -220,7 +151,14 @@ fn every_kind_of_file_tells_the_same() {
     for big_endian in [false, true] {
         for nanoseconds in [false, true] {
             for link in [1, 113, 276, 12, 14, 101, 228, 0, 108] {
-                let file = Temporary::new(&pcap(&packets, big_endian, nanoseconds, link));
+                let mut shape = Shape {
+                    big_endian,
+                    ..Shape::plain(link)
+                };
+                if nanoseconds {
+                    shape.magic = files::NANOSECONDS;
+                }
+                let file = Temporary::new(&pcap(&packets, shape));
                 let told = sniff(&file, "--format json").expect(0).stdout;
                 assert!(
                     told == original,
@@ -229,22 +167,13 @@ fn every_kind_of_file_tells_the_same() {
             }
         }
     }
-    let file = Temporary::new(&pcapng(&packets));
+    let file = Temporary::new(&files::pcapng(101, &packets));
     assert_eq!(sniff(&file, "--format json").expect(0).stdout, original);
 
-    let mut child = upcase("sniff --read - --format json")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut pipe = child.stdin.take().unwrap();
     // A pipe brings a file in pieces, here the smallest.
-    for byte in pcapng(&packets) {
-        pipe.write_all(&[byte]).unwrap();
-    }
-    drop(pipe);
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), original);
+    let file = files::pcapng(101, &packets);
+    let ended = fed("sniff --read - --format json", file.chunks(1));
+    assert_eq!(ended.stdout, original);
 }
 
 #[test]
@@ -267,7 +196,7 @@ fn tags_of_a_vlan_are_passed_over() {
         let cooked = [&[0; 14][..], &tags, &ipv4].concat();
         let cooked2 = [&tags[..2], &[0; 18], &tags[2..], &ipv4].concat();
         for (link, header) in [(1, ethernet), (113, cooked), (276, cooked2)] {
-            let file = framed(&sample(), (false, false), link, &header);
+            let file = Shape::plain(link).file(&framed(&sample(), &header));
             let told = sniff(&Temporary::new(&file), "--format json");
             assert!(told.expect(0).stdout == original, "{link}, {header:x?}");
         }
@@ -277,9 +206,9 @@ fn tags_of_a_vlan_are_passed_over() {
 #[test]
 fn what_is_readable_of_a_bad_file_is_told_and_the_packet_is_named() {
     let packets = sample();
-    let whole = pcap(&packets, false, false, 101);
+    let whole = pcap(&packets, Shape::plain(101));
     let cut = Temporary::new(&whole[..whole.len() - 5]);
-    let told = sniff(&cut, "").expect(1).stdout;
+    let told = sniff(&cut, "").expect(4).stdout;
     assert!(told.contains("The server answers with 24 bytes"), "{told}");
     assert!(told.contains("packet 13: "), "{told}");
     assert!(told.contains("it ends within a packet"), "{told}");
@@ -287,7 +216,7 @@ fn what_is_readable_of_a_bad_file_is_told_and_the_packet_is_named() {
     // A snap length that cuts headers: 30 bytes were kept of packet 4.
     let mut kept = Vec::new();
     for (number, (time, ip)) in packets.iter().enumerate() {
-        let one = pcap(&[(*time, ip.clone())], false, false, 101);
+        let one = pcap(&vec![(*time, ip.clone())], Shape::plain(101));
         if number != 3 {
             kept.extend(&one[24..]);
             continue;
@@ -298,7 +227,7 @@ fn what_is_readable_of_a_bad_file_is_told_and_the_packet_is_named() {
     }
     let mut file = whole[..24].to_vec();
     file.extend(kept);
-    let told = sniff(&Temporary::new(&file), "").expect(1).stdout;
+    let told = sniff(&Temporary::new(&file), "").expect(4).stdout;
     assert!(
         told.contains("packet 4: its headers are cut off (snap length)"),
         "{told}"
@@ -308,25 +237,27 @@ fn what_is_readable_of_a_bad_file_is_told_and_the_packet_is_named() {
         "{told}"
     );
 
-    let damaged = |number: usize, change: &dyn Fn(&mut Vec<u8>)| {
+    let damaged = |number: usize, code: i32, change: &dyn Fn(&mut Vec<u8>)| {
         let mut packets = packets.clone();
         change(&mut packets[number].1);
-        let file = Temporary::new(&pcap(&packets, false, false, 101));
-        sniff(&file, "").expect(1).stdout
+        let file = Temporary::new(&pcap(&packets, Shape::plain(101)));
+        sniff(&file, "").expect(code).stdout
     };
-    let told = damaged(5, &|ip| ip[2..4].copy_from_slice(&2000_u16.to_be_bytes()));
+    let told = damaged(5, 1, &|ip| {
+        ip[2..4].copy_from_slice(&2000_u16.to_be_bytes())
+    });
     assert!(
-        told.contains("packet 6: malformed: IP speaks of 2000 bytes"),
+        told.contains("packet 6: malformed: IP speaks of 2,000 bytes"),
         "{told}"
     );
-    let told = damaged(5, &|ip| ip[6] |= 0x20);
+    let told = damaged(5, 4, &|ip| ip[6] |= 0x20);
     assert!(
-        told.contains("packet 6: a fragment of an IP packet"),
+        told.contains("packet 6: 1 fragment was captured of the IP packet"),
         "{told}"
     );
-    let told = damaged(5, &|ip| ip[32] = 0x10);
+    let told = damaged(5, 1, &|ip| ip[32] = 0x10);
     assert!(told.contains("packet 6: malformed: "), "{told}");
-    let told = damaged(5, &|ip| ip[52 + 7] = b'x');
+    let told = damaged(5, 1, &|ip| ip[52 + 7] = b'x');
     assert!(
         told.contains("the reply is wrong at offset 7: 'x' (0x78)"),
         "{told}"
@@ -337,13 +268,16 @@ fn what_is_readable_of_a_bad_file_is_told_and_the_packet_is_named() {
 #[test]
 fn what_is_no_capture_cannot_be_told() {
     let cases: [(&[u8], &str); 4] = [
-        (b"", "is not a capture"),
+        (b"", "is not a capture: it is empty"),
         (
             b"hello, this is no capture at all, but it is long enough",
             "is not a capture",
         ),
-        (&[0xd4, 0xc3, 0xb2, 0xa1, 2, 0], "is not a capture"),
-        (&[0x0a, 0x0d, 0x0d, 0x0a, 1, 2, 3, 4], "is not a capture"),
+        (&[0xd4, 0xc3, 0xb2, 0xa1, 2, 0], "it ends within its header"),
+        (
+            &[0x0a, 0x0d, 0x0d, 0x0a, 1, 2, 3, 4],
+            "it ends within its header",
+        ),
     ];
     for (bytes, told) in cases {
         let ended = sniff(&Temporary::new(bytes), "").expect(3);
@@ -363,27 +297,6 @@ fn what_is_no_capture_cannot_be_told() {
     assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
 }
 
-/// Tells bytes as a file, in this process.
-fn tell(bytes: Vec<u8>) -> Option<bool> {
-    let style = Style {
-        relative: false,
-        width: 60,
-    };
-    let document = Document {
-        format: Format::Json,
-        style,
-    };
-    let teller = Teller::new(document, false, None, std::io::sink());
-    let told = capture::read(
-        std::io::Cursor::new(bytes),
-        "file",
-        Stop::default(),
-        &AtomicBool::new(false),
-        teller,
-    );
-    told.ok().map(|verdict| verdict.is_good())
-}
-
 /// Thousands on a release build, where `.ci/run` has it done again.
 const FUZZ_CASES: u32 = if cfg!(debug_assertions) { 200 } else { 20_000 };
 
@@ -398,7 +311,10 @@ proptest! {
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {
         let packets = sample();
-        let mut file = if ng { pcapng(&packets) } else { pcap(&packets, false, false, link) };
+        let mut file = match ng {
+            true => files::pcapng(101, &packets),
+            false => pcap(&packets, Shape::plain(link)),
+        };
         for (place, value) in changes {
             let place = place.index(file.len());
             file[place] = value;
@@ -406,7 +322,7 @@ proptest! {
         if let Some(cut) = cut {
             file.truncate(cut.index(file.len()));
         }
-        tell(file);
+        let _ = tell(file);
     }
 
     #[test]
@@ -418,13 +334,14 @@ proptest! {
         if ip.len() > 20 {
             ip[if version { 9 } else { 6 }] = 6;
         }
-        tell(pcap(&[(0, ip)], false, false, 101));
+        let _ = tell(pcap(&vec![(Duration::ZERO, ip)], Shape::plain(101)));
     }
 }
 
 #[test]
 fn the_untouched_sample_is_good_in_this_process_too() {
-    assert_eq!(tell(pcap(&sample(), false, false, 1)), Some(true));
+    let (verdict, _) = tell(pcap(&sample(), Shape::plain(1))).unwrap();
+    assert!(verdict.is_good(), "{verdict:#?}");
 }
 
 /// Whether this process may capture; otherwise the test says why it is skipped.
@@ -456,7 +373,7 @@ fn told(mut sniff: Process, signal: Option<Signal>) -> (Option<i32>, Vec<Value>)
         sniff.signal(signal);
     }
     let ended = sniff.ended();
-    (ended.code, objects(&ended))
+    (ended.code, objects(&ended.stdout))
 }
 
 #[test]
@@ -528,7 +445,7 @@ fn a_thousand_connections_are_all_judged() {
     let serve = Serve::start("");
     let sniff = listen("lo", serve.address().port(), "--brief");
     run(&format!(
-        "load {} --connections 1000 --messages 5000",
+        "load {} --connections 1000 --messages 5000 {ANY_PACE}",
         serve.address()
     ))
     .expect(0);
@@ -555,7 +472,7 @@ fn the_wire_is_faster_than_the_client() {
     let serve = Serve::start("");
     let sniff = listen("lo", serve.address().port(), "--brief --flows 4");
     let load = format!(
-        "load {} --connections 4 --messages 20000 --format json",
+        "load {} --connections 4 --messages 20000 --format json {ANY_PACE}",
         serve.address()
     );
     let report = run(&load).expect(0).json();

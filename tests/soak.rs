@@ -258,7 +258,13 @@ impl Life {
         let log = told();
         let line = log.lines().rfind(|line| line.contains(MARK)).unwrap();
         let (open, totals) = line.rsplit_once(MARK).unwrap();
-        let open: u64 = open.rsplit(' ').next().unwrap().parse().expect(line);
+        let open: u64 = open
+            .rsplit(' ')
+            .next()
+            .unwrap()
+            .replace(',', "")
+            .parse()
+            .expect(line);
         let totals: Totals = totals.split_once("pending, ").unwrap().1.parse().unwrap();
         assert_eq!(
             totals.accepted,

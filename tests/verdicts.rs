@@ -7,14 +7,18 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::craft::{ACK, PSH, Talk};
-use common::upcase;
+use common::craft::{ACK, FIN, PSH, SYN, Talk};
+use common::told::objects;
+use common::{fed, upcase};
 use serde_json::Value;
+use upcase::capture::calendar::Calendar;
+use upcase::capture::dissect::parse;
 use upcase::capture::document::{Document, Format};
 use upcase::capture::file::Frame;
 use upcase::capture::flow::{Fault, Packet};
 use upcase::capture::flows::Flows;
-use upcase::capture::segment::{Link, parse};
+use upcase::capture::linktype::Link;
+use upcase::capture::stream::Expect;
 use upcase::capture::teller::Teller;
 use upcase::capture::transcript::Style;
 
@@ -46,15 +50,18 @@ fn ordinary(client: u32, server: u32) -> Packets {
 
 /// What is told of packets: every object, the verdict last.
 fn tell(packets: &Packets, dropped: u64) -> Vec<Value> {
-    let document = Document {
-        format: Format::Json,
-        style: Style {
-            relative: false,
-            width: 60,
-        },
+    tell_expecting(packets, dropped, Expect::Upper)
+}
+
+fn tell_expecting(packets: &Packets, dropped: u64, expect: Expect) -> Vec<Value> {
+    let style = Style {
+        relative: false,
+        width: 60,
     };
+    let document = Document::new(Format::Json, style, Calendar::utc());
     let mut told = Vec::new();
-    let mut teller = Teller::new(document, false, None, &mut told);
+    let teller = Teller::new(document, false, None, &mut told);
+    let mut teller = teller.expecting(expect);
     teller.dropped(dropped);
     for (time, bytes) in packets {
         let frame = Frame {
@@ -62,14 +69,12 @@ fn tell(packets: &Packets, dropped: u64) -> Vec<Value> {
             link: Ok(Link::Ip),
             bytes,
             on_wire: usize::from(u16::from_be_bytes([bytes[2], bytes[3]])),
+            trailer: 0,
         };
         teller.frame(&frame).unwrap();
     }
     teller.finish().unwrap();
-    let told = String::from_utf8(told).unwrap();
-    told.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    objects(&String::from_utf8(told).unwrap())
 }
 
 fn verdict(packets: &Packets) -> Value {
@@ -349,7 +354,7 @@ fn bytes_that_are_kept_are_bounded_for_all_flows_together() {
     let faults = flows
         .take_finished()
         .into_iter()
-        .map(|mut finished| finished.flow.judge());
+        .map(|finished| finished.judgement.findings);
     let not_compared: Vec<bool> = faults
         .map(|found| {
             found
@@ -525,20 +530,331 @@ fn a_section_header_with_options_may_come_in_pieces_and_in_big_endian() {
         packet.resize(packet.len().next_multiple_of(4), 0);
         file.extend(block(6, &packet));
     }
-    let mut child = upcase("sniff --read - --format json")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut pipe = child.stdin.take().unwrap();
-    for piece in file.chunks(7) {
-        pipe.write_all(piece).unwrap();
-        pipe.flush().unwrap();
-    }
-    drop(pipe);
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success());
-    let told = String::from_utf8(output.stdout).unwrap();
-    let first: Value = serde_json::from_str(told.lines().next().unwrap()).unwrap();
+    let told = fed("sniff --read - --format json", file.chunks(7)).expect(0);
+    let first = &objects(&told.stdout)[0];
     assert_eq!(first["time"], "100.000000000");
+}
+
+const RST: u8 = 4;
+
+/// The verdict of the capture in one word, and the texts of its findings.
+fn judged(packets: &Packets) -> (String, Vec<String>) {
+    let verdict = verdict(packets);
+    let texts = findings(&verdict).into_iter().map(|(text, _)| text);
+    (
+        verdict["verdict"].as_str().unwrap().to_string(),
+        texts.collect(),
+    )
+}
+
+/// The segments, flows and notes of what is told.
+fn notes(told: &[Value]) -> Vec<String> {
+    let flows = told.iter().filter(|value| value["kind"] == "flow");
+    let notes = flows.flat_map(|flow| flow["notes"].as_array().unwrap().clone());
+    notes
+        .map(|note| note.as_str().unwrap().to_string())
+        .collect()
+}
+
+/// The ordinary conversation with a segment more, after so many of its own.
+fn with(after: usize, segment: (bool, u8, (u32, u32), usize)) -> Packets {
+    let (from_client, flags, numbers, length) = segment;
+    let mut talk = Talk::open(PORT, CLIENT, SERVER);
+    talk.put(from_client, flags, numbers, length);
+    let mut packets = ordinary(CLIENT, SERVER);
+    packets.insert(after, (packets[after - 1].0, talk.packets.pop().unwrap()));
+    packets
+}
+
+#[test]
+fn what_lies_outside_the_window_changes_nothing() {
+    let (c, s) = (CLIENT + 1, SERVER + 1);
+    // The windows are 4000 bytes, and after packet 7 ten bytes of each side are acknowledged.
+    let far = |seq: u32| [seq + 5000, seq + 1_000_000, seq.wrapping_sub(100_000)];
+    for (from_client, seq, ack) in [(true, c + 10, s + 10), (false, s + 10, c + 10)] {
+        for seq in far(seq) {
+            for (flags, length) in [
+                (PSH | ACK, 7),
+                (ACK, 0),
+                (FIN | ACK, 0),
+                (RST | ACK, 0),
+                (RST, 0),
+            ] {
+                let packets = with(7, (from_client, flags, (seq, ack), length));
+                is_well(&packets);
+                let told = tell(&packets, 0);
+                assert_eq!(told[7]["out_of_window"], true, "{}", told[7]);
+                let notes = notes(&told);
+                assert!(notes[0].contains("outside the window"), "{notes:?}");
+                assert!(notes[0].ends_with("(packet 8)"), "{notes:?}");
+                let later = told[8..].iter().filter(|value| value["kind"] == "segment");
+                for segment in later {
+                    assert_eq!(segment["analysis"], Value::Array(Vec::new()), "{segment}");
+                }
+            }
+        }
+    }
+    // An RST of which the number is one that was acknowledged already.
+    is_well(&with(11, (false, RST, (s + 10, c), 0)));
+    // An acknowledgment of what was never sent is dropped with its segment.
+    is_well(&with(13, (false, ACK, (s + 20, c + 9000), 0)));
+}
+
+#[test]
+fn an_rst_within_the_window_ends_what_does_not_go_on() {
+    let (c, s) = (CLIENT + 1, SERVER + 1);
+    // At the number that is expected: the connection is over.
+    let packets = with(7, (false, RST | ACK, (s + 10, c + 10), 0));
+    let (word, texts) = judged(&packets);
+    assert_eq!(word, "wrong");
+    assert!(
+        texts.contains(&"the server reset the connection".to_string()),
+        "{texts:?}"
+    );
+    // Beyond it: it is answered, and the connection goes on (RFC 5961).
+    let packets = with(7, (false, RST, (s + 500, 0), 0));
+    is_well(&packets);
+    let notes = notes(&tell(&packets, 0));
+    assert!(
+        notes[0].contains("the connection went on (packet 8)"),
+        "{notes:?}"
+    );
+    // Or the capture lacks what lies before it, and nothing follows.
+    let mut packets = with(7, (false, RST, (s + 500, 0), 0));
+    packets.truncate(8);
+    assert_eq!(judged(&packets).0, "wrong");
+}
+
+#[test]
+fn an_rst_after_both_sides_have_closed_changes_nothing() {
+    let (c, s) = (CLIENT + 1, SERVER + 1);
+    for pause in [1, 2000, 100_000] {
+        let mut packets = ordinary(CLIENT, SERVER);
+        let mut talk = Talk::open(PORT, CLIENT, SERVER);
+        talk.put(true, RST, (c + 21, 0), 0);
+        talk.put(false, RST, (s + 12_345, 0), 0);
+        let time = packets[13].0 + pause;
+        packets.extend(talk.packets.drain(3..).map(|packet| (time, packet)));
+        is_well(&packets);
+    }
+}
+
+#[test]
+fn an_rst_at_the_end_is_no_fault_because_the_capture_lacks_an_acknowledgment() {
+    for lacking in [10, 13] {
+        let mut packets = ordinary(CLIENT, SERVER);
+        let mut talk = Talk::open(PORT, CLIENT, SERVER);
+        talk.put(true, RST, (CLIENT + 22, 0), 0);
+        packets.push((20, talk.packets.pop().unwrap()));
+        packets.remove(lacking);
+        let expected = if lacking == 13 {
+            "incomplete"
+        } else {
+            "all well"
+        };
+        let (word, texts) = judged(&packets);
+        assert_eq!(word, expected, "{texts:?}");
+    }
+}
+
+#[test]
+fn an_ended_connection_is_remembered_for_as_long_as_time_wait() {
+    let again = |pause: u64| {
+        let mut packets = ordinary(CLIENT, SERVER);
+        let time = packets[13].0 + pause;
+        packets.push((time, packets[12].1.clone()));
+        packets.push((time, packets[13].1.clone()));
+        let told = tell(&packets, 0);
+        let flows: Vec<u64> = told
+            .iter()
+            .filter(|value| value["kind"] == "segment")
+            .map(|segment| segment["flow"].as_u64().unwrap())
+            .collect();
+        (flows[14], flows[15])
+    };
+    for pause in [0, 2_999, 3_001, 60_000, 239_000] {
+        assert_eq!(again(pause), (1, 1), "{pause}");
+    }
+    assert_eq!(again(241_000), (2, 2));
+}
+
+#[test]
+fn ports_that_are_used_again_are_told_for_as_long_as_time_wait() {
+    for (pause, word) in [(1, true), (4_000, true), (239_000, true), (241_000, false)] {
+        let mut packets = ordinary(CLIENT, SERVER);
+        let time = packets[13].0 + pause;
+        let next = ordinary(CLIENT + 50_000, SERVER + 50_000);
+        packets.extend(next.into_iter().map(|(at, packet)| (time + at, packet)));
+        let told = tell(&packets, 0);
+        assert_eq!(told.last().unwrap()["verdict"], "all well");
+        let syn = told.iter().find(|value| value["number"] == 15).unwrap();
+        let names = syn["analysis"].as_array().unwrap();
+        assert_eq!(names.contains(&"reused_ports".into()), word, "{pause}");
+    }
+}
+
+#[test]
+fn a_connection_without_its_syn_is_not_taken_for_stragglers_of_the_last_one() {
+    for pause in [1, 4_000] {
+        for first in 1..14 {
+            let mut packets = ordinary(CLIENT, SERVER);
+            let time = packets[13].0 + pause;
+            let next = ordinary(CLIENT + 50_000, SERVER + 50_000).split_off(first);
+            packets.extend(next.into_iter().map(|(at, packet)| (time + at, packet)));
+            assert_eq!(judged(&packets).0, "incomplete", "{pause} {first}");
+        }
+    }
+}
+
+#[test]
+fn bytes_after_the_fin_are_found_also_when_the_connection_was_told() {
+    for pause in [1, 10_000] {
+        let mut packets = ordinary(CLIENT, SERVER);
+        let mut talk = Talk::open(PORT, CLIENT, SERVER);
+        talk.put(true, PSH | ACK, (CLIENT + 22, SERVER + 22), 5);
+        packets.push((packets[13].0 + pause, talk.packets.pop().unwrap()));
+        let told = tell(&packets, 0);
+        let verdict = told.last().unwrap();
+        assert_eq!(verdict["verdict"], "wrong", "{pause}: {verdict:#}");
+        assert_eq!(
+            (&verdict["flows"], &verdict["flows_at_fault"]),
+            (&1.into(), &1.into())
+        );
+        let expected = ("the client sent more after its FIN".to_string(), Some(15));
+        assert_eq!(findings(verdict), [expected]);
+    }
+}
+
+#[test]
+fn a_server_that_closes_without_an_answer_is_wrong() {
+    let mut talk = Talk::open(PORT, CLIENT, SERVER);
+    talk.say(true, PSH | ACK, 10);
+    talk.say(false, PSH | ACK, 6);
+    talk.say(true, ACK, 0);
+    let open = talk.clone();
+    talk.close();
+    let text = "4 bytes were not answered: the server acknowledged them and closed".to_string();
+    assert_eq!(judged(&timed(talk)), ("wrong".to_string(), vec![text]));
+    // As long as the server may answer, they are only not answered yet.
+    let (word, texts) = judged(&timed(open));
+    assert_eq!(word, "incomplete");
+    let text = "4 bytes were not answered in this capture".to_string();
+    assert!(texts.contains(&text), "{texts:?}");
+}
+
+#[test]
+fn a_surplus_that_is_there_is_wrong_and_one_that_may_be_a_gap_is_not() {
+    let mut talk = Talk::open(PORT, CLIENT, SERVER);
+    talk.say(true, PSH | ACK, 10);
+    talk.say(false, PSH | ACK, 16);
+    talk.close();
+    let packets = timed(talk);
+    let text = "6 bytes of the server answer nothing".to_string();
+    assert_eq!(judged(&packets), ("wrong".to_string(), vec![text]));
+    let mut lacking = packets.clone();
+    lacking.remove(4);
+    let (word, texts) = judged(&lacking);
+    assert_eq!(word, "incomplete", "{texts:?}");
+}
+
+#[test]
+fn a_fin_that_the_capture_lacks_is_no_missing_byte() {
+    let mut packets = ordinary(CLIENT, SERVER);
+    packets.remove(11);
+    let text = "the FIN of the client is not in the capture: a number after its last byte was \
+                acknowledged";
+    let (word, texts) = judged(&packets);
+    assert_eq!(
+        (word.as_str(), &texts[..]),
+        ("incomplete", &[text.to_string()][..])
+    );
+}
+
+#[test]
+fn what_is_expected_of_replies_is_a_choice() {
+    let reply = |bytes: &[u8]| {
+        let mut talk = Talk::open(PORT, CLIENT, SERVER);
+        talk.say(true, PSH | ACK, 4);
+        talk.say(false, PSH | ACK, bytes.len());
+        for (place, bytes) in [(3, &b"Abcd"[..]), (4, bytes)] {
+            talk.packets[place].truncate(40);
+            talk.packets[place].extend(bytes);
+        }
+        talk.close();
+        timed(talk)
+    };
+    let word = |bytes: &[u8], expect| {
+        let told = tell_expecting(&reply(bytes), 0, expect);
+        let verdict = told.last().unwrap();
+        assert_eq!(verdict["expect"], expect.name());
+        verdict["verdict"].as_str().unwrap().to_string()
+    };
+    for (bytes, upper, same) in [
+        (&b"ABCD"[..], "all well", "wrong"),
+        (&b"Abcd"[..], "wrong", "all well"),
+        (&b"ABC"[..], "wrong", "wrong"),
+        (&b"ABCDE"[..], "wrong", "wrong"),
+        (&b"HTTP/1.1 200 OK"[..], "wrong", "wrong"),
+    ] {
+        assert_eq!(word(bytes, Expect::Upper), upper);
+        assert_eq!(word(bytes, Expect::Same), same);
+        assert_eq!(word(bytes, Expect::Anything), "all well");
+    }
+    // As TCP alone, what the capture lacks is missing all the same.
+    let mut lacking = reply(b"HTTP/1.1 200 OK");
+    lacking.remove(4);
+    let told = tell_expecting(&lacking, 0, Expect::Anything);
+    let verdict = told.last().unwrap();
+    assert_eq!(verdict["verdict"], "incomplete");
+    let text = "15 bytes of the server are not in the capture, though they were sent";
+    assert_eq!(findings(verdict), [(text.to_string(), Some(6))]);
+}
+
+#[test]
+fn packets_that_the_kernel_dropped_make_a_capture_incomplete() {
+    let told = tell(&ordinary(CLIENT, SERVER), 1);
+    assert_eq!(told.last().unwrap()["verdict"], "incomplete");
+    assert_eq!(told.last().unwrap()["flows_incomplete"], 0);
+}
+
+#[test]
+fn a_syn_that_was_refused_and_comes_again_is_another_attempt() {
+    for (isn, pause) in [(CLIENT, 10), (CLIENT, 10_000), (CLIENT + 999, 10)] {
+        let mut talk = Talk::open(PORT, CLIENT, SERVER);
+        talk.packets.truncate(1);
+        talk.put(false, RST | ACK, (0, CLIENT + 1), 0);
+        let mut packets = timed(talk);
+        let next = ordinary(isn, SERVER);
+        packets.extend(next.into_iter().map(|(at, packet)| (pause + at, packet)));
+        let told = tell(&packets, 0);
+        let flows: Vec<&str> = told
+            .iter()
+            .filter(|value| value["kind"] == "flow")
+            .map(|flow| flow["verdict"].as_str().unwrap())
+            .collect();
+        assert_eq!(flows, ["wrong", "all well"], "{isn} {pause}");
+        assert_eq!(told[2]["analysis"][0], "reused_ports");
+    }
+    // An RST that does not acknowledge the SYN refuses nothing.
+    let mut packets = ordinary(CLIENT, SERVER);
+    let mut talk = Talk::open(PORT, CLIENT, SERVER);
+    talk.put(false, RST | ACK, (0, CLIENT + 77), 0);
+    talk.put(false, RST, (9, 0), 0);
+    for packet in talk.packets.drain(3..) {
+        packets.insert(1, (0, packet));
+    }
+    is_well(&packets);
+}
+
+#[test]
+fn the_syn_ack_that_the_client_acknowledges_is_the_one_that_counts() {
+    let mut packets = ordinary(CLIENT, SERVER);
+    let mut talk = Talk::open(PORT, CLIENT, SERVER);
+    talk.put(false, SYN | ACK, (SERVER + 700_000, CLIENT + 1), 0);
+    let stray = talk.packets.pop().unwrap();
+    packets.insert(1, (0, stray.clone()));
+    is_well(&packets);
+    let mut packets = ordinary(CLIENT, SERVER);
+    packets.insert(2, (1, stray));
+    is_well(&packets);
 }

@@ -92,6 +92,9 @@ impl Analysis {
 pub struct Direction {
     /// The number after the highest one sent, and when that was sent.
     next: Option<(u32, Duration)>,
+    /// The number after a segment outside the window, and when that was sent: it becomes `next`
+    /// when the conversation goes on from there.
+    outside: Option<(u32, Duration)>,
     /// The acknowledgment of the last segment, and when that was sent.
     last_ack: Option<(u32, Duration)>,
     duplicate_acks: u32,
@@ -105,14 +108,40 @@ pub struct Direction {
     last: Analysis,
 }
 
+/// The window scale option of one side's SYN (RFC 7323, section 2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Scale {
     /// No SYN was seen.
     #[default]
     Unknown,
-    /// Its SYN has no such option: windows stand as they are.
+    /// The SYN has no such option.
     Absent,
-    Shift(u8),
+    /// A SYN offers this shift; it applies only if the other side's SYN has the option as well.
+    Offered(u8),
+    /// A SYN,ACK with the option, which is sent only in answer to an offer.
+    Agreed(u8),
+}
+
+/// What is kept of a direction after its connection was reported: enough for the words of a segment
+/// that comes again.
+#[derive(Clone, Copy, Debug)]
+pub struct DirectionRemains {
+    next: u32,
+    ack: u32,
+    window: u16,
+    scale: Scale,
+    /// True when it has sent anything.
+    speaks: bool,
+}
+
+/// The window of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The number in the header.
+    pub raw: u16,
+    /// Bytes that the sender takes beyond its acknowledgment; `None` when the scale is unknown,
+    /// because the capture lacks a SYN. On a SYN it is the number in the header (RFC 7323).
+    pub scaled: Option<u32>,
 }
 
 impl Direction {
@@ -120,26 +149,92 @@ impl Direction {
     pub fn next(&self) -> Option<u32> {
         self.next.map(|(next, _)| next)
     }
+
+    /// Returns what is to be kept for segments that come again.
+    pub fn remains(&self) -> DirectionRemains {
+        DirectionRemains {
+            next: self.next().unwrap_or(0),
+            ack: self.last_ack.map_or(0, |(ack, _)| ack),
+            window: self.window.unwrap_or(0),
+            scale: self.scale,
+            speaks: self.next.is_some(),
+        }
+    }
+
+    /// Returns a direction in which nothing came after this time.
+    pub fn revive(remains: DirectionRemains, last_time: Duration) -> Direction {
+        let speaks = remains.speaks;
+        Direction {
+            next: speaks.then_some((remains.next, last_time)),
+            last_ack: speaks.then_some((remains.ack, last_time)),
+            window: speaks.then_some(remains.window),
+            scale: remains.scale,
+            ..Direction::default()
+        }
+    }
+
+    /// Returns the shift of this side's windows, given what is known of the other side. Both SYNs
+    /// must carry the option, or none of the windows is scaled (RFC 7323, section 2.2).
+    fn shift(&self, other: &Direction) -> Option<u8> {
+        match (self.scale, other.scale) {
+            (Scale::Absent, _) | (_, Scale::Absent) => Some(0),
+            (Scale::Agreed(shift), _) => Some(shift),
+            (Scale::Offered(shift), Scale::Offered(_) | Scale::Agreed(_)) => Some(shift),
+            (Scale::Offered(_), Scale::Unknown) | (Scale::Unknown, _) => None,
+        }
+    }
+
+    /// Returns the window of a segment that this side sent.
+    pub fn window_of(&self, segment: &Segment<'_>, other: &Direction) -> Window {
+        let shift = match segment.flags.has(Flags::SYN) {
+            true => Some(0),
+            false => self.shift(other),
+        };
+        Window {
+            raw: segment.window,
+            scaled: shift.map(|shift| u32::from(segment.window) << shift),
+        }
+    }
 }
 
 /// What `segment` is, sent at `now` in the direction `sender`, with `receiver` the other one.
-/// `round_trip`: what the handshake took, if it was seen.
+/// `round_trip`: what the handshake took, if it was seen. `credit`: how much of it counts for what
+/// follows.
 pub fn analyse(
     segment: &Segment<'_>,
     now: Duration,
-    sender: &mut Direction,
-    receiver: &mut Direction,
+    (sender, receiver): (&mut Direction, &mut Direction),
     round_trip: Option<Duration>,
+    credit: Credit,
 ) -> Analysis {
+    sender.go_on_from_outside(segment, receiver);
     let mut words = of_position(segment, sender, receiver);
-    if Some(segment.ack) != sender.last_ack.map(|(ack, _)| ack) {
+    if credit != Credit::Nothing && Some(segment.ack) != sender.last_ack.map(|(ack, _)| ack) {
         sender.duplicate_acks = 0;
     }
     if segment.span() > 0 && !words.has(Analysis::KEEP_ALIVE) {
         words.add(of_repetition(segment, now, sender, receiver, round_trip));
     }
-    sender.take(segment, now, words);
+    match credit {
+        Credit::All => sender.take(segment, now, words),
+        Credit::Acknowledgment => {
+            sender.take_outside(segment, now);
+            sender.take_acknowledgment(segment, now, words);
+        }
+        Credit::Nothing => sender.take_outside(segment, now),
+    }
     words
+}
+
+/// Which parts of a segment count for those that follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credit {
+    /// Everything.
+    All,
+    /// Its acknowledgment and window: its own numbers lie outside the window.
+    Acknowledgment,
+    /// Nothing: its acknowledgment cannot be true either.
+    Nothing,
 }
 
 /// The words that follow from where the segment stands and what it acknowledges.
@@ -163,7 +258,7 @@ fn of_position(segment: &Segment<'_>, sender: &mut Direction, receiver: &Directi
             words.add(Analysis::KEEP_ALIVE);
         }
     }
-    if segment.length > 0 && plain && Some(end(segment)) == receiver.window_edge() {
+    if segment.length > 0 && plain && Some(end(segment)) == receiver.window_edge(sender) {
         words.add(Analysis::WINDOW_FULL);
     }
     let repeats_ack = sender.last_ack.is_some_and(|(ack, _)| ack == segment.ack);
@@ -195,9 +290,6 @@ fn of_repetition(
     receiver: &Direction,
     round_trip: Option<Duration>,
 ) -> Analysis {
-    let Some((next, next_time)) = sender.next else {
-        return Analysis::default();
-    };
     let acknowledged = receiver.last_ack.filter(|(ack, _)| *ack != 0);
     if let Some((ack, _)) = acknowledged
         && segment.length > 0
@@ -205,6 +297,9 @@ fn of_repetition(
     {
         return Analysis::SPURIOUS_RETRANSMISSION;
     }
+    let Some((next, next_time)) = sender.next else {
+        return Analysis::default();
+    };
     let goes_on_from_probe = segment.length > 1 && segment.seq == next.wrapping_sub(1);
     if !is_after(next, segment.seq) || goes_on_from_probe {
         return Analysis::default();
@@ -226,13 +321,15 @@ fn of_repetition(
 
 impl Direction {
     /// The first number that the other side may not send: the acknowledgment and the window.
-    fn window_edge(&self) -> Option<u32> {
+    fn window_edge(&self, other: &Direction) -> Option<u32> {
         let (ack, _) = self.last_ack?;
         let window = u32::from(self.window?);
-        let shift = match self.scale {
-            Scale::Unknown => return None,
-            Scale::Shift(shift) if !self.window_of_syn => shift,
-            Scale::Shift(_) | Scale::Absent => 0,
+        let shift = match (self.window_of_syn, self.scale) {
+            (true, _) => 0,
+            // An offer whose answer the capture lacks was most likely accepted: the words follow
+            // tshark here, and only the window itself is shown as unknown.
+            (false, Scale::Offered(shift)) if other.scale == Scale::Unknown => shift,
+            (false, _) => self.shift(other)?,
         };
         Some(ack.wrapping_add(window << shift))
     }
@@ -246,22 +343,60 @@ impl Direction {
         ranges.peek().is_some() && !ranges.any(within)
     }
 
-    /// Takes note of a segment that was sent in this direction.
+    /// Accepts what came outside the window as a part of the stream when its sender goes on from
+    /// there, or when the other side acknowledges beyond what was sent within.
+    fn go_on_from_outside(&mut self, segment: &Segment<'_>, receiver: &Direction) {
+        let Some((outside, time)) = self.outside else {
+            return;
+        };
+        let acknowledged = receiver.last_ack.map(|(ack, _)| ack);
+        let beyond = |next| acknowledged.is_some_and(|ack| is_after(ack, next));
+        if segment.seq == outside || self.next().is_none_or(beyond) {
+            self.next = Some((outside, time));
+            self.outside = None;
+        }
+    }
+
+    /// Takes note of a segment outside the window.
+    fn take_outside(&mut self, segment: &Segment<'_>, now: Duration) {
+        let end = segment.seq.wrapping_add(segment.span());
+        let is_ahead = self.next().is_none_or(|next| is_after(end, next));
+        if segment.span() > 0 && is_ahead && !segment.flags.has(Flags::RST) {
+            self.outside = Some((end, now));
+        }
+    }
+
+    /// Takes note of a segment that was sent in this direction. The numbers of an RST are no part
+    /// of the stream.
     fn take(&mut self, segment: &Segment<'_>, now: Duration, words: Analysis) {
+        if segment.flags.has(Flags::RST) {
+            self.last = words;
+            return;
+        }
         let next = segment.seq.wrapping_add(segment.span());
         let advances = self.next().is_none_or(|highest| is_after(next, highest));
         if advances && !words.has(Analysis::ZERO_WINDOW_PROBE) {
             self.next = Some((next, now));
         }
         if segment.flags.has(Flags::SYN) {
-            let shift = segment.options.window_scale;
-            self.scale = shift.map_or(Scale::Absent, Scale::Shift);
+            let answers = segment.flags.has(Flags::ACK);
+            self.scale = match segment.options.window_scale {
+                // The snap length has cut the list of options, and this one may be in the rest.
+                None if segment.options.cut => Scale::Unknown,
+                None => Scale::Absent,
+                Some(shift) if answers => Scale::Agreed(shift),
+                Some(shift) => Scale::Offered(shift),
+            };
         }
+        self.take_acknowledgment(segment, now, words);
+    }
+
+    fn take_acknowledgment(&mut self, segment: &Segment<'_>, now: Duration, words: Analysis) {
+        self.last = words;
         self.sack = segment.options.sack;
         self.window = Some(segment.window);
         self.window_of_syn = segment.flags.has(Flags::SYN);
         self.last_ack = Some((segment.ack, now));
-        self.last = words;
     }
 }
 

@@ -1,16 +1,37 @@
 //! The document of a capture: what is told of segments, flows and the whole, as text for a
 //! terminal, as Markdown, or as JSON, one object a line. Pure: meaning in, characters out.
+//!
+//! Every time of a packet has its date and its zone: text and Markdown say both before the first
+//! packet, and again where the date or the zone changes; JSON has them with each packet. On a
+//! terminal lines go on in the next row at a field or a word; elsewhere they are whole.
+//!
+//! Text that comes from outside (payload, names of files) can neither play with a terminal nor mean
+//! anything to Markdown or HTML.
 
 use std::fmt::{self, Write};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::capture::flow::{Finding, Flow, FlowNumber, Role};
-use crate::capture::segment::Flags;
-use crate::capture::text::{list, padded, put};
-use crate::capture::transcript::{self, Style, Told};
-use crate::units::short;
+use crate::capture::account::{ALL_WELL, Conclusion, INCOMPLETE, WRONG};
+use crate::capture::calendar::Calendar;
+use crate::capture::flow::{Finding, Flow, FlowNumber, Judgement, Role};
+use crate::capture::markdown;
+use crate::capture::segment::{Flags, Options};
+use crate::capture::stream::Expect;
+use crate::capture::text::{list, padded, put, visible};
+use crate::capture::transcript::{self, Quoting, Style, Told};
+use crate::layout::{self, Line, paragraph};
+use crate::units::{agreeing, counted, grouped, short};
+
+/// Where the sentence of a packet begins, in columns: below its time.
+const MARGIN: usize = 7;
+
+/// The indent of the rows on which a line about a flow continues, in columns.
+const FLOW_MARGIN: usize = 8;
+
+/// Places for the number of a packet, so that times stand below each other.
+const NUMBER_PLACES: usize = 5;
 
 /// What the document looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,25 +54,35 @@ pub struct Verdict {
     pub packets: u64,
     /// Flows told.
     pub flows: u64,
-    /// Flows with a finding.
+    /// Flows in which something is wrong.
     pub flows_at_fault: u64,
-    /// Packets that the kernel did not hand over.
+    /// Flows in which nothing was found wrong, and of which the capture does not hold everything.
+    pub flows_incomplete: u64,
+    /// The expected replies.
+    pub expect: Expect,
+    /// Packets that were dropped before they could be captured.
     pub dropped: u64,
     /// Flows told before stragglers could come, since there were so many.
     pub told_early: u64,
+    /// True when the reader of the document went away, so that the capture was ended early.
+    pub abandoned: bool,
     /// What was wrong with the capture itself.
     pub faults: Vec<CaptureFault>,
+    /// Remarks on the capture, such as protocols that were not dissected; these are no faults.
+    pub notes: Vec<String>,
     /// What was wrong with flows: which, and what; as many as are kept.
     pub findings: Vec<(FlowNumber, Finding)>,
     /// Delays as the wire shows them.
     pub delays: Vec<Delay>,
 }
 
-/// Something wrong with the capture itself.
+/// Something that is wrong with the capture itself, or missing from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaptureFault {
     /// The number of the packet; `None` when it concerns the capture.
     pub packet: Option<u64>,
+    /// True when it says that something is not known, and false when something is wrong.
+    pub absence: bool,
     /// What it is.
     pub text: String,
 }
@@ -70,22 +101,73 @@ pub struct Delay {
 }
 
 impl Verdict {
-    /// Whether all was well.
+    /// Returns whether something is wrong with a flow or with the capture.
+    pub fn is_wrong(&self) -> bool {
+        self.flows_at_fault > 0 || self.faults.iter().any(|fault| !fault.absence)
+    }
+
+    /// Returns whether everything was seen and all of it was well.
     pub fn is_good(&self) -> bool {
-        self.flows_at_fault == 0 && self.faults.is_empty()
+        let is_complete = self.flows_incomplete == 0 && self.dropped == 0 && !self.abandoned;
+        !self.is_wrong() && is_complete && self.faults.is_empty()
+    }
+
+    /// Returns its name in documents.
+    pub fn name(&self) -> &'static str {
+        match (self.is_wrong(), self.is_good()) {
+            (true, _) => WRONG,
+            (false, true) => ALL_WELL,
+            (false, false) => INCOMPLETE,
+        }
     }
 }
 
-/// Writes a document piece by piece.
+/// A flow that is over.
 #[derive(Clone, Copy, Debug)]
+pub struct Ended<'a> {
+    /// Its number.
+    pub number: FlowNumber,
+    /// The flow itself.
+    pub flow: &'a Flow,
+    /// The judgement on it.
+    pub judgement: &'a Judgement,
+    /// True when packets were dropped of this capture: what is missing may have been sent.
+    pub lossy: bool,
+}
+
+/// Writes a document piece by piece.
+#[derive(Clone, Debug)]
 pub struct Document {
-    /// What it looks like.
-    pub format: Format,
-    /// How sentences are made.
-    pub style: Style,
+    format: Format,
+    style: Style,
+    calendar: Calendar,
+    detailed: bool,
+    columns: Option<usize>,
 }
 
 impl Document {
+    /// Returns a document of this form, with times of this calendar.
+    pub fn new(format: Format, style: Style, calendar: Calendar) -> Document {
+        Document {
+            format,
+            style,
+            calendar,
+            detailed: false,
+            columns: None,
+        }
+    }
+
+    /// Shows time stamps, SACK blocks and the window as it stands in the header as well, in the
+    /// formats for people; JSON always has them.
+    pub fn detailed(self, detailed: bool) -> Document {
+        Document { detailed, ..self }
+    }
+
+    /// Sets the columns of the terminal that text has to fit.
+    pub fn columns(self, columns: Option<usize>) -> Document {
+        Document { columns, ..self }
+    }
+
     /// What comes first.
     pub fn begin(&self, out: &mut String) {
         if self.format == Format::Markdown {
@@ -94,43 +176,47 @@ impl Document {
     }
 
     /// One segment.
-    pub fn segment(&self, out: &mut String, told: &Told<'_>) {
+    pub fn segment(&mut self, out: &mut String, told: &Told<'_>) {
+        let date = self.calendar.turn_to(told.packet.time);
         match self.format {
             Format::Json => self.segment_json(out, told),
-            Format::Markdown => self.segment_markdown(out, told),
-            Format::Text { color } => self.segment_text(out, told, color),
+            Format::Markdown => {
+                if let Some(date) = date {
+                    put!(out, "\n## ", date.as_str(), "\n");
+                }
+                self.segment_markdown(out, told);
+            }
+            Format::Text { color } => {
+                if let Some(date) = date {
+                    paragraph(out, self.columns, MARGIN, &date);
+                }
+                self.segment_text(out, told, color);
+            }
         }
     }
 
-    /// A flow that is over, with what was found. `lossy`: the kernel dropped packets of this
-    /// capture, so that what did not come may have come.
-    pub fn flow(
-        &self,
-        out: &mut String,
-        number: FlowNumber,
-        flow: &Flow,
-        findings: &[Finding],
-        lossy: bool,
-    ) -> fmt::Result {
+    /// Writes a flow that is over, with what was found.
+    pub fn flow(&self, out: &mut String, ended: &Ended<'_>) -> fmt::Result {
         if self.format == Format::Json {
-            let value = flow_json(number, flow, findings, lossy);
+            let value = flow_json(ended);
             return writeln!(out, "{value}");
         }
-        let markdown = self.format == Format::Markdown;
-        let (head, item) = if markdown {
-            ("\n## Flow", "- ")
-        } else {
-            ("flow", "      ")
-        };
+        let (number, flow, judgement) = (ended.number, ended.flow, ended.judgement);
         let (client, server) = (flow.name(Role::Client), flow.name(Role::Server));
-        let verdict = if findings.is_empty() {
-            "all well"
-        } else {
-            "something is wrong"
+        let verdict = match judgement.conclusion {
+            Conclusion::AllWell(_) => "all well",
+            Conclusion::Incomplete => "incomplete",
+            Conclusion::Wrong => "something is wrong",
         };
-        writeln!(out, "{head} {number}: {client} > {server}: {verdict}")?;
-        if markdown {
-            writeln!(out)?;
+        if self.format == Format::Markdown {
+            // Some readers turn `:1234:` outside of a code span into a picture.
+            writeln!(
+                out,
+                "\n## Flow {number}: `{client}` to `{server}`: {verdict}\n"
+            )?;
+        } else {
+            let line = format!("flow {number}: {client} > {server}: {verdict}");
+            paragraph(out, self.columns, FLOW_MARGIN, &line);
         }
         let told = |mss: Option<u16>| mss.map_or("none".to_string(), |mss| mss.to_string());
         let established = if flow.is_established() {
@@ -138,35 +224,40 @@ impl Document {
         } else {
             "not complete"
         };
-        writeln!(
+        self.item(
             out,
-            "{item}handshake {established}; MSS {} of the client, {} of the server, {} in force",
-            told(flow.mss(Role::Client)),
-            told(flow.mss(Role::Server)),
-            told(flow.mss_in_force()),
-        )?;
+            format!(
+                "handshake {established}; MSS {} of the client, {} of the server, {} in force",
+                told(flow.mss(Role::Client)),
+                told(flow.mss(Role::Server)),
+                told(flow.mss_in_force()),
+            ),
+        );
         let closer = match flow.first_closer() {
             Some(role) => format!("closed first by the {}", role.name()),
             None => "not closed by FIN".to_string(),
         };
-        writeln!(
+        self.item(
             out,
-            "{item}{} segments, {} bytes of request, {} bytes of reply, {closer}",
-            flow.segments(),
-            flow.bytes(Role::Client),
-            flow.bytes(Role::Server),
-        )?;
-        for finding in findings {
-            let word = if lossy && finding.fault.is_absence() {
-                "NOT SEEN (the kernel dropped packets)"
-            } else {
-                "WRONG"
+            format!(
+                "{}, {} of request, {} of reply, {closer}",
+                counted(flow.segments(), "segment"),
+                counted(flow.bytes(Role::Client), "byte"),
+                counted(flow.bytes(Role::Server), "byte"),
+            ),
+        );
+        for finding in &judgement.findings {
+            let word = match (finding.fault.is_absence(), ended.lossy) {
+                (true, true) => "NOT SEEN (packets were dropped)",
+                (true, false) => "INCOMPLETE",
+                (false, _) => "WRONG",
             };
-            write!(out, "{item}{word}: {}", finding.fault)?;
-            match finding.packet {
-                Some(packet) => writeln!(out, " (packet {packet})")?,
-                None => writeln!(out)?,
-            }
+            let packet = finding.packet.map(|packet| format!(" (packet {packet})"));
+            let packet = packet.unwrap_or_default();
+            self.item(out, format!("{word}: {}{packet}", finding.fault));
+        }
+        for note in &judgement.notes {
+            self.item(out, format!("note: {note}"));
         }
         Ok(())
     }
@@ -176,144 +267,204 @@ impl Document {
         if self.format == Format::Json {
             return writeln!(out, "{}", verdict_json(verdict));
         }
-        let markdown = self.format == Format::Markdown;
-        let (head, item) = if markdown {
-            ("\n## Verdict\n\n- ", "- ")
-        } else {
-            ("", "")
-        };
-        let Verdict {
-            packets,
-            flows,
-            flows_at_fault,
-            dropped,
-            ..
-        } = verdict;
-        writeln!(
+        if self.format == Format::Markdown {
+            out.push_str("\n## Verdict\n\n");
+        }
+        self.line(
             out,
-            "{head}{packets} packets, {flows} flows, {flows_at_fault} of them at fault"
-        )?;
+            format!(
+                "{}, {}, {} at fault, {} incomplete",
+                counted(verdict.packets, "packet"),
+                counted(verdict.flows, "flow"),
+                grouped(verdict.flows_at_fault),
+                grouped(verdict.flows_incomplete),
+            ),
+        );
         for delay in &verdict.delays {
             if let Some([p50, p99, max]) = delay.points {
                 let [p50, p99, max] = [short(p50), short(p99), short(max)];
-                let (title, count) = (delay.title, delay.count);
-                writeln!(
+                let (title, count) = (delay.title, grouped(delay.count));
+                self.line(
                     out,
-                    "{item}{title}: p50 {p50}, p99 {p99}, max {max} of {count}"
-                )?;
+                    format!("{title}: p50 {p50}, p99 {p99}, max {max} of {count}"),
+                );
             }
         }
-        if *dropped > 0 {
-            writeln!(
+        if verdict.dropped > 0 {
+            let dropped = counted(verdict.dropped, "packet");
+            let were = agreeing(verdict.dropped, "was", "were");
+            self.line(
                 out,
-                "{item}the kernel dropped {dropped} packets before they could be captured: what is \
-                 missing above may be among them"
-            )?;
+                format!(
+                    "{dropped} {were} dropped before being captured: what is missing above may \
+                     be among them"
+                ),
+            );
         }
         if verdict.told_early > 0 {
-            let early = verdict.told_early;
-            writeln!(
+            let early = counted(verdict.told_early, "ended flow");
+            let were = agreeing(verdict.told_early, "was", "were");
+            self.line(
                 out,
-                "{item}{early} ended flows were told early: there are too many to keep"
-            )?;
+                format!("{early} {were} told early: there are too many to keep"),
+            );
+        }
+        for note in &verdict.notes {
+            self.line(out, format!("note: {note}"));
         }
         for fault in &verdict.faults {
-            match fault.packet {
-                Some(packet) => writeln!(out, "{item}WRONG: packet {packet}: {}", fault.text)?,
-                None => writeln!(out, "{item}WRONG: {}", fault.text)?,
-            }
+            let packet = fault.packet.map(|packet| format!("packet {packet}: "));
+            let packet = packet.unwrap_or_default();
+            let word = ["WRONG", "INCOMPLETE"][usize::from(fault.absence)];
+            self.line(out, format!("{word}: {packet}{}", fault.text));
         }
-        let word = if verdict.is_good() {
-            "all well"
-        } else {
-            "something is wrong, see above"
+        let word = match (verdict.is_wrong(), verdict.is_good()) {
+            (true, _) => "something is wrong, see above",
+            (false, true) => "all well",
+            (false, false) => {
+                "incomplete, see above: nothing was found wrong, and not all was seen"
+            }
         };
-        writeln!(out, "{item}verdict: {word}")
+        self.line(out, format!("verdict: {word}"));
+        Ok(())
+    }
+
+    /// Writes a statement about a flow, below its name.
+    fn item(&self, out: &mut String, text: String) {
+        self.said(out, "      ", text);
+    }
+
+    /// Writes a statement about the whole capture.
+    fn line(&self, out: &mut String, text: String) {
+        self.said(out, "", text);
+    }
+
+    /// Writes a line with a margin, in Markdown an item of a list.
+    fn said(&self, out: &mut String, margin: &str, text: String) {
+        let mut seen = String::from(margin);
+        visible(&mut seen, &text);
+        if self.format == Format::Markdown {
+            out.push_str("- ");
+            markdown::escape(out, seen.trim_start());
+            out.push('\n');
+        } else {
+            paragraph(out, self.columns, margin.len() + 2, &seen);
+        }
     }
 
     fn segment_text(&self, out: &mut String, told: &Told<'_>, color: bool) {
         let (seen, flow) = (told.seen, told.flow);
         let shade = |code: &'static str| if color { code } else { "" };
         let (dim, plain) = (shade("\x1b[2m"), shade("\x1b[0m"));
-        padded(out, told.packet.number, ' ', 5);
-        put!(out, "  ", dim);
-        time_of_day(out, told.packet.time);
-        let (source, target) = (flow.name(seen.from), flow.name(seen.from.other()));
-        put!(out, "  ", source, " > ", target, "  ");
-        self.fields(out, told);
+        let mut line = Line::begin(out, self.columns, MARGIN);
+        let narrow = layout::is_narrow(self.columns);
+        let places = if narrow { 1 } else { NUMBER_PLACES };
+        line.written("", |out| padded(out, told.packet.number, ' ', places));
+        line.code(dim);
+        line.written("  ", |out| self.calendar.time_of_day(out, told.packet.time));
+        line.part("  ", flow.name(seen.from));
+        line.written(" ", |out| put!(out, "> ", flow.name(seen.from.other())));
+        if self.columns.is_some() && !line.holds("  ", &self.fields_in_one(told)) {
+            line.next_row();
+        }
+        self.fields(&mut line, told);
         if !seen.analysis.is_empty() {
-            put!(out, "  ", shade("\x1b[0;33m"), "[");
-            list(out, seen.analysis.names(), ", ");
-            put!(out, "]", dim);
+            line.code(shade("\x1b[0;33m"));
+            line.written("  ", |out| {
+                out.push('[');
+                list(out, seen.analysis.names(), ", ");
+                out.push(']');
+            });
+            line.code(dim);
         }
         let tint = match seen.from {
             _ if seen.difference.or(seen.altered).is_some() => "\x1b[1;31m",
             Role::Client => "\x1b[36m",
             Role::Server => "\x1b[32m",
         };
-        put!(out, plain, "\n       ", shade(tint));
-        transcript::sentence(out, told, &self.style);
-        put!(out, plain, "\n");
+        line.code(plain);
+        line.next_row();
+        line.code(shade(tint));
+        line.written_words(|out| {
+            transcript::sentence(out, told, &self.style, Quoting::Plain);
+        });
+        line.code(plain);
+        line.end();
     }
 
     /// Flags, numbers and options, as they stand in the header.
-    fn fields(&self, out: &mut String, told: &Told<'_>) {
+    fn fields(&self, line: &mut Line<'_>, told: &Told<'_>) {
         let segment = told.segment;
-        list(out, segment.flags.names(), ",");
-        put!(out, "  seq ", self.style.seq(told));
+        line.written("  ", |out| list(out, segment.flags.names(), ","));
+        line.written("  ", |out| put!(out, "seq ", self.style.seq(told)));
         if segment.flags.has(Flags::ACK) {
-            put!(out, " ack ", self.style.ack(told));
+            line.written(" ", |out| put!(out, "ack ", self.style.ack(told)));
         }
-        put!(out, " len ", segment.length, " win ", segment.window);
-        if !segment.flags.has(Flags::SYN) {
-            return;
+        line.written(" ", |out| put!(out, "len ", segment.length));
+        line.written(" ", |out| {
+            out.push_str("win ");
+            transcript::window(out, told);
+            if self.detailed && transcript::scaled_window(told).is_some() {
+                put!(out, " [", segment.window, "]");
+            }
+        });
+        if self.detailed || segment.flags.has(Flags::SYN) {
+            self.options(line, told);
         }
-        let options = segment.options;
+    }
+
+    fn options(&self, line: &mut Line<'_>, told: &Told<'_>) {
+        let options = &told.segment.options;
         if let Some(mss) = options.mss {
-            put!(out, " MSS ", mss);
+            line.written(" ", |out| put!(out, "MSS ", mss));
         }
         if let Some(shift) = options.window_scale {
-            put!(out, " scale ", shift);
+            line.written(" ", |out| put!(out, "scale ", shift));
         }
         if options.sack_permitted {
-            out.push_str(" SACK");
+            line.part(" ", "SACK");
         }
-        if options.timestamps.is_some() {
-            out.push_str(" timestamps");
+        match options.timestamps {
+            Some((value, echo)) if self.detailed => {
+                line.written(" ", |out| put!(out, "TSval ", value));
+                line.written(" ", |out| put!(out, "TSecr ", echo));
+            }
+            Some(_) => line.part(" ", "timestamps"),
+            None => {}
         }
+        for range in options.sack.iter().flatten() {
+            let (first, end) = self.style.sack(told, *range);
+            line.written(" ", |out| put!(out, "SACK ", first, "-", end));
+        }
+        if options.cut {
+            line.part(" ", "(further options cut off by the capture)");
+        }
+    }
+
+    /// Returns the fields in one row.
+    fn fields_in_one(&self, told: &Told<'_>) -> String {
+        let mut fields = String::new();
+        self.fields(&mut Line::begin(&mut fields, None, 0), told);
+        fields
     }
 
     fn segment_markdown(&self, out: &mut String, told: &Told<'_>) {
         let (seen, flow) = (told.seen, told.flow);
         put!(out, "\n**", told.packet.number, ".** ");
-        time_of_day(out, told.packet.time);
+        self.calendar.time_of_day(out, told.packet.time);
         let (source, target) = (flow.name(seen.from), flow.name(seen.from.other()));
-        put!(
-            out,
-            ", flow ",
-            told.number,
-            ", ",
-            source,
-            " to ",
-            target,
-            ": `"
-        );
-        self.fields(out, told);
-        out.push('`');
+        put!(out, ", flow ", told.number, ", `", source, "` to `", target);
+        let fields = self.fields_in_one(told);
+        put!(out, "`: `", fields.as_str(), "`");
         if !seen.analysis.is_empty() {
-            out.push_str(" _");
-            list(out, seen.analysis.names(), ", ");
-            out.push('_');
+            let mut names = String::new();
+            list(&mut names, seen.analysis.names(), ", ");
+            out.push_str(" *");
+            markdown::escape(out, &names);
+            out.push('*');
         }
         out.push_str("  \n");
-        let mut sentence = String::new();
-        transcript::sentence(&mut sentence, told, &self.style);
-        for character in sentence.chars() {
-            if "`*_<>[]#|~".contains(character) {
-                out.push('\\');
-            }
-            out.push(character);
-        }
+        transcript::sentence(out, told, &self.style, Quoting::Markdown);
         out.push('\n');
     }
 
@@ -326,36 +477,36 @@ impl Document {
             flow,
             seen,
         } = told;
-        put!(
-            out,
-            r#"{"kind":"segment","number":"#,
-            packet.number,
-            r#","time":""#
-        );
-        put!(out, packet.time.as_secs(), ".");
+        put!(out, r#"{"kind":"segment","number":"#, packet.number);
+        put!(out, r#","time":""#, packet.time.as_secs(), ".");
         // More digits than a JSON number is read with.
         padded(out, packet.time.subsec_nanos().into(), '0', 9);
-        put!(
-            out,
-            r#"","flow":"#,
-            *number,
-            r#","from":""#,
-            seen.from.name()
-        );
+        out.push_str(r#"","date":"#);
+        match self.calendar.has_date() {
+            true => {
+                out.push('"');
+                self.calendar.rfc3339(out, packet.time);
+                out.push('"');
+            }
+            false => out.push_str("null"),
+        }
+        put!(out, r#","flow":"#, *number);
+        put!(out, r#","from":""#, seen.from.name());
         put!(out, r#"","src":""#, flow.name(seen.from));
         put!(out, r#"","dst":""#, flow.name(seen.from.other()));
         put!(out, r#"","seq":"#, segment.seq, r#","ack":"#, segment.ack);
         out.push_str(r#","flags":""#);
         list(out, segment.flags.names(), ",");
-        put!(
-            out,
-            r#"","len":"#,
-            segment.length,
-            r#","window":"#,
-            segment.window
-        );
-        if let Some(mss) = segment.options.mss {
-            put!(out, r#","mss":"#, mss);
+        put!(out, r#"","len":"#, segment.length);
+        put!(out, r#","window":"#, segment.window);
+        out.push_str(r#","window_scaled":"#);
+        match transcript::scaled_window(told) {
+            Some(window) => put!(out, window),
+            None => out.push_str("null"),
+        }
+        options_json(out, &segment.options);
+        if seen.outside {
+            out.push_str(r#","out_of_window":true"#);
         }
         out.push_str(r#","analysis":["#);
         for (place, name) in seen.analysis.names().enumerate() {
@@ -363,23 +514,52 @@ impl Document {
             put!(out, comma, "\"", name, "\"");
         }
         let mut text = String::new();
-        transcript::sentence(&mut text, told, &self.style);
+        transcript::sentence(&mut text, told, &self.style, Quoting::Plain);
         // Writing to a string cannot fail.
         let _ = writeln!(out, r#"],"text":{}}}"#, Value::from(text));
     }
 }
 
-fn flow_json(number: FlowNumber, flow: &Flow, findings: &[Finding], lossy: bool) -> Value {
+/// Writes the options that a segment has.
+fn options_json(out: &mut String, options: &Options) {
+    if let Some(mss) = options.mss {
+        put!(out, r#","mss":"#, mss);
+    }
+    if let Some(shift) = options.window_scale {
+        put!(out, r#","scale":"#, shift);
+    }
+    if options.sack_permitted {
+        out.push_str(r#","sack_permitted":true"#);
+    }
+    if let Some((value, echo)) = options.timestamps {
+        put!(out, r#","tsval":"#, value, r#","tsecr":"#, echo);
+    }
+    for (place, (first, end)) in options.sack.iter().flatten().enumerate() {
+        let before = if place == 0 { r#","sack":["# } else { "," };
+        put!(out, before, "[", *first, ",", *end, "]");
+    }
+    if options.sack.iter().any(Option::is_some) {
+        out.push(']');
+    }
+    if options.cut {
+        out.push_str(r#","options_cut":true"#);
+    }
+}
+
+fn flow_json(ended: &Ended<'_>) -> Value {
+    let (number, flow, judgement) = (ended.number, ended.flow, ended.judgement);
+    let findings = judgement.findings.iter();
     let findings: Vec<Value> = findings
-        .iter()
-        .map(|finding| finding_json(number, finding, lossy))
+        .map(|finding| finding_json(number, finding, ended.lossy))
         .collect();
+    let notes: Vec<String> = judgement.notes.iter().map(ToString::to_string).collect();
     json!({
         "kind": "flow",
         "flow": number,
         "client": flow.name(Role::Client),
         "server": flow.name(Role::Server),
-        "ok": findings.is_empty(),
+        "ok": matches!(judgement.conclusion, Conclusion::AllWell(_)),
+        "verdict": judgement.conclusion.name(),
         "handshake": flow.is_established(),
         "mss": {
             "client": flow.mss(Role::Client),
@@ -391,23 +571,40 @@ fn flow_json(number: FlowNumber, flow: &Flow, findings: &[Finding], lossy: bool)
         "reply_bytes": flow.bytes(Role::Server),
         "closed_first_by": flow.first_closer().map(Role::name),
         "findings": findings,
+        "notes": notes,
     })
 }
 
+/// Returns the class of a finding: something was not seen, or something is wrong.
+fn class(is_absence: bool) -> &'static str {
+    match is_absence {
+        true => INCOMPLETE,
+        false => WRONG,
+    }
+}
+
 fn finding_json(flow: FlowNumber, finding: &Finding, lossy: bool) -> Value {
+    let is_absence = finding.fault.is_absence();
     json!({
         "flow": flow,
         "packet": finding.packet,
         "offset": finding.fault.offset(),
-        "perhaps_dropped": lossy && finding.fault.is_absence(),
+        "class": class(is_absence),
+        "perhaps_dropped": lossy && is_absence,
         "text": finding.fault.to_string(),
     })
 }
 
 fn verdict_json(verdict: &Verdict) -> Value {
-    let faults = verdict.faults.iter().map(
-        |fault| json!({ "flow": null, "packet": fault.packet, "offset": null, "text": fault.text }),
-    );
+    let faults = verdict.faults.iter().map(|fault| {
+        json!({
+            "flow": null,
+            "packet": fault.packet,
+            "offset": null,
+            "class": class(fault.absence),
+            "text": fault.text,
+        })
+    });
     let findings = verdict
         .findings
         .iter()
@@ -415,11 +612,15 @@ fn verdict_json(verdict: &Verdict) -> Value {
     let mut value = json!({
         "kind": "verdict",
         "ok": verdict.is_good(),
+        "verdict": verdict.name(),
+        "expect": verdict.expect.name(),
         "packets": verdict.packets,
         "flows": verdict.flows,
         "flows_at_fault": verdict.flows_at_fault,
+        "flows_incomplete": verdict.flows_incomplete,
         "dropped": verdict.dropped,
         "told_early": verdict.told_early,
+        "notes": verdict.notes,
         "findings": faults.chain(findings).collect::<Vec<_>>(),
     });
     for delay in &verdict.delays {
@@ -436,22 +637,4 @@ fn verdict_json(verdict: &Verdict) -> Value {
         });
     }
     value
-}
-
-/// Hours, minutes and seconds of the day, in UTC: `07:23:10.534722`.
-fn time_of_day(out: &mut String, time: Duration) {
-    let mut text = *b"00:00:00.000000";
-    let seconds = (time.as_secs() % 86_400) as u32;
-    for (mut value, places) in [
-        (seconds / 3600, 0..2),
-        (seconds / 60 % 60, 3..5),
-        (seconds % 60, 6..8),
-        (time.subsec_micros(), 9..15),
-    ] {
-        for place in places.rev() {
-            text[place] += (value % 10) as u8;
-            value /= 10;
-        }
-    }
-    out.push_str(std::str::from_utf8(&text).unwrap_or_default());
 }

@@ -1,65 +1,139 @@
-//! Capture files: pcap and pcapng are read by pcap-parser, pcapng is written here.
+//! Capture files: pcap and pcapng are read, also compressed by gzip; pcapng is written.
 //!
-//! A file that breaks off, or has a faulty block, gives all packets before that place, and then the
-//! fault. Invariant: memory is bounded by the largest block that is accepted.
+//! The formats themselves, bytes to records, are in `pcap` and `pcapng`, which are pure; here is
+//! the buffer that they read from. A file that breaks off, or is damaged, gives all packets before
+//! that place, and then the fault.
+//!
+//! Reading from the file and returning frames are separate: [`Reader::next_frame`] never waits, and
+//! [`Reader::refill`] reads from the file once. So all frames that a pipe has brought are handled
+//! before the program waits for more.
+//!
+//! Invariant: memory is bounded by the largest packet block that is read and the interfaces that a
+//! section may have. What is no packet is passed over without being held, whatever its size.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Cursor, Read, Write};
 use std::time::Duration;
 
-use pcap_parser::traits::PcapReaderIterator;
-use pcap_parser::{
-    Block, InterfaceDescriptionBlock, PcapBlockOwned, PcapError, PcapHeader, create_reader,
-};
+use flate2::bufread::MultiGzDecoder;
 
-use crate::capture::segment::Link;
+use crate::capture::linktype::Link;
+use crate::capture::other::{Other, kind_of};
+use crate::capture::pcap::{self, Pcap};
+use crate::capture::pcapng::{self, Pcapng};
+use crate::capture::record::{Packet, Record, Unreadable};
 
-/// Bytes that are read at a time, and the largest block of a file: a packet of 256 KiB, which is
-/// what Linux hands over at most, and its options.
-const BUFFER_BYTES: usize = 1 << 20;
+/// Bytes of the buffer at first, and of a read: a hundred packets or more. It grows for a packet
+/// that is larger.
+const BUFFER_BYTES: usize = 256 * 1024;
 
 /// A frame as it was captured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
     /// Since 1970.
     pub time: Duration,
-    /// What it begins with; an error names a link type that cannot be read.
-    pub link: Result<Link, i32>,
+    /// Its first header, or why it cannot be read.
+    pub link: Result<Link, Unreadable>,
     /// What was captured.
     pub bytes: &'a [u8],
     /// How long it was on the wire.
     pub on_wire: usize,
+    /// Bytes of a frame check sequence that may stand at the end.
+    pub trailer: usize,
 }
 
 /// Why a file gives no more packets.
 #[derive(Debug)]
 pub enum FileFault {
     /// It is neither pcap nor pcapng.
-    NotACapture,
+    NotACapture(Other),
     /// It ends within a packet.
     Truncated,
-    /// What follows is no packet.
+    /// Its compression by gzip ends too early, or is damaged.
+    Compression(Compression),
+    /// The file is damaged.
     Malformed(String),
     /// It cannot be read.
     Io(io::Error),
 }
 
+impl FileFault {
+    /// Returns true when the file is intact as far as it goes.
+    pub fn is_cut(&self) -> bool {
+        matches!(
+            self,
+            FileFault::Truncated | FileFault::Compression(Compression::Cut)
+        )
+    }
+}
+
 impl fmt::Display for FileFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            FileFault::NotACapture => write!(f, "it is neither pcap nor pcapng"),
+            FileFault::NotACapture(other) => other.fmt(f),
             FileFault::Truncated => write!(f, "it ends within a packet"),
-            FileFault::Malformed(why) => write!(f, "what follows is no packet: {why}"),
-            FileFault::Io(error) => write!(f, "it cannot be read: {error}"),
+            FileFault::Compression(fault) => fault.fmt(f),
+            FileFault::Malformed(why) => write!(f, "it is damaged: {why}"),
+            FileFault::Io(error) => write!(f, "reading on failed: {error}"),
         }
+    }
+}
+
+impl From<io::Error> for FileFault {
+    fn from(error: io::Error) -> FileFault {
+        let inner = error.get_ref();
+        match inner.and_then(|inner| inner.downcast_ref::<Compression>()) {
+            Some(fault) => FileFault::Compression(*fault),
+            None => FileFault::Io(error),
+        }
+    }
+}
+
+/// What is wrong with the compression of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// It ends too early.
+    Cut,
+    /// What it holds does not fit together.
+    Damaged,
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Compression::Cut => write!(f, "it is compressed by gzip, and its end is missing"),
+            Compression::Damaged => write!(f, "it is compressed by gzip, and damaged"),
+        }
+    }
+}
+
+impl std::error::Error for Compression {}
+
+/// What a compressed file holds. Its own faults are told apart from those of reading it.
+struct Unpacked<R>(MultiGzDecoder<R>);
+
+impl<R: BufRead> Read for Unpacked<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).map_err(|error| {
+            let fault = match error.kind() {
+                _ if error.raw_os_error().is_some() => return error,
+                io::ErrorKind::UnexpectedEof => Compression::Cut,
+                io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => Compression::Damaged,
+                _ => return error,
+            };
+            io::Error::other(fault)
+        })
     }
 }
 
 /// What a file holds next.
 #[derive(Debug)]
 pub enum Next<'a> {
-    /// A packet.
+    /// A packet, or another record that has a number.
     Frame(Frame<'a>),
+    /// A record that describes others, as it stands in a file with other packets; only after
+    /// [`Reader::with_descriptions`].
+    Description(&'a [u8]),
     /// Nothing before the file is read on: [`Reader::refill`].
     Starved,
     /// Nothing more.
@@ -70,43 +144,30 @@ pub enum Next<'a> {
 
 /// A capture file, read packet by packet.
 pub struct Reader {
-    blocks: Box<dyn PcapReaderIterator>,
-    section: Section,
-    /// The last packet.
-    bytes: Vec<u8>,
-    /// Nothing came when the file was read on last.
-    exhausted: bool,
+    input: Box<dyn Read + Send>,
+    format: Format,
+    buffer: Vec<u8>,
+    /// The start of what was read into the buffer and not returned yet.
+    start: usize,
+    end: usize,
+    /// Bytes to be skipped, beyond what is in the buffer.
+    skip: u64,
+    /// The bytes that the record at `start` needs.
+    wanted: usize,
+    /// The file has been read to its end.
+    has_ended: bool,
+    clamped: u64,
+    /// Records that describe others are returned as well.
+    has_descriptions: bool,
+    /// The last packet, and where its record begins in the buffer.
+    last: Option<(usize, Packet)>,
 }
 
-/// A pcap file, or a part of a pcapng file that stands for itself.
-#[derive(Debug, Default)]
-struct Section {
-    big_endian: bool,
-    /// A pcap file has one.
-    interfaces: Vec<Interface>,
+#[derive(Clone, Debug)]
+enum Format {
+    Pcap(Pcap),
+    Pcapng(Pcapng),
 }
-
-#[derive(Clone, Copy, Debug)]
-struct Interface {
-    link: Result<Link, i32>,
-    /// Ticks of a time stamp in a second.
-    resolution: u64,
-    /// Seconds to be added.
-    offset: i64,
-    /// The most that is captured of a packet, in bytes; 0: all.
-    snap_length: usize,
-}
-
-/// The interface of a packet whose own was never described.
-const UNKNOWN: Interface = Interface {
-    link: Err(-1),
-    resolution: 1_000_000,
-    offset: 0,
-    snap_length: 0,
-};
-
-/// A packet before its bytes are taken: when, on which link, how long.
-type Head = (Duration, Result<Link, i32>, usize);
 
 impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -116,221 +177,233 @@ impl fmt::Debug for Reader {
 
 impl Reader {
     /// Reads the beginning of a file, which tells its kind.
-    pub fn new(input: impl Read + Send + 'static) -> Result<Reader, FileFault> {
-        let input = Beginning { input, reads: 0 };
-        let blocks = create_reader(BUFFER_BYTES, input).map_err(|error| match error {
-            PcapError::ReadError => FileFault::Io(io::ErrorKind::Other.into()),
-            _ => FileFault::NotACapture,
-        })?;
+    pub fn new(mut input: impl Read + Send + 'static) -> Result<Reader, FileFault> {
+        const GZIP: [u8; 3] = [0x1f, 0x8b, 8];
+        let beginning = read_beginning(&mut input)?;
+        if beginning == GZIP[..2] {
+            return Err(FileFault::Compression(Compression::Cut));
+        }
+        if !beginning.starts_with(&GZIP) {
+            return Reader::plain(beginning, Box::new(input));
+        }
+        let compressed = Cursor::new(beginning).chain(input);
+        let compressed = BufReader::with_capacity(BUFFER_BYTES, compressed);
+        let mut input = Unpacked(MultiGzDecoder::new(compressed));
+        let beginning = read_beginning(&mut input)?;
+        Reader::plain(beginning, Box::new(input))
+    }
+
+    /// Reads a file whose compression was taken off.
+    fn plain(beginning: Vec<u8>, input: Box<dyn Read + Send>) -> Result<Reader, FileFault> {
+        let header = beginning.first_chunk::<{ pcap::HEADER_BYTES }>();
+        let pcap = header.and_then(Pcap::begin);
+        let (format, start) = match pcap {
+            Some(pcap) => (Format::Pcap(pcap), pcap::HEADER_BYTES),
+            None if header.is_some() && pcapng::is_beginning(&beginning) => {
+                (Format::Pcapng(Pcapng::before_the_first()), 0)
+            }
+            None if header.is_none() && is_beginning(&beginning) => {
+                return Err(FileFault::NotACapture(Other::Cut));
+            }
+            None => return Err(FileFault::NotACapture(kind_of(&beginning))),
+        };
+        let end = beginning.len();
+        let mut buffer = beginning;
+        buffer.resize(BUFFER_BYTES, 0);
         Ok(Reader {
-            blocks,
-            section: Section::default(),
-            bytes: Vec::new(),
-            exhausted: false,
+            input,
+            format,
+            buffer,
+            start,
+            end,
+            skip: 0,
+            wanted: 0,
+            has_ended: false,
+            clamped: 0,
+            has_descriptions: false,
+            last: None,
         })
+    }
+
+    /// Returns this reader so that it returns records that describe others as well.
+    pub fn with_descriptions(mut self) -> Reader {
+        self.has_descriptions = true;
+        self
     }
 
     /// The next packet, if it can be had without waiting for more of the file.
     pub fn next_frame(&mut self) -> Next<'_> {
-        loop {
-            let (size, head) = match self.blocks.next() {
-                Ok((size, block)) => {
-                    self.exhausted = false;
-                    (size, take_block(block, &mut self.section, &mut self.bytes))
-                }
-                Err(PcapError::Eof) => return Next::End,
-                Err(PcapError::Incomplete(_)) => return Next::Starved,
-                Err(error) => return Next::Fault(fault(&error)),
+        let packet = loop {
+            let bytes = &self.buffer[self.start..self.end];
+            let ready = self.skip == 0 && !bytes.is_empty();
+            let record = match &mut self.format {
+                _ if !ready => Record::Incomplete(1),
+                Format::Pcap(pcap) => pcap.next(bytes),
+                Format::Pcapng(pcapng) => pcapng.next(bytes),
             };
-            self.blocks.consume(size);
-            if let Some((time, link, on_wire)) = head {
-                return Next::Frame(Frame {
-                    time,
-                    link,
-                    bytes: &self.bytes,
-                    on_wire,
-                });
+            match record {
+                Record::Packet(packet) => break packet,
+                Record::Incomplete(wanted) => {
+                    self.wanted = wanted;
+                    return match self.has_ended {
+                        false => Next::Starved,
+                        true if self.start == self.end && self.skip == 0 => Next::End,
+                        true => Next::Fault(FileFault::Truncated),
+                    };
+                }
+                Record::Fault(why) => return Next::Fault(FileFault::Malformed(why)),
+                Record::Other {
+                    size,
+                    is_numbered,
+                    is_description,
+                } => {
+                    let start = self.start;
+                    self.pass(size);
+                    if is_numbered {
+                        self.last = None;
+                        return Next::Frame(NO_PACKET);
+                    }
+                    if is_description && self.has_descriptions {
+                        let record = &mut self.buffer[start..self.start];
+                        pcapng::forget_length(record);
+                        return Next::Description(record);
+                    }
+                }
             }
+        };
+        Next::Frame(self.frame(packet))
+    }
+
+    fn frame(&mut self, packet: Packet) -> Frame<'_> {
+        let start = self.start;
+        let captured = start + packet.captured.start..start + packet.captured.end;
+        self.pass(packet.size as u64);
+        self.clamped += u64::from(packet.time.is_clamped);
+        let (_, packet) = self.last.insert((start, packet));
+        Frame {
+            time: packet.time.since_1970,
+            link: packet.link,
+            bytes: &self.buffer[captured],
+            on_wire: packet.on_wire,
+            trailer: packet.trailer,
         }
     }
 
-    /// Reads on, which waits when the file is a pipe. Nothing new although a block is incomplete:
-    /// the file ends within it.
-    pub fn refill(&mut self) -> Result<(), FileFault> {
-        let before = self.blocks.data().len();
-        self.blocks.refill().map_err(|error| fault(&error))?;
-        if self.blocks.data().len() == before {
-            if self.exhausted {
-                return Err(FileFault::Truncated);
-            }
-            self.exhausted = true;
+    /// Returns what another file of the same format begins with; pcapng begins with a description.
+    pub fn header(&self) -> Vec<u8> {
+        match &self.format {
+            Format::Pcap(pcap) => pcap.header().to_vec(),
+            Format::Pcapng(_) => Vec::new(),
         }
+    }
+
+    /// Writes the record of the last packet, as it stands in a file that begins with
+    /// [`Reader::header`]. A record that was too long to be read is left out.
+    pub fn write_last(&self, output: &mut impl Write) -> io::Result<()> {
+        let Some((start, packet)) = &self.last else {
+            return Ok(());
+        };
+        let Some(record) = self.buffer.get(*start..start + packet.size) else {
+            return Ok(());
+        };
+        match &self.format {
+            Format::Pcap(pcap) => {
+                output.write_all(&pcap.record_header(record, packet))?;
+                output.write_all(&record[packet.captured.clone()])
+            }
+            Format::Pcapng(_) => output.write_all(record),
+        }
+    }
+
+    /// Returns a record that declares what was dropped before the last packet, if the packet's own
+    /// record does.
+    pub fn drops_before_last(&self) -> Option<Vec<u8>> {
+        match &self.format {
+            Format::Pcap(_) => None,
+            Format::Pcapng(pcapng) => pcapng.statistics_of_last(),
+        }
+    }
+
+    /// Returns how many packets the file declares as dropped, as far as it was read.
+    pub fn dropped(&self) -> u64 {
+        match &self.format {
+            Format::Pcap(_) => 0,
+            Format::Pcapng(pcapng) => pcapng.drops().total(),
+        }
+    }
+
+    /// Returns where it declares them, a sentence for each place.
+    pub fn drops(&self) -> Vec<String> {
+        match &self.format {
+            Format::Pcap(_) => Vec::new(),
+            Format::Pcapng(pcapng) => pcapng.drops().clone().sentences(),
+        }
+    }
+
+    /// Continues behind a record, part of which may not have been read yet.
+    fn pass(&mut self, size: u64) {
+        let there = (self.end - self.start) as u64;
+        self.start += size.min(there) as usize;
+        self.skip = size.saturating_sub(there);
+    }
+
+    /// Reads from the file once, which waits when it is a pipe.
+    pub fn refill(&mut self) -> Result<(), FileFault> {
+        self.last = None;
+        self.buffer.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        if self.wanted > self.buffer.len() {
+            self.buffer.resize(self.wanted, 0);
+        }
+        let count = self.read_some()?;
+        self.has_ended = count == 0;
+        let passed = self.skip.min(count as u64);
+        self.skip -= passed;
+        self.start += passed as usize;
+        self.end += count;
         Ok(())
     }
-}
 
-/// Takes note of a block. Of a packet the bytes are copied out and the head is told.
-fn take_block(
-    block: PcapBlockOwned<'_>,
-    section: &mut Section,
-    bytes: &mut Vec<u8>,
-) -> Option<Head> {
-    let (head, data, captured) = match block {
-        PcapBlockOwned::LegacyHeader(header) => {
-            section.interfaces = vec![Interface::of_header(&header)];
-            return None;
-        }
-        PcapBlockOwned::NG(Block::SectionHeader(header)) => {
-            section.big_endian = header.big_endian();
-            section.interfaces.clear();
-            return None;
-        }
-        PcapBlockOwned::NG(Block::InterfaceDescription(interface)) => {
-            let interface = Interface::of_block(&interface, section.big_endian);
-            section.interfaces.push(interface);
-            return None;
-        }
-        PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => {
-            let interface = section
-                .interfaces
-                .get(packet.if_id as usize)
-                .unwrap_or(&UNKNOWN);
-            let ticks = (u64::from(packet.ts_high) << 32) | u64::from(packet.ts_low);
-            let head = (
-                interface.time(ticks),
-                interface.link,
-                packet.origlen as usize,
-            );
-            (head, packet.data, packet.caplen as usize)
-        }
-        PcapBlockOwned::Legacy(packet) => {
-            let interface = section.interfaces.first().unwrap_or(&UNKNOWN);
-            let seconds = Duration::from_secs(packet.ts_sec.into());
-            let fraction = interface.time(packet.ts_usec.into());
-            let head = (seconds + fraction, interface.link, packet.origlen as usize);
-            (head, packet.data, packet.caplen as usize)
-        }
-        // It has no time, and its interface is the first one.
-        PcapBlockOwned::NG(Block::SimplePacket(packet)) => {
-            let interface = section.interfaces.first().unwrap_or(&UNKNOWN);
-            let on_wire = packet.origlen as usize;
-            let captured = match interface.snap_length {
-                0 => on_wire,
-                snap => on_wire.min(snap),
-            };
-            (
-                (Duration::ZERO, interface.link, on_wire),
-                packet.data,
-                captured,
-            )
-        }
-        PcapBlockOwned::NG(_) => return None,
-    };
-    bytes.clear();
-    bytes.extend_from_slice(&data[..captured.min(data.len())]);
-    Some(head)
-}
-
-/// A file whose first read brings enough to tell its kind, also when it is a pipe.
-struct Beginning<R> {
-    input: R,
-    reads: u32,
-}
-
-impl<R: Read> Read for Beginning<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.reads = self.reads.saturating_add(1);
-        match self.reads {
-            1 => self.read_header(buffer),
-            // The library reads once more before it looks at what it has; that would wait.
-            2 => Ok(0),
-            _ => self.input.read(buffer),
-        }
-    }
-}
-
-impl<R: Read> Beginning<R> {
-    fn read_header(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut count = self.input.read(buffer)?;
-        while count < header_length(&buffer[..count]).min(buffer.len()) {
-            match self.input.read(&mut buffer[count..])? {
-                0 => break,
-                more => count += more,
+    fn read_some(&mut self) -> io::Result<usize> {
+        loop {
+            match self.input.read(&mut self.buffer[self.end..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => return read,
             }
         }
-        Ok(count)
+    }
+
+    /// Returns the packets so far whose time is before 1970 or after the year 9999; for these the
+    /// nearest time in that range is used.
+    pub fn clamped(&self) -> u64 {
+        self.clamped
     }
 }
 
-/// How long the first header of a file is, as far as its beginning tells.
-fn header_length(beginning: &[u8]) -> usize {
-    const PCAP: usize = 24;
-    const SECTION: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
-    let word = |place: usize| beginning.get(place..place + 4)?.try_into().ok();
-    let (Some(kind), Some(length), Some(order)) = (word(0), word(4), word(8)) else {
-        return PCAP;
-    };
-    match (kind, order) {
-        (SECTION, [0x1a, 0x2b, 0x3c, 0x4d]) => u32::from_be_bytes(length) as usize,
-        (SECTION, _) => u32::from_le_bytes(length) as usize,
-        _ => PCAP,
-    }
+/// Returns true when so few bytes may be the beginning of a header.
+fn is_beginning(bytes: &[u8]) -> bool {
+    bytes.len() >= MAGIC_BYTES && (pcap::is_magic(bytes) || bytes.starts_with(&pcapng::MAGIC))
 }
 
-impl Interface {
-    fn of_header(header: &PcapHeader) -> Interface {
-        let nanoseconds = header.is_nanosecond_precision();
-        Interface {
-            link: link(header.network.0),
-            resolution: if nanoseconds {
-                1_000_000_000
-            } else {
-                1_000_000
-            },
-            offset: 0,
-            snap_length: header.snaplen as usize,
-        }
-    }
+/// Bytes by which the formats are known.
+const MAGIC_BYTES: usize = 4;
 
-    fn of_block(block: &InterfaceDescriptionBlock<'_>, big_endian: bool) -> Interface {
-        Interface {
-            link: link(block.linktype.0),
-            resolution: block.ts_resolution().unwrap_or(1_000_000).max(1),
-            // The library reads this option as little-endian, whatever the section is.
-            offset: match big_endian {
-                true => block.ts_offset().swap_bytes(),
-                false => block.ts_offset(),
-            },
-            snap_length: block.snaplen as usize,
-        }
-    }
+/// Stands for a record that has a number and is no packet.
+const NO_PACKET: Frame<'static> = Frame {
+    time: Duration::ZERO,
+    link: Err(Unreadable::NoPacket),
+    bytes: &[],
+    on_wire: 0,
+    trailer: 0,
+};
 
-    fn time(&self, ticks: u64) -> Duration {
-        let seconds = (ticks / self.resolution).saturating_add_signed(self.offset);
-        let rest = u128::from(ticks % self.resolution) * 1_000_000_000;
-        let nanoseconds = (rest / u128::from(self.resolution)) as u64;
-        Duration::from_secs(seconds).saturating_add(Duration::from_nanos(nanoseconds))
-    }
-}
-
-fn link(number: i32) -> Result<Link, i32> {
-    Link::from_number(number).ok_or(number)
-}
-
-fn fault<I>(error: &PcapError<I>) -> FileFault {
-    match error {
-        PcapError::UnexpectedEof | PcapError::Incomplete(_) => FileFault::Truncated,
-        PcapError::ReadError => FileFault::Io(io::ErrorKind::Other.into()),
-        PcapError::BufferTooSmall => {
-            FileFault::Malformed(format!("a block of more than {BUFFER_BYTES} bytes"))
-        }
-        PcapError::NomError(_, kind) | PcapError::OwnedNomError(_, kind) => {
-            FileFault::Malformed(format!("a faulty block ({kind:?})"))
-        }
-        PcapError::Eof | PcapError::HeaderNotRecognized => {
-            FileFault::Malformed("a faulty block".to_string())
-        }
-    }
+/// Returns as many bytes as show the kind of a file: the header of the shortest kind, or all of a
+/// shorter file.
+fn read_beginning(input: &mut impl Read) -> Result<Vec<u8>, FileFault> {
+    let mut beginning = Vec::new();
+    let mut limited = input.take(pcap::HEADER_BYTES as u64);
+    limited.read_to_end(&mut beginning)?;
+    Ok(beginning)
 }
 
 /// A pcapng file with one interface and nanoseconds (draft-ietf-opsawg-pcapng).
@@ -375,6 +448,20 @@ impl<W: Write> Writer<W> {
         body.extend(bytes);
         pad(&mut body);
         write_block(&mut self.output, ENHANCED_PACKET, &body)
+    }
+
+    /// Declares how many packets the system dropped since the capture began, at this time.
+    pub fn drops(&mut self, time: Duration, count: u64) -> io::Result<()> {
+        const INTERFACE_STATISTICS: u32 = 5;
+        const ISB_OSDROP: u16 = 7;
+        let ticks = time.as_nanos() as u64;
+        let mut body = Vec::new();
+        for field in [0, (ticks >> 32) as u32, ticks as u32] {
+            body.extend(field.to_le_bytes());
+        }
+        write_option(&mut body, ISB_OSDROP, &count.to_le_bytes());
+        write_option(&mut body, 0, &[]);
+        write_block(&mut self.output, INTERFACE_STATISTICS, &body)
     }
 
     /// Writes out what is buffered.

@@ -8,46 +8,22 @@
 //!
 //! Nothing here is the connection's own state machine: a bystander may come late, miss segments, or
 //! see them in another order, and must say what it saw and no more.
+//!
+//! A segment is first placed: what its receiver would drop changes nothing but a count. Of what is
+//! accepted, each end keeps an account ([`Side::account`]), and in the end the two accounts decide
+//! the conclusion: "all well" needs a proof from both ([`AllWell`]), "wrong" needs a finding that
+//! the capture shows, and everything else is incomplete.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::capture::analysis::{Analysis, Direction, analyse, is_after};
-use crate::capture::segment::{Flags, Options, Segment};
-use crate::capture::stream::{Comparison, Difference, Reassembly};
-
-/// Messages and acknowledgments of one direction that may be timed at once. Beyond it some are not
-/// timed; nothing else depends on it.
-const TIMED_MAX: usize = 1024;
-
-/// Which end of the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// The one that opened it.
-    Client,
-    /// The one that was called.
-    Server,
-}
-
-impl Role {
-    /// The other end.
-    pub fn other(self) -> Role {
-        match self {
-            Role::Client => Role::Server,
-            Role::Server => Role::Client,
-        }
-    }
-
-    /// As a word in a sentence.
-    pub fn name(self) -> &'static str {
-        match self {
-            Role::Client => "client",
-            Role::Server => "server",
-        }
-    }
-}
+use crate::capture::account::{AllWell, Conclusion};
+use crate::capture::analysis::{Analysis, Credit, Window, analyse};
+pub use crate::capture::finding::{Fault, Finding, Note, Role};
+use crate::capture::segment::{Flags, Segment};
+use crate::capture::side::{GoesOn, OtherSyn, Place, Side, SideRemains, TIMED_MAX};
+use crate::capture::stream::{Aside, Comparison, Difference, Expect};
 
 /// Which packet of the capture, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +75,8 @@ pub enum Meaning {
     },
     /// RST.
     Resets,
+    /// An RST after both sides have closed.
+    ResetsNothing,
 }
 
 /// What a flow says of one of its segments.
@@ -112,147 +90,16 @@ pub struct Observation {
     pub analysis: Analysis,
     /// In this conversation.
     pub meaning: Meaning,
+    /// It lies outside the window of its receiver, which drops it: it changes nothing.
+    pub outside: bool,
+    /// Its window, in the header and in bytes.
+    pub window: Window,
     /// The payload is larger than any segment between these two can be: the kernel cuts it later.
     pub offloaded: bool,
     /// The first wrong byte of a reply, when this segment brought it.
     pub difference: Option<Difference>,
     /// The first byte that this segment sends again with another value.
     pub altered: Option<Difference>,
-}
-
-/// Something that was not well, and the packet that shows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// The number of the packet; `None` when no single one shows it. What the handshake lacks is
-    /// told with the first packet of the flow.
-    pub packet: Option<u64>,
-    /// What it is.
-    pub fault: Fault,
-}
-
-/// What can be wrong with a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// No SYN was seen.
-    NoSyn,
-    /// No SYN,ACK was seen.
-    NoSynAck,
-    /// The handshake was never completed.
-    NoHandshakeAck,
-    /// A reply byte is not the upper case of its request byte.
-    WrongReply(Difference),
-    /// This side sent a byte again with another value, before it was acknowledged.
-    Altered(Role, Difference),
-    /// So many bytes were asked and not answered.
-    Unanswered(u64),
-    /// So many bytes answer nothing.
-    Surplus(u64),
-    /// So many sequence numbers of this side were not acknowledged.
-    Unacknowledged(Role, u32),
-    /// So many bytes of this side are not in the capture, though they were sent.
-    NotCaptured(Role, u64),
-    /// So many reply bytes could not be compared.
-    Unchecked(u64),
-    /// This side sent more after its FIN.
-    AfterFin(Role),
-    /// This side reset the connection.
-    Reset(Role),
-    /// This side never closed.
-    NotClosed(Role),
-}
-
-impl Fault {
-    /// Whether it says that something did not come, which a capture that lost packets cannot tell.
-    pub fn is_absence(&self) -> bool {
-        match self {
-            Fault::WrongReply(_)
-            | Fault::Altered(..)
-            | Fault::Surplus(_)
-            | Fault::AfterFin(_)
-            | Fault::Reset(_) => false,
-            Fault::NoSyn
-            | Fault::NoSynAck
-            | Fault::NoHandshakeAck
-            | Fault::Unanswered(_)
-            | Fault::Unacknowledged(..)
-            | Fault::NotCaptured(..)
-            | Fault::Unchecked(_)
-            | Fault::NotClosed(_) => true,
-        }
-    }
-
-    /// Whether it is of the same kind and side, wherever in the streams.
-    fn is_like(&self, other: &Fault) -> bool {
-        match (self, other) {
-            (Fault::WrongReply(_), Fault::WrongReply(_)) => true,
-            (Fault::Altered(role, _), Fault::Altered(other, _)) => role == other,
-            _ => self == other,
-        }
-    }
-
-    /// Where in the streams it is, if it has a place.
-    pub fn offset(&self) -> Option<u64> {
-        match self {
-            Fault::WrongReply(difference) | Fault::Altered(_, difference) => {
-                Some(difference.offset)
-            }
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Fault::NoSyn => write!(f, "the capture has no SYN: it begins in the middle"),
-            Fault::NoSynAck => write!(f, "the server's SYN,ACK is missing"),
-            Fault::NoHandshakeAck => write!(f, "the handshake was not completed"),
-            Fault::WrongReply(Difference {
-                offset,
-                expected,
-                found,
-            }) => write!(
-                f,
-                "the reply is wrong at offset {offset}: '{}' (0x{found:02x}), not '{}' \
-                 (0x{expected:02x})",
-                found.escape_ascii(),
-                expected.escape_ascii()
-            ),
-            Fault::Altered(
-                role,
-                Difference {
-                    offset,
-                    expected,
-                    found,
-                },
-            ) => write!(
-                f,
-                "the {} sends offset {offset} again with other content: '{}' (0x{found:02x}), not \
-                 '{}' (0x{expected:02x})",
-                role.name(),
-                found.escape_ascii(),
-                expected.escape_ascii()
-            ),
-            Fault::Unanswered(bytes) => write!(f, "{bytes} bytes were not answered"),
-            Fault::Surplus(bytes) => write!(f, "{bytes} bytes of the server answer nothing"),
-            Fault::Unacknowledged(role, count) => {
-                write!(
-                    f,
-                    "{count} sequence numbers of the {} were not acknowledged",
-                    role.name()
-                )
-            }
-            Fault::NotCaptured(role, bytes) => write!(
-                f,
-                "{bytes} bytes of the {} are not in the capture, though they were sent",
-                role.name()
-            ),
-            Fault::Unchecked(bytes) => write!(f, "{bytes} bytes of the reply were not compared"),
-            Fault::AfterFin(role) => write!(f, "the {} sent more after its FIN", role.name()),
-            Fault::Reset(role) => write!(f, "the {} reset the connection", role.name()),
-            Fault::NotClosed(role) => write!(f, "the {} did not close its side", role.name()),
-        }
-    }
 }
 
 /// Times that only a bystander can tell.
@@ -278,10 +125,23 @@ pub struct Flow {
     requests: VecDeque<Request>,
     findings: Vec<Finding>,
     first_closer: Option<Role>,
-    reset: bool,
+    reset: Option<Reset>,
+    /// RSTs after which the connection went on: the sender of the first one, and its packet.
+    challenged: Option<(Role, u64)>,
     segments: u64,
     first_packet: Option<u64>,
     last_time: Duration,
+}
+
+/// An RST that its receiver may have accepted.
+#[derive(Clone, Copy, Debug)]
+struct Reset {
+    from: Role,
+    packet: u64,
+    /// It has the number that its receiver expects: the connection is over. Another number within
+    /// the window is only answered (RFC 5961, section 3), unless the capture lacks what lies before
+    /// it: then the connection is over if it does not go on.
+    exact: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -295,27 +155,6 @@ enum Handshake {
     Complete,
 }
 
-/// One end, and what it sent.
-#[derive(Debug)]
-struct Side {
-    address: SocketAddr,
-    /// The address as it is written, a dozen times for each connection.
-    name: String,
-    direction: Direction,
-    /// The sequence number of the SYN, or the one before the first byte seen.
-    base: Option<u32>,
-    syn: Option<Options>,
-    stream: Option<Reassembly>,
-    /// The number after the FIN.
-    fin_end: Option<u32>,
-    /// The highest acknowledgment of the other side.
-    acknowledged: Option<u32>,
-    /// The number of the last packet it sent.
-    last_packet: Option<u64>,
-    /// Segments whose acknowledgment is awaited: the number after each, and when it was sent.
-    timed: VecDeque<(u32, Duration)>,
-}
-
 /// A request whose reply is awaited. On the wire a message ends with a pushed segment.
 #[derive(Clone, Copy, Debug)]
 struct Request {
@@ -327,49 +166,77 @@ struct Request {
     answered_early: bool,
 }
 
-impl Side {
-    fn new(address: SocketAddr) -> Self {
-        Side {
-            address,
-            name: address.to_string(),
-            direction: Direction::default(),
-            base: None,
-            syn: None,
-            stream: None,
-            fin_end: None,
-            acknowledged: None,
-            last_packet: None,
-            timed: VecDeque::new(),
-        }
+/// The effect of a segment that its receiver accepts.
+struct Effect {
+    meaning: Meaning,
+    difference: Option<Difference>,
+    altered: Option<Difference>,
+}
+
+/// The judgement on a connection, once nothing more comes.
+#[derive(Clone, Debug)]
+pub struct Judgement {
+    /// Faults, and gaps in the capture.
+    pub findings: Vec<Finding>,
+    /// Anything out of the ordinary that changed nothing.
+    pub notes: Vec<Note>,
+    /// The conclusion from both.
+    pub conclusion: Conclusion,
+}
+
+/// What is kept of a connection that has ended and was reported, for the segments that come again
+/// and for the next connection between the same ports.
+#[derive(Clone, Copy, Debug)]
+pub struct Remains {
+    client: SideRemains,
+    server: SideRemains,
+    /// The side that reset it; `None` when both sides closed.
+    reset: Option<Role>,
+    established: bool,
+    /// In nanoseconds.
+    last_time: u64,
+}
+
+impl Remains {
+    /// Returns the time of its last segment.
+    pub fn last_time(&self) -> Duration {
+        Duration::from_nanos(self.last_time)
     }
 
-    /// Sequence numbers that were acknowledged though they were never seen.
-    fn acknowledged_unseen(&self) -> u64 {
-        match (self.direction.next(), self.acknowledged) {
-            (Some(next), Some(ack)) if is_after(ack, next) => ack.wrapping_sub(next).into(),
-            _ => 0,
-        }
-    }
-
-    /// Whether its FIN was acknowledged.
-    fn is_closed(&self) -> bool {
-        match (self.fin_end, self.acknowledged) {
-            (Some(end), Some(ack)) => !is_after(end, ack),
-            _ => false,
+    /// Returns the connection as it ended, between these addresses.
+    pub fn revive(&self, client: SocketAddr, server: SocketAddr) -> Flow {
+        let (client, server) = (
+            self.client.revive(client, self.last_time()),
+            self.server.revive(server, self.last_time()),
+        );
+        Flow {
+            handshake: match self.established {
+                true => Handshake::Complete,
+                false => Handshake::Missed,
+            },
+            reset: self.reset.map(|from| Reset {
+                from,
+                packet: 0,
+                exact: true,
+            }),
+            last_time: self.last_time(),
+            ..Flow::between(client, server, Expect::Anything)
         }
     }
 }
 
 impl Flow {
-    /// A flow that begins with this segment. `server_port`: who is the server when no SYN says it;
-    /// otherwise the end with the lower port is.
-    pub fn new(first: &Segment<'_>, server_port: Option<u16>) -> Flow {
+    /// Returns a flow that begins with this segment. `server_port`: the port that shows which end
+    /// is the server; when neither end or both have it, a SYN decides, and without one the lower
+    /// port. `expect`: the expected replies.
+    pub fn new(first: &Segment<'_>, server_port: Option<u16>, expect: Expect) -> Flow {
         let (source, target) = (first.source, first.target);
         let (syn, ack) = (first.flags.has(Flags::SYN), first.flags.has(Flags::ACK));
-        let from_client = match (syn, ack, server_port) {
-            (true, ack, _) => !ack,
-            (_, _, Some(port)) if source.port() == port => false,
-            (_, _, Some(port)) if target.port() == port => true,
+        let is_server = |port: u16| server_port == Some(port);
+        let from_client = match (is_server(source.port()), is_server(target.port())) {
+            (true, false) => false,
+            (false, true) => true,
+            _ if syn => !ack,
             _ => source.port() >= target.port(),
         };
         let (client, server) = if from_client {
@@ -377,20 +244,45 @@ impl Flow {
         } else {
             (target, source)
         };
+        Flow::between(Side::new(client), Side::new(server), expect)
+    }
+
+    fn between(client: Side, server: Side, expect: Expect) -> Flow {
         Flow {
-            client: Side::new(client),
-            server: Side::new(server),
+            client,
+            server,
             handshake: Handshake::Missed,
             round_trip: None,
-            comparison: Comparison::default(),
+            comparison: Comparison::new(expect),
             requests: VecDeque::new(),
             findings: Vec::new(),
             first_closer: None,
-            reset: false,
+            reset: None,
+            challenged: None,
             segments: 0,
             first_packet: None,
             last_time: Duration::ZERO,
         }
+    }
+
+    /// Returns what is to be kept when the flow is over; `None` when it has not ended.
+    pub fn remains(&self) -> Option<Remains> {
+        let reset = self.reset.filter(|reset| reset.exact);
+        if !self.has_ended() {
+            return None;
+        }
+        Some(Remains {
+            client: SideRemains::of(&self.client),
+            server: SideRemains::of(&self.server),
+            reset: reset.map(|reset| reset.from),
+            established: self.is_established(),
+            last_time: u64::try_from(self.last_time.as_nanos()).unwrap_or(u64::MAX),
+        })
+    }
+
+    /// Returns the address of an end.
+    pub fn address(&self, role: Role) -> SocketAddr {
+        self.side(role).address
     }
 
     /// The address of an end as it is written.
@@ -400,7 +292,7 @@ impl Flow {
 
     /// The MSS that this end announced.
     pub fn mss(&self, role: Role) -> Option<u16> {
-        self.side(role).syn.and_then(|options| options.mss)
+        self.side(role).syn.and_then(|syn| syn.mss)
     }
 
     /// The smaller of both, which neither may exceed; `None` unless both SYNs were seen.
@@ -415,10 +307,7 @@ impl Flow {
 
     /// The payload of a full segment: the MSS less the timestamps, when both use them (RFC 7323).
     pub fn payload_max(&self) -> Option<u16> {
-        let timestamps = |role| {
-            let syn = self.side(role).syn;
-            syn.is_some_and(|options| options.timestamps.is_some())
-        };
+        let timestamps = |role| self.side(role).syn.is_some_and(|syn| syn.timestamps);
         let both = timestamps(Role::Client) && timestamps(Role::Server);
         Some(
             self.mss_in_force()?
@@ -426,12 +315,10 @@ impl Flow {
         )
     }
 
-    /// Bytes that this end sent, as far as is known.
+    /// Returns the bytes that this end sent, as far as is known, whether the capture holds them or
+    /// not.
     pub fn bytes(&self, role: Role) -> u64 {
-        self.side(role)
-            .stream
-            .as_ref()
-            .map_or(0, Reassembly::delivered)
+        self.side(role).account().length()
     }
 
     /// Who sent the first FIN.
@@ -446,7 +333,18 @@ impl Flow {
 
     /// Whether nothing more is to come: both sides closed and acknowledged, or a reset.
     pub fn has_ended(&self) -> bool {
-        self.reset || (self.client.is_closed() && self.server.is_closed())
+        self.reset.is_some_and(|reset| reset.exact) || self.has_closed()
+    }
+
+    /// Returns true when both sides closed and both FINs were acknowledged.
+    fn has_closed(&self) -> bool {
+        self.client.is_closed() && self.server.is_closed()
+    }
+
+    /// Returns true when both sides closed and all their bytes were acknowledged: an RST then loses
+    /// nothing, even when the capture lacks the acknowledgment of a FIN.
+    fn has_said_all(&self) -> bool {
+        self.client.has_said_all() && self.server.has_said_all()
     }
 
     /// When its last segment was seen.
@@ -463,10 +361,75 @@ impl Flow {
     pub fn is_reused_by(&self, segment: &Segment<'_>) -> bool {
         let opens = segment.flags.has(Flags::SYN) && !segment.flags.has(Flags::ACK);
         let role = self.role_of(segment);
-        let other = self.side(role).base.is_some_and(|base| base != segment.seq);
+        let other = self
+            .side(role)
+            .base()
+            .is_some_and(|base| base != segment.seq);
         // A SYN belongs to nothing that was seen before it but its own answer.
         let late = matches!(self.handshake, Handshake::Missed) && self.server.syn.is_none();
-        opens && (other || late)
+        // After it was refused, the same SYN is another attempt.
+        opens && (other || late || self.was_refused())
+    }
+
+    /// Returns true when its SYN was answered by an RST.
+    fn was_refused(&self) -> bool {
+        self.reset.is_some_and(|reset| reset.exact) && self.server.stream.is_none()
+    }
+
+    /// Returns true when a segment can belong to this connection after its end. An RST that cannot
+    /// belong to it belongs to no other one either.
+    pub fn owns(&self, segment: &Segment<'_>) -> bool {
+        // A segment that acknowledges something belongs to an attempt that was not refused.
+        let is_later = self.was_refused() && segment.flags.has(Flags::ACK);
+        let is_inside = self.place(segment) == Place::Inside;
+        segment.flags.has(Flags::RST) || (is_inside && !is_later)
+    }
+
+    /// Returns true when this segment shows that the conversation goes on in another connection
+    /// between the same ports, of which the capture has no SYN.
+    pub fn is_left_by(&self, segment: &Segment<'_>) -> bool {
+        let from = self.role_of(segment);
+        let (sender, receiver) = (self.side(from), self.side(from.other()));
+        if segment.flags.has(Flags::SYN) && segment.flags.has(Flags::ACK) {
+            // A SYN,ACK follows nothing but its SYN, or what begins with its own numbers.
+            let other = |side: &Side, base| side.base().is_some_and(|known| known != base);
+            let is_other =
+                other(sender, segment.seq) || other(receiver, segment.ack.wrapping_sub(1));
+            return is_other && !sender.has_syn() && !receiver.has_syn();
+        }
+        if self.prefers_other_syn(segment) {
+            return false;
+        }
+        let is_outside = self.place(segment) == Place::Outside;
+        let follows_other_syn = match from {
+            Role::Client => receiver.goes_on_from_other_syn(segment.ack),
+            Role::Server => sender.goes_on_from_other_syn(segment.seq),
+        };
+        self.acknowledges_other_syn(segment)
+            || follows_other_syn
+            || (is_outside && sender.goes_on(segment, receiver) == Some(GoesOn::Elsewhere))
+    }
+
+    /// Hands over the segments of the two ends that may belong to another connection.
+    pub fn hand_over(&mut self) -> [(SocketAddr, Vec<(u32, Aside)>); 2] {
+        let of = |side: &mut Side| (side.address, side.hand_over());
+        [of(&mut self.client), of(&mut self.server)]
+    }
+
+    /// Begins with segments that the connection before it handed over.
+    pub fn take_over(&mut self, handed: [(SocketAddr, Vec<(u32, Aside)>); 2], now: Duration) {
+        for (address, aside) in handed {
+            let side = match address == self.client.address {
+                true => &mut self.client,
+                false => &mut self.server,
+            };
+            side.take_over(aside, now);
+        }
+    }
+
+    fn place(&self, segment: &Segment<'_>) -> Place {
+        let from = self.role_of(segment);
+        self.side(from).place(segment, self.side(from.other()))
     }
 
     /// The next segment of this flow. Times are appended to `timings`.
@@ -481,31 +444,143 @@ impl Flow {
         self.first_packet.get_or_insert(packet.number);
         self.last_time = packet.time;
         self.side_mut(from).last_packet = Some(packet.number);
-        let (closer_before, had_ended) = (self.first_closer, self.has_ended());
+        self.prefer_other_syn(segment);
+        let outside = self.is_outside(from, segment);
+        let is_mark = segment.flags.has(Flags::SYN.with(Flags::RST));
         let round_trip = self.round_trip;
         let (sender, receiver) = self.sides(from);
-        let analysis = analyse(
-            segment,
-            packet.time,
-            &mut sender.direction,
-            &mut receiver.direction,
-            round_trip,
-        );
-        let acknowledges = self.take_acknowledgment(from, packet, segment, timings);
-        let shakes = self.shake(from, packet, segment, timings);
-        let after_fin = self.sends_after_fin(from, packet, segment);
-        let offset = self.base_stream(from, segment).offset(segment.seq);
-        let altered = self.take_payload(from, packet, segment, timings);
-        // A keep-alive's byte is no data, and may have any value (RFC 9293, section 3.8.4).
-        let altered = altered.filter(|_| !analysis.has(Analysis::KEEP_ALIVE));
-        if let Some(difference) = altered {
-            self.find(packet.number, Fault::Altered(from, difference));
+        let credit = match outside {
+            false => Credit::All,
+            true if !is_mark && receiver.may_have_acknowledged(segment) => Credit::Acknowledgment,
+            true => Credit::Nothing,
+        };
+        let directions = (&mut sender.direction, &mut receiver.direction);
+        let analysis = analyse(segment, packet.time, directions, round_trip, credit);
+        let window = sender.direction.window_of(segment, &receiver.direction);
+        let effect = match outside {
+            true => self.pass_over(from, packet, segment),
+            false => self.take(from, packet, segment, (analysis, window), timings),
+        };
+        let base = |side: &Side| side.base().unwrap_or(0);
+        Observation {
+            from,
+            bases: (base(self.side(from)), base(self.side(from.other()))),
+            analysis,
+            meaning: effect.meaning,
+            outside,
+            window,
+            offloaded: self
+                .payload_max()
+                .is_some_and(|most| segment.length > u32::from(most)),
+            difference: effect.difference,
+            altered: effect.altered,
         }
+    }
+
+    /// Returns true when its receiver drops it.
+    fn is_outside(&mut self, from: Role, segment: &Segment<'_>) -> bool {
+        if self.place(segment) == Place::Inside {
+            return false;
+        }
+        let (sender, receiver) = self.sides(from);
+        if sender.goes_on(segment, receiver) == Some(GoesOn::AfterGap) {
+            sender.resume(segment);
+            receiver.recall();
+        }
+        self.place(segment) == Place::Outside
+    }
+
+    /// Begins the server's stream with its other SYN,ACK when the client acknowledges that one.
+    fn prefer_other_syn(&mut self, segment: &Segment<'_>) {
+        if self.prefers_other_syn(segment) {
+            self.server.begin_with_other(segment.ack.wrapping_sub(1));
+        }
+    }
+
+    fn prefers_other_syn(&self, segment: &Segment<'_>) -> bool {
+        self.acknowledges_other_syn(segment)
+            && self.server.other_syn.is_some_and(|other| other.answers)
+            && self.server.may_begin_with_other()
+            && self.client.strays.count == 0
+    }
+
+    /// Returns true when the client acknowledges a SYN,ACK with another number than the first one.
+    fn acknowledges_other_syn(&self, segment: &Segment<'_>) -> bool {
+        let other = self.server.other_syn.map(|other| other.seq);
+        self.role_of(segment) == Role::Client
+            && segment.flags.has(Flags::ACK)
+            && other == Some(segment.ack.wrapping_sub(1))
+    }
+
+    /// Takes note of a segment that its receiver drops.
+    fn pass_over(&mut self, from: Role, packet: Packet, segment: &Segment<'_>) -> Effect {
+        let side = self.side_mut(from);
+        side.pass_over(segment, packet.number);
+        let (syn, ack) = (segment.flags.has(Flags::SYN), segment.flags.has(Flags::ACK));
+        if syn && ack && from == Role::Server {
+            let seq = segment.seq;
+            let again = self.server.other_syn.filter(|other| other.seq == seq);
+            self.server.other_syn = Some(OtherSyn {
+                seq,
+                answers: segment.length == 0 && self.client.may_answer(segment),
+                count: again.map_or(1, |other| other.count + 1),
+            });
+        }
+        let side = self.side(from);
+        let meaning = if segment.flags.has(Flags::RST) {
+            Meaning::Resets
+        } else if syn && ack {
+            Meaning::Accepts
+        } else if syn {
+            Meaning::Opens
+        } else if segment.length > 0 {
+            Meaning::Carries {
+                offset: side.offset(segment.seq),
+                acknowledges: 0,
+                closes: segment.flags.has(Flags::FIN),
+                after_fin: false,
+            }
+        } else if segment.flags.has(Flags::FIN) {
+            Meaning::Closes {
+                first: false,
+                acknowledges_fin: false,
+            }
+        } else {
+            Meaning::Acknowledges {
+                bytes: 0,
+                fin: false,
+                ends: false,
+            }
+        };
+        Effect {
+            meaning,
+            difference: None,
+            altered: None,
+        }
+    }
+
+    /// Takes in a segment that its receiver accepts.
+    fn take(
+        &mut self,
+        from: Role,
+        packet: Packet,
+        segment: &Segment<'_>,
+        (analysis, window): (Analysis, Window),
+        timings: &mut Vec<Timing>,
+    ) -> Effect {
+        let (closer_before, had_ended) = (self.first_closer, self.has_ended());
+        let had_said_all = self.has_said_all();
+        let acknowledges = self.take_acknowledgment(from, packet, segment, window, timings);
+        let shakes = self.shake(from, packet, segment, timings);
+        self.go_on_after_reset(segment);
+        let offset = self.side(from).offset(segment.seq);
+        let (altered, after_fin) = self.take_payload(from, packet, segment, analysis, timings);
         let wrong = self.compare();
         self.take_end(from, packet, segment);
         let fin_acknowledged = acknowledges > 0 && self.side(from.other()).is_closed();
         let meaning = match shakes {
             Some(meaning) => meaning,
+            None if segment.flags.has(Flags::RST) && had_said_all => Meaning::ResetsNothing,
             None if segment.flags.has(Flags::RST) => Meaning::Resets,
             None if segment.length > 0 => Meaning::Carries {
                 offset,
@@ -523,15 +598,8 @@ impl Flow {
                 ends: self.has_ended() && !had_ended,
             },
         };
-        let base = |side: &Side| side.base.unwrap_or(0);
-        Observation {
-            from,
-            bases: (base(self.side(from)), base(self.side(from.other()))),
-            analysis,
+        Effect {
             meaning,
-            offloaded: self
-                .payload_max()
-                .is_some_and(|most| segment.length > u32::from(most)),
             difference: wrong
                 .filter(|(number, _)| *number == packet.number)
                 .map(|(_, difference)| difference),
@@ -539,20 +607,18 @@ impl Flow {
         }
     }
 
-    /// What it costs to keep what is kept of its bytes.
+    /// Returns the bytes of memory that its buffers take.
     pub fn cost(&self) -> usize {
-        let streams = [&self.client.stream, &self.server.stream];
-        streams.into_iter().flatten().map(Reassembly::cost).sum()
+        let requests = self.requests.capacity() * size_of::<Request>();
+        self.client.cost() + self.server.cost() + requests
     }
 
-    /// Keeps no bytes any more: holes stay holes, and what was not compared will not be.
+    /// Drops all buffers: holes stay holes, and bytes that were not compared stay so.
     pub fn give_up(&mut self) {
         self.finish_streams();
-        for side in [&mut self.client, &mut self.server] {
-            if let Some(stream) = &mut side.stream {
-                stream.forget();
-            }
-        }
+        self.requests = VecDeque::new();
+        self.client.give_up();
+        self.server.give_up();
     }
 
     fn finish_streams(&mut self) {
@@ -564,57 +630,154 @@ impl Flow {
         self.compare();
     }
 
-    /// Everything that was not well, now that nothing more comes.
-    pub fn judge(&mut self) -> Vec<Finding> {
+    /// Returns the judgement on it, once nothing more comes.
+    pub fn judge(&mut self) -> Judgement {
         self.finish_streams();
         let mut findings = Vec::new();
         let mut add = |packet, fault| findings.push(Finding { packet, fault });
-        match (&self.client.syn, &self.server.syn, self.handshake) {
-            (None, _, _) => add(self.first_packet, Fault::NoSyn),
-            (_, None, _) => add(self.first_packet, Fault::NoSynAck),
+        // A connection that was refused has no more of a handshake.
+        let refused = self.reset.is_some() && self.server.stream.is_none();
+        match (self.client.has_syn(), self.server.has_syn(), self.handshake) {
+            (true, _, _) if refused => {}
+            (false, _, _) => add(self.first_packet, Fault::NoSyn),
+            (_, false, _) => add(self.first_packet, Fault::NoSynAck),
             (_, _, Handshake::Complete) => {}
             _ => add(self.first_packet, Fault::NoHandshakeAck),
         }
         findings.extend(self.findings.iter().copied());
-        let mut add = |packet, fault| findings.push(Finding { packet, fault });
-        let reset = self.reset;
-        for (role, side) in [(Role::Client, &self.client), (Role::Server, &self.server)] {
-            let stream = side.stream.as_ref();
-            let missing = stream.map_or(0, Reassembly::missing) + side.acknowledged_unseen();
-            if missing > 0 {
-                add(side.last_packet, Fault::NotCaptured(role, missing));
-            }
-            if side.fin_end.is_none() && !reset {
-                add(side.last_packet, Fault::NotClosed(role));
-            }
-            let first = side.base.map(|base| base.wrapping_add(1));
-            let open = match (side.direction.next(), side.acknowledged.or(first)) {
-                (Some(next), Some(ack)) if is_after(next, ack) => next.wrapping_sub(ack),
-                _ => 0,
-            };
-            if open > 0 && !reset {
-                add(side.last_packet, Fault::Unacknowledged(role, open));
-            }
+        if let Some(Reset { from, packet, .. }) = self.reset {
+            findings.push(Finding {
+                packet: Some(packet),
+                fault: Fault::Reset(from),
+            });
         }
-        let (asked, answered) = (self.bytes(Role::Client), self.bytes(Role::Server));
-        let [unanswered, surplus, unchecked] = match self.is_comparable() {
-            true => [
-                asked.saturating_sub(answered),
-                answered.saturating_sub(asked),
-                self.comparison.unchecked(),
-            ],
-            false => [0, 0, answered],
+        self.judge_sides(&mut findings);
+        self.judge_replies(&mut findings);
+        let (request, reply) = (self.client.account(), self.server.account());
+        let compared = match self.comparison.expect() {
+            Expect::Anything => None,
+            Expect::Upper | Expect::Same => Some(self.comparison.compared()),
         };
-        for (bytes, fault) in [
-            (unanswered, Fault::Unanswered(unanswered)),
-            (surplus, Fault::Surplus(surplus)),
-            (unchecked, Fault::Unchecked(unchecked)),
-        ] {
-            if bytes > 0 {
-                add(None, fault);
+        let is_wrong = findings.iter().any(|finding| !finding.fault.is_absence());
+        let conclusion = match AllWell::prove(&request, &reply, compared) {
+            _ if is_wrong => Conclusion::Wrong,
+            Some(proof) if findings.is_empty() => Conclusion::AllWell(proof),
+            _ => Conclusion::Incomplete,
+        };
+        Judgement {
+            findings,
+            notes: self.notes(),
+            conclusion,
+        }
+    }
+
+    /// Adds the findings about each direction alone.
+    fn judge_sides(&self, findings: &mut Vec<Finding>) {
+        for (role, side) in [(Role::Client, &self.client), (Role::Server, &self.server)] {
+            let mut add = |fault| {
+                findings.push(Finding {
+                    packet: side.last_packet,
+                    fault,
+                });
+            };
+            let account = side.account();
+            let is_unfollowed = side.has_syn() && !side.begins();
+            let sent = account.length_max() > 0 || account.fin.is_some();
+            if is_unfollowed && sent {
+                add(Fault::NotAfterSyn(role));
+            } else if let Some(missing) = account.missing() {
+                add(Fault::NotCaptured(role, missing));
+            }
+            if self.reset.is_some() {
+                continue;
+            }
+            if account.lacks_fin_alone() {
+                add(Fault::FinNotCaptured(role));
+            } else if account.fin.is_none() {
+                add(Fault::NotClosed(role));
+            }
+            let open = account.unacknowledged();
+            if open > 0 {
+                add(Fault::Unacknowledged(role, open));
             }
         }
-        findings
+    }
+
+    /// Adds the findings about the replies to the requests.
+    fn judge_replies(&self, findings: &mut Vec<Finding>) {
+        let (request, reply) = (self.client.account(), self.server.account());
+        if self.comparison.expect() == Expect::Anything {
+            return;
+        }
+        let mut add = |bytes, fault| {
+            if bytes > 0 {
+                findings.push(Finding {
+                    packet: None,
+                    fault,
+                });
+            }
+        };
+        if !self.is_comparable() {
+            let answered = reply.length();
+            return add(answered, Fault::Unchecked(answered));
+        }
+        let (asked, answered) = (request.length_min(), reply.length());
+        // The server has what it acknowledged; when it closes without an answer, none will come.
+        let acknowledged = asked.min(request.acknowledged);
+        let unanswered = match reply.fin {
+            Some(fin) => acknowledged.saturating_sub(fin),
+            None => 0,
+        };
+        let open = asked.saturating_sub(answered) - unanswered;
+        // With holes on both sides it may be another connection that goes on behind them.
+        let (unanswered, open) = match (request.missing(), reply.missing()) {
+            (Some(_), Some(_)) => (0, open + unanswered),
+            _ => (unanswered, open),
+        };
+        let beyond = answered.saturating_sub(request.length_max());
+        let surplus = match reply.captured == answered {
+            true => beyond,
+            false => {
+                let stream = self.server.stream.as_ref();
+                stream.map_or(0, |stream| stream.captured_from(request.length_max()))
+            }
+        };
+        let mut unchecked = asked
+            .min(answered)
+            .saturating_sub(self.comparison.compared());
+        let surplus = match (request.missing(), reply.missing()) {
+            (Some(_), Some(_)) => {
+                unchecked += surplus;
+                0
+            }
+            _ => surplus,
+        };
+        add(unanswered, Fault::Unanswered(unanswered));
+        add(open, Fault::NotAnsweredYet(open));
+        add(surplus, Fault::Surplus(surplus));
+        add(unchecked, Fault::Unchecked(unchecked));
+    }
+
+    fn notes(&self) -> Vec<Note> {
+        let mut notes = Vec::new();
+        for (role, side) in [(Role::Client, &self.client), (Role::Server, &self.server)] {
+            let strays = side.strays;
+            if strays.count > 0 {
+                notes.push(Note::Outside {
+                    role,
+                    count: strays.count,
+                    first: strays.first,
+                });
+            }
+            let doubted = side.doubted.filter(|_| side.account().missing().is_some());
+            notes.extend(doubted.map(|packet| Note::Doubted(role, packet)));
+            if side.was_acknowledged_unsent() {
+                notes.push(Note::AcknowledgedUnsent(role.other()));
+            }
+        }
+        let challenged = self.challenged;
+        notes.extend(challenged.map(|(role, packet)| Note::Challenged(role, packet)));
+        notes
     }
 
     fn role_of(&self, segment: &Segment<'_>) -> Role {
@@ -656,12 +819,11 @@ impl Flow {
         timings: &mut Vec<Timing>,
     ) -> Option<Meaning> {
         let (syn, ack) = (segment.flags.has(Flags::SYN), segment.flags.has(Flags::ACK));
-        if syn && !segment.flags.has(Flags::RST) {
-            let side = self.side_mut(from);
-            side.base = Some(segment.seq);
-            side.syn = Some(segment.options);
-            side.stream
-                .get_or_insert_with(|| Reassembly::new(segment.seq.wrapping_add(1)));
+        if segment.flags.has(Flags::RST) {
+            return None;
+        }
+        if syn {
+            self.side_mut(from).begin(segment);
         }
         match (self.handshake, from) {
             // Sent again, it is the last one whose round trip the handshake measures.
@@ -674,19 +836,22 @@ impl Flow {
                 };
                 Some(Meaning::Opens)
             }
+            // Both open at once, and the capture lacks its SYN.
+            (Handshake::Missed, Role::Client) if syn && ack => {
+                self.handshake = Handshake::Opened(packet.time);
+                Some(Meaning::Accepts)
+            }
             (_, Role::Server) if syn && ack => {
                 if let Handshake::Opened(time) = self.handshake {
                     self.handshake = Handshake::Accepted(time);
                 }
                 Some(Meaning::Accepts)
             }
-            (Handshake::Opened(begun) | Handshake::Accepted(begun), Role::Client)
-                if ack && !segment.flags.has(Flags::RST) =>
-            {
+            (Handshake::Opened(begun) | Handshake::Accepted(begun), Role::Client) if ack => {
                 // Without a SYN,ACK it was missed: the client has seen it, or would not go on.
                 let round_trip = packet.time.saturating_sub(begun);
                 self.round_trip.get_or_insert(round_trip);
-                let base = self.server.base?;
+                let base = self.server.base()?;
                 if let Handshake::Opened(_) = self.handshake {
                     return None;
                 }
@@ -705,88 +870,82 @@ impl Flow {
         from: Role,
         packet: Packet,
         segment: &Segment<'_>,
+        window: Window,
         timings: &mut Vec<Timing>,
     ) -> u32 {
-        if !segment.flags.has(Flags::ACK) {
+        let is_reset = segment.flags.has(Flags::RST);
+        if !segment.flags.has(Flags::ACK) || is_reset {
             return 0;
         }
         let side = self.side_mut(from.other());
-        // A SYN is no byte: what counts begins after it.
-        let first = side.base.map_or(segment.ack, |base| base.wrapping_add(1));
-        let before = *side.acknowledged.get_or_insert(first);
-        if !is_after(segment.ack, before) {
-            return 0;
-        }
-        side.acknowledged = Some(segment.ack);
-        while let Some(&(end, sent)) = side.timed.front()
-            && !is_after(end, segment.ack)
-        {
-            side.timed.pop_front();
-            let taken = packet.time.saturating_sub(sent);
-            timings.push(Timing::Acknowledged(taken));
-        }
-        let fin = side.fin_end == Some(segment.ack);
-        if let Some(stream) = &mut side.stream {
-            let end = segment.ack.wrapping_sub(u32::from(fin));
-            let syn_only = stream.offset(end) <= 0;
-            if !syn_only
-                && side
-                    .fin_end
-                    .is_none_or(|fin_end| !is_after(segment.ack, fin_end))
-            {
-                stream.acknowledged(end, packet.time);
-            }
-        }
-        segment.ack.wrapping_sub(before)
+        let timed = |taken| timings.push(Timing::Acknowledged(taken));
+        let acknowledges = side.acknowledge(segment.ack, packet.time, timed);
+        side.grant(segment.ack, window);
+        acknowledges
     }
 
-    fn sends_after_fin(&mut self, from: Role, packet: Packet, segment: &Segment<'_>) -> bool {
-        let end = segment.seq.wrapping_add(segment.length);
-        let after = match self.side(from).fin_end {
-            Some(fin_end) => segment.length > 0 && is_after(end, fin_end.wrapping_sub(1)),
-            None => false,
+    /// Cancels a reset whose RST is not at the expected number when the connection goes on after
+    /// it.
+    fn go_on_after_reset(&mut self, segment: &Segment<'_>) {
+        let Some(reset) = self.reset.filter(|reset| !reset.exact) else {
+            return;
         };
-        if after {
-            self.find(packet.number, Fault::AfterFin(from));
+        // Its receiver answers such an RST with an acknowledgment, in any case.
+        let is_answer = self.role_of(segment) != reset.from && segment.span() == 0;
+        if !segment.flags.has(Flags::RST) && !is_answer {
+            self.reset = None;
+            self.challenged.get_or_insert((reset.from, reset.packet));
         }
-        after
     }
 
-    /// The stream of this side; the first segment seen of it tells where it begins.
-    fn base_stream(&mut self, from: Role, segment: &Segment<'_>) -> &mut Reassembly {
-        let side = self.side_mut(from);
-        side.base.get_or_insert(segment.seq.wrapping_sub(1));
-        side.stream
-            .get_or_insert_with(|| Reassembly::new(segment.seq))
-    }
-
-    /// Tells the first byte that was sent before with another value.
+    /// Returns the first byte that was sent before with another value, and whether there are bytes
+    /// after the FIN.
     fn take_payload(
         &mut self,
         from: Role,
         packet: Packet,
         segment: &Segment<'_>,
+        analysis: Analysis,
         timings: &mut Vec<Timing>,
-    ) -> Option<Difference> {
-        if segment.length == 0 || segment.flags.has(Flags::RST) {
-            return None;
+    ) -> (Option<Difference>, bool) {
+        if segment.flags.has(Flags::RST) {
+            return (None, false);
         }
-        let fin_end = self.side(from).fin_end;
-        let stream = self.base_stream(from, segment);
+        let side = self.side_mut(from);
+        let syn = u32::from(segment.flags.has(Flags::SYN));
+        let start = segment.seq.wrapping_add(syn);
+        if syn == 0 || segment.length > 0 {
+            side.speak(start);
+        }
+        // A keep-alive's byte is no data, and may have any value (RFC 9293, section 3.8.4).
+        if segment.length == 0 || analysis.has(Analysis::KEEP_ALIVE) {
+            return (None, false);
+        }
+        let probes_window = analysis.has(Analysis::ZERO_WINDOW_PROBE);
+        if !probes_window && side.may_be_keep_alive(segment) {
+            side.doubted.get_or_insert(packet.number);
+            return (None, false);
+        }
+        let fin = side.fin();
+        let stream = side.begin_at(start);
         let before = stream.delivered();
-        let mut start = segment
-            .seq
-            .wrapping_add(u32::from(segment.flags.has(Flags::SYN)));
-        if fin_end.is_some_and(|end| !is_after(end, start)) {
-            start = start.wrapping_sub(1); // The FIN took a number, and is no byte.
-        }
-        let place = (start, segment.length);
-        let altered = stream.add(place, packet.number, segment.payload);
+        let end = stream.offset(start) + i64::from(segment.length);
+        let beyond = fin.map_or(0, |fin| (end - fin as i64).clamp(0, segment.length.into()));
+        let length = segment.length - beyond as u32;
+        let payload = &segment.payload[..segment.payload.len().min(length as usize)];
+        let altered = stream.add((start, length), packet.number, payload);
         let after = stream.delivered();
+        side.has_sent(packet.time);
         if after > before {
             self.time(from, packet.time, segment, (before, after), timings);
         }
-        altered
+        if let Some(difference) = altered {
+            self.find(packet.number, Fault::Altered(from, difference));
+        }
+        if beyond > 0 {
+            self.find_after_fin(from, packet.number);
+        }
+        (altered, beyond > 0)
     }
 
     /// Times a request when it is complete, a reply when it begins.
@@ -799,10 +958,8 @@ impl Flow {
         timings: &mut Vec<Timing>,
     ) {
         let side = self.side_mut(from);
-        if side.timed.len() < TIMED_MAX {
-            let end = segment.seq.wrapping_add(segment.span());
-            side.timed.push_back((end, now));
-        }
+        let end = side.offset(segment.seq.wrapping_add(segment.span()));
+        side.time(u64::try_from(end).unwrap_or(0), now);
         if from == Role::Server {
             while let Some(request) = self.requests.front_mut()
                 && request.start < after
@@ -817,6 +974,9 @@ impl Flow {
                     Some(complete) => timings.push(Timing::Reply(now.saturating_sub(complete))),
                 }
                 self.requests.pop_front();
+            }
+            if self.requests.is_empty() && self.requests.capacity() > REQUESTS_IDLE {
+                self.requests = VecDeque::new();
             }
             return;
         }
@@ -839,25 +999,23 @@ impl Flow {
 
     /// Without both SYNs nobody knows which bytes belong together.
     fn is_comparable(&self) -> bool {
-        self.client.syn.is_some() && self.server.syn.is_some()
+        self.client.begins() && self.server.begins()
     }
 
     /// Lays the reply against the request as far as both have come, and lets go what is not needed
     /// any more. Tells the first wrong byte and its packet.
     fn compare(&mut self) -> Option<(u64, Difference)> {
-        let comparable = self.is_comparable();
+        let comparable = self.is_comparable() && self.comparison.expect() != Expect::Anything;
         let (request, reply) = (&mut self.client.stream, &mut self.server.stream);
-        let (Some(request), Some(reply)) = (request, reply) else {
-            return None;
-        };
         let mut wrong = None;
         let mut compared = u64::MAX;
-        if comparable {
+        if comparable && let (Some(request), Some(reply)) = (&request, &reply) {
             wrong = self.comparison.advance(request, reply);
             compared = self.comparison.offset();
         }
-        request.release(compared);
-        reply.release(compared);
+        for stream in [request, reply].into_iter().flatten() {
+            stream.release(compared);
+        }
         if let Some((packet, difference)) = wrong {
             self.find(packet, Fault::WrongReply(difference));
         }
@@ -866,14 +1024,35 @@ impl Flow {
 
     fn take_end(&mut self, from: Role, packet: Packet, segment: &Segment<'_>) {
         if segment.flags.has(Flags::RST) {
-            self.reset = true;
-            self.find(packet.number, Fault::Reset(from));
+            let before = self.reset.is_some_and(|reset| reset.exact);
+            if !before && !self.has_said_all() {
+                self.reset = Some(Reset {
+                    from,
+                    packet: packet.number,
+                    exact: self.side(from).is_expected(segment.seq),
+                });
+            }
             return;
         }
         if segment.flags.has(Flags::FIN) {
             let side = self.side_mut(from);
-            side.fin_end = Some(segment.seq.wrapping_add(segment.span()));
+            // A FIN with the number of the SYN, or an earlier one, closes nothing: it is taken.
+            let end = side.offset(segment.seq.wrapping_add(segment.span())) - 1;
+            let Ok(end) = u64::try_from(end) else { return };
+            let contradicts = side.close(end, packet.time);
             self.first_closer.get_or_insert(from);
+            if contradicts {
+                self.find_after_fin(from, packet.number);
+            }
+        }
+    }
+
+    /// Something has a number after that of the FIN. A FIN at the first number that is known may
+    /// have had that of a SYN which the capture lacks: then it closed nothing.
+    fn find_after_fin(&mut self, from: Role, packet: u64) {
+        let side = self.side(from);
+        if side.has_syn() || side.fin() != Some(0) {
+            self.find(packet, Fault::AfterFin(from));
         }
     }
 
@@ -891,3 +1070,6 @@ impl Flow {
 
 /// What a side takes that announces no MSS, in bytes, for IPv4 and IPv6 (RFC 9293, section 3.7.1).
 const MSS_DEFAULT: [u16; 2] = [536, 1220];
+
+/// Room for waiting requests that an idle connection may keep.
+const REQUESTS_IDLE: usize = 4;

@@ -1,22 +1,33 @@
 //! All connections of a capture, told apart by their ends. Pure.
 //!
-//! Memory is bounded: a connection that has ended is told when its stragglers have had their time,
-//! and when there are too many, the oldest is told before its time. When too many bytes are kept,
-//! those that keep much keep none any more: what they wait for is told as missing or not compared.
+//! Memory is bounded: a connection that has ended is reported after the time in which bytes that
+//! were captured late may still come, and when there are too many, the oldest is reported earlier.
+//! When too many bytes are kept, the connections that keep the most drop theirs: what they wait for
+//! is reported as missing or not compared.
+//!
+//! A connection that has ended and was reported is remembered for as long as TIME-WAIT lasts
+//! ([`RetiredFlows`]). A segment that comes again revives it: it has its number again, and is
+//! reported again only if the segment shows a fault. A segment that cannot belong to it begins
+//! another connection.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use slab::Slab;
 
+use crate::capture::account::Conclusion;
 use crate::capture::analysis::Analysis;
-use crate::capture::flow::{Flow, FlowNumber, Observation, Packet, Timing};
+use crate::capture::flow::{Flow, FlowNumber, Judgement, Observation, Packet, Role, Timing};
+use crate::capture::networks::{self, Ends};
+use crate::capture::retired::{Retired, RetiredFlows};
 use crate::capture::segment::Segment;
+use crate::capture::stream::{Aside, Expect};
 
-/// Connections that are followed at once. Each takes two to three KiB, and the bytes that it keeps.
-const FLOWS_MAX: usize = 32 * 1024;
+/// Connections that are followed at once. Each takes 1.9 KiB (`tests/sniff_memory.rs`), and the
+/// bytes that it keeps.
+pub const FLOWS_MAX: usize = 32 * 1024;
 
 /// Bytes that one connection may keep, for earlier ones, for the other direction or for an
 /// acknowledgment: what two kernels hold in flight by default, and half as much again, both ways.
@@ -26,9 +37,9 @@ const FLOW_BYTES_MAX: usize = 32 << 20;
 /// KiB of each when there are as many as can be.
 pub const BYTES_MAX: usize = 256 << 20;
 
-/// How long a segment may come after the end of its connection: a last acknowledgment that was
-/// lost is asked for again within the retransmission timeout, which begins at one second or less
-/// (RFC 6298).
+/// How long a connection is followed after its end: a capture may hold bytes after what
+/// acknowledges them, and a last acknowledgment that was lost is asked for again within the
+/// retransmission timeout, which begins at one second or less (RFC 6298).
 const STRAGGLERS: Duration = Duration::from_secs(3);
 
 /// A flow that is over, to be told.
@@ -38,12 +49,19 @@ pub struct Finished {
     pub number: FlowNumber,
     /// What is known of it.
     pub flow: Flow,
+    /// The judgement on it.
+    pub judgement: Judgement,
+    /// True when it was reported before, and a segment that came later shows a fault.
+    pub is_told: bool,
+    /// True when it was reported before, with a fault.
+    pub was_wrong: bool,
 }
 
 /// The flows that are followed.
 #[derive(Debug)]
 pub struct Flows {
     server_port: Option<u16>,
+    expect: Expect,
     /// What all flows keep, and may keep, in bytes.
     bytes: usize,
     bytes_max: usize,
@@ -55,6 +73,7 @@ pub struct Flows {
     /// All flows in the order of their beginning; some are gone already.
     begun: VecDeque<Place>,
     finished: Vec<Finished>,
+    retired: RetiredFlows,
     next_number: FlowNumber,
     ended_count: u64,
     cut_short: u64,
@@ -66,14 +85,29 @@ struct Followed {
     ends: Ends,
     number: FlowNumber,
     flow: Flow,
+    /// What was remembered of it after its report; `None` unless it was revived.
+    told: Option<Retired>,
 }
 
 /// Where a flow is, and its number: the place may be another's by now.
 type Place = (usize, FlowNumber);
 
-/// Both addresses, the smaller one first: the same for both directions. As numbers, which are
-/// hashed in half the time: the addresses, then the ports and the family.
-type Ends = (u128, u128, u64);
+/// What a flow hands over to the next one between the same ends.
+type HandedOver = [(SocketAddr, Vec<(u32, Aside)>); 2];
+
+/// The origin of the flow of a segment.
+enum Origin {
+    /// It is followed already.
+    Followed(usize),
+    /// It was reported, and is followed again.
+    Revived(Retired),
+    /// The segment begins it.
+    New,
+    /// The segment begins it, or continues what the flow before it counted as strays.
+    After(HandedOver),
+    /// The segment begins it between the ports of an earlier one.
+    Reused,
+}
 
 impl Flows {
     /// No flow yet. `server_port`: see [`Flow::new`]. `bytes_max`: how many bytes all flows may
@@ -81,6 +115,7 @@ impl Flows {
     pub fn new(server_port: Option<u16>, bytes_max: usize) -> Flows {
         Flows {
             server_port,
+            expect: Expect::default(),
             bytes: 0,
             bytes_max,
             flows: Slab::new(),
@@ -88,11 +123,17 @@ impl Flows {
             ended: VecDeque::new(),
             begun: VecDeque::new(),
             finished: Vec::new(),
+            retired: RetiredFlows::default(),
             next_number: 1,
             ended_count: 0,
             cut_short: 0,
             told_early: 0,
         }
+    }
+
+    /// Returns these flows with another expectation of what replies must be.
+    pub fn expecting(self, expect: Expect) -> Flows {
+        Flows { expect, ..self }
     }
 
     /// The next segment of the capture: what it is, and the flow it belongs to.
@@ -104,19 +145,24 @@ impl Flows {
     ) -> (FlowNumber, &Flow, Observation) {
         self.expire(packet.time);
         let ends = ends(segment);
-        let known = self.places.get(&ends).copied();
-        let reused = known.filter(|&place| self.flows[place].flow.is_reused_by(segment));
-        if let Some(place) = reused {
-            self.finish(place);
-        }
-        let place = match known {
-            Some(place) if reused.is_none() => place,
-            _ => self.begin(ends, segment),
+        let origin = self.origin(&ends, packet.time, segment);
+        let is_reuse = matches!(origin, Origin::Reused);
+        let place = match origin {
+            Origin::Followed(place) => place,
+            Origin::Revived(retired) => self.revive(ends, retired, segment, packet.time),
+            Origin::New | Origin::Reused => self.begin(ends, segment),
+            Origin::After(handed) => {
+                let place = self.begin(ends, segment);
+                let flow = &mut self.flows[place].flow;
+                flow.take_over(handed, packet.time);
+                self.bytes += flow.cost();
+                place
+            }
         };
         let Followed { number, flow, .. } = &mut self.flows[place];
         let (had_ended, cost) = (flow.has_ended(), flow.cost());
         let mut observation = flow.observe(packet, segment, timings);
-        if reused.is_some() {
+        if is_reuse {
             observation.analysis.add(Analysis::REUSED_PORTS);
         }
         if flow.has_ended() && !had_ended {
@@ -132,6 +178,45 @@ impl Flows {
         }
         let Followed { number, flow, .. } = &self.flows[place];
         (*number, flow, observation)
+    }
+
+    /// Finds the flow of a segment. A flow that is followed and cannot have sent it is finished.
+    fn origin(&mut self, ends: &Ends, now: Duration, segment: &Segment<'_>) -> Origin {
+        if let Some(place) = self.places.get(ends).copied() {
+            let flow = &self.flows[place].flow;
+            let is_reused = flow.is_reused_by(segment);
+            let has_ended = flow.has_ended();
+            let is_left = match has_ended {
+                true => !flow.owns(segment),
+                false => flow.is_left_by(segment),
+            };
+            if !is_reused && !is_left {
+                return Origin::Followed(place);
+            }
+            if is_reused || has_ended {
+                self.finish(place);
+                return match is_reused {
+                    true => Origin::Reused,
+                    false => Origin::New,
+                };
+            }
+            let cost = self.flows[place].flow.cost();
+            let handed = self.flows[place].flow.hand_over();
+            self.bytes = self.bytes - cost + self.flows[place].flow.cost();
+            self.finish(place);
+            return Origin::After(handed);
+        }
+        let Some(retired) = self.retired.get(ends, now) else {
+            return Origin::New;
+        };
+        let flow = revived(retired, segment);
+        if flow.is_reused_by(segment) {
+            Origin::Reused
+        } else if flow.owns(segment) {
+            Origin::Revived(*retired)
+        } else {
+            Origin::New
+        }
     }
 
     /// Flows that keep more than half of the average keep nothing any more. That sets free at least
@@ -200,13 +285,43 @@ impl Flows {
     }
 
     fn begin(&mut self, ends: Ends, segment: &Segment<'_>) -> usize {
+        let number = self.next_number;
+        self.next_number += 1;
+        let flow = Flow::new(segment, self.server_port, self.expect);
+        self.follow(ends, number, flow, None)
+    }
+
+    /// Follows a flow again that was reported.
+    fn revive(
+        &mut self,
+        ends: Ends,
+        retired: Retired,
+        segment: &Segment<'_>,
+        now: Duration,
+    ) -> usize {
+        self.retired.remove(&ends);
+        let flow = revived(&retired, segment);
+        let place = self.follow(ends, retired.number, flow, Some(retired));
+        self.ended.push_back((now, (place, retired.number)));
+        place
+    }
+
+    fn follow(
+        &mut self,
+        ends: Ends,
+        number: FlowNumber,
+        flow: Flow,
+        told: Option<Retired>,
+    ) -> usize {
         if self.flows.len() >= FLOWS_MAX {
             self.make_room();
         }
-        let number = self.next_number;
-        self.next_number += 1;
-        let flow = Flow::new(segment, self.server_port);
-        let place = self.flows.insert(Followed { ends, number, flow });
+        let place = self.flows.insert(Followed {
+            ends,
+            number,
+            flow,
+            told,
+        });
         self.places.insert(ends, place);
         self.begun.push_back((place, number));
         place
@@ -229,10 +344,36 @@ impl Flows {
     }
 
     fn finish(&mut self, place: usize) {
-        let Followed { ends, number, flow } = self.flows.remove(place);
+        let Followed {
+            ends,
+            number,
+            mut flow,
+            told,
+        } = self.flows.remove(place);
         self.places.remove(&ends);
         self.bytes -= flow.cost();
-        self.finished.push(Finished { number, flow });
+        let judgement = flow.judge();
+        let was_wrong = told.is_some_and(|told| told.is_wrong);
+        let is_wrong = judgement.conclusion == Conclusion::Wrong;
+        if let Some(remains) = flow.remains() {
+            let low = flow.address(Role::Client) < flow.address(Role::Server);
+            let retired = Retired {
+                number,
+                remains,
+                is_wrong: is_wrong || was_wrong,
+                client_is_low: low,
+            };
+            self.retired.add(&ends, retired);
+        }
+        if told.is_none() || (is_wrong && !was_wrong) {
+            self.finished.push(Finished {
+                number,
+                flow,
+                judgement,
+                is_told: told.is_some(),
+                was_wrong,
+            });
+        }
         if self.begun.len() > 2 * FLOWS_MAX {
             let flows = &self.flows;
             self.begun.retain(|begun| current(flows, *begun).is_some());
@@ -250,14 +391,18 @@ fn current(flows: &Slab<Followed>, (place, number): Place) -> Option<&Flow> {
     (followed.number == number).then_some(&followed.flow)
 }
 
-fn ends(segment: &Segment<'_>) -> Ends {
+/// Returns a connection that was reported, in the state in which a segment may revive it.
+fn revived(retired: &Retired, segment: &Segment<'_>) -> Flow {
     let (a, b) = (segment.source, segment.target);
-    let (low, high) = (a.min(b), a.max(b));
-    let bits = |address: SocketAddr| match address.ip() {
-        IpAddr::V4(ip) => u128::from(ip.to_bits()),
-        IpAddr::V6(ip) => ip.to_bits(),
+    let (client, server) = match (a < b) == retired.client_is_low {
+        true => (a, b),
+        false => (b, a),
     };
-    let ports = (u64::from(low.port()) << 16) | u64::from(high.port());
-    let family = u64::from(low.is_ipv6()) << 32;
-    (bits(low), bits(high), family | ports)
+    retired.remains.revive(client, server)
+}
+
+/// Returns the ends of a segment; its lane stands above the ports and the family.
+fn ends(segment: &Segment<'_>) -> Ends {
+    let (low, high, ports) = networks::ends(segment.source, segment.target);
+    (low, high, ports | u64::from(segment.lane) << 33)
 }

@@ -1,8 +1,11 @@
 //! Packets of an interface, as they pass: a packet socket, packet(7).
 //!
-//! The socket hands over IP packets without their link header (SOCK_DGRAM), so all interfaces look
-//! alike. A filter in the kernel lets through TCP of one port only: other traffic costs nothing
-//! here. Each packet carries the kernel's own time stamp.
+//! On an interface with Ethernet headers, the loopback included, frames come with them (SOCK_RAW),
+//! so that a file of them holds what was on the wire; a VLAN tag that the kernel took out is put
+//! back. On `any` a cooked header (LINKTYPE_LINUX_SLL2) is built from the kernel's data on the
+//! packet, and on interfaces with headers of another kind packets begin with IP (SOCK_DGRAM). A
+//! filter in the kernel lets through what may be TCP of one port: other traffic costs nothing here.
+//! Each packet carries the kernel's own time stamp.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -13,6 +16,7 @@ use log::warn;
 use nix::cmsg_space;
 use nix::ifaddrs::getifaddrs;
 use nix::libc;
+use nix::net::if_::{if_nameindex, if_nametoindex};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockaddrLike, getsockopt, recvmsg,
     setsockopt, sockopt,
@@ -21,7 +25,8 @@ use nix::sys::time::TimeSpec;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::capture::file::Frame;
-use crate::capture::segment::Link;
+use crate::capture::filter::{self, Instruction, Start};
+use crate::capture::linktype::Link;
 
 /// What the kernel hands over at most: a packet before the offload cuts it, BIG TCP included.
 const PACKET_BYTES_MAX: usize = 512 * 1024;
@@ -29,13 +34,20 @@ const PACKET_BYTES_MAX: usize = 512 * 1024;
 /// Room for packets that wait to be read: half a second of a busy loopback.
 const QUEUE_BYTES: usize = 64 << 20;
 
-/// The link type of the frames of this capture in a file: LINKTYPE_RAW.
-pub const LINK_NUMBER: u16 = 101;
+/// Bytes of the cooked header, version 2.
+const COOKED_BYTES: usize = 20;
+
+/// Bytes of a VLAN tag.
+const TAG_BYTES: usize = 4;
+
+/// The space before a received packet in the buffer: room for a cooked header and a VLAN tag.
+const ROOM_BYTES: usize = COOKED_BYTES + TAG_BYTES;
 
 /// A capture under way.
 #[derive(Debug)]
 pub struct Capture {
     socket: Socket,
+    kind: Kind,
     buffer: Box<[u8]>,
     control: Vec<u8>,
     dropped: u64,
@@ -51,6 +63,31 @@ pub struct Counters {
 
 const PACKET_STATISTICS: libc::c_int = 6;
 
+const PACKET_AUXDATA: libc::c_int = 8;
+
+/// The first header of the frames of a capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Ethernet, as on the wire.
+    Ethernet,
+    /// A cooked header, since interfaces of all kinds are captured.
+    Cooked,
+    /// IP, since the interface has headers of another kind, or none.
+    Ip,
+}
+
+/// PACKET_AUXDATA, which holds the VLAN tag.
+#[derive(Clone, Copy, Debug)]
+struct Auxiliary;
+
+nix::setsockopt_impl!(
+    Auxiliary,
+    libc::SOL_PACKET,
+    PACKET_AUXDATA,
+    bool,
+    sockopt::SetBool
+);
+
 /// PACKET_STATISTICS, by the way in which nix makes all socket options.
 #[derive(Clone, Copy, Debug)]
 struct Statistics;
@@ -63,36 +100,159 @@ nix::getsockopt_impl!(
     sockopt::GetStruct<Counters>
 );
 
+/// The interfaces to capture on.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// On all interfaces.
+    Any,
+    /// On the interface with this link address, to which the socket is bound: SO_BINDTODEVICE does
+    /// not restrict a packet socket.
+    Address(LinkAddr),
+    /// On the interface with this index. It has no link address, as tunnels have none, and the
+    /// filter separates its packets from others.
+    Index(u32),
+}
+
+impl Place {
+    fn of(interface: &str) -> anyhow::Result<Place> {
+        if interface == "any" {
+            return Ok(Place::Any);
+        }
+        let Ok(index) = if_nametoindex(interface) else {
+            let all = if_nameindex().context("cannot list the interfaces")?;
+            let names: Vec<_> = all.iter().map(|one| one.name().to_string_lossy()).collect();
+            let names = names.join(", ");
+            bail!("there is no interface {interface}: there are {names}, and `any` for all of them")
+        };
+        let mut addresses = getifaddrs().context("cannot list the interfaces")?;
+        let address = addresses.find_map(|one| {
+            let address = one.address.filter(|_| one.interface_name == interface)?;
+            let is_link = address.family() == Some(AddressFamily::Packet);
+            address.as_link_addr().copied().filter(|_| is_link)
+        });
+        Ok(address.map_or(Place::Index(index), Place::Address))
+    }
+
+    fn kind(self) -> Kind {
+        match self {
+            Place::Any => Kind::Cooked,
+            Place::Address(address) => Kind::of_hardware(address.hatype()),
+            Place::Index(_) => Kind::Ip,
+        }
+    }
+
+    fn index(self) -> Option<u32> {
+        match self {
+            Place::Any | Place::Address(_) => None,
+            Place::Index(index) => Some(index),
+        }
+    }
+}
+
+impl Kind {
+    fn of_hardware(hardware: u16) -> Kind {
+        match hardware {
+            libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK => Kind::Ethernet,
+            _ => Kind::Ip,
+        }
+    }
+
+    fn link(self) -> Link {
+        match self {
+            Kind::Ethernet => Link::Ethernet,
+            Kind::Cooked => Link::Cooked2,
+            Kind::Ip => Link::Ip,
+        }
+    }
+
+    /// Returns the number of the link type in a file.
+    fn link_number(self) -> u16 {
+        match self {
+            Kind::Ethernet => 1,
+            Kind::Cooked => 276,
+            Kind::Ip => 101,
+        }
+    }
+
+    fn start(self) -> Start {
+        match self {
+            Kind::Ethernet => Start::Ethernet,
+            Kind::Cooked => Start::Network,
+            Kind::Ip => Start::Ip,
+        }
+    }
+}
+
+/// The kernel's data on a packet, beside its bytes.
+#[derive(Clone, Copy, Debug)]
+struct Beside {
+    count: usize,
+    time: Duration,
+    address: Option<LinkAddr>,
+    /// The VLAN tag that was taken out: the Ethernet type that announced it, and its value.
+    tag: Option<(u16, u16)>,
+}
+
 impl Capture {
     /// Captures TCP segments from and to `port` on an interface, or on `any`.
     pub fn start(interface: &str, port: u16) -> anyhow::Result<Capture> {
-        let socket = open().map_err(explain)?;
+        let place = Place::of(interface)?;
+        let kind = place.kind();
+        let socket = open(kind).map_err(explain)?;
         // From its making until it is bound, the socket gets packets of all interfaces.
-        socket.attach_filter(&[instruction(RETURN, 0)])?;
-        if interface != "any" {
-            bind(&socket, interface)?;
+        attach(&socket, &filter::nothing())?;
+        if let Place::Address(address) = place {
+            nix::sys::socket::bind(socket.as_raw_fd(), &address)
+                .with_context(|| format!("cannot capture on {interface}"))?;
         }
         if setsockopt(&socket, sockopt::RcvBufForce, &QUEUE_BYTES).is_err() {
             socket.set_recv_buffer_size(QUEUE_BYTES)?;
         }
         setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
+        setsockopt(&socket, Auxiliary, &true)?;
         let mut capture = Capture {
             socket,
-            buffer: vec![0; PACKET_BYTES_MAX].into_boxed_slice(),
-            control: cmsg_space!(TimeSpec),
+            kind,
+            buffer: vec![0; ROOM_BYTES + PACKET_BYTES_MAX].into_boxed_slice(),
+            control: cmsg_space!(TimeSpec, [u8; AUXILIARY_BYTES]),
             dropped: 0,
         };
         while capture.next_frame()?.is_some() {}
         capture.dropped()?;
         capture.dropped = 0;
-        capture.socket.attach_filter(&filter(port))?;
+        let program = filter::program(kind.start(), port, place.index());
+        attach(&capture.socket, &program)?;
         Ok(capture)
+    }
+
+    /// Returns the number of the link type of the frames, in a file.
+    pub fn link_number(&self) -> u16 {
+        self.kind.link_number()
     }
 
     /// The next packet; `None` when there is none now.
     pub fn next_frame(&mut self) -> io::Result<Option<Frame<'_>>> {
-        let (count, time) = loop {
-            let mut parts = [io::IoSliceMut::new(&mut self.buffer)];
+        let Some(beside) = self.receive()? else {
+            return Ok(None);
+        };
+        let start = match self.kind {
+            Kind::Ethernet => self.put_tag_back(&beside),
+            Kind::Cooked => self.cook(&beside),
+            Kind::Ip => ROOM_BYTES,
+        };
+        let end = ROOM_BYTES + beside.count.min(PACKET_BYTES_MAX);
+        Ok(Some(Frame {
+            time: beside.time,
+            link: Ok(self.kind.link()),
+            bytes: &self.buffer[start..end],
+            on_wire: ROOM_BYTES - start + beside.count,
+            trailer: 0,
+        }))
+    }
+
+    fn receive(&mut self) -> io::Result<Option<Beside>> {
+        loop {
+            let mut parts = [io::IoSliceMut::new(&mut self.buffer[ROOM_BYTES..])];
             let received = recvmsg::<LinkAddr>(
                 self.socket.as_raw_fd(),
                 &mut parts,
@@ -100,7 +260,15 @@ impl Capture {
                 MsgFlags::MSG_TRUNC,
             );
             match received {
-                Ok(message) => break (message.bytes, time_stamp(&message)),
+                Ok(message) => {
+                    let (time, tag) = told_beside(&message);
+                    return Ok(Some(Beside {
+                        count: message.bytes,
+                        time: time.unwrap_or_else(now),
+                        address: message.address,
+                        tag,
+                    }));
+                }
                 Err(nix::errno::Errno::EAGAIN) => return Ok(None),
                 Err(nix::errno::Errno::EINTR) => continue,
                 Err(nix::errno::Errno::ENETDOWN) => {
@@ -109,13 +277,49 @@ impl Capture {
                 }
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    /// Puts a VLAN tag behind the addresses of an Ethernet frame, where it was on the wire. Returns
+    /// where the frame begins in the buffer.
+    fn put_tag_back(&mut self, beside: &Beside) -> usize {
+        const ADDRESSES: usize = 12;
+        let Some((kind, tag)) = beside.tag.filter(|_| beside.count >= ADDRESSES) else {
+            return ROOM_BYTES;
         };
-        Ok(Some(Frame {
-            time,
-            link: Ok(Link::Ip),
-            bytes: &self.buffer[..count.min(PACKET_BYTES_MAX)],
-            on_wire: count,
-        }))
+        let start = ROOM_BYTES - TAG_BYTES;
+        let addresses = ROOM_BYTES..ROOM_BYTES + ADDRESSES;
+        self.buffer.copy_within(addresses, start);
+        self.buffer[start + ADDRESSES..][..2].copy_from_slice(&kind.to_be_bytes());
+        self.buffer[start + ADDRESSES + 2..][..2].copy_from_slice(&tag.to_be_bytes());
+        start
+    }
+
+    /// Builds the cooked header of a packet. Returns where it begins in the buffer.
+    fn cook(&mut self, beside: &Beside) -> usize {
+        let mut header = [0; COOKED_BYTES];
+        let mut protocol = 0;
+        if let Some(address) = beside.address {
+            // This is in network byte order already.
+            protocol = u16::from_be(address.protocol());
+            header[4..8].copy_from_slice(&(address.ifindex() as u32).to_be_bytes());
+            header[8..10].copy_from_slice(&address.hatype().to_be_bytes());
+            header[10] = address.pkttype();
+            header[11] = address.halen().min(8) as u8;
+            let octets = address.addr().unwrap_or_default();
+            header[12..12 + octets.len()].copy_from_slice(&octets);
+        }
+        let mut start = ROOM_BYTES - COOKED_BYTES;
+        if let Some((kind, tag)) = beside.tag {
+            start -= TAG_BYTES;
+            let place = ROOM_BYTES - TAG_BYTES;
+            self.buffer[place..place + 2].copy_from_slice(&tag.to_be_bytes());
+            self.buffer[place + 2..ROOM_BYTES].copy_from_slice(&protocol.to_be_bytes());
+            protocol = kind;
+        }
+        header[..2].copy_from_slice(&protocol.to_be_bytes());
+        self.buffer[start..start + COOKED_BYTES].copy_from_slice(&header);
+        start
     }
 
     /// Packets that the kernel had no room for, so far.
@@ -132,11 +336,25 @@ impl AsRawFd for Capture {
     }
 }
 
-fn open() -> io::Result<Socket> {
+fn open(kind: Kind) -> io::Result<Socket> {
     // ETH_P_ALL, since another protocol gets only what comes in; in the network's byte order.
     let protocol = i32::from((libc::ETH_P_ALL as u16).to_be());
-    let kind = Type::DGRAM.nonblocking();
-    Socket::new(Domain::PACKET, kind, Some(Protocol::from(protocol)))
+    let kind = match kind {
+        Kind::Ethernet => Type::RAW,
+        Kind::Cooked | Kind::Ip => Type::DGRAM,
+    };
+    Socket::new(
+        Domain::PACKET,
+        kind.nonblocking(),
+        Some(Protocol::from(protocol)),
+    )
+}
+
+fn attach(socket: &Socket, program: &[Instruction]) -> io::Result<()> {
+    let translated =
+        |line: &Instruction| SockFilter::new(line.code, line.then, line.otherwise, line.value);
+    let program: Vec<SockFilter> = program.iter().map(translated).collect();
+    socket.attach_filter(&program)
 }
 
 fn explain(error: io::Error) -> anyhow::Error {
@@ -151,105 +369,52 @@ fn explain(error: io::Error) -> anyhow::Error {
     )
 }
 
-/// Binds to an interface by its link address; SO_BINDTODEVICE does not restrict a packet socket.
-fn bind(socket: &Socket, interface: &str) -> anyhow::Result<()> {
-    let mut names = Vec::new();
-    for address in getifaddrs().context("cannot list the interfaces")? {
-        let link = address
-            .address
-            .filter(|address| address.family() == Some(AddressFamily::Packet));
-        let Some(link) = link else { continue };
-        if address.interface_name == interface {
-            let raw = socket.as_raw_fd();
-            return nix::sys::socket::bind(raw, &link)
-                .with_context(|| format!("cannot capture on {interface}"));
+/// Bytes of `struct tpacket_auxdata`.
+const AUXILIARY_BYTES: usize = 20;
+
+/// Returns the time stamp and the VLAN tag of a packet.
+fn told_beside<S>(
+    message: &nix::sys::socket::RecvMsg<'_, '_, S>,
+) -> (Option<Duration>, Option<(u16, u16)>) {
+    let (mut time, mut tag) = (None, None);
+    for part in message.cmsgs().into_iter().flatten() {
+        match part {
+            ControlMessageOwned::ScmTimestampns(stamp) => time = Some(Duration::from(stamp)),
+            ControlMessageOwned::Unknown(part)
+                if part.cmsg_header.cmsg_level == libc::SOL_PACKET
+                    && part.cmsg_header.cmsg_type == PACKET_AUXDATA =>
+            {
+                tag = tag_of(&part.data_bytes);
+            }
+            _ => {}
         }
-        names.push(address.interface_name);
     }
-    let names = names.join(", ");
-    bail!("there is no interface {interface}: there are {names}, and `any` for all of them")
+    (time, tag)
 }
 
-fn time_stamp<S>(message: &nix::sys::socket::RecvMsg<'_, '_, S>) -> Duration {
-    let mut messages = message.cmsgs().into_iter().flatten();
-    let stamp = messages.find_map(|message| match message {
-        ControlMessageOwned::ScmTimestampns(time) => Some(Duration::from(time)),
-        _ => None,
-    });
-    // The kernel stamps every packet once it was asked to; the clock is for the first ones.
-    stamp.unwrap_or_else(|| {
-        std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default()
-    })
+/// Returns the VLAN tag in a `struct tpacket_auxdata`: the Ethernet type that announced it, and its
+/// value. See packet(7).
+fn tag_of(auxiliary: &[u8]) -> Option<(u16, u16)> {
+    const TAG_IS_VALID: u32 = 1 << 4;
+    const TYPE_IS_VALID: u32 = 1 << 6;
+    const IEEE_802_1Q: u16 = 0x8100;
+    let status = u32::from_ne_bytes(*auxiliary.first_chunk()?);
+    let half = |place: usize| {
+        let bytes = auxiliary.get(place..place + 2)?;
+        Some(u16::from_ne_bytes([bytes[0], bytes[1]]))
+    };
+    let (tag, kind) = (half(16)?, half(18)?);
+    match (status & TAG_IS_VALID, status & TYPE_IS_VALID) {
+        (0, _) => None,
+        (_, 0) => Some((IEEE_802_1Q, tag)),
+        _ => Some((kind, tag)),
+    }
 }
 
-const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
-const LOAD_HALF: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
-const LOAD_HALF_INDEXED: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_IND;
-const LOAD_WORD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-const LOAD_IPV4_LENGTH: u32 = libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH;
-const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
-const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-const IF_ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
-const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
-
-fn instruction(code: u32, value: u32) -> SockFilter {
-    SockFilter::new(code as u16, 0, 0, value)
-}
-
-/// Jumps so many instructions ahead.
-fn branch(code: u32, value: u32, then: u8, otherwise: u8) -> SockFilter {
-    SockFilter::new(code as u16, then, otherwise, value)
-}
-
-/// TCP from or to a port, in the language of socket filters (linux/filter.h). The packet begins
-/// with its IP header. On the loopback every packet comes twice, and the one that goes out is not
-/// taken. Of IP fragments the first is taken, which shows that there are some.
-fn filter(port: u16) -> [SockFilter; 29] {
-    const ANCILLARY: u32 = 0xffff_f000;
-    const PACKET_TYPE: u32 = ANCILLARY + 4;
-    const HARDWARE_TYPE: u32 = ANCILLARY + 28;
-    const LOOPBACK: u32 = 772;
-    const OUTGOING: u32 = 4;
-    const TCP: u32 = 6;
-    const FRAGMENT_OFFSET: u32 = 0x1fff;
-    const HOP_BY_HOP: u32 = 0;
-    const ROUTING: u32 = 43;
-    const FRAGMENT: u32 = 44;
-    const DESTINATION: u32 = 60;
-    let port = u32::from(port);
-    [
-        /*  0 */ instruction(LOAD_HALF, HARDWARE_TYPE),
-        /*  1 */ branch(IF_EQUAL, LOOPBACK, 0, 2),
-        /*  2 */ instruction(LOAD_WORD, PACKET_TYPE),
-        /*  3 */ branch(IF_EQUAL, OUTGOING, 24, 0),
-        /*  4 */ instruction(LOAD_BYTE, 0),
-        /*  5 */ instruction(AND, 0xf0),
-        /*  6 */ branch(IF_EQUAL, 0x60, 10, 0),
-        /*  7 */ branch(IF_EQUAL, 0x40, 0, 20),
-        /*  8 */ instruction(LOAD_BYTE, 9),
-        /*  9 */ branch(IF_EQUAL, TCP, 0, 18),
-        /* 10 */ instruction(LOAD_HALF, 6),
-        /* 11 */ branch(IF_ANY_BIT, FRAGMENT_OFFSET, 16, 0),
-        /* 12 */ instruction(LOAD_IPV4_LENGTH, 0),
-        /* 13 */ instruction(LOAD_HALF_INDEXED, 0),
-        /* 14 */ branch(IF_EQUAL, port, 12, 0),
-        /* 15 */ instruction(LOAD_HALF_INDEXED, 2),
-        /* 16 */ branch(IF_EQUAL, port, 10, 11),
-        /* 17 */ instruction(LOAD_BYTE, 6),
-        /* 18 */ branch(IF_EQUAL, TCP, 4, 0),
-        // An extension header comes first: what follows is sorted out later.
-        /* 19 */
-        branch(IF_EQUAL, HOP_BY_HOP, 7, 0),
-        /* 20 */ branch(IF_EQUAL, ROUTING, 6, 0),
-        /* 21 */ branch(IF_EQUAL, FRAGMENT, 5, 0),
-        /* 22 */ branch(IF_EQUAL, DESTINATION, 4, 5),
-        /* 23 */ instruction(LOAD_HALF, 40),
-        /* 24 */ branch(IF_EQUAL, port, 2, 0),
-        /* 25 */ instruction(LOAD_HALF, 42),
-        /* 26 */ branch(IF_EQUAL, port, 0, 1),
-        /* 27 */ instruction(RETURN, u32::MAX),
-        /* 28 */ instruction(RETURN, 0),
-    ]
+/// Returns the time of the clock, for the first packets: the kernel stamps every packet once it was
+/// asked to.
+fn now() -> Duration {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default()
 }

@@ -3,24 +3,52 @@
 //! ```text
 //!   file ─┐
 //!         ├─► frame ─► segment ─► flow (analysis, stream) ─► transcript ─► document
-//!   live ─┘     └────► file (--write)
+//!   live ─┘     └────► file (--write): live in pcapng, of a file in its own format
 //! ```
+//!
+//! A file is read through `input`, and its formats are in `pcap` and `pcapng`. A frame is a chain
+//! of headers, of any length and order, that ends in a segment: `dissect` follows it, `links`, `ip`
+//! and `tunnels` take headers off, `fragments` reassembles IP packets, and `networks` separates
+//! conversations that have the same addresses.
 
+pub mod account;
 pub mod analysis;
+pub mod bytes;
+pub mod calendar;
+pub mod dissect;
 pub mod document;
+pub mod drops;
 pub mod file;
+pub mod filter;
+pub mod finding;
 pub mod flow;
 pub mod flows;
+pub mod fragments;
+pub mod input;
+pub mod ip;
+pub mod layer;
+pub mod links;
+pub mod linktype;
 pub mod live;
+pub mod markdown;
+pub mod networks;
+pub mod other;
+pub mod pcap;
+pub mod pcapng;
+pub mod record;
+pub mod retired;
 pub mod segment;
+pub mod side;
 pub mod stream;
 pub mod teller;
 pub mod text;
 pub mod transcript;
+pub mod tunnels;
 
-use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -31,10 +59,11 @@ use mio::unix::SourceFd;
 
 use crate::capture::document::Verdict;
 use crate::capture::file::{FileFault, Next, Reader, Writer};
-use crate::capture::live::{Capture, LINK_NUMBER};
+use crate::capture::live::Capture;
 use crate::capture::teller::Teller;
 use crate::reactor::slots::Token;
 use crate::reactor::{Event, Reactor, Wait};
+use crate::units::{agreeing, counted};
 
 /// When a live capture stops, beside a signal; `None`: not for this.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,58 +76,207 @@ pub struct Stop {
     pub flows: Option<u64>,
 }
 
+/// The place where the packets of the flows are kept.
+#[derive(Debug)]
+pub enum Keep {
+    /// In a file of this name, which is created once the capture has begun.
+    At(PathBuf),
+    /// In this file.
+    To(File),
+}
+
+impl Keep {
+    /// Returns true when it is this file, which then cannot be read from.
+    pub fn is(&self, other: &File) -> bool {
+        let own = match self {
+            Keep::At(path) => fs::metadata(path),
+            Keep::To(file) => file.metadata(),
+        };
+        match (own, other.metadata()) {
+            (Ok(own), Ok(other)) => {
+                own.is_file() && (own.dev(), own.ino()) == (other.dev(), other.ino())
+            }
+            // It does not exist yet, or opening it will say why it cannot be written.
+            _ => false,
+        }
+    }
+
+    fn open(self) -> anyhow::Result<File> {
+        match self {
+            Keep::To(file) => Ok(file),
+            Keep::At(path) => {
+                let name = path.display();
+                File::create(&path).with_context(|| format!("cannot write {name}"))
+            }
+        }
+    }
+}
+
 /// Packets that are told in one turn before signals and timers are looked at.
 const TURN_PACKETS: usize = 1024;
 
 /// How often a live capture writes out what it told, and lets ended flows go.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Tells a capture file until its end, or until `stopped`. A file of which nothing can be read is
-/// an error.
+/// Tells a capture file until its end, or until `stopped`, and keeps the packets of its flows. A
+/// file of which nothing can be read is an error.
 pub fn read<W: Write>(
     input: impl Read + Send + 'static,
     name: &str,
-    stop: Stop,
-    stopped: &AtomicBool,
-    mut teller: Teller<W>,
+    keep: Option<Keep>,
+    (stop, stopped): (Stop, &AtomicBool),
+    teller: Teller<W>,
 ) -> anyhow::Result<Verdict> {
-    let mut reader = match Reader::new(input) {
+    let reader = match Reader::new(input) {
         Ok(reader) => reader,
-        Err(FileFault::Io(error)) => bail!("cannot read {name}: {error}"),
-        Err(fault) => bail!("{name} is not a capture: {fault}"),
-    };
-    while !is_enough(&stop, &teller) && !stopped.load(Ordering::Relaxed) {
-        let fault = match reader.next_frame() {
-            Next::Frame(frame) => {
-                teller.frame(&frame)?;
-                continue;
-            }
-            Next::End => break,
-            Next::Starved => {
-                // Reading on may wait: what is known is told first.
-                teller.write()?;
-                match reader.refill() {
-                    Ok(()) => continue,
-                    Err(fault) => fault,
-                }
-            }
-            Next::Fault(fault) => fault,
-        };
-        if teller.packets() == 0 && !matches!(fault, FileFault::Truncated) {
-            bail!("{name} cannot be read: {fault}");
+        Err(_) if stopped.load(Ordering::Relaxed) => return Ok(teller.finish()?),
+        Err(fault @ FileFault::NotACapture(_)) => {
+            bail!("{name} is not a capture: {}", with_name(&fault, name))
         }
-        let last = teller.packets();
-        teller.fault(Some(last + 1), format!("{name}: {fault}"));
-        break;
+        Err(FileFault::Io(error)) => bail!("cannot read {name}: {error}"),
+        Err(fault) => bail!("cannot read {name}: {fault}"),
+    };
+    let mut reading = Reading {
+        reader,
+        excerpt: None,
+        stop,
+        stopped,
+        teller,
+    };
+    if let Some(keep) = keep {
+        reading.reader = reading.reader.with_descriptions();
+        let mut file = BufWriter::new(keep.open()?);
+        file.write_all(&reading.reader.header())?;
+        reading.excerpt = Some(file);
     }
-    Ok(teller.finish()?)
+    if let Some(fault) = reading.run()? {
+        let last = reading.teller.packets();
+        if last == 0 && !fault.is_cut() {
+            bail!("cannot read {name}: {fault}");
+        }
+        let text = format!("{name}: {fault}");
+        reading.teller.lack(Some(last + 1), text);
+    }
+    reading.finish()
 }
+
+/// A capture file that is being told.
+struct Reading<'a, W> {
+    reader: Reader,
+    /// Where the packets of the flows are kept.
+    excerpt: Option<BufWriter<File>>,
+    stop: Stop,
+    stopped: &'a AtomicBool,
+    teller: Teller<W>,
+}
+
+impl<W: Write> Reading<'_, W> {
+    /// Tells the file as far as it goes, and returns why it goes no further, if it is not its end.
+    fn run(&mut self) -> anyhow::Result<Option<FileFault>> {
+        while !is_enough(&self.stop, &self.teller) && !self.is_stopped() {
+            match self.reader.next_frame() {
+                // The reader of the output has gone away, and there is a rest.
+                Next::Frame(_) if self.teller.is_abandoned() => break,
+                Next::Frame(frame) => {
+                    let is_wanted = self.teller.frame(&frame)?;
+                    self.teller.dropped(self.reader.dropped());
+                    self.keep_last(is_wanted);
+                }
+                Next::Description(record) => {
+                    let kept = self.excerpt.as_mut().map(|file| file.write_all(record));
+                    self.has_kept(kept);
+                }
+                Next::End => {
+                    self.teller.saw_all();
+                    break;
+                }
+                Next::Starved => {
+                    // Reading on may wait: what is known is told first.
+                    self.teller.write()?;
+                    self.flush();
+                    match self.reader.refill() {
+                        Ok(()) => {}
+                        Err(_) if self.is_stopped() => break,
+                        Err(fault) => return Ok(Some(fault)),
+                    }
+                }
+                Next::Fault(fault) => return Ok(Some(fault)),
+            }
+        }
+        Ok(None)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Keeps the last packet. Of another one what it declares is kept: that packets were dropped
+    /// before it.
+    fn keep_last(&mut self, is_wanted: bool) {
+        let Some(file) = &mut self.excerpt else {
+            return;
+        };
+        let kept = match is_wanted {
+            true => self.reader.write_last(file),
+            false => match self.reader.drops_before_last() {
+                Some(record) => file.write_all(&record),
+                None => Ok(()),
+            },
+        };
+        self.has_kept(Some(kept));
+    }
+
+    fn flush(&mut self) {
+        let kept = self.excerpt.as_mut().map(BufWriter::flush);
+        self.has_kept(kept);
+    }
+
+    /// Stops keeping packets when that failed.
+    fn has_kept(&mut self, kept: Option<io::Result<()>>) {
+        if let Some(Err(error)) = kept {
+            self.excerpt = None;
+            self.teller.not_kept(&error);
+        }
+    }
+
+    fn finish(mut self) -> anyhow::Result<Verdict> {
+        let kept = self.excerpt.as_mut().map(BufWriter::flush);
+        let is_unread = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+        // All was told by now, and who read the packets has what it needs.
+        if !matches!(&kept, Some(Err(error)) if is_unread(error)) {
+            self.has_kept(kept);
+        }
+        self.teller.dropped(self.reader.dropped());
+        self.teller.declared(self.reader.drops());
+        let clamped = self.reader.clamped();
+        if clamped > 0 {
+            let (times, are) = (counted(clamped, "time"), agreeing(clamped, "is", "are"));
+            self.teller.note(format!(
+                "{times} before 1970 or after 9999 {are} shown as the nearest one within"
+            ));
+        }
+        Ok(self.teller.finish()?)
+    }
+}
+
+/// Returns a fault that names a command, with the file in it.
+fn with_name(fault: &FileFault, name: &str) -> String {
+    let file = if name == STANDARD_INPUT {
+        String::new()
+    } else {
+        format!(" {name}")
+    };
+    fault.to_string().replace(" FILE", &file)
+}
+
+/// The name of standard input in messages.
+pub const STANDARD_INPUT: &str = "standard input";
 
 /// Captures and tells until it is to stop.
 pub fn live<W: Write>(
     interface: &str,
     port: u16,
-    keep: Option<PathBuf>,
+    keep: Option<Keep>,
     stop: Stop,
     teller: Teller<W>,
 ) -> anyhow::Result<Verdict> {
@@ -108,10 +286,9 @@ pub fn live<W: Write>(
     reactor.add_reader(&mut SourceFd(&capture.as_raw_fd()), Token::fixed(0))?;
     let file = match keep {
         None => None,
-        Some(path) => {
-            let file =
-                File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-            Some(Writer::new(BufWriter::new(file), LINK_NUMBER, interface)?)
+        Some(keep) => {
+            let output = BufWriter::new(keep.open()?);
+            Some(Writer::new(output, capture.link_number(), interface)?)
         }
     };
     info!("capturing TCP port {port} on {interface}");
@@ -120,7 +297,7 @@ pub fn live<W: Write>(
         capture,
         file,
         stop,
-        teller,
+        teller: teller.number_flows_only(),
         readable: true,
     };
     live.run()
@@ -150,7 +327,7 @@ impl<W: Write> Live<W> {
             self.reactor.set_timer(now + duration, Timer::End);
         }
         let mut stopped = false;
-        while !stopped && !is_enough(&self.stop, &self.teller) {
+        while !stopped && !self.is_enough() {
             let wait = if self.readable {
                 Wait::Never
             } else {
@@ -162,26 +339,56 @@ impl<W: Write> Live<W> {
                     Event::Io(..) => self.readable = true,
                     Event::Stop | Event::Timer(Timer::End) => stopped = true,
                     Event::Timer(Timer::Tick) => self.tick()?,
-                    Event::Drain | Event::Report | Event::Inquiry => {}
+                    Event::Drain | Event::Report | Event::Inquiry | Event::Hangup => {}
                 }
             }
             self.take_packets(TURN_PACKETS)?;
         }
         self.take_rest()?;
-        if let Some(Err(error)) = self.file.as_mut().map(Writer::flush) {
-            self.teller.not_kept(&error);
-        }
         let dropped = self.capture.dropped()?;
-        info!("{dropped} packets were dropped by the kernel");
+        self.keep_drops(dropped);
+        self.flush();
+        let were = agreeing(dropped, "was", "were");
+        info!(
+            "{} {were} dropped by the kernel",
+            counted(dropped, "packet")
+        );
         self.teller.dropped(dropped);
         Ok(self.teller.finish()?)
+    }
+
+    fn is_enough(&self) -> bool {
+        self.teller.is_abandoned() || is_enough(&self.stop, &self.teller)
+    }
+
+    /// Writes out what is kept, so that a program that reads the file meanwhile has it.
+    fn flush(&mut self) {
+        if let Some(Err(error)) = self.file.as_mut().map(Writer::flush) {
+            self.not_kept(&error);
+        }
+    }
+
+    /// Declares in the file what it lacks, so that who reads it knows as well.
+    fn keep_drops(&mut self, dropped: u64) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let file = self.file.as_mut().filter(|_| dropped > 0);
+        let kept = file.map(|file| file.drops(now.unwrap_or_default(), dropped));
+        if let Some(Err(error)) = kept {
+            self.not_kept(&error);
+        }
+    }
+
+    /// Stops keeping packets.
+    fn not_kept(&mut self, error: &io::Error) {
+        self.file = None;
+        self.teller.not_kept(error);
     }
 
     /// Tells what had come before the end, unless another request to stop comes.
     fn take_rest(&mut self) -> anyhow::Result<()> {
         let end = SystemTime::now().duration_since(UNIX_EPOCH);
         let end = end.unwrap_or_default();
-        while self.readable && !is_enough(&self.stop, &self.teller) {
+        while self.readable && !self.is_enough() {
             if self.take_packets(TURN_PACKETS)? >= end {
                 return Ok(());
             }
@@ -197,6 +404,7 @@ impl<W: Write> Live<W> {
 
     fn tick(&mut self) -> anyhow::Result<()> {
         self.reactor.set_timer(Instant::now() + TICK, Timer::Tick);
+        self.flush();
         self.teller.dropped(self.capture.dropped()?);
         // Packets that still wait are older than the clock.
         let now = match self.readable {
@@ -211,7 +419,7 @@ impl<W: Write> Live<W> {
     fn take_packets(&mut self, most: usize) -> anyhow::Result<Duration> {
         let mut time = Duration::ZERO;
         for _ in 0..most {
-            if is_enough(&self.stop, &self.teller) {
+            if self.is_enough() {
                 break;
             }
             let Some(frame) = self.capture.next_frame()? else {
@@ -219,14 +427,13 @@ impl<W: Write> Live<W> {
                 break;
             };
             time = frame.time;
-            let kept = self
-                .file
-                .as_mut()
-                .map(|file| file.write(frame.time, frame.bytes));
-            self.teller.frame(&frame)?;
+            if !self.teller.frame(&frame)? {
+                continue;
+            }
+            let file = self.file.as_mut();
+            let kept = file.map(|file| file.write(frame.time, frame.bytes));
             if let Some(Err(error)) = kept {
-                self.file = None;
-                self.teller.not_kept(&error);
+                self.not_kept(&error);
             }
         }
         Ok(time)

@@ -1,43 +1,11 @@
-//! Bytes to fields: what one captured frame says, if it is a TCP segment. Pure.
+//! The fields of a TCP header, RFC 9293. Pure.
 //!
-//! Headers are read by etherparse, leniently: a capture may have cut the payload off, and then the
-//! lengths of the headers still tell how much there was. A length that lies is a fault, and so is
-//! a header that was cut.
+//! A capture may have cut the payload off, or the options: the lengths in the headers still show
+//! how much there was, and the options are read as far as they were captured.
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use etherparse::{LaxNetSlice, LaxSlicedPacket, TcpOptionElement, TcpSlice, TransportSlice};
-
-/// What a frame begins with, by its number in a capture file (LINKTYPE_*, tcpdump.org).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Link {
-    /// Ethernet, LINKTYPE_ETHERNET; Linux' loopback looks like it.
-    Ethernet,
-    /// Linux cooked capture, LINKTYPE_LINUX_SLL.
-    Cooked,
-    /// Linux cooked capture, version 2, LINKTYPE_LINUX_SLL2.
-    Cooked2,
-    /// The IP header at once, LINKTYPE_RAW, LINKTYPE_IPV4 and LINKTYPE_IPV6.
-    Ip,
-    /// Four bytes and the IP header: LINKTYPE_NULL and LINKTYPE_LOOP, the loopback of BSD.
-    Null,
-}
-
-impl Link {
-    /// The link type of this number; `None` when its frames cannot be read.
-    pub fn from_number(number: i32) -> Option<Link> {
-        match number {
-            1 => Some(Link::Ethernet),
-            113 => Some(Link::Cooked),
-            276 => Some(Link::Cooked2),
-            // 12 and 14 are the numbers of raw IP on some systems.
-            12 | 14 | 101 | 228 | 229 => Some(Link::Ip),
-            0 | 108 => Some(Link::Null),
-            _ => None,
-        }
-    }
-}
+use crate::capture::bytes::{Bytes, Unread, u16_at, u32_at};
 
 /// A TCP segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +28,9 @@ pub struct Segment<'a> {
     pub payload: &'a [u8],
     /// What the options say.
     pub options: Options,
+    /// A number that separates conversations with the same ends in different virtual networks; 0
+    /// for the first.
+    pub lane: u16,
 }
 
 impl Segment<'_> {
@@ -130,157 +101,83 @@ pub struct Options {
     pub timestamps: Option<(u32, u32)>,
     /// Ranges that have come beyond the acknowledgment: first byte and the one after the last.
     pub sack: [Option<(u32, u32)>; 4],
+    /// True when the capture ends within the options: there may have been more of them.
+    pub cut: bool,
 }
 
-/// Why a frame gives no segment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unread {
-    /// Another protocol: no matter here.
-    NotTcp,
-    /// A part of an IP packet; parts are not put together.
-    Fragment,
-    /// The capture ends within the headers.
-    Cut,
-    /// The headers contradict themselves or the frame.
-    Malformed(String),
-}
+/// Bytes of a TCP header without options.
+const HEADER_BYTES: usize = 20;
 
-impl fmt::Display for Unread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Unread::NotTcp => write!(f, "not TCP"),
-            Unread::Fragment => write!(f, "a fragment of an IP packet, which is not put together"),
-            Unread::Cut => write!(f, "its headers are cut off (snap length)"),
-            Unread::Malformed(why) => write!(f, "malformed: {why}"),
-        }
+/// Reads a segment. `ends`: sender and receiver; `bytes`: the TCP header and all that belongs to
+/// its IP packet after it.
+#[inline]
+pub fn segment<'a>(ends: (IpAddr, IpAddr), bytes: Bytes<'a>) -> Result<Segment<'a>, Unread> {
+    let (head, rest) = bytes.take(HEADER_BYTES, "a TCP header")?;
+    let header = usize::from(head[12] >> 4) * 4;
+    if header < HEADER_BYTES {
+        return Err(Unread::Malformed(format!("a TCP header of {header} bytes")));
     }
-}
-
-/// Reads a frame. `on_wire`: how long it was before the capture cut it.
-pub fn parse(link: Link, frame: &[u8], on_wire: usize) -> Result<Segment<'_>, Unread> {
-    let ip = strip_link(link, frame)?;
-    let ip_on_wire = on_wire.max(frame.len()) - (frame.len() - ip.len());
-    let cut = ip.len() < ip_on_wire;
-    let fault = |why: String| {
-        if cut {
-            Unread::Cut
-        } else {
-            Unread::Malformed(why)
-        }
-    };
-    let packet = LaxSlicedPacket::from_ip(ip).map_err(|error| fault(error.to_string()))?;
-    let net = packet.net.as_ref().ok_or(Unread::NotTcp)?;
-    let (addresses, ip_length, payload) = match net {
-        LaxNetSlice::Ipv4(v4) => {
-            let header = v4.header();
-            let addresses = (
-                IpAddr::V4(header.source_addr()),
-                IpAddr::V4(header.destination_addr()),
-            );
-            (addresses, usize::from(header.total_len()), v4.payload())
-        }
-        LaxNetSlice::Ipv6(v6) => {
-            let header = v6.header();
-            let addresses = (
-                IpAddr::V6(header.source_addr()),
-                IpAddr::V6(header.destination_addr()),
-            );
-            let length = match header.payload_length() {
-                0 => 0,
-                length => usize::from(length) + header.slice().len(),
-            };
-            (addresses, length, v6.payload())
-        }
-        LaxNetSlice::Arp(_) => return Err(Unread::NotTcp),
-    };
-    if payload.ip_number != etherparse::IpNumber::TCP {
-        return Err(Unread::NotTcp);
-    }
-    if payload.fragmented {
-        return Err(Unread::Fragment);
-    }
-    let Some(TransportSlice::Tcp(tcp)) = &packet.transport else {
-        let why = packet.stop_err.map(|(error, _)| error.to_string());
-        return Err(fault(why.unwrap_or_else(|| "no TCP header".to_string())));
-    };
-    // A length of 0 is a packet larger than the field can say: the offload of the sender's kernel.
-    let ip_length = if ip_length == 0 {
-        ip_on_wire
-    } else {
-        ip_length
-    };
-    if ip_length > ip_on_wire {
-        let why = format!("IP speaks of {ip_length} bytes, and there are {ip_on_wire}");
+    let Some(length) = bytes.on_wire.checked_sub(header) else {
+        let why = "the TCP header is longer than its packet".to_string();
         return Err(Unread::Malformed(why));
-    }
-    let headers = tcp.slice().as_ptr() as usize - ip.as_ptr() as usize + tcp.header_slice().len();
-    let length = ip_length
-        .checked_sub(headers)
-        .ok_or_else(|| Unread::Malformed("the TCP header is longer than its packet".to_string()))?;
-    Ok(segment(addresses, tcp, length))
-}
-
-fn segment<'a>((from, to): (IpAddr, IpAddr), tcp: &TcpSlice<'a>, length: usize) -> Segment<'a> {
-    let payload = tcp.payload();
-    Segment {
-        source: SocketAddr::new(from, tcp.source_port()),
-        target: SocketAddr::new(to, tcp.destination_port()),
-        seq: tcp.sequence_number(),
-        ack: tcp.acknowledgment_number(),
-        flags: Flags(tcp.header_slice()[13]),
-        window: tcp.window_size(),
-        length: length as u32,
-        payload: &payload[..payload.len().min(length)],
-        options: options(tcp),
-    }
-}
-
-/// What can be read of the options: a faulty one ends the list, as it does for a receiver.
-fn options(tcp: &TcpSlice<'_>) -> Options {
-    let mut options = Options::default();
-    for option in tcp.options_iterator().map_while(Result::ok) {
-        match option {
-            TcpOptionElement::MaximumSegmentSize(mss) => options.mss = Some(mss),
-            // RFC 7323, section 2.3: a larger shift is read as 14.
-            TcpOptionElement::WindowScale(shift) => options.window_scale = Some(shift.min(14)),
-            TcpOptionElement::SelectiveAcknowledgementPermitted => options.sack_permitted = true,
-            TcpOptionElement::Timestamp(value, echo) => options.timestamps = Some((value, echo)),
-            TcpOptionElement::SelectiveAcknowledgement(first, [a, b, c]) => {
-                options.sack = [Some(first), a, b, c];
-            }
-            TcpOptionElement::Noop => {}
-        }
-    }
-    options
-}
-
-/// What follows the link's header, if it is IP.
-fn strip_link(link: Link, frame: &[u8]) -> Result<&[u8], Unread> {
-    const IPV4: u16 = 0x0800;
-    const IPV6: u16 = 0x86dd;
-    let (mut ether_type, mut start) = match link {
-        Link::Ethernet => (Some(12), 14),
-        Link::Cooked => (Some(14), 16),
-        Link::Cooked2 => (Some(0), 20),
-        Link::Ip => (None, 0),
-        Link::Null => (None, 4),
     };
-    while let Some(place) = ether_type {
-        let bytes = frame.get(place..place + 2).ok_or(Unread::Cut)?;
-        match u16::from_be_bytes([bytes[0], bytes[1]]) {
-            IPV4 | IPV6 => ether_type = None,
-            // IEEE 802.1Q and 802.1ad: the tag, then the type again.
-            0x8100 | 0x88a8 | 0x9100 => {
-                ether_type = Some(start + 2);
-                start += 4;
+    let options_length = header - HEADER_BYTES;
+    let (options, payload) = match rest.captured.split_at_checked(options_length) {
+        Some((options, payload)) => (options, payload),
+        None => (rest.captured, &[][..]),
+    };
+    Ok(Segment {
+        source: SocketAddr::new(ends.0, u16_at(head, 0)),
+        target: SocketAddr::new(ends.1, u16_at(head, 2)),
+        seq: u32_at(head, 4),
+        ack: u32_at(head, 8),
+        flags: Flags(head[13]),
+        window: u16_at(head, 14),
+        length: length as u32,
+        payload,
+        options: Options {
+            cut: options.len() < options_length,
+            ..self::options(options)
+        },
+        lane: 0,
+    })
+}
+
+/// Returns the options that can be read. An unknown one is skipped; a faulty one ends the list, as
+/// it does for a receiver.
+fn options(mut bytes: &[u8]) -> Options {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    let mut options = Options::default();
+    loop {
+        let (kind, length) = match *bytes {
+            [] | [END, ..] => return options,
+            [NO_OPERATION, ..] => {
+                bytes = &bytes[1..];
+                continue;
             }
-            _ => return Err(Unread::NotTcp),
+            [_] => return options,
+            [kind, length, ..] => (kind, usize::from(length)),
+        };
+        let Some((option, rest)) = bytes.split_at_checked(length).filter(|_| length >= 2) else {
+            return options;
+        };
+        bytes = rest;
+        let value = &option[2..];
+        match (kind, value.len()) {
+            (2, 2) => options.mss = Some(u16_at(value, 0)),
+            // RFC 7323, section 2.3: a larger shift is read as 14.
+            (3, 1) => options.window_scale = Some(value[0].min(14)),
+            (4, 0) => options.sack_permitted = true,
+            (5, 8 | 16 | 24 | 32) => {
+                for (place, block) in options.sack.iter_mut().zip(value.chunks_exact(8)) {
+                    *place = Some((u32_at(block, 0), u32_at(block, 4)));
+                }
+            }
+            (8, 8) => options.timestamps = Some((u32_at(value, 0), u32_at(value, 4))),
+            _ => {}
         }
     }
-    frame
-        .get(start..)
-        .filter(|ip| !ip.is_empty())
-        .ok_or(Unread::Cut)
 }
 
 #[cfg(test)]
@@ -301,6 +198,44 @@ mod tests {
         ] {
             let told: Vec<&str> = Flags::from_bits(bits).names().collect();
             assert_eq!(told.join(","), names);
+        }
+    }
+
+    fn read(options: &[u8], captured: usize) -> Options {
+        let mut bytes = vec![0; HEADER_BYTES];
+        bytes[12] = (((HEADER_BYTES + options.len()) / 4) << 4) as u8;
+        bytes.extend(options);
+        let nowhere = IpAddr::from([0; 4]);
+        let window = Bytes::new(&bytes[..captured.min(bytes.len())], bytes.len());
+        segment((nowhere, nowhere), window).unwrap().options
+    }
+
+    #[test]
+    fn options_behind_one_that_is_not_known_are_read() {
+        // Fast open (34) and MD5 (19) stand before MSS, SACK and the scale.
+        let bytes = [
+            34, 4, 1, 2, 19, 4, 9, 9, 2, 4, 5, 180, 4, 2, 1, 3, 3, 7, 0, 0,
+        ];
+        let options = read(&bytes, usize::MAX);
+        assert_eq!(options.mss, Some(1460));
+        assert_eq!(options.window_scale, Some(7));
+        assert!(options.sack_permitted && !options.cut);
+        // A length of 0 or beyond the end is a fault, which ends the list.
+        assert_eq!(read(&[34, 0, 2, 4, 5, 180, 0, 0], 99), Options::default());
+        assert_eq!(read(&[34, 9, 2, 4, 5, 180, 0, 0], 99), Options::default());
+    }
+
+    #[test]
+    fn options_are_read_as_far_as_they_were_captured() {
+        let bytes = [
+            2, 4, 5, 180, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 3, 3, 7, 0, 0, 0,
+        ];
+        for captured in HEADER_BYTES..HEADER_BYTES + bytes.len() {
+            let options = read(&bytes, captured);
+            assert!(options.cut, "{captured}");
+            assert_eq!(options.mss.is_some(), captured >= 24, "{captured}");
+            assert_eq!(options.timestamps.is_some(), captured >= 34, "{captured}");
+            assert_eq!(options.window_scale.is_some(), captured >= 37, "{captured}");
         }
     }
 }

@@ -9,8 +9,12 @@
 //! until the other side was seen to acknowledge it. Up to there it may be sent again, and must be
 //! the same; after that its receiver has it, and drops whatever comes in its place.
 //!
+//! A segment beyond the receiver's window is set aside. Only an acknowledgment that covers it makes
+//! it a part of the stream: the receiver accepted it, and the capture lacks what opened the window.
+//!
 //! Invariants: no two pieces overlap, and the first to come stays; from `released` to `delivered`
-//! they leave no gap.
+//! they leave no gap; `captured` counts every offset at most once, and only bytes that the capture
+//! holds.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -22,6 +26,10 @@ const ENTRY_BYTES: usize = 128;
 /// How long a hole may stay whose bytes were acknowledged before they are taken for missed: a
 /// capture may hold an acknowledgment before what it acknowledges.
 const HOLE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// The most bytes before the first one seen at which a SYN may stand. A number that is further away
+/// belongs to another connection.
+const EARLIER_MAX: u32 = 1 << 20;
 
 /// A part of a stream.
 #[derive(Debug)]
@@ -74,12 +82,40 @@ pub struct Reassembly {
     released: u64,
     /// Up to here nothing more is awaited.
     delivered: u64,
-    /// Bytes up to there that the capture misses.
-    missing: u64,
+    /// Bytes that the capture holds, each offset counted once.
+    captured: u64,
+    /// The end of the highest segment, whatever the capture holds of it.
+    high: u64,
     /// Up to where the other side has acknowledged, and since when that lies beyond what was
     /// delivered.
     acknowledged: u64,
     hole_since: Option<Duration>,
+    /// Segments beyond the window.
+    aside: Vec<Aside>,
+}
+
+/// A segment beyond the receiver's window.
+#[derive(Debug)]
+pub struct Aside {
+    offset: u64,
+    /// Its length on the wire.
+    pub length: u32,
+    /// True when a FIN comes with it.
+    pub fin: bool,
+    /// The packet that brought it.
+    pub packet: u64,
+    /// Its payload as far as it was captured.
+    pub bytes: Box<[u8]>,
+}
+
+impl Aside {
+    fn end(&self) -> u64 {
+        self.offset + u64::from(self.length)
+    }
+
+    fn cost(&self) -> usize {
+        self.bytes.len() + ENTRY_BYTES
+    }
 }
 
 impl Reassembly {
@@ -91,10 +127,53 @@ impl Reassembly {
             cost: 0,
             released: 0,
             delivered: 0,
-            missing: 0,
+            captured: 0,
+            high: 0,
             acknowledged: 0,
             hole_since: None,
+            aside: Vec::new(),
         }
+    }
+
+    /// Returns a stream of which so many bytes have passed, all of them captured and acknowledged.
+    pub fn passed(start: u32, length: u64) -> Self {
+        Reassembly {
+            released: length,
+            delivered: length,
+            captured: length,
+            high: length,
+            acknowledged: length,
+            ..Reassembly::new(start)
+        }
+    }
+
+    /// Returns the sequence number of the first byte.
+    pub fn start(&self) -> u32 {
+        self.start
+    }
+
+    /// Returns how many bytes earlier the stream would have to begin for this to be its first
+    /// number, if that is still possible: only while no byte was dropped.
+    pub fn earlier(&self, start: u32) -> Option<u32> {
+        let earlier = self.start.wrapping_sub(start);
+        let is_near = earlier < EARLIER_MAX;
+        (is_near && self.released == 0 && self.acknowledged == 0).then_some(earlier)
+    }
+
+    /// Moves the beginning of the stream so many bytes back.
+    pub fn begin_earlier(&mut self, bytes: u32) {
+        let shift = u64::from(bytes);
+        self.start = self.start.wrapping_sub(bytes);
+        let pieces = std::mem::take(&mut self.pieces).into_iter();
+        self.pieces = pieces
+            .map(|(offset, piece)| (offset + shift, piece))
+            .collect();
+        for aside in &mut self.aside {
+            aside.offset += shift;
+        }
+        self.high += if self.high > 0 { shift } else { 0 };
+        self.delivered = 0;
+        self.deliver();
     }
 
     /// The offset of a sequence number, negative before the first byte. Numbers wrap every 4 GiB;
@@ -109,14 +188,96 @@ impl Reassembly {
         self.delivered
     }
 
-    /// Bytes that the capture misses so far.
-    pub fn missing(&self) -> u64 {
-        self.missing
+    /// Returns the bytes that the capture holds so far.
+    pub fn captured(&self) -> u64 {
+        self.captured
+    }
+
+    /// Returns the end of the highest segment so far.
+    pub fn high(&self) -> u64 {
+        self.high
+    }
+
+    /// Returns the bytes from this offset on that are in the capture and still kept.
+    pub fn captured_from(&self, start: u64) -> u64 {
+        let kept = self.pieces.iter().map(|(offset, piece)| match piece {
+            Piece::Known(_, bytes) => {
+                let end = offset + bytes.len() as u64;
+                end.saturating_sub(start.max(*offset))
+            }
+            Piece::Missing(_) => 0,
+        });
+        kept.sum()
+    }
+
+    /// Returns true when the capture does not hold the byte at an offset.
+    pub fn lacks(&self, offset: u64) -> bool {
+        let piece = self.pieces.range(..=offset).next_back();
+        let piece = piece.filter(|(start, piece)| *start + piece.len() > offset);
+        match piece {
+            Some((_, Piece::Known(..))) => false,
+            Some((_, Piece::Missing(_))) => true,
+            None => offset >= self.released,
+        }
     }
 
     /// What it costs to keep what is kept, in bytes.
     pub fn cost(&self) -> usize {
         self.cost
+    }
+
+    /// Sets a segment aside that begins beyond the window, by its offset and length.
+    pub fn set_aside(
+        &mut self,
+        (offset, length): (u64, u32),
+        fin: bool,
+        packet: u64,
+        bytes: &[u8],
+    ) {
+        let aside = Aside {
+            offset,
+            length,
+            fin,
+            packet,
+            bytes: bytes.into(),
+        };
+        self.cost += aside.cost();
+        self.aside.push(aside);
+    }
+
+    /// Hands over everything that was set aside, each segment with its sequence number: it belongs
+    /// to another stream.
+    pub fn hand_over(&mut self) -> Vec<(u32, Aside)> {
+        let aside = std::mem::take(&mut self.aside);
+        self.cost -= aside.iter().map(Aside::cost).sum::<usize>();
+        let start = self.start;
+        let numbered = aside
+            .into_iter()
+            .map(|aside| (start.wrapping_add(aside.offset as u32), aside));
+        numbered.collect()
+    }
+
+    /// Takes the segments that were set aside and are acknowledged up to this offset into the
+    /// stream. Returns how many there were, and where the FIN of one of them stands.
+    pub fn take_aside(&mut self, acknowledged: u64) -> (u64, Option<u64>) {
+        let (mut count, mut fin) = (0, None);
+        let mut place = 0;
+        while let Some(aside) = self.aside.get(place) {
+            if aside.end() + u64::from(aside.fin) > acknowledged {
+                place += 1;
+                continue;
+            }
+            let aside = self.aside.swap_remove(place);
+            self.cost -= aside.cost();
+            count += 1;
+            if aside.fin {
+                fin = Some(aside.end());
+            }
+            // Bytes that came in its place since are those that the receiver accepted.
+            let seq = self.start.wrapping_add(aside.offset as u32);
+            self.add((seq, aside.length), aside.packet, &aside.bytes);
+        }
+        (count, fin)
     }
 
     /// A segment of `length` bytes, of which this packet holds `payload`. Tells its first byte that
@@ -133,6 +294,7 @@ impl Reassembly {
             return None;
         }
         let (start, end) = (offset.max(released), end as u64);
+        self.high = self.high.max(end);
         let payload = payload.get((start - offset) as usize..).unwrap_or(&[]);
         let part = (start as u64, packet, payload);
         let mut difference = None;
@@ -157,10 +319,10 @@ impl Reassembly {
         difference
     }
 
-    /// The other side has all bytes before this number. What is missing of them for a while was not
-    /// captured; a number beyond all that was seen says nothing of holes between.
-    pub fn acknowledged(&mut self, ack: u32, now: Duration) {
-        let end = u64::try_from(self.offset(ack)).unwrap_or(0);
+    /// Takes note that the other side has all bytes before this offset. Those that are still
+    /// missing after a while were not captured; an offset beyond all that was seen says nothing of
+    /// holes between.
+    pub fn acknowledged(&mut self, end: u64, now: Duration) {
         self.acknowledged = self.acknowledged.max(end);
         let seen = self.pieces.last_key_value();
         let seen = seen.map_or(0, |(offset, piece)| offset + piece.len());
@@ -193,12 +355,17 @@ impl Reassembly {
             self.released += piece.len();
             self.cost -= piece.cost();
         }
+        if self.pieces.is_empty() {
+            // An empty map keeps a node of half a KiB.
+            self.pieces = BTreeMap::new();
+        }
     }
 
     /// Lets everything go, whatever it was kept for.
     pub fn forget(&mut self) {
         self.finish();
         self.pieces.clear();
+        self.aside = Vec::new();
         self.cost = 0;
         self.released = self.delivered;
     }
@@ -217,9 +384,6 @@ impl Reassembly {
     fn deliver(&mut self) {
         while let Some(piece) = self.pieces.get(&self.delivered) {
             self.delivered += piece.len();
-            if let Piece::Missing(count) = piece {
-                self.missing += count;
-            }
         }
     }
 
@@ -238,6 +402,9 @@ impl Reassembly {
 
     fn insert(&mut self, offset: u64, piece: Piece) {
         self.cost += piece.cost();
+        if let Piece::Known(_, bytes) = &piece {
+            self.captured += bytes.len() as u64;
+        }
         self.pieces.insert(offset, piece);
     }
 
@@ -278,14 +445,51 @@ fn altered((offset, piece): (u64, &Piece), (start, _, payload): Part<'_>) -> Opt
     })
 }
 
-/// Lays the reply against the upper case of the request, as far as both have come.
+/// The expected content of a reply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Expect {
+    /// The request, ASCII letters in upper case.
+    #[default]
+    Upper,
+    /// The request.
+    Same,
+    /// Anything: requests and replies are not compared.
+    Anything,
+}
+
+impl Expect {
+    /// Returns its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Expect::Upper => "upper",
+            Expect::Same => "same",
+            Expect::Anything => "none",
+        }
+    }
+}
+
+/// The comparison of the reply with its expected content, as far as both streams have come.
 #[derive(Debug, Default)]
 pub struct Comparison {
+    expect: Expect,
     offset: u64,
     unchecked: u64,
 }
 
 impl Comparison {
+    /// A comparison with what is expected.
+    pub fn new(expect: Expect) -> Self {
+        Comparison {
+            expect,
+            ..Comparison::default()
+        }
+    }
+
+    /// Returns what is expected.
+    pub fn expect(&self) -> Expect {
+        self.expect
+    }
+
     /// Goes on as far as both streams were delivered. Tells the first byte of the reply that
     /// differs, and the packet that brought it.
     pub fn advance(
@@ -315,13 +519,26 @@ impl Comparison {
         self.offset
     }
 
-    /// Bytes that could not be compared, since one side or the other is not known.
-    pub fn unchecked(&self) -> u64 {
-        self.unchecked
+    /// Returns the bytes of the reply that were compared with their bytes of the request.
+    pub fn compared(&self) -> u64 {
+        self.offset - self.unchecked
     }
 
     fn compare(&self, request: &[u8], reply: &[u8]) -> Option<Difference> {
-        let pairs = || request.iter().map(u8::to_ascii_uppercase).zip(reply);
+        match self.expect {
+            Expect::Upper => self.difference(request, reply, |byte| byte.to_ascii_uppercase()),
+            Expect::Same => self.difference(request, reply, |byte| *byte),
+            Expect::Anything => None,
+        }
+    }
+
+    fn difference(
+        &self,
+        request: &[u8],
+        reply: &[u8],
+        answer: impl Fn(&u8) -> u8,
+    ) -> Option<Difference> {
+        let pairs = || request.iter().map(&answer).zip(reply);
         // Without an early end this is done many bytes at a time.
         if pairs().fold(true, |same, (expected, found)| same & (expected == *found)) {
             return None;
@@ -374,15 +591,14 @@ mod tests {
                 let seq = start.wrapping_add(place as u32);
                 prop_assert_eq!(stream.add((seq, part.len() as u32 + cut), 1, part), None);
             }
-            let end = start.wrapping_add(length as u32);
             for second in 0..3 {
-                stream.acknowledged(end, Duration::from_secs(second));
+                stream.acknowledged(length as u64, Duration::from_secs(second));
             }
             stream.finish();
             let told = delivered(&stream);
             prop_assert_eq!(told.len() as u64, stream.delivered());
-            let missing = told.iter().filter(|byte| byte.is_none()).count();
-            prop_assert_eq!(missing as u64, stream.missing());
+            let captured = told.iter().filter(|byte| byte.is_some()).count();
+            prop_assert_eq!(captured as u64, stream.captured());
             for (told, byte) in told.iter().zip(&bytes) {
                 prop_assert!(told.is_none_or(|told| told == *byte));
             }
@@ -406,7 +622,7 @@ mod tests {
                 stream.add(segment, 1, &bytes[place..place + length])
             };
             add(&mut stream, &bytes, first.0, first.1, first.2);
-            stream.acknowledged(start.wrapping_add(released as u32), Duration::ZERO);
+            stream.acknowledged(released, Duration::ZERO);
             stream.release(u64::MAX);
             bytes[place] ^= 1;
             let told = add(&mut stream, &bytes, second.0, second.1, second.2);
@@ -450,7 +666,7 @@ mod tests {
                 stream.add((from as u32, bytes.len() as u32), 7, bytes);
                 found = found.or(comparison.advance(&streams[0], &streams[1]));
                 for stream in &mut streams {
-                    stream.acknowledged(stream.delivered() as u32, Duration::ZERO);
+                    stream.acknowledged(stream.delivered(), Duration::ZERO);
                     stream.release(comparison.offset());
                 }
             }
@@ -469,7 +685,7 @@ mod tests {
         reply.add((0, 6), 3, b"ABCxyF");
         let mut comparison = Comparison::default();
         assert_eq!(comparison.advance(&request, &reply), None);
-        assert_eq!((comparison.unchecked(), comparison.offset()), (2, 6));
+        assert_eq!((comparison.compared(), comparison.offset()), (4, 6));
     }
 
     #[test]
@@ -479,8 +695,8 @@ mod tests {
         request.add((6, 3), 1, b"ghi");
         request.forget();
         assert_eq!(
-            (request.cost(), request.delivered(), request.missing()),
-            (0, 9, 3)
+            (request.cost(), request.delivered(), request.captured()),
+            (0, 9, 6)
         );
         assert_eq!(request.add((3, 9), 1, b"defghijkl"), None);
         let mut reply = Reassembly::new(0);
@@ -492,6 +708,6 @@ mod tests {
             found: b'!',
         };
         assert_eq!(comparison.advance(&request, &reply), Some((3, wrong)));
-        assert_eq!(comparison.unchecked(), 9);
+        assert_eq!(comparison.compared(), 3);
     }
 }

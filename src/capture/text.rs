@@ -1,6 +1,10 @@
 //! Text put together from its parts. A capture has millions of segments with a dozen numbers each,
 //! and formatting them in the general way would be most of the whole work. Pure.
 
+use std::fmt::Write;
+
+use crate::units::{Counted, grouped};
+
 /// A part of a text.
 pub trait Part {
     /// Appends it.
@@ -10,6 +14,22 @@ pub trait Part {
 impl Part for &str {
     fn put(&self, out: &mut String) {
         out.push_str(self);
+    }
+}
+
+impl Part for Counted<'_> {
+    fn put(&self, out: &mut String) {
+        let (count, stem, ending) = self.parts();
+        match count {
+            0..1000 => count.put(out),
+            // Writing to a string cannot fail.
+            _ => {
+                let _ = write!(out, "{}", grouped(count));
+            }
+        }
+        for part in [" ", stem, ending] {
+            out.push_str(part);
+        }
     }
 }
 
@@ -52,4 +72,40 @@ pub fn padded(out: &mut String, number: u64, fill: char, places: usize) {
         out.push(fill);
     }
     out.push_str(digits);
+}
+
+/// Appends a text in which characters that control a terminal, or are invisible, are escaped.
+pub fn visible(out: &mut String, text: &str) {
+    visible_but(out, text, |_| false);
+}
+
+/// Appends a text in which such characters and those that `also` names are escaped.
+pub fn visible_but(out: &mut String, text: &str, also: impl Fn(char) -> bool) {
+    let mut rest = text;
+    while let Some(place) = rest.find(|character| is_unseen(character) || also(character)) {
+        out.push_str(&rest[..place]);
+        let special = rest[place..].chars().next().unwrap_or_default();
+        out.extend(special.escape_default());
+        rest = &rest[place + special.len_utf8()..];
+    }
+    out.push_str(rest);
+}
+
+/// Returns true for characters that control a terminal, or are invisible.
+fn is_unseen(character: char) -> bool {
+    let invisible = matches!(
+        character,
+        '\u{ad}'
+            | '\u{61c}'
+            | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}'
+    );
+    // Every space counts as invisible, except the ASCII one.
+    let space = character.is_whitespace() && character != ' ';
+    invisible || space || character.is_control()
 }

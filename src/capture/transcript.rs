@@ -1,11 +1,16 @@
 //! A segment in words: one sentence on what it means in its conversation, with the numbers. Pure.
+//!
+//! Counts are written with commas and with their nouns in the right number; sequence numbers,
+//! offsets and what stands in a header field are names, and are written as they are.
 
 use std::fmt::Write;
 
 use crate::capture::analysis::Analysis;
 use crate::capture::flow::{Flow, FlowNumber, Meaning, Observation, Packet, Role};
-use crate::capture::segment::Segment;
-use crate::capture::text::{list, put};
+use crate::capture::markdown::code_span;
+use crate::capture::segment::{Flags, Segment};
+use crate::capture::text::{list, put, visible_but};
+use crate::units::{agreeing, counted};
 
 /// A segment to be told, and all that is known of it.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +47,12 @@ impl Style {
         self.from(told.segment.ack, told.seen.bases.1)
     }
 
+    /// Returns a range that a segment reports as received (SACK), with the numbers that are shown.
+    pub fn sack(&self, told: &Told<'_>, (first, end): (u32, u32)) -> (u32, u32) {
+        let base = told.seen.bases.1;
+        (self.from(first, base), self.from(end, base))
+    }
+
     fn from(&self, number: u32, base: u32) -> u32 {
         if self.relative {
             number.wrapping_sub(base)
@@ -51,13 +62,28 @@ impl Style {
     }
 }
 
+/// The form in which bytes of the conversation are set apart from the words around them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quoting {
+    /// In quotes.
+    Plain,
+    /// In quotes and a code span, in which nothing has a meaning for Markdown and HTML.
+    Markdown,
+}
+
 /// Writes the sentence.
-pub fn sentence(out: &mut String, told: &Told<'_>, style: &Style) {
+pub fn sentence(out: &mut String, told: &Told<'_>, style: &Style, quoting: Quoting) {
     let (segment, seen) = (told.segment, told.seen);
     put!(out, "The ", seen.from.name());
+    if seen.outside {
+        let other = seen.from.other().name();
+        put!(out, " sends what lies outside the window of the ", other);
+        out.push_str(", as far as the capture shows: it is dropped and changes nothing");
+        return rest(out, told, style, quoting);
+    }
     if let Some(special) = special(seen.analysis) {
         put!(out, " ", special);
-        return rest(out, told, style);
+        return rest(out, told, style, quoting);
     }
     let (seq, ack) = (style.seq(told), style.ack(told));
     match seen.meaning {
@@ -77,7 +103,7 @@ pub fn sentence(out: &mut String, told: &Told<'_>, style: &Style) {
             mss(out, segment);
         }
         Meaning::Begins => begins(out, told.flow, ack),
-        Meaning::Carries { .. } => carries(out, told, style),
+        Meaning::Carries { .. } => carries(out, told, style, quoting),
         Meaning::Closes {
             first,
             acknowledges_fin,
@@ -86,6 +112,9 @@ pub fn sentence(out: &mut String, told: &Told<'_>, style: &Style) {
             acknowledges(out, seen.from, bytes, fin, ends, ack);
         }
         Meaning::Resets => out.push_str(" resets the connection."),
+        Meaning::ResetsNothing => {
+            out.push_str(" resets what both sides have closed already: it changes nothing.");
+        }
     }
 }
 
@@ -136,7 +165,7 @@ fn special(analysis: Analysis) -> Option<&'static str> {
             Analysis::DUPLICATE_ACK,
             "repeats its acknowledgment (duplicate ACK)",
         ),
-        (Analysis::WINDOW_UPDATE, "tells a new window"),
+        (Analysis::WINDOW_UPDATE, "announces a new window"),
         (
             Analysis::ZERO_WINDOW,
             "closes its window: it can take no more bytes now",
@@ -146,36 +175,63 @@ fn special(analysis: Analysis) -> Option<&'static str> {
     found.map(|(_, text)| text)
 }
 
+/// Writes the window in bytes, or as it stands in the header when its scale is not known.
+pub fn window(out: &mut String, told: &Told<'_>) {
+    match scaled_window(told) {
+        Some(bytes) => put!(out, bytes),
+        None => put!(out, "[", told.segment.window, "]"),
+    }
+}
+
+/// Returns the window in bytes; `None` when its scale is not known, and for a SYN, whose window is
+/// never scaled (RFC 7323, section 2.2).
+pub fn scaled_window(told: &Told<'_>) -> Option<u32> {
+    let is_syn = told.segment.flags.has(Flags::SYN);
+    told.seen.window.scaled.filter(|_| !is_syn)
+}
+
 /// The numbers behind a special segment.
-fn rest(out: &mut String, told: &Told<'_>, style: &Style) {
+fn rest(out: &mut String, told: &Told<'_>, style: &Style, quoting: Quoting) {
     let (segment, seq, ack) = (told.segment, style.seq(told), style.ack(told));
     if segment.length > 0 {
-        let last = seq.wrapping_add(segment.length - 1);
-        put!(
-            out,
-            ": ",
-            segment.length,
-            " bytes, ",
-            seq,
-            " to ",
-            last,
-            ": "
-        );
-        payload(out, segment, style);
-    } else if segment.span() > 0 {
+        out.push_str(": ");
+        bytes(out, segment.length, seq);
+        out.push_str(": ");
+        payload(out, segment, style, quoting);
+    } else if segment.span() > 0 || told.seen.outside {
         out.push_str(": ");
         list(out, segment.flags.names(), ",");
         put!(out, " ", seq);
     } else {
-        put!(out, ": it expects ", ack, " next, window ", segment.window);
+        put!(out, ": it expects ", ack, " next, and its window is ");
+        window(out, told);
     }
-    wrong(out, told.seen);
+    wrong(out, told.seen, quoting);
     out.push('.');
+}
+
+/// Writes a number of bytes, and their sequence numbers.
+fn bytes(out: &mut String, length: u32, seq: u32) {
+    put!(out, counted(length, "byte"), ", ", seq);
+    if length > 1 {
+        put!(out, " to ", seq.wrapping_add(length - 1));
+    }
+}
+
+/// Returns the word after a number of bytes that has no commas, as it stands in the header.
+fn bytes_after(count: u16) -> &'static str {
+    agreeing(count.into(), " byte", " bytes")
 }
 
 fn mss(out: &mut String, segment: &Segment<'_>) {
     if let Some(mss) = segment.options.mss {
-        put!(out, ", and it takes segments of ", mss, " bytes (MSS)");
+        put!(
+            out,
+            ", and it takes segments of ",
+            mss,
+            bytes_after(mss),
+            " (MSS)"
+        );
     }
     out.push('.');
 }
@@ -186,7 +242,13 @@ fn begins(out: &mut String, flow: &Flow, ack: u32) {
     if let Some(mss) = flow.mss_in_force() {
         put!(out, ", with an MSS of ", mss);
         if let Some(most) = flow.payload_max().filter(|most| *most < mss) {
-            put!(out, ", which leaves ", most, " bytes of payload");
+            put!(
+                out,
+                ", which leaves ",
+                most,
+                bytes_after(most),
+                " of payload"
+            );
         }
     }
     out.push('.');
@@ -216,7 +278,7 @@ fn closes(
     put!(out, ": its FIN takes number ", seq, ".");
 }
 
-fn carries(out: &mut String, told: &Told<'_>, style: &Style) {
+fn carries(out: &mut String, told: &Told<'_>, style: &Style, quoting: Quoting) {
     let (segment, seen) = (told.segment, told.seen);
     let Meaning::Carries {
         offset,
@@ -227,32 +289,21 @@ fn carries(out: &mut String, told: &Told<'_>, style: &Style) {
     else {
         return;
     };
-    let (seq, bytes) = (style.seq(told), segment.length);
-    let last = seq.wrapping_add(bytes - 1);
     let verb = match seen.from {
         Role::Client => " sends ",
         Role::Server => " answers with ",
     };
-    put!(
-        out,
-        verb,
-        bytes,
-        " bytes, ",
-        seq,
-        " to ",
-        last,
-        " (offset ",
-        offset,
-        "): "
-    );
-    payload(out, segment, style);
+    out.push_str(verb);
+    bytes(out, segment.length, style.seq(told));
+    put!(out, " (offset ", offset, "): ");
+    payload(out, segment, style, quoting);
     if acknowledges > 0 {
         let ack = style.ack(told);
         put!(
             out,
             "; it acknowledges ",
-            acknowledges,
-            " bytes and expects ",
+            counted(acknowledges, "byte"),
+            " and expects ",
             ack,
             " next"
         );
@@ -271,24 +322,28 @@ fn carries(out: &mut String, told: &Told<'_>, style: &Style) {
             out.push_str(text);
         }
     }
-    wrong(out, seen);
+    wrong(out, seen, quoting);
     out.push('.');
 }
 
-fn wrong(out: &mut String, seen: &Observation) {
+fn wrong(out: &mut String, seen: &Observation, quoting: Quoting) {
+    let quoted = |byte: u8| {
+        let plain = format!("'{}'", byte.escape_ascii());
+        let mut text = String::new();
+        match quoting {
+            Quoting::Plain => return plain,
+            Quoting::Markdown => code_span(&mut text, &plain),
+        }
+        text
+    };
     let told = [("WRONG", seen.difference), ("OTHER CONTENT", seen.altered)];
     for (word, difference) in told {
         let Some(difference) = difference else {
             continue;
         };
-        // Writing to a string cannot fail.
-        let _ = write!(
-            out,
-            "; {word} at offset {}: '{}', not '{}'",
-            difference.offset,
-            difference.found.escape_ascii(),
-            difference.expected.escape_ascii()
-        );
+        let (found, expected) = (quoted(difference.found), quoted(difference.expected));
+        put!(out, "; ", word, " at offset ", difference.offset, ": ");
+        put!(out, found.as_str(), ", not ", expected.as_str());
     }
 }
 
@@ -304,13 +359,11 @@ fn acknowledges(out: &mut String, from: Role, bytes: u32, fin: bool, ends: bool,
             ack.wrapping_sub(1),
             " + 1"
         ),
-        (_, false) => {
-            put!(out, " acknowledges ", bytes, " bytes of the ", other);
-            put!(out, ": it expects ", ack, " next.");
-        }
-        (_, true) => {
-            put!(out, " acknowledges ", bytes, " bytes of the ", other);
-            put!(out, " and its FIN: it expects ", ack, " next");
+        (_, fin) => {
+            let bytes = counted(bytes, "byte");
+            put!(out, " acknowledges ", bytes, " of the ", other);
+            let (and, end) = if fin { (" and its FIN", "") } else { ("", ".") };
+            put!(out, and, ": it expects ", ack, " next", end);
         }
     }
     match (fin, ends) {
@@ -321,11 +374,26 @@ fn acknowledges(out: &mut String, from: Role, bytes: u32, fin: bool, ends: bool,
 }
 
 /// The payload in quotes, escaped, as much of it as is to be shown.
-fn payload(out: &mut String, segment: &Segment<'_>, style: &Style) {
+fn payload(out: &mut String, segment: &Segment<'_>, style: &Style, quoting: Quoting) {
     if segment.payload.is_empty() {
         return out.push_str("(not captured)");
     }
     let shown = &segment.payload[..segment.payload.len().min(style.width)];
+    let cut = shown.len() < segment.length as usize;
+    match quoting {
+        Quoting::Plain => quoted(out, shown),
+        Quoting::Markdown => {
+            let mut text = String::new();
+            quoted(&mut text, shown);
+            code_span(out, &text);
+        }
+    }
+    if cut {
+        out.push('…');
+    }
+}
+
+fn quoted(out: &mut String, shown: &[u8]) {
     out.push('"');
     // Without an early end this is done many bytes at a time.
     let plain = shown
@@ -336,9 +404,6 @@ fn payload(out: &mut String, segment: &Segment<'_>, style: &Style) {
         _ => escape(out, shown),
     }
     out.push('"');
-    if shown.len() < segment.length as usize {
-        out.push('…');
-    }
 }
 
 /// Bytes that stand for themselves, as nearly all do.
@@ -346,33 +411,15 @@ fn is_plain(byte: u8) -> bool {
     (b' '..=b'~').contains(&byte) & (byte != b'"') & (byte != b'\\')
 }
 
-/// UTF-8 as it is, but for what would end the quotes or play with the terminal; other bytes by
-/// their values.
+/// Writes UTF-8 as it is, except for what would end the quotes, control the terminal or be
+/// invisible; other bytes by their values.
 fn escape(out: &mut String, bytes: &[u8]) {
     for part in bytes.utf8_chunks() {
-        let mut rest = part.valid();
-        while let Some(place) = rest.find(is_special) {
-            out.push_str(&rest[..place]);
-            let special = rest[place..].chars().next().unwrap_or_default();
-            out.extend(special.escape_default());
-            rest = &rest[place + special.len_utf8()..];
-        }
-        out.push_str(rest);
+        visible_but(out, part.valid(), |character| {
+            matches!(character, '"' | '\\')
+        });
         for byte in part.invalid() {
             let _ = write!(out, "\\x{byte:02x}");
         }
     }
-}
-
-/// Characters that would end the quotes or play with the terminal.
-fn is_special(character: char) -> bool {
-    let invisible = matches!(
-        character,
-        '\u{61c}'
-            | '\u{200b}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{feff}'
-    );
-    invisible || matches!(character, '"' | '\\') || character.is_control()
 }

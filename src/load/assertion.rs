@@ -27,7 +27,18 @@ pub struct Assertion {
     /// What was found, with its unit.
     pub found: String,
     /// Whether it holds.
-    pub holds: bool,
+    pub outcome: Outcome,
+}
+
+/// What came of a demand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It holds.
+    Holds,
+    /// It does not.
+    Fails,
+    /// The numbers do not fulfil it, and they are not the server's.
+    Undecided,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -82,6 +93,9 @@ impl FromStr for Demand {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Demand, String> {
+        if text.contains(',') {
+            return Err("more than one demand: repeat --assert for each".to_string());
+        }
         let start = text.find(['<', '>', '=']).ok_or(FORM)?;
         let (name, rest) = text.split_at(start);
         let operators = [
@@ -96,11 +110,18 @@ impl FromStr for Demand {
             .iter()
             .find_map(|(sign, comparison)| Some((rest.strip_prefix(sign)?, *comparison)))
             .ok_or(FORM)?;
-        Ok(Demand {
+        if bound.starts_with(['<', '>', '=']) {
+            return Err(format!(
+                "'{rest}' begins with no operator: use <, <=, =, >= or >"
+            ));
+        }
+        let demand = Demand {
             text: text.to_string(),
             subject: subject(name.trim(), bound.trim())?,
             comparison,
-        })
+        };
+        demand.check_that_it_can_hold(name.trim(), bound.trim())?;
+        Ok(demand)
     }
 }
 
@@ -163,9 +184,53 @@ fn statistic_of(name: &str) -> Option<Statistic> {
 }
 
 impl Demand {
+    /// Refuses demands that no run fulfils: a measured value is hardly ever exactly equal to a
+    /// bound, and nothing is less than zero.
+    fn check_that_it_can_hold(&self, name: &str, bound: &str) -> Result<(), String> {
+        let (is_measured, is_zero) = match self.subject {
+            Subject::Time(_, _, bound) => (true, bound.is_zero()),
+            Subject::Number(Quantity::Rate, bound) => (true, bound <= 0.0),
+            Subject::Number(_, number) if number < 0.0 || number.fract() != 0.0 => {
+                return Err(format!(
+                    "{bound} is no number of messages: use a whole number"
+                ));
+            }
+            Subject::Number(_, bound) => (false, bound == 0.0),
+        };
+        match self.comparison {
+            Comparison::Equal if is_measured => {
+                let use_this = match self.subject {
+                    Subject::Number(..) => ">=",
+                    Subject::Time(..) => "<=",
+                };
+                Err(format!(
+                    "a measured value is hardly ever exactly {bound}: use {use_this}, as in \
+                     {name}{use_this}{bound}"
+                ))
+            }
+            Comparison::Less if is_zero => Err(format!(
+                "nothing is less than {bound}, so this cannot hold: use <= or a larger bound"
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether it is about the rate, which only an open loop has.
     pub fn is_about_rate(&self) -> bool {
         matches!(self.subject, Subject::Number(Quantity::Rate, _))
+    }
+
+    /// Returns whether it is about a time or a rate that is not the server's, in a run that is
+    /// valid up to this percentile.
+    pub fn is_beyond(&self, percentile: f64) -> bool {
+        match self.subject {
+            Subject::Time(_, Statistic::Percentile(asked), _) => asked > percentile,
+            Subject::Time(_, Statistic::Max, _) => percentile < 100.0,
+            Subject::Time(_, Statistic::Mean, _) | Subject::Number(Quantity::Rate, _) => {
+                percentile == 0.0
+            }
+            Subject::Number(..) => false,
+        }
     }
 
     /// Holds it against what a run measured; `rate`: the achieved share of the scheduled rate.
@@ -182,7 +247,10 @@ impl Demand {
         Assertion {
             demand: self.text.clone(),
             found,
-            holds,
+            outcome: match holds {
+                true => Outcome::Holds,
+                false => Outcome::Fails,
+            },
         }
     }
 
@@ -272,9 +340,28 @@ impl Comparison {
     }
 }
 
+impl Assertion {
+    /// Returns whether it holds.
+    pub fn holds(&self) -> bool {
+        self.outcome == Outcome::Holds
+    }
+
+    /// The same, left open.
+    pub fn undecided(self) -> Assertion {
+        Assertion {
+            outcome: Outcome::Undecided,
+            ..self
+        }
+    }
+}
+
 impl fmt::Display for Assertion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let holds = if self.holds { "holds" } else { "does not hold" };
+        let holds = match self.outcome {
+            Outcome::Holds => "holds",
+            Outcome::Fails => "does not hold",
+            Outcome::Undecided => "is not decided, since the number is the generator's",
+        };
         write!(f, "{}: {holds}, found {}", self.demand, self.found)
     }
 }
@@ -303,8 +390,26 @@ mod tests {
             "errors==0",
             "rate>=0.999",
             "unanswered<5",
+            "blocked.max<=0ms",
         ] {
             assert!(good.parse::<Demand>().is_ok(), "{good}");
+        }
+        for (bad, told) in [
+            ("p99=2ms", "use <=, as in p99<=2ms"),
+            ("service.p50 == 1ms", "use <=, as in service.p50<=1ms"),
+            ("max=1s", "use <=, as in max<=1s"),
+            ("rate=0.999", "use >=, as in rate>=0.999"),
+            ("errors<0", "nothing is less than 0"),
+            ("p99<0ms", "nothing is less than 0ms"),
+            ("errors=1.5", "1.5 is no number of messages"),
+            ("errors<=-1", "-1 is no number of messages"),
+            ("p99=<2ms", "'=<2ms' begins with no operator: use <, <="),
+            ("p99=>2ms", "begins with no operator"),
+            ("p100<1ms", "p100 is not known"),
+            ("p99<2ms,errors=0", "repeat --assert for each"),
+        ] {
+            let error = bad.parse::<Demand>().unwrap_err();
+            assert!(error.contains(told), "{bad}: {error}");
         }
         for bad in [
             "",
@@ -332,17 +437,17 @@ mod tests {
             results.response.record(Duration::from_millis(1));
             results.response.record_at_least(Duration::from_secs(1));
         }
-        assert!(hold("p40<2ms", &results).holds);
-        assert!(!hold("p99<2ms", &results).holds);
-        assert!(!hold("p99<2s", &results).holds, "it may be more");
-        assert!(hold("p99>900ms", &results).holds);
+        assert!(hold("p40<2ms", &results).holds());
+        assert!(!hold("p99<2ms", &results).holds());
+        assert!(!hold("p99<2s", &results).holds(), "it may be more");
+        assert!(hold("p99>900ms", &results).holds());
         assert_eq!(hold("p99<2s", &results).found, ">= 1.00 s");
         assert_eq!(
             hold("p99.9<1s", &results).found,
             "not supported, 2000 samples"
         );
-        assert!(hold("rate>=0.999", &results).holds);
-        assert!(hold("errors=0", &results).holds);
+        assert!(hold("rate>=0.999", &results).holds());
+        assert!(hold("errors=0", &results).holds());
         assert_eq!(hold("service.p50<1s", &results).found, "no samples");
     }
 }

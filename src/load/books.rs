@@ -5,13 +5,14 @@
 //! stall does not leave the stall to nobody.
 //!
 //! Responses are recorded once, as those since the last interval; when an interval is told, and at
-//! the end, they are added to the results.
+//! the end, they are added to the results. With several targets they are recorded for their target
+//! as well.
 
 use std::time::{Duration, Instant};
 
 use crate::load::connection::Message;
 use crate::load::latency::Latency;
-use crate::load::results::{Counts, Loss, Results};
+use crate::load::results::{Counts, Loss, Results, Tally};
 use crate::load::world::KernelTimes;
 
 /// The measurements of one thread.
@@ -25,6 +26,8 @@ pub struct Books {
     pub run: Results,
     /// Responses since the last interval: of the warm-up's messages, and of the run's.
     recent: [Latency; 2],
+    /// The run's messages by target; empty when there is only one.
+    tallies: Vec<Tally>,
 }
 
 /// How it went in a stretch of a run.
@@ -80,13 +83,15 @@ impl Tag {
 }
 
 impl Books {
-    /// Empty ones.
-    pub fn new(warm: Instant) -> Books {
+    /// Empty ones, of a run with so many targets.
+    pub fn new(warm: Instant, targets: usize) -> Books {
+        let several = if targets > 1 { targets } else { 0 };
         Books {
             warm,
             warmup: Results::default(),
             run: Results::default(),
             recent: Default::default(),
+            tallies: vec![Tally::default(); several],
         }
     }
 
@@ -100,22 +105,32 @@ impl Books {
         self.warm
     }
 
-    /// A message is due and is dealt with from now on.
-    pub fn scheduled(&mut self, due: Instant) {
+    /// A message of this target is due and is dealt with from now on.
+    #[inline]
+    pub fn scheduled(&mut self, due: Instant, target: usize) {
         self.of(due).0.counts.scheduled += 1;
+        if let Some(tally) = self.tally(target, due) {
+            tally.counts.scheduled += 1;
+        }
     }
 
     /// A message of a closed loop that was never begun is not sent.
-    pub fn withdrawn(&mut self, message: &Message) {
+    pub fn withdrawn(&mut self, message: &Message, target: usize) {
         self.of(message.due).0.counts.scheduled -= 1;
+        if let Some(tally) = self.tally(target, message.due) {
+            tally.counts.scheduled -= 1;
+        }
     }
 
     /// A message was answered rightly, so long after it was due.
     #[inline]
-    pub fn verified(&mut self, message: &Message, response: Duration) {
+    pub fn verified(&mut self, message: &Message, target: usize, response: Duration) {
         let (results, recent) = self.of(message.due);
         recent.record(response);
         results.verified(message, response);
+        if let Some(tally) = self.tally(target, message.due) {
+            tally.verified(message, response);
+        }
     }
 
     /// The kernel's own times of a message that was answered rightly.
@@ -124,22 +139,37 @@ impl Books {
     }
 
     /// A message ended otherwise.
-    pub fn lost(&mut self, loss: Loss, message: &Message, now: Instant) {
+    pub fn lost(&mut self, loss: Loss, message: &Message, target: usize, now: Instant) {
         let age = now.saturating_duration_since(message.due);
         let (results, recent) = self.of(message.due);
         recent.record_at_least(age);
         results.lost(loss, message, age);
+        if let Some(tally) = self.tally(target, message.due) {
+            tally.lost(loss, message.lateness(), age);
+        }
     }
 
     /// A message ended that never got a connection, though one was free for it since `free`.
-    pub fn lost_waiting(&mut self, loss: Loss, due: Instant, free: Option<Instant>, now: Instant) {
+    /// `target`: where it was to go, if that was decided.
+    pub fn lost_waiting(
+        &mut self,
+        loss: Loss,
+        due: Instant,
+        target: Option<usize>,
+        free: Option<Instant>,
+        now: Instant,
+    ) {
         let sendable = free.map(|since| since.max(due));
         let own = sendable.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         let age = now.saturating_duration_since(due);
-        self.scheduled(due);
         let (results, recent) = self.of(due);
+        results.counts.scheduled += 1;
         recent.record_at_least(age);
         results.lost_waiting(loss, own, age);
+        if let Some(tally) = target.and_then(|target| self.tally(target, due)) {
+            tally.counts.scheduled += 1;
+            tally.lost(loss, None, age);
+        }
     }
 
     /// The counts of warm-up and run together.
@@ -161,6 +191,26 @@ impl Books {
         self.run.response.merge(&run);
         run.merge(&warmup);
         run
+    }
+
+    /// Takes what became of the run's messages by target, once all responses were taken.
+    pub fn take_tallies(&mut self) -> Vec<Tally> {
+        match self.tallies.is_empty() {
+            true => vec![Tally {
+                counts: self.run.counts,
+                response: self.run.response.clone(),
+                service: self.run.service.clone(),
+            }],
+            false => std::mem::take(&mut self.tallies),
+        }
+    }
+
+    /// Returns where the messages of a target are counted, if there are several and this one is not
+    /// of the warm-up.
+    #[inline]
+    fn tally(&mut self, target: usize, due: Instant) -> Option<&mut Tally> {
+        let tally = self.tallies.get_mut(target)?;
+        (due >= self.warm).then_some(tally)
     }
 
     #[inline]

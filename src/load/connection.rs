@@ -93,6 +93,11 @@ impl Message {
         self.sent.known()
     }
 
+    /// Returns when the send began that took its last byte; `None`: bytes are left.
+    pub fn sent_at(&self) -> Option<Instant> {
+        Some(self.due + self.lateness()?)
+    }
+
     /// The part of its lateness that is the run's own doing, when it is `age` old: it could be
     /// sent, and was not.
     pub fn own(&self, age: Duration) -> Duration {
@@ -264,6 +269,11 @@ impl Connection {
         self.offered -= 1;
         self.complete -= 1;
         self.unanswered.pop_front()
+    }
+
+    /// Returns whether a byte of a reply has come.
+    pub fn has_replies(&self) -> bool {
+        self.received > 0
     }
 
     /// How many messages have no complete reply.

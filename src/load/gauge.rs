@@ -1,6 +1,7 @@
 //! What a thread gets of its machine: its CPU time, its waits for a CPU, and what the host takes.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
@@ -12,18 +13,21 @@ use crate::load::evidence::{Machine, share};
 pub struct Gauge {
     at: Instant,
     cpu: Duration,
+    process: Duration,
     waited: Duration,
+    throttled: Duration,
     stolen: Duration,
 }
 
 impl Gauge {
     /// Reads the counters. What this kernel does not tell counts as 0.
     pub fn read() -> Gauge {
-        let cpu = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
         Gauge {
             at: Instant::now(),
-            cpu: cpu.map_or(Duration::ZERO, Duration::from),
+            cpu: thread_cpu(),
+            process: cpu_time(ClockId::CLOCK_PROCESS_CPUTIME_ID),
             waited: waited().unwrap_or_default(),
+            throttled: throttled(),
             stolen: stolen().unwrap_or_default(),
         }
     }
@@ -39,9 +43,20 @@ impl Gauge {
             wall,
             busy: share(cpu, wall),
             starved: share(waited, wall),
+            process: now.process.saturating_sub(self.process),
+            throttled: now.throttled.saturating_sub(self.throttled),
             stolen: now.stolen.saturating_sub(self.stolen),
         }
     }
+}
+
+/// Returns the CPU time of this thread so far; zero where the kernel does not tell it.
+pub fn thread_cpu() -> Duration {
+    cpu_time(ClockId::CLOCK_THREAD_CPUTIME_ID)
+}
+
+fn cpu_time(clock: ClockId) -> Duration {
+    clock_gettime(clock).map_or(Duration::ZERO, Duration::from)
 }
 
 /// Time on a run queue, in nanoseconds: the second field, see sched-stats in the kernel's
@@ -50,6 +65,26 @@ fn waited() -> Option<Duration> {
     let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     let nanoseconds = text.split_whitespace().nth(1)?.parse().ok()?;
     Some(Duration::from_nanos(nanoseconds))
+}
+
+/// Returns for how long the CPU quotas of this process's cgroup and of those above it were used up;
+/// of nested ones, the longest. Zero where there are none (cgroup version 2 only).
+fn throttled() -> Duration {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/"));
+    let mut folder = Path::new("/sys/fs/cgroup").join(path.unwrap_or_default());
+    let mut longest = Duration::ZERO;
+    loop {
+        let text = fs::read_to_string(folder.join("cpu.stat")).unwrap_or_default();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("throttled_usec "));
+        let microseconds = line.and_then(|number| number.trim().parse().ok());
+        longest = longest.max(Duration::from_micros(microseconds.unwrap_or(0)));
+        if !folder.pop() || !folder.starts_with("/sys/fs/cgroup") {
+            return longest;
+        }
+    }
 }
 
 /// Time stolen by the host from all CPUs, in ticks of a hundredth of a second (USER_HZ): the eighth

@@ -1,16 +1,18 @@
 //! The world as it is: the kernel's clock, its sockets, and the reactor's timers.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 
 use crate::load::evidence::Path;
+use crate::load::gauge;
+use crate::load::step::{Failure, Step};
 use crate::load::world::{KernelTimes, Socket, Timer, World};
 use crate::reactor::Reactor;
 use crate::reactor::slots::Token;
-use crate::socket::{self, Options};
+use crate::socket::{self, Options, Outgoing};
 use crate::stream::Stream;
 use crate::timestamps::Timestamps;
 
@@ -48,11 +50,24 @@ impl World for Kernel {
         Instant::now()
     }
 
-    fn connect(&mut self, target: SocketAddr, source: Option<IpAddr>) -> io::Result<KernelSocket> {
-        Ok(KernelSocket {
-            stream: socket::connect(target, source, &self.options)?,
-            times: None,
-        })
+    fn cpu(&self) -> Duration {
+        gauge::thread_cpu()
+    }
+
+    fn connect(
+        &mut self,
+        target: SocketAddr,
+        source: Option<SocketAddr>,
+    ) -> Result<KernelSocket, Failure> {
+        let socket = Outgoing::new(target).map_err(Step::Open.failed())?;
+        let configured = socket.configure(&self.options);
+        configured.map_err(Step::Configure.failed())?;
+        if let Some(source) = source {
+            socket.bind(source).map_err(Step::Bind.failed())?;
+        }
+        let stream = socket.connect(target).map_err(Step::Connect.failed())?;
+        let times = None;
+        Ok(KernelSocket { stream, times })
     }
 
     fn watch(&mut self, socket: &mut KernelSocket, token: Token) -> io::Result<()> {
@@ -96,6 +111,10 @@ impl Socket for KernelSocket {
         let info = socket::tcp_info(&self.stream)?;
         Ok(Path {
             segments: info.data_segs_out.into(),
+            acknowledged: info.delivered.into(),
+            // Of a connection that was opened here, the SYN counts as one.
+            acknowledged_bytes: info.acknowledged().saturating_sub(1),
+            unsent_bytes: info.notsent_bytes.into(),
             resent: info.total_retrans.into(),
             resent_in_vain: info.dsack_dups.into(),
             out_of_order: info.rcv_ooopack.into(),
@@ -103,7 +122,9 @@ impl Socket for KernelSocket {
             window_limited: Duration::from_micros(info.rwnd_limited),
             buffer_limited: Duration::from_micros(info.sndbuf_limited),
             round_trip: Duration::from_micros(info.rtt.into()),
+            round_trip_deviation: Duration::from_micros(info.rttvar.into()),
             round_trip_least: Duration::from_micros(info.min_rtt.into()),
+            delivery_rate: info.delivery_rate,
         })
     }
 
@@ -112,11 +133,14 @@ impl Socket for KernelSocket {
         Ok(())
     }
 
-    fn times(&mut self, end: u64) -> Option<KernelTimes> {
-        let times = self.times.as_mut()?;
-        Some(KernelTimes {
-            sent: times.sent(&self.stream, end).ok()??,
-            received: times.received()?,
+    fn times(&mut self, end: u64) -> io::Result<Option<KernelTimes>> {
+        let Some(times) = self.times.as_mut() else {
+            return Ok(None);
+        };
+        let ends = (times.sent(&self.stream, end)?, times.received());
+        Ok(match ends {
+            (Some(sent), Some(received)) => Some(KernelTimes { sent, received }),
+            _ => None,
         })
     }
 }

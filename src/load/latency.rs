@@ -88,6 +88,14 @@ impl Latency {
         count(&mut self.known, nanoseconds);
     }
 
+    /// Counts a duration that was measured so many times.
+    pub fn record_many(&mut self, duration: Duration, times: u64) {
+        let nanoseconds = nanoseconds(duration);
+        self.longest = self.longest.max(nanoseconds);
+        let recorded = self.known.record_n(nanoseconds, times);
+        recorded.expect("a histogram that grows takes every value");
+    }
+
     /// Counts a duration of which only the beginning was seen.
     pub fn record_at_least(&mut self, age: Duration) {
         let nanoseconds = nanoseconds(age);
@@ -200,6 +208,24 @@ impl Distribution {
                 (high <= self.known).then(|| self.sample(high).value),
             ),
         })
+    }
+
+    /// Returns how many samples are longer than this; of those that are so to one part in a
+    /// thousand, none.
+    pub fn beyond(&self, duration: Duration) -> u64 {
+        let nanoseconds = nanoseconds(duration);
+        match self.all.highest_equivalent(nanoseconds).checked_add(1) {
+            Some(above) if nanoseconds < self.all.max() => {
+                self.all.count_between(above, self.all.max())
+            }
+            _ => 0,
+        }
+    }
+
+    /// Returns the sample than which so many are longer; `None` when there are no more than these.
+    pub fn below_longest(&self, longer: u64) -> Option<Bound> {
+        let rank = self.count().checked_sub(longer).filter(|rank| *rank > 0)?;
+        Some(self.sample(rank))
     }
 
     /// The sample that so many of a hundred do not exceed, however few there are.

@@ -3,11 +3,22 @@
 //! The threads share nothing while messages are due but a few numbers that are drawn on a terminal.
 //! Each one sends its intervals and its result to the thread that started them, which waits, adds
 //! and tells; drawing and writing never happen where messages are sent.
+//!
+//! ```text
+//!   main      worlds, signals ─► start threads ─► add up what they send ───────────► summary
+//!   threads        └─► connect ─► ready ┄┄ the last one sets the start ┄┄► messages ─► done
+//! ```
+//!
+//! All reactors exist before the first thread does, and signals are taken in between: a request to
+//! stop reaches each thread however early it comes. A thread counts as ready at the latest when it
+//! ends, in whichever way, so that none waits for one that is gone. The last one to be ready wakes
+//! the others; there is no polling.
 
 pub mod assertion;
 pub mod books;
 pub mod connection;
 pub mod dial;
+pub mod echo;
 pub mod engine;
 pub mod evidence;
 pub mod gauge;
@@ -18,41 +29,47 @@ pub mod pacer;
 pub mod payload;
 pub mod plan;
 pub mod preflight;
+pub mod presence;
+pub mod probe;
 pub mod random;
 pub mod results;
 pub mod row;
 pub mod schedule;
 pub mod sizes;
+pub mod stalls;
+pub mod step;
 pub mod summary;
+pub mod targets;
 pub mod verdict;
 pub mod world;
 
 use std::collections::VecDeque;
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 
 use crate::load::books::Interval;
 use crate::load::engine::{Done, Engine, Stage};
-use crate::load::evidence::Machine;
+use crate::load::evidence::{Machine, Probe};
 use crate::load::gauge::Gauge;
 use crate::load::kernel::Kernel;
 use crate::load::plan::{LEAD, Plan};
+use crate::load::probe::Prober;
 use crate::load::summary::Summary;
-use crate::load::world::{Timer, World};
+use crate::load::world::World;
 use crate::reactor::Event;
-use crate::reactor::signals::Remote;
+use crate::reactor::signals::{Relay, Remote};
+use crate::socket;
 
 /// How often [`run`] shows where a run stands: often enough to look alive, too seldom to cost
 /// anything.
 const TICK: Duration = Duration::from_millis(200);
-
-/// How often a thread that is ready looks whether the others are.
-const READY_LOOK: Duration = Duration::from_millis(1);
 
 /// What a run tells while it goes on.
 #[derive(Debug)]
@@ -68,19 +85,29 @@ pub enum News<'a> {
 pub struct Glance {
     /// Since when messages are due; `None`: connections are still coming up.
     pub start: Option<Instant>,
-    /// Connections that are up.
+    /// Connections that are up; once the run closes them, those that are left.
     pub up: u32,
     /// Messages verified so far.
     pub verified: u64,
 }
 
 /// What the threads have in common.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    begun: Instant,
+    /// When a connection of any thread last ended while all are closed, in nanoseconds since
+    /// `begun`.
+    last_close: AtomicU64,
+    /// One flag a thread: true when it counts as ready.
+    is_ready: Vec<AtomicBool>,
     ready: AtomicU32,
     has_been_up: AtomicBool,
     /// Once all are ready: when messages are due from, or that there is nothing to run.
     start: OnceLock<Option<Instant>>,
+    /// A thread has come to the end of its sending.
+    has_sent: AtomicBool,
+    /// One a thread, to wake it.
+    remotes: Arc<[Remote]>,
     /// One a thread, written by it alone.
     up: Vec<AtomicU32>,
     verified: Vec<AtomicU64>,
@@ -89,34 +116,38 @@ struct Shared {
 /// What a thread sends.
 #[derive(Debug)]
 enum Told {
-    Begun(Remote),
     Interval(u32, Box<Interval>),
     Done(u32, Box<anyhow::Result<(Done, Machine)>>),
 }
 
-/// Carries a plan out. SIGINT and SIGTERM end it early. It is an error when no connection ever came
-/// up, or when the poll fails.
+/// Carries a plan out. SIGINT, SIGTERM and SIGHUP end it early. It is an error when no connection
+/// ever came up, or when the poll fails.
 pub fn run(plan: Plan, mut watch: impl FnMut(News)) -> anyhow::Result<Summary> {
     let plan = Arc::new(plan);
-    let shared = Arc::new(Shared {
-        up: (0..plan.threads).map(|_| AtomicU32::new(0)).collect(),
-        verified: (0..plan.threads).map(|_| AtomicU64::new(0)).collect(),
-        ..Shared::default()
-    });
+    let world = |_| Kernel::new(plan.options);
+    let worlds: Vec<Kernel> = (0..plan.threads)
+        .map(world)
+        .collect::<io::Result<_>>()
+        .context("cannot set up the event loop")?;
+    let remotes = worlds.iter().map(|world| world.reactor.remote());
+    let remotes: Arc<[Remote]> = remotes.collect::<io::Result<_>>()?;
+    let _relay = Relay::start(Arc::clone(&remotes)).context("cannot take signals")?;
+    let shared = Arc::new(Shared::new(Arc::clone(&remotes)));
+    let (sending, warmup) = (Arc::clone(&shared), plan.warmup);
+    let is_due = move |now| sending.is_sending(now, warmup);
+    let prober = Prober::start(&plan.targets, &plan.sources, is_due);
+    let mut gathering = Gathering::new(Arc::clone(&plan), remotes);
     let (sender, told) = mpsc::channel();
-    for number in 0..plan.threads {
+    for (world, number) in worlds.into_iter().zip(0..) {
         let (plan, shared, sender) = (Arc::clone(&plan), Arc::clone(&shared), sender.clone());
-        thread::Builder::new()
-            .name(format!("load {number}"))
-            .spawn(move || {
-                let done = carry_out(&plan, number, &shared, &sender);
-                let _ = sender.send(Told::Done(number, Box::new(done)));
-            })
-            .context("cannot start a thread")?;
+        if let Err(error) = start(world, plan, number, Arc::clone(&shared), sender) {
+            let error = anyhow::Error::new(error).context("cannot start a thread");
+            gathering.take(Told::Done(number, Box::new(Err(error))), &mut watch);
+            shared.ready(number, false);
+        }
     }
     drop(sender);
 
-    let mut gathering = Gathering::new(plan);
     let mut next_glance = Instant::now() + TICK;
     loop {
         match told.recv_timeout(next_glance.saturating_duration_since(Instant::now())) {
@@ -125,21 +156,42 @@ pub fn run(plan: Plan, mut watch: impl FnMut(News)) -> anyhow::Result<Summary> {
                 next_glance = Instant::now() + TICK;
                 watch(News::Glance(shared.glance()));
             }
-            Err(RecvTimeoutError::Disconnected) => return gathering.finish(),
+            Err(RecvTimeoutError::Disconnected) => {
+                return gathering.finish(prober.and_then(Prober::finish));
+            }
         }
     }
 }
 
+/// Starts a thread. However it ends, it counts as ready then, and sends its result.
+fn start(
+    world: Kernel,
+    plan: Arc<Plan>,
+    number: u32,
+    shared: Arc<Shared>,
+    told: Sender<Told>,
+) -> io::Result<()> {
+    let part = move || {
+        let part = || carry_out(world, &plan, number, &shared, &told);
+        let done = panic::catch_unwind(AssertUnwindSafe(part));
+        let done = done.unwrap_or_else(|_| Err(anyhow!("thread {number} of the run broke off")));
+        shared.ready(number, false);
+        let _ = told.send(Told::Done(number, Box::new(done)));
+    };
+    thread::Builder::new()
+        .name(format!("load {number}"))
+        .spawn(part)?;
+    Ok(())
+}
+
 /// The part of one thread.
 fn carry_out(
+    mut world: Kernel,
     plan: &Arc<Plan>,
     number: u32,
     shared: &Shared,
     told: &Sender<Told>,
 ) -> anyhow::Result<(Done, Machine)> {
-    let mut world = Kernel::new(plan.options).context("cannot set up the event loop")?;
-    world.reactor.stop_on_signals()?;
-    let _ = told.send(Told::Begun(world.reactor.remote()?));
     let mut engine = Engine::new(Arc::clone(plan), number, &mut world);
     let (mut gauge, mut machine) = (None, Machine::default());
     while engine.stage() != Stage::Done {
@@ -148,20 +200,27 @@ fn carry_out(
         engine.begin_turn(&mut world);
         while let Some(event) = world.reactor.next_event() {
             match event {
-                Event::Io(token, hints) => engine.on_io(&mut world, token, hints)?,
-                Event::Timer(timer) => engine.on_timer(&mut world, timer)?,
+                Event::Io(token, hints) => engine.on_io(&mut world, token, hints),
+                Event::Timer(timer) => engine.on_timer(&mut world, timer),
                 Event::Stop => engine.on_stop(&mut world),
-                Event::Drain | Event::Report | Event::Inquiry => {}
+                // A report is requested once all are ready.
+                Event::Drain | Event::Report | Event::Inquiry | Event::Hangup => {}
             }
         }
-        engine.end_turn(&mut world)?;
+        if engine.stage() == Stage::Closing {
+            engine.note_close(shared.last_close(engine.last_close()));
+        }
+        engine.end_turn(&mut world);
+        if engine.stage() >= Stage::Closing {
+            shared.last_close(engine.last_close()); // For the others, also when it is the last one.
+        }
         if engine.stage() == Stage::Ready {
             let unreachable = engine.unreachable();
             if before != Stage::Ready {
-                shared.ready(unreachable.is_none(), plan);
+                shared.ready(number, unreachable.is_none());
             }
             match (shared.start.get(), unreachable) {
-                (None, _) => world.set_timer(world.now() + READY_LOOK, Timer::Ready),
+                (None, _) => {} // It is woken when there is.
                 (Some(None), Some(why)) => bail!("{why}"),
                 (Some(None), None) => bail!("no connection is up"),
                 (Some(Some(start)), _) => {
@@ -174,6 +233,7 @@ fn carry_out(
             && let Some(gauge) = gauge.take()
         {
             machine = gauge.since();
+            shared.has_sent.store(true, Ordering::Relaxed);
         }
         while let Some(interval) = engine.take_interval() {
             let _ = told.send(Told::Interval(number, Box::new(interval)));
@@ -184,14 +244,50 @@ fn carry_out(
 }
 
 impl Shared {
-    /// A thread is ready. The last one sets the start, if any thread has a connection.
-    fn ready(&self, has_been_up: bool, plan: &Plan) {
+    fn new(remotes: Arc<[Remote]>) -> Shared {
+        Shared {
+            is_ready: remotes.iter().map(|_| AtomicBool::new(false)).collect(),
+            begun: Instant::now(),
+            last_close: AtomicU64::new(0),
+            ready: AtomicU32::new(0),
+            has_been_up: AtomicBool::new(false),
+            start: OnceLock::new(),
+            has_sent: AtomicBool::new(false),
+            up: remotes.iter().map(|_| AtomicU32::new(0)).collect(),
+            verified: remotes.iter().map(|_| AtomicU64::new(0)).collect(),
+            remotes,
+        }
+    }
+
+    /// Takes note that a thread is ready, or has ended. The last one sets the start, if any thread
+    /// has a connection, and wakes all.
+    fn ready(&self, number: u32, has_been_up: bool) {
+        let flag = self.is_ready.get(number as usize);
+        if flag.is_none_or(|flag| flag.swap(true, Ordering::SeqCst)) {
+            return;
+        }
         self.has_been_up.fetch_or(has_been_up, Ordering::SeqCst);
-        let others = self.ready.fetch_add(1, Ordering::SeqCst);
-        if others + 1 == plan.threads {
+        let others = self.ready.fetch_add(1, Ordering::SeqCst) as usize;
+        if others + 1 == self.remotes.len() {
             let any = self.has_been_up.load(Ordering::SeqCst);
             let _ = self.start.set(any.then(|| Instant::now() + LEAD));
+            self.remotes.iter().for_each(Remote::report);
         }
+    }
+
+    /// Returns whether messages are due that count.
+    fn is_sending(&self, now: Instant, warmup: Duration) -> bool {
+        let start = self.start.get().copied().flatten();
+        let has_begun = start.is_some_and(|start| now >= start + warmup);
+        has_begun && !self.has_sent.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of when this thread closed last. Returns when any thread did.
+    fn last_close(&self, own: Instant) -> Instant {
+        let own = own.saturating_duration_since(self.begun).as_nanos();
+        let own = u64::try_from(own).unwrap_or(u64::MAX);
+        let before = self.last_close.fetch_max(own, Ordering::Relaxed);
+        self.begun + Duration::from_nanos(before.max(own))
     }
 
     fn show(&self, thread: u32, (up, verified): (u32, u64)) {
@@ -216,7 +312,7 @@ impl Shared {
 /// What the threads have told so far.
 struct Gathering {
     plan: Arc<Plan>,
-    stoppers: Vec<Remote>,
+    remotes: Arc<[Remote]>,
     rows: Vec<Row>,
     summary: Option<Summary>,
     error: Option<anyhow::Error>,
@@ -231,11 +327,11 @@ struct Row {
 }
 
 impl Gathering {
-    fn new(plan: Arc<Plan>) -> Gathering {
+    fn new(plan: Arc<Plan>, remotes: Arc<[Remote]>) -> Gathering {
         Gathering {
             rows: (0..plan.threads).map(|_| Row::default()).collect(),
             plan,
-            stoppers: Vec::new(),
+            remotes,
             summary: None,
             error: None,
         }
@@ -243,12 +339,6 @@ impl Gathering {
 
     fn take(&mut self, told: Told, watch: &mut impl FnMut(News)) {
         match told {
-            Told::Begun(stopper) => {
-                if self.error.is_some() {
-                    stop_at_once(&stopper);
-                }
-                self.stoppers.push(stopper);
-            }
             Told::Interval(number, interval) => {
                 self.row(number, |row| row.intervals.push_back(*interval));
             }
@@ -257,18 +347,26 @@ impl Gathering {
                     self.row(number, |row| row.done = true);
                     match &mut self.summary {
                         Some(summary) => summary.add(done, machine),
-                        None => self.summary = Some(Summary::new(&self.plan, done, machine)),
+                        None => self.summary = Some(self.first(done, machine)),
                     }
                 }
                 // The others would go on for nothing.
                 Err(error) => {
-                    self.stoppers.iter().for_each(stop_at_once);
+                    self.remotes.iter().for_each(stop_at_once);
                     self.error.get_or_insert(error);
                 }
             },
         }
         while let Some(interval) = self.next_interval() {
             watch(News::Interval(&interval));
+        }
+    }
+
+    fn first(&self, done: Done, machine: Machine) -> Summary {
+        let mut targets = self.plan.targets.iter();
+        Summary {
+            is_local: targets.all(|target| socket::is_local(*target)),
+            ..Summary::new(&self.plan, done, machine)
         }
     }
 
@@ -302,10 +400,13 @@ impl Gathering {
         sum
     }
 
-    fn finish(self) -> anyhow::Result<Summary> {
+    fn finish(self, probe: Option<Probe>) -> anyhow::Result<Summary> {
         match (self.error, self.summary) {
             (Some(error), _) => Err(error),
-            (None, Some(summary)) if self.rows.iter().all(|row| row.done) => Ok(summary),
+            (None, Some(mut summary)) if self.rows.iter().all(|row| row.done) => {
+                summary.evidence.probe = probe;
+                Ok(summary)
+            }
             _ => bail!("a thread of the run broke off"),
         }
     }

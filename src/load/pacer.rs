@@ -2,22 +2,35 @@
 //! argument.
 //!
 //! *Free* is a connection with fewer than `depth` messages in flight, all of them accepted by the
-//! kernel in full. A message that is due and finds no free connection waits; it is late, and never
-//! skipped.
+//! kernel in full. The messages wait in queues, each of which has connections of its own:
 //!
-//! - Global: the next message of the schedule goes to the connection that has been free the
-//!   longest.
-//! - Per connection: the next message of a line goes to the connection of that line alone.
+//! | pacing | queues | message k of the schedule belongs to |
+//! |---|---|---|
+//! | global | one a target | target k mod targets |
+//! | first-free | one | |
+//! | per-connection | one a connection | connection k mod connections, at a constant rate |
+//!
+//! A thread has of each queue the share that its connections are of the queue's connections. The
+//! next message of a queue goes to the connection of that queue that has been free the longest. A
+//! message that is due and finds none waits; it is late, and never skipped, and holds up the
+//! messages of its own queue alone.
 //!
 //! What waits is not stored: it is the stretch of the schedule between what is due and what was
-//! taken. Invariant: due by now = taken + waiting, in the schedule's own arithmetic.
+//! taken. Each queue goes through the schedule by itself, so with Poisson arrivals a gap is drawn
+//! once for each queue.
+//!
+//! Invariants:
+//! - due by now = taken + waiting, in the schedule's own arithmetic.
+//! - the messages of a queue are taken in the order in which they are due.
+//! - `ready` has each queue that has a free connection and a next message, once.
 
 use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::load::plan::{Pace, Pacing, Plan};
-use crate::load::schedule::{Cursor, Part, Series};
+use crate::load::schedule::{Arrivals, Cursor, Part, Series, Turns};
 use crate::reactor::slots::Token;
 
 /// Deals the messages of one thread.
@@ -25,7 +38,11 @@ use crate::reactor::slots::Token;
 pub struct Pacer {
     start: Instant,
     taken: u64,
-    queue: Queue,
+    queues: Vec<Queue>,
+    /// Queues whose messages have not all been taken.
+    open: usize,
+    /// By the time of the next message.
+    ready: BinaryHeap<Reverse<Ready>>,
 }
 
 /// A connection that can take a message.
@@ -48,41 +65,34 @@ pub struct Dispatch {
     pub due: Instant,
     /// Since when the connection has been free.
     pub free_since: Instant,
+    /// The queue that it waited in.
+    pub queue: usize,
 }
 
+/// Messages in the order in which they are taken, and the connections that they may go to.
 #[derive(Debug)]
-enum Queue {
-    Global {
-        line: Line,
-        free: VecDeque<Free>,
-    },
-    PerConnection {
-        lines: Vec<Line>,
-        /// Those that have not ended.
-        open: usize,
-        /// The lines that are free, by the time of their next message.
-        free: BinaryHeap<Reverse<Waiting>>,
-    },
-}
-
-/// Messages in the order in which they are taken.
-#[derive(Debug)]
-struct Line {
+struct Queue {
     series: Series,
     next: Cursor,
     /// The first message that was not due when that was last asked, and how many lie between.
     ahead: Cursor,
     waiting: u64,
+    /// Those that have been free the longest first.
+    free: VecDeque<Free>,
+    /// The last stretch of time in which a message could be sent, and was not.
+    behind: (Instant, Instant),
 }
 
-impl Line {
-    fn new(series: Series) -> Line {
+impl Queue {
+    fn new(series: Series, start: Instant) -> Queue {
         let next = series.start();
-        Line {
+        Queue {
             series,
             next,
             ahead: next,
             waiting: 0,
+            free: VecDeque::with_capacity(1), // Of a line of its own there is never more than one.
+            behind: (start, start),
         }
     }
 
@@ -112,25 +122,32 @@ impl Line {
         }
         self.waiting
     }
+
+    /// Returns the time of its next message, if a connection is free for it.
+    fn ready(&self) -> Option<Duration> {
+        self.due().filter(|_| !self.free.is_empty())
+    }
+
+    /// See [`Pacer::sendable`].
+    fn sendable(&mut self, due: Instant, free_since: Instant, now: Instant) -> Instant {
+        let sendable = due.max(free_since);
+        let (from, to) = self.behind;
+        if sendable <= to {
+            self.behind = (from.min(sendable), now);
+        } else if due >= to || now - sendable > to - from {
+            self.behind = (sendable, now);
+        }
+        let own = to.min(sendable).saturating_duration_since(from.max(due));
+        sendable - own
+    }
 }
 
-/// A free line whose next message is not due yet, or was not sent yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Waiting {
+/// A queue whose next message has a free connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Ready {
+    /// When that message is due.
     due: Duration,
-    free: Free,
-}
-
-impl Ord for Waiting {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.due, self.free.line).cmp(&(other.due, other.free.line))
-    }
-}
-
-impl PartialOrd for Waiting {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
+    queue: usize,
 }
 
 impl Pacer {
@@ -145,91 +162,98 @@ impl Pacer {
         else {
             return None;
         };
-        let end = plan.schedule_end();
-        let queue = match pacing {
-            Pacing::Global => Queue::Global {
-                line: Line::new(Series::new(rate, arrivals, plan.seed, end, part)),
-                free: VecDeque::new(),
-            },
-            Pacing::PerConnection => {
-                let of = plan.connections;
-                let series =
-                    |index| Series::line(rate, arrivals, plan.seed, end, Part { index, of });
-                let numbers = (part.index..of).step_by(part.of as usize);
-                let lines: Vec<Line> = numbers.map(series).map(Line::new).collect();
-                Queue::PerConnection {
-                    open: open(&lines),
-                    lines,
-                    free: BinaryHeap::new(),
-                }
+        let (end, of, queues) = (plan.schedule_end(), plan.connections, plan.queues(pacing));
+        let series = |place| match (pacing, arrivals) {
+            (Pacing::PerConnection, Arrivals::Poisson) => {
+                let index = part.member(place);
+                Series::line(rate, arrivals, plan.seed, end, Part { index, of })
+            }
+            _ => {
+                let turns = Turns::of_queue(part, of, queues, place);
+                Series::new(rate, arrivals, plan.seed, end, turns)
             }
         };
-        Some(Pacer {
+        let places = 0..Turns::queues_of(part, of, queues);
+        let mut pacer = Pacer {
             start,
             taken: 0,
-            queue,
-        })
+            queues: places
+                .map(|place| Queue::new(series(place), start))
+                .collect(),
+            open: 0,
+            ready: BinaryHeap::new(),
+        };
+        pacer.recount();
+        Some(pacer)
     }
 
     /// A connection can take a message.
     pub fn free(&mut self, connection: Free) {
-        match &mut self.queue {
-            Queue::Global { free, .. } => free.push_back(connection),
-            Queue::PerConnection { lines, free, .. } => {
-                free.extend(lines.get(connection.line).and_then(|line| {
-                    let due = line.due()?;
-                    let free = connection;
-                    Some(Reverse(Waiting { due, free }))
-                }));
-            }
+        let place = match self.queues.len() {
+            0 | 1 => 0, // A division is not free.
+            queues => connection.line % queues,
+        };
+        let Some(queue) = self.queues.get_mut(place) else {
+            return;
+        };
+        queue.free.push_back(connection);
+        if queue.free.len() == 1
+            && let Some(due) = queue.due()
+        {
+            self.ready.push(Reverse(Ready { due, queue: place }));
         }
     }
 
     /// When the next message is due for which a connection is free; `None`: while none is.
     pub fn next_due(&self) -> Option<Instant> {
-        let due = match &self.queue {
-            Queue::Global { line, free } => {
-                free.front()?;
-                line.due()?
-            }
-            Queue::PerConnection { free, .. } => free.peek()?.0.due,
-        };
-        Some(self.start + due)
+        let Reverse(Ready { due, .. }) = self.ready.peek()?;
+        Some(self.start + *due)
     }
 
     /// Takes the next message that is due and has a free connection. `lives` tells whether a
     /// connection still stands: one that broke while it was free is forgotten.
     pub fn take(&mut self, now: Instant, lives: impl Fn(Token) -> bool) -> Option<Dispatch> {
-        while self.next_due()? <= now {
-            let (due, free) = match &mut self.queue {
-                Queue::Global { line, free } => {
-                    let free = free.pop_front()?;
-                    if !lives(free.token) {
-                        continue;
-                    }
-                    let due = line.due()?;
-                    line.advance();
-                    (due, free)
-                }
-                Queue::PerConnection { lines, open, free } => {
-                    let Reverse(Waiting { due, free }) = free.pop()?;
-                    if !lives(free.token) {
-                        continue;
-                    }
-                    let line = lines.get_mut(free.line)?;
-                    line.advance();
-                    *open -= usize::from(line.due().is_none());
-                    (due, free)
-                }
-            };
-            self.taken += 1;
-            return Some(Dispatch {
-                token: free.token,
-                due: self.start + due,
-                free_since: free.since,
-            });
+        loop {
+            let mut top = self.ready.peek_mut()?;
+            let Reverse(Ready { due, queue: place }) = *top;
+            let due = self.start + due;
+            if due > now {
+                return None;
+            }
+            let queue = self.queues.get_mut(place)?;
+            let free = queue.free.pop_front()?;
+            let takes = lives(free.token);
+            if takes {
+                queue.advance();
+                self.taken += 1;
+                self.open -= usize::from(queue.due().is_none());
+            }
+            match queue.ready() {
+                Some(due) => top.0.due = due,
+                None => drop(PeekMut::pop(top)),
+            }
+            if takes {
+                return Some(Dispatch {
+                    token: free.token,
+                    due,
+                    free_since: free.since,
+                    queue: place,
+                });
+            }
         }
-        None
+    }
+
+    /// Returns since when a message could be sent that is sent at `now`.
+    ///
+    /// While a message waits that could be sent, the run is behind. Those of the same queue that
+    /// become due meanwhile find no free connection, because this one takes it only now; as far as
+    /// they waited for the run itself, that is its own doing as well, and not the server's.
+    pub fn sendable(&mut self, dispatch: &Dispatch, now: Instant) -> Instant {
+        let (due, free_since) = (dispatch.due, dispatch.free_since);
+        match self.queues.get_mut(dispatch.queue) {
+            Some(queue) => queue.sendable(due, free_since, now),
+            None => due.max(free_since),
+        }
     }
 
     /// How many messages were taken.
@@ -241,56 +265,34 @@ impl Pacer {
     pub fn waiting(&mut self, now: Instant) -> u64 {
         let elapsed = now.checked_duration_since(self.start);
         let Some(elapsed) = elapsed else { return 0 };
-        match &mut self.queue {
-            Queue::Global { line, .. } => line.waiting(elapsed),
-            Queue::PerConnection { lines, .. } => {
-                lines.iter_mut().map(|line| line.waiting(elapsed)).sum()
-            }
-        }
+        let queues = self.queues.iter_mut();
+        queues.map(|queue| queue.waiting(elapsed)).sum()
     }
 
     /// When the oldest message was due that was not taken; `None`: the schedule has ended.
     pub fn oldest(&self) -> Option<Instant> {
-        let due = match &self.queue {
-            Queue::Global { line, .. } => line.due(),
-            Queue::PerConnection { lines, .. } => lines.iter().filter_map(Line::due).min(),
-        };
+        let due = self.queues.iter().filter_map(Queue::due).min();
         due.map(|due| self.start + due)
     }
 
-    /// Takes the messages that were due before `deadline` and found no connection; each is shown
-    /// with the time since when one has been free for it, if one is.
+    /// Takes the messages that were due before `deadline` and found no connection. Each is shown
+    /// with the place of its queue, which is that of the queue's first line in this thread, and
+    /// with the time since when a connection has been free for it, if one is.
     pub fn give_up(
         &mut self,
         deadline: Instant,
         lives: impl Fn(Token) -> bool,
-        mut show: impl FnMut(Instant, Option<Instant>),
+        mut show: impl FnMut(usize, Instant, Option<Instant>),
     ) {
-        let (start, taken) = (self.start, &mut self.taken);
-        let mut give_up = |line: &mut Line, free: Option<Instant>| {
-            while let Some(due) = line.due()
-                && start + due < deadline
+        for (place, queue) in self.queues.iter_mut().enumerate() {
+            let free = queue.free.iter().find(|free| lives(free.token));
+            let free = free.map(|free| free.since);
+            while let Some(due) = queue.due()
+                && self.start + due < deadline
             {
-                line.advance();
-                *taken += 1;
-                show(start + due, free);
-            }
-        };
-        match &mut self.queue {
-            Queue::Global { line, free } => {
-                let free = free.iter().find(|free| lives(free.token));
-                give_up(line, free.map(|free| free.since));
-            }
-            Queue::PerConnection { lines, free, .. } => {
-                let mut since = vec![None; lines.len()];
-                for Reverse(Waiting { free, .. }) in free.iter() {
-                    if let Some(since) = since.get_mut(free.line).filter(|_| lives(free.token)) {
-                        *since = Some(free.since);
-                    }
-                }
-                for (line, since) in lines.iter_mut().zip(since) {
-                    give_up(line, since);
-                }
+                queue.advance();
+                self.taken += 1;
+                show(place, self.start + due, free);
             }
         }
         self.recount();
@@ -300,41 +302,218 @@ impl Pacer {
     pub fn cut(&mut self, now: Instant) {
         // A message that is due just now is due.
         let end = now.saturating_duration_since(self.start) + Duration::from_nanos(1);
-        match &mut self.queue {
-            Queue::Global { line, .. } => line.series.cut(end),
-            Queue::PerConnection { lines, .. } => {
-                lines.iter_mut().for_each(|line| line.series.cut(end));
-            }
-        }
+        self.queues
+            .iter_mut()
+            .for_each(|queue| queue.series.cut(end));
         self.recount();
     }
 
     /// Whether every message of the schedule was taken.
     pub fn is_exhausted(&self) -> bool {
-        match &self.queue {
-            Queue::Global { line, .. } => line.due().is_none(),
-            Queue::PerConnection { open, .. } => *open == 0,
-        }
+        self.open == 0
     }
 
-    /// Sets right what depends on the lines' next messages, after these have changed.
+    /// Sets right what depends on the queues' next messages, after these have changed.
     fn recount(&mut self) {
-        if let Queue::PerConnection {
-            lines,
-            open: left,
-            free,
-        } = &mut self.queue
-        {
-            *left = open(lines);
-            let waiting = std::mem::take(free).into_iter();
-            free.extend(waiting.filter_map(|Reverse(Waiting { free, .. })| {
-                let due = lines.get(free.line)?.due()?;
-                Some(Reverse(Waiting { due, free }))
-            }));
-        }
+        let queues = self.queues.iter();
+        self.open = queues.filter(|queue| queue.due().is_some()).count();
+        let queues = self.queues.iter().enumerate();
+        let ready = queues.filter_map(|(queue, messages)| {
+            let due = messages.ready()?;
+            Some(Reverse(Ready { due, queue }))
+        });
+        self.ready.clear();
+        self.ready.extend(ready);
     }
 }
 
-fn open(lines: &[Line]) -> usize {
-    lines.iter().filter(|line| line.due().is_some()).count()
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::load::plan::Stop;
+    use crate::load::schedule::Rate;
+
+    /// An open loop with so many targets, connections and threads.
+    fn plan(pacing: Pacing, arrivals: Arrivals, targets: u32, connections: u32) -> Plan {
+        let address = |port: u32| format!("10.77.0.1:{}", 12_000 + port).parse().unwrap();
+        let rate = Rate::parse("1000").unwrap();
+        Plan {
+            targets: (0..targets).map(address).collect(),
+            connections,
+            pace: Pace::Open {
+                rate,
+                arrivals,
+                pacing,
+            },
+            ..Plan::new(address(0), Stop::Messages(200))
+        }
+    }
+
+    /// When the messages of each queue are due, worked out without the pacer.
+    fn dues(plan: &Plan, start: Instant) -> Vec<Vec<Instant>> {
+        let Pace::Open {
+            rate,
+            arrivals,
+            pacing,
+        } = plan.pace
+        else {
+            panic!("no schedule");
+        };
+        let (end, of) = (plan.schedule_end(), plan.queues(pacing));
+        let is_apart = pacing == Pacing::PerConnection && arrivals == Arrivals::Poisson;
+        let whole = all(&Series::new(rate, arrivals, plan.seed, end, Part::WHOLE));
+        let of_queue = |index: u32| match is_apart {
+            true => {
+                let line = Part { index, of };
+                all(&Series::line(rate, arrivals, plan.seed, end, line))
+            }
+            false => {
+                let messages = whole.iter().skip(index as usize);
+                messages.step_by(of as usize).copied().collect()
+            }
+        };
+        let queues = (0..of).map(of_queue);
+        let after_start = |dues: Vec<Duration>| dues.iter().map(|due| start + *due).collect();
+        queues.map(after_start).collect()
+    }
+
+    fn all(series: &Series) -> Vec<Duration> {
+        let mut cursor = series.start();
+        let mut dues = Vec::new();
+        while let Some(due) = series.due(cursor) {
+            dues.push(due);
+            series.advance(&mut cursor);
+        }
+        dues
+    }
+
+    /// A message that went out, or was given up: the line of its connection, and when it was due.
+    type Dealt = (u32, Instant);
+
+    /// Lets one thread send its messages to connections that are busy for so long after each one;
+    /// `None`: for good. Returns what went out, and what was given up in the end.
+    fn deal(
+        plan: &Plan,
+        part: Part,
+        start: Instant,
+        busy: impl Fn(u32) -> Option<Duration>,
+    ) -> (Vec<Dealt>, Vec<Dealt>) {
+        let mut pacer = Pacer::new(plan, part, start).unwrap();
+        let queues = pacer.queues.len();
+        let lines = part.share(plan.connections.into()) as usize;
+        // Since when each connection is free, or will be; `None`: never again.
+        let mut free: Vec<Option<Instant>> = vec![Some(start); lines];
+        let mut told = vec![false; lines];
+        let (mut sent, mut given_up) = (Vec::new(), Vec::new());
+        let mut now = start;
+        loop {
+            // Those that have become free meanwhile, in that order.
+            let mut news: Vec<(Instant, usize)> = (0..lines)
+                .filter_map(|line| Some((free[line]?, line)))
+                .filter(|(since, line)| *since <= now && !told[*line])
+                .collect();
+            news.sort();
+            for (since, line) in news {
+                told[line] = true;
+                let token = Token::fixed(line as u32);
+                pacer.free(Free { token, line, since });
+            }
+            while let Some(dispatch) = pacer.take(now, |_| true) {
+                let line = dispatch.token.index();
+                // At once when it is due and has a connection, whatever the other queues do; and
+                // on the one that has been free the longest.
+                assert_eq!(now, dispatch.due.max(dispatch.free_since));
+                let of_queue = |other: &usize| other % queues == line % queues && told[*other];
+                let longest = (0..lines).filter(of_queue).filter_map(|other| free[other]);
+                assert_eq!(longest.min(), free[line]);
+                told[line] = false;
+                let line_of_all = part.member(line as u32);
+                free[line] = busy(line_of_all).map(|time| now + time);
+                sent.push((line_of_all, dispatch.due));
+            }
+            let untold = (0..lines).filter(|line| !told[*line]);
+            let next_free = untold.filter_map(|line| free[line]).min();
+            let Some(next) = pacer.next_due().into_iter().chain(next_free).min() else {
+                break;
+            };
+            if pacer.is_exhausted() {
+                break;
+            }
+            now = next;
+        }
+        let left = pacer.waiting(now + END);
+        pacer.give_up(
+            now + END,
+            |_| true,
+            |queue, due, _| {
+                given_up.push((part.member(queue as u32), due));
+            },
+        );
+        assert!(pacer.is_exhausted());
+        assert_eq!(left, given_up.len() as u64);
+        assert_eq!(pacer.taken(), sent.len() as u64 + left);
+        (sent, given_up)
+    }
+
+    /// Behind the end of every schedule here.
+    const END: Duration = Duration::from_secs(1000);
+
+    proptest! {
+        #[test]
+        fn every_message_goes_to_its_queue_in_order_and_waits_for_it_alone(
+            pacing in 0usize..3, poisson: bool, targets in 1u32..5, more in 0u32..12,
+            threads in 1u32..5, seed: u64,
+            busy in prop::collection::vec(prop::option::weighted(0.8, 0u64..30_000), 4),
+        ) {
+            let pacing = [Pacing::Global, Pacing::FirstFree, Pacing::PerConnection][pacing];
+            let arrivals = if poisson { Arrivals::Poisson } else { Arrivals::Constant };
+            let connections = targets.max(threads) + more;
+            let plan = Plan { threads, seed, ..plan(pacing, arrivals, targets, connections) };
+            let (start, queues) = (Instant::now(), plan.queues(pacing));
+            let busy_of = |line| Some(Duration::from_micros(busy[plan.target_of(line)]?));
+            let mut of_queues = vec![Vec::new(); queues as usize];
+            for thread in 0..threads {
+                let (sent, given_up) = deal(&plan, plan.part(thread), start, busy_of);
+                for (queue, messages) in of_queues.iter_mut().enumerate() {
+                    let is_of_it = |(line, _): &&Dealt| (line % queues) as usize == queue;
+                    let dealt = sent.iter().chain(&given_up).filter(is_of_it);
+                    let dealt: Vec<Instant> = dealt.map(|(_, due)| *due).collect();
+                    prop_assert!(dealt.is_sorted(), "in the order in which they are due");
+                    messages.extend(dealt);
+                }
+                // A target that answers gets all of its messages, whatever the others do.
+                let answers = |(line, _): &Dealt| busy_of(*line).is_some();
+                prop_assert!(pacing == Pacing::FirstFree || !given_up.iter().any(answers));
+            }
+            of_queues.iter_mut().for_each(|messages| messages.sort());
+            prop_assert_eq!(&of_queues, &dues(&plan, start));
+            if pacing == Pacing::Global {
+                let counts = of_queues.iter().map(Vec::len);
+                let (least, most) = (counts.clone().min(), counts.max());
+                prop_assert!(most.unwrap() - least.unwrap() <= 1, "an equal share to each");
+            }
+        }
+    }
+
+    #[test]
+    fn the_run_is_not_behind_for_one_target_because_it_is_for_another() {
+        let start = Instant::now();
+        let plan = plan(Pacing::Global, Arrivals::Constant, 2, 2);
+        let at = |microseconds| start + Duration::from_micros(microseconds);
+        let mut pacer = Pacer::new(&plan, Part::WHOLE, start).unwrap();
+        let mut send = |line: usize, since: Instant, now: Instant| {
+            let token = Token::fixed(line as u32);
+            pacer.free(Free { token, line, since });
+            let dispatch = pacer.take(now, |_| true).unwrap();
+            assert_eq!(dispatch.token, token);
+            pacer.sendable(&dispatch, now)
+        };
+        // The first message waits for the run for 5 ms, and the third one was due in that time.
+        assert_eq!(send(0, at(0), at(5000)), at(0));
+        assert_eq!(send(0, at(5500), at(5500)), at(2500));
+        // So was the second one, which waited for its own target.
+        assert_eq!(send(1, at(5600), at(5600)), at(5600));
+    }
 }

@@ -1,6 +1,6 @@
 //! What a load run is to do: decided before it starts, and not changed by it. Pure.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::load::payload::Content;
@@ -13,8 +13,8 @@ use crate::socket::Options;
 pub struct Plan {
     /// The servers, used in turn; at least one.
     pub targets: Vec<SocketAddr>,
-    /// Local addresses, used in turn; none: the kernel chooses.
-    pub sources: Vec<IpAddr>,
+    /// Local addresses with port 0, used in turn; none: the kernel chooses.
+    pub sources: Vec<SocketAddr>,
     /// Options of every connection.
     pub options: Options,
     /// How many connections there are at a time; all are up before the first message.
@@ -76,9 +76,13 @@ pub enum Pace {
 /// Which connection a scheduled message goes to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pacing {
-    /// The one that has been free the longest.
+    /// Of the target whose turn it is, the one that has been free the longest: every target gets
+    /// the same number of messages, however long it takes for them.
     #[default]
     Global,
+    /// Of all targets, the one that has been free the longest: the faster a target, the more
+    /// messages it gets.
+    FirstFree,
     /// Each connection has a line of its own, phases interleaved.
     PerConnection,
 }
@@ -119,11 +123,29 @@ pub const CONNECT_WINDOW: usize = 512;
 /// byte of a reply arrives in a run that waits for a number of messages.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long the server may take to close its side of a connection after the run closed its own.
+/// The least time for which no connection may end, after the run has closed its side of it or of
+/// the last one, before the server is said not to close; see [`Plan::close_patience`].
 pub const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A connection that ends so soon after it came up, without a byte of a reply, was closed at once:
+/// a server that takes no more says so by the first segment that it sends, a round trip later.
+pub const AT_ONCE: Duration = Duration::from_millis(500);
 
 /// How often connections are looked over for what has become too old.
 pub const LOOK: Duration = Duration::from_millis(100);
+
+/// How often the ways of some connections are looked at: a disturbance of a second is seen in
+/// twenty looks.
+pub const SAMPLE: Duration = Duration::from_millis(50);
+
+/// Connections whose way one such look covers, in turn. A reading of TCP_INFO takes about 1 µs, so
+/// all looks together take less than a thousandth of a CPU.
+pub const SAMPLE_CONNECTIONS: usize = 16;
+/// What a message may be older than its timeout before it is given up, as a part of that: looking
+/// over thousands of connections takes a while, and so is not done for each message.
+pub const OVERDUE: u32 = 10;
+/// The least of such times, see [`Plan::overdue`].
+pub const OVERDUE_LEAST: Duration = Duration::from_millis(1);
 
 /// From the moment at which all connections are up to the first message: all threads have seen it.
 pub const LEAD: Duration = Duration::from_millis(5);
@@ -235,8 +257,60 @@ impl Plan {
         }
     }
 
+    /// Returns the time between a reply and the next message of a closed loop.
+    pub fn think(&self) -> Duration {
+        match self.pace {
+            Pace::Closed { think } => think,
+            Pace::Open { .. } => Duration::ZERO,
+        }
+    }
+
+    /// Returns what a message may be older than its timeout when it is given up, as long as the run
+    /// itself is in time: a tenth of it, but not less than [`OVERDUE_LEAST`] and not more than
+    /// [`LOOK`].
+    pub fn overdue(&self) -> Duration {
+        let timeout = self.timeout.unwrap_or_default();
+        (timeout / OVERDUE).clamp(OVERDUE_LEAST, LOOK)
+    }
+
+    /// Returns how long the run waits for a close when none comes: a server that may take long to
+    /// answer may take as long to close.
+    pub fn close_patience(&self) -> Duration {
+        CLOSE_PATIENCE.max(self.drain)
+    }
+
+    /// Returns how many queues the messages of a schedule wait in, each for connections of its own:
+    /// line k belongs to queue k mod that number.
+    pub fn queues(&self, pacing: Pacing) -> u32 {
+        let targets = u32::try_from(self.targets.len()).unwrap_or(u32::MAX);
+        match pacing {
+            Pacing::Global => targets.min(self.connections).max(1),
+            Pacing::FirstFree => 1,
+            Pacing::PerConnection => self.connections,
+        }
+    }
+
+    /// Returns the target of the messages in the queue of this line; `None`: that of whichever
+    /// connection takes them.
+    pub fn target_of_queue(&self, line: u32) -> Option<usize> {
+        let Pace::Open { pacing, .. } = self.pace else {
+            return Some(self.target_of(line));
+        };
+        let is_shared = pacing == Pacing::FirstFree && self.targets.len() > 1;
+        (!is_shared).then(|| self.target_of(line))
+    }
+
+    /// Returns the place in `targets` of the server that a line uses.
+    #[inline(always)]
+    pub fn target_of(&self, line: u32) -> usize {
+        match self.targets.len() {
+            0 | 1 => 0, // Asked for with every reply, and a division is not free.
+            targets => line as usize % targets,
+        }
+    }
+
     /// The addresses of a line: every pair of target and source is used before one is used again.
-    pub fn route(&self, line: u32) -> Option<(SocketAddr, Option<IpAddr>)> {
+    pub fn route(&self, line: u32) -> Option<(SocketAddr, Option<SocketAddr>)> {
         let line = line as usize;
         let target = self.targets.get(line % self.targets.len().max(1))?;
         let source = match self.sources.len() {

@@ -1,54 +1,149 @@
-//! Whether this machine can carry a plan, asked before anything is started.
+//! Checks that this machine can carry out a plan, before anything is started. A plan that does not
+//! fit is refused with each limit that is in the way, its value and the line that raises it; a plan
+//! that fits but will be slow gets a warning.
 
 use std::fs;
 
 use anyhow::bail;
 
 use crate::process::{self, DESCRIPTOR_RESERVE, DESCRIPTORS_OF_A_REACTOR};
+use crate::units::{agreeing, counted, grouped};
 
-/// Raises the limit on descriptors as far as allowed, and refuses what needs more, or more local
-/// ports than so many `pairs` of addresses have. `each`: the descriptors that a connection takes of
-/// this process.
-pub fn check(connections: u32, threads: u32, pairs: usize, each: u64) -> anyhow::Result<()> {
-    check_descriptors(u64::from(connections), u64::from(threads), each)?;
-    check_ports(u64::from(connections), pairs as u64)
+/// The share of the local ports in use above which the kernel searches long for a free one.
+/// connect(2) tries every other port first, from a place that it chooses, and the others only when
+/// all of those are in use: with half of them taken an attempt tries thousands of ports in vain,
+/// and connecting slows from 2,300 a second to 65.
+const CROWDED: f64 = 0.5;
+
+/// Numbers of addresses, over whose pairs connections are spread.
+#[derive(Clone, Copy, Debug)]
+pub struct Routes {
+    /// Servers; at least 1.
+    pub targets: usize,
+    /// Local addresses; at least 1, that of the kernel's choice.
+    pub sources: usize,
 }
 
-fn check_descriptors(connections: u64, threads: u64, each: u64) -> anyhow::Result<()> {
-    let limit = process::raise_descriptor_limit()?;
-    let reactors = threads * DESCRIPTORS_OF_A_REACTOR;
-    let others = process::open_descriptors() + DESCRIPTOR_RESERVE + reactors;
-    let needed = connections * each + others;
-    if needed > limit {
-        let most = limit.saturating_sub(others) / each;
-        let both_ends = match each {
-            1 => "",
-            _ => " (both ends are in this process; a server of its own would take half)",
-        };
-        bail!(
-            "{connections} connections need {needed} descriptors{both_ends}, and the limit is \
-             {limit} (RLIMIT_NOFILE): use --connections {most} or fewer, or raise it with \
-             `ulimit -Hn {needed}`"
-        );
+/// The limits on descriptors.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// RLIMIT_NOFILE, the hard one.
+    process: u64,
+    /// fs.nr_open, the largest value that RLIMIT_NOFILE may have; `None`: it cannot be read.
+    nr_open: Option<u64>,
+    /// fs.file-max, for all processes together; root is not bound by it.
+    file_max: Option<u64>,
+}
+
+/// Raises the limit on descriptors as far as allowed, and refuses what needs more, or more local
+/// ports than the pairs of addresses have. Returns a warning when the ports suffice, but barely.
+/// `each`: the descriptors that a connection takes of this process.
+pub fn check(
+    connections: u32,
+    threads: u32,
+    routes: Routes,
+    each: u64,
+) -> anyhow::Result<Option<String>> {
+    let (connections, threads) = (u64::from(connections), u64::from(threads));
+    let limits = Limits {
+        process: process::raise_descriptor_limit()?,
+        nr_open: read("/proc/sys/fs/nr_open"),
+        file_max: read("/proc/sys/fs/file-max"),
+    };
+    let others = process::open_descriptors()
+        + DESCRIPTOR_RESERVE
+        + threads.saturating_mul(DESCRIPTORS_OF_A_REACTOR);
+    if let Some(lack) = lack_of_descriptors(connections, threads, each, others, limits) {
+        bail!("{lack}");
     }
-    Ok(())
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok();
+    let Some(ports) = range.and_then(|text| ports(&text)) else {
+        return Ok(None);
+    };
+    if let Some(lack) = lack_of_ports(connections, routes, ports) {
+        bail!("{lack}");
+    }
+    Ok(crowding(connections, routes, ports))
+}
+
+/// Returns why so many connections do not fit, and what to do; `None` when they do. `others`: the
+/// descriptors that are not connections.
+fn lack_of_descriptors(
+    connections: u64,
+    threads: u64,
+    each: u64,
+    others: u64,
+    limits: Limits,
+) -> Option<String> {
+    let needed = connections * each + others;
+    let limit = limits.process;
+    if needed <= limit {
+        return None;
+    }
+    let both_ends = match each {
+        1 => "",
+        _ => " (both ends are in this process; a server of its own would take half)",
+    };
+    // Fewer connections than threads would be refused in their turn.
+    let fewer = match limit.saturating_sub(others) / each {
+        most if most >= threads => format!("use --connections {most} or fewer, or "),
+        _ if threads > 1 => "use fewer --threads, or ".to_string(),
+        _ => String::new(),
+    };
+    let mut raise = String::new();
+    for (name, value) in [
+        ("fs.nr_open", limits.nr_open),
+        ("fs.file-max", limits.file_max),
+    ] {
+        if let Some(value) = value.filter(|value| needed > *value) {
+            raise += &format!("`sysctl -w {name}={needed}` (it is {value}), then ");
+        }
+    }
+    Some(format!(
+        "{} {} {}{both_ends}, and the limit is {} (RLIMIT_NOFILE): {fewer}raise it as root: \
+         {raise}`ulimit -Hn {needed}`",
+        counted(connections, "connection"),
+        agreeing(connections, "needs", "need"),
+        counted(needed, "descriptor"),
+        grouped(limit),
+    ))
 }
 
 /// Between two addresses and one port there are only as many connections as there are local ports.
-fn check_ports(connections: u64, pairs: u64) -> anyhow::Result<()> {
-    const RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
-    let Some(ports) = fs::read_to_string(RANGE).ok().and_then(|text| ports(&text)) else {
-        return Ok(());
-    };
-    if connections > ports * pairs {
-        let needed = connections.div_ceil(ports);
-        bail!(
-            "{connections} connections need {needed} pairs of a local address and a target, of \
-             {ports} ports each (sysctl net.ipv4.ip_local_port_range), and there are {pairs}: name \
-             more with --source ADDR,ADDR,... or more targets"
-        );
+fn lack_of_ports(connections: u64, routes: Routes, ports: u64) -> Option<String> {
+    let pairs = (routes.targets * routes.sources) as u64;
+    if connections <= ports * pairs {
+        return None;
     }
-    Ok(())
+    let sources = connections.div_ceil(ports.max(1) * routes.targets as u64);
+    Some(format!(
+        "{} {} not fit into {} (sysctl net.ipv4.ip_local_port_range) for each pair of a local \
+         address and a target: name {sources} addresses with --source ADDR,ADDR,... or more \
+         targets",
+        counted(connections, "connection"),
+        agreeing(connections, "does", "do"),
+        counted(ports, "local port"),
+    ))
+}
+
+/// Returns a warning when so many ports will be in use that connecting is slow.
+fn crowding(connections: u64, routes: Routes, ports: u64) -> Option<String> {
+    let pairs = (routes.targets * routes.sources) as u64;
+    let used = connections as f64 / (ports * pairs).max(1) as f64;
+    if used < CROWDED {
+        return None;
+    }
+    // So many that each has less than half of its ports in use.
+    let least = (ports as f64 * CROWDED * routes.targets as f64).max(1.0);
+    let sources = (connections as f64 / least).floor() as u64 + 1;
+    Some(format!(
+        "{} will use {:.0} % of the {} to a target (sysctl net.ipv4.ip_local_port_range): from \
+         half on the kernel searches long for a free one, and connecting slows down; {sources} \
+         addresses with --source ADDR,ADDR,... make it fast",
+        counted(connections, "connection"),
+        used * 100.0,
+        counted(ports, "local port"),
+    ))
 }
 
 /// The size of a range written as `first last`.
@@ -58,13 +153,92 @@ fn ports(range: &str) -> Option<u64> {
     Some((last + 1).saturating_sub(first))
 }
 
+fn read(path: &str) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LIMITS: Limits = Limits {
+        process: 20_000,
+        nr_open: Some(1_048_576),
+        file_max: Some(9_000_000),
+    };
+
+    fn routes(targets: usize, sources: usize) -> Routes {
+        Routes { targets, sources }
+    }
 
     #[test]
     fn a_port_range_counts_both_of_its_ends() {
         assert_eq!(ports("32768\t60999\n"), Some(28232));
         assert_eq!(ports(""), None);
+    }
+
+    #[test]
+    fn every_limit_in_the_way_is_named_with_its_value_and_the_line_that_raises_it() {
+        assert_eq!(lack_of_descriptors(9_978, 1, 2, 44, LIMITS), None);
+        let lack = lack_of_descriptors(9_979, 1, 2, 44, LIMITS).unwrap();
+        assert!(lack.contains("--connections 9978 or fewer"), "{lack}");
+        assert!(
+            lack.ends_with("raise it as root: `ulimit -Hn 20002`"),
+            "{lack}"
+        );
+        let lack = lack_of_descriptors(1_000_000, 1, 2, 44, LIMITS).unwrap();
+        let raise = "`sysctl -w fs.nr_open=2000044` (it is 1048576), then `ulimit -Hn 2000044`";
+        assert!(lack.ends_with(raise), "{lack}");
+        let lack = lack_of_descriptors(9_500_000, 1, 1, 44, LIMITS).unwrap();
+        assert!(
+            lack.contains("`sysctl -w fs.file-max=9500044` (it is 9000000)"),
+            "{lack}"
+        );
+    }
+
+    #[test]
+    fn no_advice_is_given_that_cannot_be_followed() {
+        let narrow = Limits {
+            process: 40,
+            ..LIMITS
+        };
+        let lack = lack_of_descriptors(10, 1, 2, 44, narrow).unwrap();
+        assert!(!lack.contains("--connections 0"), "{lack}");
+        assert!(!lack.contains("or fewer"), "{lack}");
+        // Three connections would fit, and four threads need four of them.
+        let narrow = Limits {
+            process: 51,
+            ..LIMITS
+        };
+        let lack = lack_of_descriptors(10, 4, 2, 44, narrow).unwrap();
+        assert!(lack.contains("use fewer --threads, or raise"), "{lack}");
+    }
+
+    #[test]
+    fn the_sources_that_are_advised_suffice() {
+        for (connections, targets, sources) in [(28_233, 1, 1), (100_000, 2, 1), (90_000, 1, 3)] {
+            let lack = lack_of_ports(connections, routes(targets, sources), 28_232).unwrap();
+            let before = lack.split(" addresses with --source").next().unwrap();
+            let advised = before.rsplit(' ').next().unwrap().parse().unwrap();
+            assert!(advised > sources, "{lack}");
+            assert_eq!(
+                lack_of_ports(connections, routes(targets, advised), 28_232),
+                None
+            );
+        }
+    }
+
+    #[test]
+    fn half_of_the_ports_is_where_connecting_slows_down() {
+        assert_eq!(crowding(14_115, routes(1, 1), 28_232), None);
+        for (connections, targets, sources) in [(14_116, 1, 1), (28_232, 1, 1), (50_000, 2, 1)] {
+            let hint = crowding(connections, routes(targets, sources), 28_232).unwrap();
+            let before = hint.split(" addresses with --source").next().unwrap();
+            let advised = before.rsplit(' ').next().unwrap().parse().unwrap();
+            assert_eq!(
+                crowding(connections, routes(targets, advised), 28_232),
+                None
+            );
+        }
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::load::connection::Message;
 use crate::load::latency::Latency;
 use crate::load::payload::Difference;
+use crate::load::step::Step;
 use crate::load::world::KernelTimes;
 
 /// Wrong bytes that are kept with their places: enough to see a pattern, and never a flood.
@@ -131,6 +132,17 @@ pub struct Counts {
     pub verified_bytes: u64,
 }
 
+/// What became of the messages of one target.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Messages alone: connections are not counted here.
+    pub counts: Counts,
+    /// As in [`Results`].
+    pub response: Latency,
+    /// As in [`Results`].
+    pub service: Latency,
+}
+
 /// How a message ended that was not verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
@@ -147,7 +159,7 @@ pub enum Loss {
 /// What can break a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ErrorKind {
-    /// Nothing listens.
+    /// Nothing listens, or the connection was made with itself.
     Refused,
     /// No connection within [`crate::load::plan::PATIENCE`], or the kernel gave the peer up.
     TimedOut,
@@ -155,31 +167,108 @@ pub enum ErrorKind {
     Reset,
     /// The server closed its side before the run did.
     ClosedEarly,
+    /// The server took the connection, and ended it before it sent a byte.
+    ClosedAtOnce,
     /// A reply was wrong.
     WrongReply,
     /// Bytes came that answer nothing.
     SurplusBytes,
-    /// The server did not close its side within [`crate::load::plan::CLOSE_PATIENCE`].
+    /// The server did not close its side in time, see [`crate::load::plan::Plan::close_patience`].
     NotClosed,
     /// No local port is left for this pair of addresses.
     NoPort,
-    /// Any other error, by its errno.
-    Os(i32),
+    /// This host does not have the local address of the plan.
+    NoSource,
+    /// Any other error of a call, by its step and its errno.
+    Call(Step, i32),
 }
 
 impl ErrorKind {
-    /// The kind of an error of a socket call.
-    pub fn of(error: &io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::ConnectionRefused => ErrorKind::Refused,
-            io::ErrorKind::TimedOut => ErrorKind::TimedOut,
-            io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::NotConnected
-            | io::ErrorKind::BrokenPipe => ErrorKind::Reset,
-            io::ErrorKind::AddrNotAvailable => ErrorKind::NoPort,
-            _ => ErrorKind::Os(error.raw_os_error().unwrap_or(0)),
+    /// Returns the kind of an error of a call that was made at this step.
+    pub fn at(step: Step, error: &io::Error) -> Self {
+        match (error.kind(), step) {
+            (io::ErrorKind::ConnectionRefused, _) => ErrorKind::Refused,
+            (io::ErrorKind::TimedOut, _) => ErrorKind::TimedOut,
+            // Only a connection that was up can be reset: before, a reset means that it was
+            // refused.
+            (io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe, Step::Connect) => {
+                ErrorKind::ClosedAtOnce
+            }
+            (
+                io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::NotConnected
+                | io::ErrorKind::BrokenPipe,
+                Step::Connect | Step::Send | Step::Receive | Step::Finish,
+            ) => ErrorKind::Reset,
+            (io::ErrorKind::AddrNotAvailable, Step::Connect) => ErrorKind::NoPort,
+            (io::ErrorKind::AddrNotAvailable, Step::Bind) => ErrorKind::NoSource,
+            _ => ErrorKind::Call(step, error.raw_os_error().unwrap_or(0)),
         }
+    }
+
+    /// Returns whether a server that has gone away, or a way to it that was cut, causes this error.
+    pub fn is_absence(self) -> bool {
+        use nix::libc::{EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH};
+        match self {
+            ErrorKind::Refused
+            | ErrorKind::TimedOut
+            | ErrorKind::Reset
+            | ErrorKind::ClosedEarly => true,
+            ErrorKind::Call(Step::Connect | Step::Send | Step::Receive, errno) => {
+                [EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH].contains(&errno)
+            }
+            _ => false,
+        }
+    }
+
+    /// Returns whether this machine lacked something for a moment, so that the next attempt may
+    /// succeed.
+    pub fn is_shortage(self) -> bool {
+        use nix::libc::{EAGAIN, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC};
+        let ErrorKind::Call(_, errno) = self else {
+            return false;
+        };
+        [EAGAIN, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC].contains(&errno)
+    }
+
+    /// Returns whether this machine lacked something that a new connection needs, so that no
+    /// server has a part in it.
+    pub fn is_own_lack(self) -> bool {
+        match self {
+            ErrorKind::NoPort | ErrorKind::NoSource => true,
+            ErrorKind::Call(step, _) => step <= Step::KeepTimes && self.is_shortage(),
+            _ => false,
+        }
+    }
+
+    /// Returns advice, where it does not depend on the server.
+    pub fn remedy(self) -> Option<&'static str> {
+        use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC};
+        Some(match self {
+            ErrorKind::ClosedAtOnce => {
+                "the server may take no more connections from one address (its \
+                 --max-connections-per-ip): ask for fewer --connections, or name more --source \
+                 addresses"
+            }
+            ErrorKind::NoPort => {
+                "use fewer --connections, name more --source addresses or targets, or raise a \
+                 small --churn; or end replaced connections with --close rst: one that was closed \
+                 in order holds its local port (of sysctl net.ipv4.ip_local_port_range) in \
+                 TIME_WAIT for a minute"
+            }
+            ErrorKind::NoSource => {
+                "name --source addresses that this host has: `ip address` lists them"
+            }
+            ErrorKind::Call(Step::Open, EMFILE) => "raise `ulimit -Hn`, or use fewer --connections",
+            ErrorKind::Call(Step::Open, ENFILE) => "raise sysctl fs.file-max",
+            ErrorKind::Call(Step::Register, ENOSPC) => "raise sysctl fs.epoll.max_user_watches",
+            ErrorKind::Call(_, ENOBUFS | ENOMEM) => {
+                "the kernel has no memory for more: use fewer --connections, or smaller buffers \
+                 (--send-buffer, --recv-buffer; sysctl net.ipv4.tcp_mem)"
+            }
+            _ => return None,
+        })
     }
 }
 
@@ -190,11 +279,15 @@ impl fmt::Display for ErrorKind {
             ErrorKind::TimedOut => write!(f, "timed out"),
             ErrorKind::Reset => write!(f, "connection reset"),
             ErrorKind::ClosedEarly => write!(f, "closed early by the server"),
+            ErrorKind::ClosedAtOnce => write!(f, "closed at once by the server"),
             ErrorKind::WrongReply => write!(f, "wrong reply"),
             ErrorKind::SurplusBytes => write!(f, "surplus bytes"),
             ErrorKind::NotClosed => write!(f, "not closed by the server"),
             ErrorKind::NoPort => write!(f, "no local port left"),
-            ErrorKind::Os(errno) => write!(f, "{}", io::Error::from_raw_os_error(*errno)),
+            ErrorKind::NoSource => write!(f, "the source is no address of this host"),
+            ErrorKind::Call(step, errno) => {
+                write!(f, "{step}: {}", io::Error::from_raw_os_error(*errno))
+            }
         }
     }
 }
@@ -204,8 +297,7 @@ impl Results {
     ///
     /// [`Books`]: crate::load::books::Books
     pub fn verified(&mut self, message: &Message, response: Duration) {
-        self.counts.verified += 1;
-        self.counts.verified_bytes += message.size();
+        self.counts.verified(message);
         let lateness = message.lateness().unwrap_or_default();
         self.sent(message, lateness);
         self.service.record(response.saturating_sub(lateness));
@@ -232,7 +324,7 @@ impl Results {
     /// A message ended otherwise, `age` after it was due: its times are known to be at least what
     /// they are then. Its response is not recorded here either.
     pub fn lost(&mut self, loss: Loss, message: &Message, age: Duration) {
-        self.count(loss);
+        self.counts.lost(loss);
         match message.lateness() {
             Some(lateness) => {
                 self.sent(message, lateness);
@@ -245,7 +337,7 @@ impl Results {
     /// A message ended that was never given to a connection. `own`: for how long it could have
     /// been.
     pub fn lost_waiting(&mut self, loss: Loss, own: Duration, age: Duration) {
-        self.count(loss);
+        self.counts.lost(loss);
         self.never_sent(own, age);
     }
 
@@ -316,16 +408,6 @@ impl Results {
             sends.last = send;
         }
     }
-
-    fn count(&mut self, loss: Loss) {
-        let counts = &mut self.counts;
-        *match loss {
-            Loss::Mismatched => &mut counts.mismatched,
-            Loss::Errored => &mut counts.errored,
-            Loss::TimedOut => &mut counts.timed_out,
-            Loss::Unanswered => &mut counts.unanswered,
-        } += 1;
-    }
 }
 
 impl Course {
@@ -353,7 +435,51 @@ impl Parts {
     }
 }
 
+impl Tally {
+    /// Counts a message that was answered rightly.
+    pub fn verified(&mut self, message: &Message, response: Duration) {
+        self.counts.verified(message);
+        self.response.record(response);
+        let lateness = message.lateness().unwrap_or_default();
+        self.service.record(response.saturating_sub(lateness));
+    }
+
+    /// Counts a message that ended otherwise, `age` after it was due. `lateness`: until it was
+    /// sent, if it was.
+    pub fn lost(&mut self, loss: Loss, lateness: Option<Duration>, age: Duration) {
+        self.counts.lost(loss);
+        self.response.record_at_least(age);
+        if let Some(lateness) = lateness {
+            self.service.record_at_least(age.saturating_sub(lateness));
+        }
+    }
+
+    /// Adds those of another thread.
+    pub fn merge(&mut self, other: &Tally) {
+        self.counts.merge(&other.counts);
+        self.response.merge(&other.response);
+        self.service.merge(&other.service);
+    }
+}
+
 impl Counts {
+    /// Counts a message that was answered rightly.
+    #[inline]
+    pub fn verified(&mut self, message: &Message) {
+        self.verified += 1;
+        self.verified_bytes += message.size();
+    }
+
+    /// Counts a message that ended otherwise.
+    pub fn lost(&mut self, loss: Loss) {
+        *match loss {
+            Loss::Mismatched => &mut self.mismatched,
+            Loss::Errored => &mut self.errored,
+            Loss::TimedOut => &mut self.timed_out,
+            Loss::Unanswered => &mut self.unanswered,
+        } += 1;
+    }
+
     /// Messages whose fate is sealed.
     pub fn settled(&self) -> u64 {
         self.verified + self.mismatched + self.errored + self.timed_out + self.unanswered

@@ -4,14 +4,21 @@
 //! computed from k: no rounded period, so nothing drifts. Poisson gaps are a function of the seed
 //! and k, rounded to whole nanoseconds one by one.
 //!
-//! Threads share one schedule: part i of n has the messages i, i + n, i + 2n, ... of it. So do
-//! connections with lines of their own at a constant rate, which interleaves their phases; with
-//! Poisson arrivals each line is a Poisson process of its own, and together they are one.
+//! Threads share one schedule, and so do queues of messages that go to different connections.
+//! Message k belongs to queue k mod q of q; the messages of a queue are dealt to its connections in
+//! turn, and each belongs to the thread that has the connection. So every queue has an equal share
+//! of the schedule, and of the queue's messages every thread has a share in proportion to its
+//! connections. Which of these connections a message goes to is not decided here.
+//!
+//! Connections with lines of their own are as many queues: at a constant rate that interleaves
+//! their phases; with Poisson arrivals each line is a Poisson process of its own, and together they
+//! are one.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::load::random::{Dice, Purpose};
+use crate::units::grouped;
 
 /// In nanoseconds.
 const SECOND: u64 = 1_000_000_000;
@@ -43,6 +50,16 @@ pub struct Part {
     pub of: u32,
 }
 
+/// Which messages of a schedule belong to a part of it: in every `cycle` messages these `count`,
+/// `stride` apart, beginning with number `first`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turns {
+    first: u64,
+    stride: u64,
+    count: u64,
+    cycle: u64,
+}
+
 /// The messages of one part of a schedule.
 #[derive(Clone, Copy, Debug)]
 pub struct Series {
@@ -51,9 +68,7 @@ pub struct Series {
     gaps: Dice,
     /// The mean gap in nanoseconds.
     mean_gap: f64,
-    /// Of the whole schedule: the first message of this part, and how many lie between two.
-    first: u64,
-    stride: u64,
+    turns: Turns,
     /// Where it ends: messages due before this, in nanoseconds, and with numbers below that.
     before: u64,
     below: u64,
@@ -73,6 +88,8 @@ pub enum End {
 pub struct Cursor {
     /// Of the whole schedule.
     number: u64,
+    /// How many messages of this part come before it in its cycle.
+    turn: u64,
     /// When it is due, in nanoseconds after the start, whether or not the series goes so far.
     at: u64,
 }
@@ -110,11 +127,11 @@ impl Rate {
     }
 }
 
-/// As it is typed.
+/// Formats the rate in decimals, with the thousands grouped: `2,000`, `333.3`.
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let second = self.nanoseconds / SECOND;
-        write!(f, "{}", self.messages / second)?;
+        write!(f, "{}", grouped(self.messages / second))?;
         match self.messages % second {
             0 => Ok(()),
             rest => {
@@ -142,9 +159,83 @@ impl Part {
     }
 }
 
+impl From<Part> for Turns {
+    /// Every `of`th message.
+    fn from(part: Part) -> Turns {
+        Turns {
+            first: part.index.into(),
+            stride: part.of.into(),
+            count: 1,
+            cycle: part.of.into(),
+        }
+    }
+}
+
+impl Turns {
+    /// Returns how many of the queues a thread has connections of. Its connection at place p
+    /// belongs to the queue at place p mod that number.
+    pub fn queues_of(thread: Part, connections: u32, queues: u32) -> u32 {
+        let apart = queues / common_divisor(queues, thread.of);
+        apart.min(thread.share(connections.into()) as u32)
+    }
+
+    /// Returns the messages of the queue at this place of a thread, which has connections of it.
+    pub fn of_queue(thread: Part, connections: u32, queues: u32, place: u32) -> Turns {
+        let first = thread.member(place);
+        let queue = Part {
+            index: first % queues,
+            of: queues,
+        };
+        let apart = queues / common_divisor(queues, thread.of);
+        let in_thread = Part {
+            index: place,
+            of: apart,
+        };
+        let turns = Turns {
+            first: first.into(),
+            stride: u64::from(apart) * u64::from(thread.of),
+            count: in_thread.share(thread.share(connections.into())),
+            cycle: u64::from(queues) * queue.share(connections.into()),
+        };
+        match turns.stride * turns.count == turns.cycle {
+            true => Turns {
+                count: 1,
+                cycle: turns.stride,
+                ..turns
+            },
+            false => turns,
+        }
+    }
+
+    /// Returns how many messages lie between the last one of a cycle and the first of the next.
+    #[inline]
+    fn wrap(self) -> u64 {
+        self.cycle - self.stride * (self.count - 1)
+    }
+
+    /// Returns how many messages of this part have numbers below this one.
+    fn below(self, number: u64) -> u64 {
+        let rest = (number % self.cycle).saturating_sub(self.first);
+        number / self.cycle * self.count + rest.div_ceil(self.stride).min(self.count)
+    }
+}
+
+fn common_divisor(one: u32, other: u32) -> u32 {
+    match other {
+        0 => one,
+        _ => common_divisor(other, one % other),
+    }
+}
+
 impl Series {
     /// The messages of a part, of those that `end` leaves.
-    pub fn new(rate: Rate, arrivals: Arrivals, seed: u64, end: End, part: Part) -> Self {
+    pub fn new(
+        rate: Rate,
+        arrivals: Arrivals,
+        seed: u64,
+        end: End,
+        turns: impl Into<Turns>,
+    ) -> Self {
         let (before, below) = match end {
             End::Before(time) => (time, u64::MAX),
             End::Number(number) => (u64::MAX, number),
@@ -154,8 +245,7 @@ impl Series {
             arrivals,
             gaps: Dice::new(seed, Purpose::Gaps, 0),
             mean_gap: rate.mean_gap(),
-            first: part.index.into(),
-            stride: part.of.into(),
+            turns: turns.into(),
             before,
             below,
         }
@@ -169,8 +259,7 @@ impl Series {
             Arrivals::Poisson => Series {
                 gaps: Dice::new(seed, Purpose::Gaps, 1 + u64::from(line.index)),
                 mean_gap: rate.mean_gap() * f64::from(line.of),
-                first: 0,
-                stride: 1,
+                turns: Part::WHOLE.into(),
                 below: match end {
                     End::Before(_) => u64::MAX,
                     End::Number(messages) => line.share(messages),
@@ -182,14 +271,15 @@ impl Series {
 
     /// Before its first message.
     pub fn start(&self) -> Cursor {
-        let mut cursor = Cursor { number: 0, at: 0 };
-        match self.arrivals {
-            Arrivals::Constant => self.forward(&mut cursor, self.first),
-            Arrivals::Poisson => {
-                cursor.at = self.gap(0);
-                self.forward(&mut cursor, self.first);
-            }
-        }
+        let mut cursor = Cursor {
+            number: 0,
+            turn: 0,
+            at: match self.arrivals {
+                Arrivals::Constant => 0,
+                Arrivals::Poisson => self.gap(0),
+            },
+        };
+        self.forward(&mut cursor, self.turns.first);
         cursor
     }
 
@@ -215,14 +305,25 @@ impl Series {
         let end = u64::try_from(end).unwrap_or(u64::MAX).min(self.below);
         Some(match self.before {
             0 => 0,
-            _ => end.saturating_sub(cursor.number).div_ceil(self.stride),
+            _ => {
+                let before = self.turns.below(cursor.number);
+                self.turns.below(end).saturating_sub(before)
+            }
         })
     }
 
     /// Goes on to the next message of this part.
     #[inline]
     pub fn advance(&self, cursor: &mut Cursor) {
-        self.forward(cursor, self.stride);
+        cursor.turn += 1;
+        let step = match cursor.turn < self.turns.count {
+            true => self.turns.stride,
+            false => {
+                cursor.turn = 0;
+                self.turns.wrap()
+            }
+        };
+        self.forward(cursor, step);
     }
 
     /// Ends the series earlier: what is due at `end` or later is not due any more.
@@ -277,10 +378,11 @@ mod tests {
         assert_eq!(rate("333.3").per_second(), 333.3);
         assert_eq!(rate("7").per_second(), 7.0);
         assert_eq!(rate("0.001").per_second(), 0.001);
-        for text in ["1000", "333.3", "0.000001", "20.05", "7"] {
+        for text in ["333.3", "0.000001", "20.05", "7"] {
             assert_eq!(rate(text).to_string(), text);
         }
         assert_eq!(rate("5.50").to_string(), "5.5");
+        assert_eq!(rate("2000.50").to_string(), "2,000.5");
         for bad in [
             "",
             "0",
@@ -342,19 +444,56 @@ mod tests {
                 let expected = whole.iter().skip(index as usize).step_by(parts as usize);
                 prop_assert_eq!(all(&series), expected.copied().collect::<Vec<_>>());
             }
-                        prop_assert_eq!(whole.len(), 300);
+            prop_assert_eq!(whole.len(), 300);
+        }
+
+        #[test]
+        fn a_schedule_is_dealt_to_queues_and_threads_in_turn(
+            seed: u64, poisson: bool, threads in 1u32..9, queues in 1u32..9, more in 0u32..30,
+        ) {
+            let arrivals = if poisson { Arrivals::Poisson } else { Arrivals::Constant };
+            let connections = threads.max(queues) + more;
+            let end = End::Number(300);
+            let whole = all(&Series::new(rate("999.9"), arrivals, seed, end, Part::WHOLE));
+            // The connection of message k, worked out one by one; then what each thread has.
+            let line = |k: u32| {
+                let of_queue = (k % queues..connections).step_by(queues as usize);
+                let lines: Vec<u32> = of_queue.collect();
+                lines[(k / queues) as usize % lines.len()]
+            };
+            for index in 0..threads {
+                let thread = Part { index, of: threads };
+                let lines: Vec<u32> = (index..connections).step_by(threads as usize).collect();
+                let places = Turns::queues_of(thread, connections, queues);
+                for place in 0..places {
+                    // All connections at this place are of one queue, and no others are.
+                    let queue = lines[place as usize] % queues;
+                    for (number, line) in lines.iter().enumerate() {
+                        let is_here = number as u32 % places == place;
+                        prop_assert_eq!(line % queues == queue, is_here);
+                    }
+                    let turns = Turns::of_queue(thread, connections, queues, place);
+                    let series = Series::new(rate("999.9"), arrivals, seed, end, turns);
+                    let is_of_it = |k: &u32| k % queues == queue && line(*k) % threads == index;
+                    let numbers = (0..300).filter(is_of_it);
+                    let expected: Vec<u64> = numbers.map(|k| whole[k as usize]).collect();
+                    prop_assert_eq!(all(&series), expected);
+                }
+            }
         }
 
         #[test]
         fn what_is_due_is_counted_as_it_would_be_one_by_one(
-            tenths in 1u64..100_000_000, part in 0u32..5, more in 0u32..5, skipped in 0usize..50,
+            tenths in 1u64..100_000_000, index in 0u32..5, more in 0u32..5, skipped in 0usize..50,
+            queues in 1u32..5, lines in 0u32..20,
             elapsed in 0u64..100_000_000_000, end in 0u64..100_000_000_000, number in 0u64..500,
             by_number: bool,
         ) {
             let rate = rate(&format!("{}.{}", tenths / 10, tenths % 10));
-            let part = Part { index: part, of: part + 1 + more };
+            let thread = Part { index, of: index + 1 + more };
+            let turns = Turns::of_queue(thread, thread.of.max(queues) + lines, queues, 0);
             let end = if by_number { End::Number(number) } else { End::Before(end) };
-            let mut series = Series::new(rate, Arrivals::Constant, 1, end, part);
+            let mut series = Series::new(rate, Arrivals::Constant, 1, end, turns);
             series.below = series.below.min(1000);
             let mut cursor = series.start();
             for _ in 0..skipped {

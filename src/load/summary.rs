@@ -7,10 +7,8 @@ use crate::load::engine::Done;
 use crate::load::evidence::{Evidence, Machine, share};
 use crate::load::plan::{Pace, Plan};
 use crate::load::results::{Course, Results};
+use crate::load::targets::Target;
 use crate::server::stats::Totals;
-
-/// A silence that cannot be a pause of scheduling or of a delayed acknowledgment.
-const STALL: Duration = Duration::from_millis(100);
 
 /// The result of a load run.
 #[derive(Clone, Debug)]
@@ -25,6 +23,10 @@ pub struct Summary {
     pub evidence: Evidence,
     /// How it went.
     pub course: Course,
+    /// The history of each target, in the order of the plan.
+    pub targets: Vec<Target>,
+    /// Whether every target is an address of this host, so that no network takes part.
+    pub is_local: bool,
     /// What the server of this process counted, when the run had one.
     pub own_server: Option<Totals>,
     /// Why the interval log is not complete, when it is not.
@@ -43,6 +45,8 @@ impl Summary {
                 ..done.evidence
             },
             course: done.course,
+            targets: done.targets,
+            is_local: false,
             own_server: None,
             unlogged: None,
         }
@@ -55,15 +59,41 @@ impl Summary {
         self.evidence.merge(&done.evidence);
         self.evidence.machine.merge(&machine);
         self.course.merge(&done.course);
+        for (target, other) in self.targets.iter_mut().zip(&done.targets) {
+            target.merge(other);
+        }
     }
 
-    /// The longest silence, when it was no pause between replies: longer than a tenth of a second,
-    /// and than ten replies as a rule take.
+    /// Returns the length of the longest stall of the server, see [`crate::load::stalls`].
     pub fn stall(&self) -> Option<Duration> {
-        let silence = self.evidence.silence;
-        let service = self.results.service.distribution();
-        let median = service.map_or(Duration::ZERO, |service| service.nearest(50.0).value);
-        (silence > STALL && silence > median.saturating_mul(10)).then_some(silence)
+        let service = self.results.service.distribution()?;
+        self.evidence.silences.stall(&service)
+    }
+
+    /// Returns how long a thread of the generator may have waited for the CPU while the run's own
+    /// server had it: all of its waits, up to the CPU time of that server. Zero without such a
+    /// server.
+    pub fn waited_for_own_server(&self) -> Duration {
+        let machine = &self.evidence.machine;
+        match self.own_server {
+            None => Duration::ZERO,
+            Some(_) => {
+                let waited = self.time_of_a_thread().mul_f64(machine.starved);
+                waited.min(machine.process.saturating_sub(machine.cpu))
+            }
+        }
+    }
+
+    /// Returns the share of its time for which a thread of the generator waited for a CPU that
+    /// other processes than the run's own server had.
+    pub fn starved_by_others(&self) -> f64 {
+        let excused = share(self.waited_for_own_server(), self.time_of_a_thread());
+        (self.evidence.machine.starved - excused).max(0.0)
+    }
+
+    /// Returns for how long each thread was measured.
+    fn time_of_a_thread(&self) -> Duration {
+        self.evidence.machine.wall / self.plan.threads.max(1)
     }
 
     /// Places for connections that never had one.
@@ -82,6 +112,20 @@ impl Summary {
     pub fn kept_up(&self) -> Option<f64> {
         (self.course.middle_due > 0)
             .then(|| self.course.middle_verified as f64 / self.course.middle_due as f64)
+    }
+
+    /// Returns a target's share of the scheduled messages; 0 when there were none.
+    pub fn share_of(&self, target: &Target) -> f64 {
+        let all = self.results.counts.scheduled.max(1);
+        target.tally.counts.scheduled as f64 / all as f64
+    }
+
+    /// Returns how many messages never got a connection, and would have gone to whichever target
+    /// had one.
+    pub fn scheduled_for_none(&self) -> u64 {
+        let scheduled = |target: &Target| target.tally.counts.scheduled;
+        let of_targets: u64 = self.targets.iter().map(scheduled).sum();
+        self.results.counts.scheduled.saturating_sub(of_targets)
     }
 
     /// Messages a second that were asked for; `None` in a closed loop.

@@ -2,10 +2,11 @@
 //! it, and so does the simulated network of the tests.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use crate::load::evidence::Path;
+use crate::load::step::Failure;
 use crate::reactor::slots::Token;
 use crate::stream::Stream;
 
@@ -17,8 +18,15 @@ pub trait World {
     /// The time, read anew. It never goes back.
     fn now(&self) -> Instant;
 
-    /// Begins to connect. Whether it came about is told by [`Socket::is_up`] after an event.
-    fn connect(&mut self, target: SocketAddr, source: Option<IpAddr>) -> io::Result<Self::Socket>;
+    /// The CPU time of this thread so far.
+    fn cpu(&self) -> Duration;
+
+    /// Begins to connect. After an event [`Socket::is_up`] returns the outcome.
+    fn connect(
+        &mut self,
+        target: SocketAddr,
+        source: Option<SocketAddr>,
+    ) -> Result<Self::Socket, Failure>;
 
     /// Events of this connection come with this token from now on.
     fn watch(&mut self, socket: &mut Self::Socket, token: Token) -> io::Result<()>;
@@ -43,7 +51,7 @@ pub trait Socket: Stream {
 
     /// The kernel's times of a message that ends at this offset and whose reply was just read;
     /// `None`: it does not keep them.
-    fn times(&mut self, end: u64) -> Option<KernelTimes>;
+    fn times(&mut self, end: u64) -> io::Result<Option<KernelTimes>>;
 }
 
 /// What the kernel saw of a message and its reply.
@@ -62,12 +70,16 @@ pub enum Timer {
     Dial,
     /// A message of this connection is due in a closed loop.
     Think(Token, Instant),
-    /// Look whether all threads are ready.
-    Ready,
     /// A line is to be opened anew.
     Reopen(usize),
     /// Look over all connections for what has become too old.
     Look,
+    /// Check whether the thread of a closed loop came round in time.
+    Presence,
+    /// Look at the ways of some connections.
+    Sample,
+    /// A message may have become older than its timeout.
+    TimeOut,
     /// Tell how it goes.
     Interval,
     /// A quarter of the time for sending is over.

@@ -10,8 +10,9 @@
 //! ```
 //!
 //! Everything is edge-triggered: what [`Event::Io`] says once is not said again, and its flags are
-//! hints (see [`crate::stream`]). The poll itself never has a timeout: an alarm on a timerfd wakes
-//! it for the earliest timer.
+//! hints (see [`crate::stream`]). The poll itself has no timeout: an alarm on a timerfd wakes it
+//! for the earliest timer, with microseconds in place of whole milliseconds. Only where arming the
+//! alarm fails does a timeout take its place: one call that fails ends no run.
 
 pub mod alarm;
 pub mod signals;
@@ -21,6 +22,7 @@ pub mod timers;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 use mio::event::Source;
@@ -29,10 +31,10 @@ use mio::{Interest, Poll};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::SIGUSR1;
 
 use crate::reactor::alarm::Alarm;
-use crate::reactor::signals::{Asked, Remote, Requests};
+use crate::reactor::signals::{Asked, Relay, Remote, Requests};
 use crate::reactor::slots::Token;
 use crate::reactor::timers::{Due, Timers};
 use crate::stream::Hints;
@@ -50,6 +52,7 @@ const AT_ONCE: Timespec = Timespec {
 const ALARM: Token = Token::fixed(u32::MAX);
 const REQUESTS: Token = Token::fixed(u32::MAX - 1);
 const INQUIRIES: Token = Token::fixed(u32::MAX - 2);
+const HANGUPS: Token = Token::fixed(u32::MAX - 3);
 
 /// Something that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +65,8 @@ pub enum Event<K> {
     Report,
     /// A person asks how it stands: SIGUSR1.
     Inquiry,
+    /// SIGHUP, where it does not stop the reactor.
+    Hangup,
     /// A timer that was set with this key is due.
     Timer(K),
     /// A source may be ready.
@@ -93,8 +98,12 @@ pub struct Reactor<K> {
     requests: Requests,
     /// SIGUSR1, when it means anything here.
     inquiries: Option<Requests>,
+    /// Requests of SIGHUP, unless it is ignored.
+    hangups: Option<Requests>,
+    relay: Option<Relay>,
     asked: Asked,
     inquired: usize,
+    hung_up: usize,
 }
 
 impl<K> Reactor<K> {
@@ -121,26 +130,48 @@ impl<K> Reactor<K> {
             alarm,
             requests,
             inquiries: None,
+            hangups: None,
+            relay: None,
             asked: Asked::default(),
             inquired: 0,
+            hung_up: 0,
         })
     }
 
-    /// SIGINT and SIGTERM of this process become [`Event::Stop`] of this reactor.
+    /// Makes SIGINT, SIGTERM and SIGHUP of this process [`Event::Stop`] of this reactor. The third
+    /// one ends the process, even when the thread of the reactor is blocked.
     pub fn stop_on_signals(&mut self) -> io::Result<()> {
-        self.requests.register(SIGINT)?;
-        self.requests.register(SIGTERM)
+        self.relay = Some(Relay::start(Arc::new([self.remote()?]))?);
+        Ok(())
+    }
+
+    /// Makes SIGINT and SIGTERM of this process [`Event::Stop`] of this reactor, and of any other
+    /// that calls this. For use where nothing blocks but the reactor. SIGHUP stops the reactor as
+    /// well (`true`), or becomes [`Event::Hangup`].
+    pub fn obey_signals(&mut self, stops_on_hangup: bool) -> io::Result<()> {
+        self.requests.register_ends()?;
+        if stops_on_hangup {
+            return self.requests.register_hangup();
+        }
+        let mut hangups = Requests::new()?;
+        hangups.register_hangup()?;
+        self.add_requests(&mut hangups, HANGUPS)?;
+        self.hangups = Some(hangups);
+        Ok(())
     }
 
     /// SIGUSR1 of this process becomes [`Event::Inquiry`] of this reactor.
     pub fn report_on_signal(&mut self) -> io::Result<()> {
         let mut inquiries = Requests::new()?;
         inquiries.register(SIGUSR1)?;
-        self.poll
-            .registry()
-            .register(inquiries.source(), to_mio(INQUIRIES), Interest::READABLE)?;
+        self.add_requests(&mut inquiries, INQUIRIES)?;
         self.inquiries = Some(inquiries);
         Ok(())
+    }
+
+    fn add_requests(&self, requests: &mut Requests, token: Token) -> io::Result<()> {
+        let registry = self.poll.registry();
+        registry.register(requests.source(), to_mio(token), Interest::READABLE)
     }
 
     /// A handle for another thread.
@@ -184,23 +215,35 @@ impl<K> Reactor<K> {
     #[inline(always)]
     pub fn turn(&mut self, wait: Wait) -> io::Result<()> {
         let timer = self.timers.next_deadline();
-        let timeout = match wait {
-            Wait::Block => {
-                self.alarm.arm(timer)?;
-                None
-            }
+        let (deadline, armed, timeout) = match wait {
+            Wait::Block => (timer, self.alarm.arm(timer), None),
             Wait::Until(end) => {
                 let earlier = timer.filter(|timer| *timer < end).unwrap_or(end);
-                self.alarm.arm(Some(earlier))?;
-                None
+                (Some(earlier), self.alarm.arm(Some(earlier)), None)
             }
             // An alarm that rings early does no harm, and is not armed anew in every turn.
-            Wait::Never => {
-                self.alarm.arm_at_least(timer)?;
-                Some(&AT_ONCE)
-            }
+            Wait::Never => (None, self.alarm.arm_at_least(timer), Some(&AT_ONCE)),
         };
-        self.wait(timeout)
+        match armed {
+            Ok(()) => self.wait(timeout),
+            Err(_) => self.wait_without_alarm(deadline, timeout),
+        }
+    }
+
+    /// Sets up a turn whose alarm could not be armed: the poll itself has a timeout, which wakes it
+    /// a millisecond late at most, and the timers are checked whatever woke it.
+    #[cold]
+    fn wait_without_alarm(
+        &mut self,
+        deadline: Option<Instant>,
+        timeout: Option<&Timespec>,
+    ) -> io::Result<()> {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        self.wait(timeout.or(left.as_ref()))?;
+        self.has_own = true;
+        self.due = Some(self.timers.due(Instant::now()));
+        Ok(())
     }
 
     /// Waits for the kernel, and sorts what it tells: what is the reactor's own, and what is its
@@ -224,7 +267,7 @@ impl<K> Reactor<K> {
         for event in events {
             let token = Token::from_bits(event.data.u64());
             match token {
-                ALARM | REQUESTS | INQUIRIES => self.take_own(token),
+                ALARM | REQUESTS | INQUIRIES | HANGUPS => self.take_own(token),
                 _ => self.ready.push((token, hints(event.flags))),
             }
         }
@@ -257,6 +300,7 @@ impl<K> Reactor<K> {
             (&mut self.asked.drains, Event::Drain),
             (&mut self.asked.reports, Event::Report),
             (&mut self.inquired, Event::Inquiry),
+            (&mut self.hung_up, Event::Hangup),
         ];
         for (count, request) in requests {
             if *count > 0 {
@@ -288,6 +332,10 @@ impl<K> Reactor<K> {
                 self.asked.signals += asked.signals;
                 self.asked.drains += asked.drains;
                 self.asked.reports += asked.reports;
+            }
+            HANGUPS => {
+                let hangups = self.hangups.as_mut();
+                self.hung_up += hangups.map_or(0, |requests| requests.take().signals);
             }
             _ => {
                 let inquiries = self.inquiries.as_mut();

@@ -4,13 +4,18 @@
 //! and a slab gives the freed place to the next one at once. So a token carries a generation
 //! beside the index, and a token of an earlier generation finds nothing.
 //!
+//! Memory may be short: [`Slots::reserve`] and [`Slots::try_requeue`] then return an error instead
+//! of ending the process, and inserting into reserved room needs no memory. That is why the table
+//! is not one of the crate `slab`, which cannot return that error.
+//!
 //! A connection that spent its budget is requeued, since edge-triggered epoll will not report it
-//! again. Invariant: a connection stands in that queue at most once.
+//! again.
+//!
+//! Invariants: a connection stands in that queue at most once. The places without a connection are
+//! the list that begins at `vacant`; the last one that became free is the first to be taken again.
 
-use std::collections::VecDeque;
+use std::collections::{TryReserveError, VecDeque};
 use std::fmt;
-
-use slab::Slab;
 
 /// The name of an event source: a place in the table and the generation that lives there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,22 +70,32 @@ impl fmt::Display for Token {
 /// Connections by token, and those of them that are owed another turn.
 #[derive(Debug)]
 pub struct Slots<T> {
-    entries: Slab<Entry<T>>,
+    entries: Vec<Entry<T>>,
+    /// The first place without a connection, or the end of the table.
+    vacant: u32,
+    len: usize,
     requeued: VecDeque<Token>,
     generation: u32,
 }
 
+/// A place of the table.
 #[derive(Debug)]
 struct Entry<T> {
+    /// In a place without a connection: the next place without one.
     generation: u32,
     requeued: bool,
-    value: T,
+    value: Option<T>,
 }
+
+/// The growth of the table, in places, when memory is too short to double it.
+const GROWTH_LEAST: usize = 64;
 
 impl<T> Default for Slots<T> {
     fn default() -> Self {
         Slots {
-            entries: Slab::new(),
+            entries: Vec::new(),
+            vacant: 0,
+            len: 0,
             requeued: VecDeque::new(),
             generation: FIXED,
         }
@@ -88,19 +103,44 @@ impl<T> Default for Slots<T> {
 }
 
 impl<T> Slots<T> {
+    /// Makes room for one more connection, so that [`Slots::insert`] needs no memory.
+    #[inline(always)]
+    pub fn reserve(&mut self) -> Result<(), TryReserveError> {
+        let is_end = self.vacant as usize == self.entries.len();
+        match is_end && self.entries.len() == self.entries.capacity() {
+            false => Ok(()),
+            true => self.grow(),
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self) -> Result<(), TryReserveError> {
+        let doubled = self.entries.try_reserve(1);
+        doubled.or_else(|_| self.entries.try_reserve_exact(GROWTH_LEAST))
+    }
+
     /// Adds a connection. The table holds at most `u32::MAX`, far above any descriptor limit.
     pub fn insert(&mut self, value: T) -> Token {
         self.generation = self.generation.wrapping_add(1);
         if self.generation == FIXED {
             self.generation += 1;
         }
-        let index = self.entries.insert(Entry {
+        let index = self.vacant;
+        let entry = Entry {
             generation: self.generation,
             requeued: false,
-            value,
-        });
+            value: Some(value),
+        };
+        match self.entries.get_mut(index as usize) {
+            Some(place) => self.vacant = std::mem::replace(place, entry).generation,
+            None => {
+                self.entries.push(entry);
+                self.vacant = self.entries.len() as u32;
+            }
+        }
+        self.len += 1;
         Token {
-            index: index as u32,
+            index,
             generation: self.generation,
         }
     }
@@ -110,18 +150,33 @@ impl<T> Slots<T> {
         self.entries
             .get(token.index as usize)
             .filter(|entry| entry.generation == token.generation)
-            .map(|entry| &entry.value)
+            .and_then(|entry| entry.value.as_ref())
     }
 
     /// The same, to be changed.
     pub fn get_mut(&mut self, token: Token) -> Option<&mut T> {
-        self.entry(token).map(|entry| &mut entry.value)
+        self.entry(token)?.value.as_mut()
     }
 
     /// Takes a connection out; `None` when it is gone already.
     pub fn remove(&mut self, token: Token) -> Option<T> {
-        self.entry(token)?;
-        Some(self.entries.remove(token.index as usize).value)
+        let vacant = self.vacant;
+        let entry = self.entry(token)?;
+        let value = entry.value.take()?;
+        entry.requeued = false;
+        entry.generation = vacant;
+        self.vacant = token.index;
+        self.len -= 1;
+        Some(value)
+    }
+
+    /// As [`Slots::requeue`]. Fails when there is no memory; the connection is then not in the
+    /// queue.
+    #[inline]
+    pub fn try_requeue(&mut self, token: Token) -> Result<(), TryReserveError> {
+        self.requeued.try_reserve(1)?;
+        self.requeue(token);
+        Ok(())
     }
 
     /// Asks for another turn for this connection. Asking twice is asking once.
@@ -153,33 +208,44 @@ impl<T> Slots<T> {
 
     /// Every token, in the order of the table.
     pub fn tokens(&self) -> Vec<Token> {
-        let token = |(index, entry): (usize, &Entry<T>)| Token {
-            index: index as u32,
-            generation: entry.generation,
-        };
-        self.entries.iter().map(token).collect()
+        let next = |token: &Token| self.next_from(token.index() + 1);
+        std::iter::successors(self.next_from(0), next).collect()
+    }
+
+    /// Returns the first connection at a place of the table that is not before `from`.
+    pub fn next_from(&self, from: usize) -> Option<Token> {
+        let rest = self.entries.get(from..)?;
+        let place = rest.iter().position(|entry| entry.value.is_some())?;
+        Some(Token {
+            index: (from + place) as u32,
+            generation: rest[place].generation,
+        })
     }
 
     /// Every connection, in the order of the table.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.entries.iter().map(|(_, entry)| &entry.value)
+        self.entries.iter().filter_map(|entry| entry.value.as_ref())
     }
 
     /// The same, to be changed.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.entries.iter_mut().map(|(_, entry)| &mut entry.value)
+        self.entries
+            .iter_mut()
+            .filter_map(|entry| entry.value.as_mut())
     }
 
     /// How many connections there are.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.len
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.len == 0
     }
 
+    /// Returns the place of this token. It may be a place without a connection when the number in
+    /// it is that of the token: such a place has no value, and is not in the queue.
     fn entry(&mut self, token: Token) -> Option<&mut Entry<T>> {
         self.entries
             .get_mut(token.index as usize)
@@ -212,6 +278,36 @@ mod tests {
         };
         assert!(!slots.insert(()).is_fixed());
         assert!(Token::fixed(7).is_fixed());
+    }
+
+    #[test]
+    fn places_are_taken_again_in_any_order_and_stale_tokens_find_nothing() {
+        let mut slots = Slots::default();
+        let mut there: Vec<(Token, u32)> = Vec::new();
+        let mut gone = Vec::new();
+        for round in 0..2000_u32 {
+            if round % 7 < 4 {
+                slots.reserve().unwrap();
+                there.push((slots.insert(round), round));
+            } else {
+                let place = (round as usize * 31) % there.len();
+                let (token, value) = there.swap_remove(place);
+                assert_eq!(slots.remove(token), Some(value));
+                gone.push(token);
+            }
+            assert_eq!(slots.len(), there.len());
+        }
+        assert!(
+            there
+                .iter()
+                .all(|(token, value)| slots.get(*token) == Some(value))
+        );
+        assert!(gone.iter().all(|&token| slots.get_mut(token).is_none()));
+        assert!(gone.iter().all(|&token| slots.remove(token).is_none()));
+        let mut tokens: Vec<Token> = there.iter().map(|it| it.0).collect();
+        tokens.sort_by_key(|token| token.index());
+        assert_eq!(slots.tokens(), tokens);
+        assert_eq!(slots.iter().count(), there.len());
     }
 
     #[test]

@@ -32,10 +32,14 @@ struct Entry<K> {
     key: K,
 }
 
+/// More timers than a server or a client sets.
+const TIMERS_USUAL: usize = 64;
+
 impl<K> Default for Timers<K> {
     fn default() -> Self {
         Timers {
-            heap: BinaryHeap::new(),
+            // Hardly any reactor sets more, so that it needs no memory when that is short.
+            heap: BinaryHeap::with_capacity(TIMERS_USUAL),
             next_order: 0,
         }
     }

@@ -2,16 +2,17 @@
 //! stable: a field is added, never changed, without a new `schema`.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::load::assertion::Outcome;
 use crate::load::books::Interval as Stretch;
-use crate::load::evidence::share;
+use crate::load::evidence::{self, Network, share};
 use crate::load::latency::{Distribution, Estimate, Latency};
 use crate::load::payload::Content;
 use crate::load::plan::{Pace, Pacing, Stop};
-use crate::load::results::{Counts, Results};
+use crate::load::results::{Counts, ErrorKind, Results};
 use crate::load::schedule::Arrivals;
 use crate::load::summary::Summary;
 use crate::load::verdict::Judged;
@@ -22,6 +23,10 @@ struct Report {
     schema: &'static str,
     target: String,
     targets: Vec<String>,
+    /// The results of each target, in the order of `targets`.
+    per_target: Vec<PerTarget>,
+    /// Scheduled messages that never got a connection, and would have gone to any target.
+    scheduled_for_none: u64,
     /// Asked for; how many attempts came up and how many failed is told beside it.
     connections: u32,
     connections_opened: u64,
@@ -64,9 +69,38 @@ struct Report {
     interrupted: bool,
     own_server: Option<OwnServer>,
     verdict: &'static str,
+    /// Of a valid run: the percentile above which the numbers are the generator's.
+    valid_up_to: Option<&'static str>,
     evidence: Evidence,
     assertions: Vec<Assertion>,
+    /// The exit code is 0.
     ok: bool,
+    /// 0 all well, 1 something is wrong, 4 inconclusive: the generator was the limit.
+    exit_code: u8,
+}
+
+/// The results of one target. Times are in seconds after the start, below 0 before the first
+/// message.
+#[derive(Serialize)]
+struct PerTarget {
+    target: String,
+    connections_opened: u64,
+    connections_failed: u64,
+    /// Of all scheduled messages of the run.
+    share: f64,
+    #[serde(flatten)]
+    fates: Fates,
+    response_us: Percentiles,
+    service_us: Percentiles,
+    errors: BTreeMap<String, u64>,
+    /// When its last absence began, if no connection to it was up at the end; else `null`.
+    gone_s: Option<f64>,
+    /// The longest absence that ended.
+    away_s: Option<(f64, f64)>,
+    /// When the last byte of a reply came.
+    last_reply_s: Option<f64>,
+    /// Messages sent to it that had no reply when the run closed its connections.
+    without_reply: u64,
 }
 
 /// scheduled = verified + mismatched + errored + timed_out + unanswered (+ outstanding).
@@ -151,18 +185,66 @@ struct Evidence {
     /// CPU time of all threads of the generator, for each verified message.
     cpu_us_per_message: f64,
     stolen_s: f64,
+    /// The time for which the generator may have waited while the run's own server had its CPU.
+    waited_for_own_server_s: f64,
     turns_us: Percentiles,
     /// Replies by messages due in the middle half of the sending.
     kept_up: Option<f64>,
     silence_s: f64,
+    /// Of the busiest thread: the share of its time for which it should have worked and was not let
+    /// run, and the longest such time of any thread.
+    absent: f64,
+    longest_absence_s: f64,
+    /// The time for which the CPU quota of its cgroup was used up.
+    throttled_s: f64,
+    /// Of messages that were outstanding while their thread was away: for how long.
+    held_us: Percentiles,
     segments: u64,
     segments_resent: u64,
     segments_resent_in_vain: u64,
     segments_out_of_order: u64,
     syns_resent: u64,
+    /// TCP_INFO of connections that could not be read: it is missing in the six fields above.
+    tcp_info_unread: u64,
     /// Of the time with data in flight.
     window_limited: f64,
     buffer_limited: f64,
+    way: Way,
+    /// `null`: all targets are on this host.
+    probe: Option<Probe>,
+}
+
+/// Packets that the kernels of the targets answer, from before the first message on.
+#[derive(Serialize)]
+struct Probe {
+    how: Vec<&'static str>,
+    targets: u32,
+    /// Targets that never answered.
+    silent: u32,
+    least_us: Option<f64>,
+    /// Of those that were sent while messages were due.
+    answered: u64,
+    lost: u64,
+    round_trip_us: Percentiles,
+    growth_us: Percentiles,
+}
+
+/// What TCP knew of the ways of the connections while messages were due.
+#[derive(Serialize)]
+struct Way {
+    /// How far the round trip stood above the smallest one of its connection, over the time.
+    growth_us: Percentiles,
+    /// The mean deviation of the round trip in the same looks.
+    deviation_us: Percentiles,
+    /// Looks that found segments sent again since the look before.
+    looks_resent: u64,
+    /// The largest rate of one connection, in bytes a second.
+    delivery_rate: u64,
+    /// Messages without a reply after 100 ms, those of them that were examined, and those of these
+    /// that the server's kernel had not acknowledged.
+    under_way: u64,
+    under_way_examined: u64,
+    under_way_unacknowledged: u64,
 }
 
 #[derive(Serialize)]
@@ -170,6 +252,8 @@ struct Assertion {
     demand: String,
     found: String,
     holds: bool,
+    /// It does not hold, and the number is the generator's.
+    undecided: bool,
 }
 
 /// A line of the interval log.
@@ -192,9 +276,9 @@ struct Interval {
     response_us: Percentiles,
 }
 
-/// The object, on one line, with its end.
-pub fn render(judged: &Judged) -> String {
-    line(&report(judged))
+/// Returns the object, on one line, with its end. `exit_code`: that of the command.
+pub fn render(judged: &Judged, exit_code: u8) -> String {
+    line(&report(judged, exit_code))
 }
 
 /// An interval, on one line, with its end.
@@ -229,7 +313,7 @@ fn line(object: &impl Serialize) -> String {
     serde_json::to_string(object).unwrap_or_default() + "\n"
 }
 
-fn report(judged: &Judged) -> Report {
+fn report(judged: &Judged, exit_code: u8) -> Report {
     let summary = &judged.summary;
     let Summary { plan, results, .. } = summary;
     let (duration_s, messages) = match plan.stop {
@@ -246,6 +330,8 @@ fn report(judged: &Judged) -> Report {
             .map(ToString::to_string)
             .unwrap_or_default(),
         targets: plan.targets.iter().map(ToString::to_string).collect(),
+        per_target: per_target(summary),
+        scheduled_for_none: summary.scheduled_for_none(),
         connections: plan.connections,
         connections_opened: results.counts.opened,
         connections_failed: results.counts.failed,
@@ -267,8 +353,8 @@ fn report(judged: &Judged) -> Report {
         warmup_s: plan.warmup.as_secs_f64(),
         drain_s: plan.drain.as_secs_f64(),
         timeout_s: plan.timeout.map(|timeout| timeout.as_secs_f64()),
-        fates: fates(results),
-        warmup: fates(&summary.warmup),
+        fates: fates(&results.counts),
+        warmup: fates(&summary.warmup.counts),
         elapsed_s: summary.course.elapsed.as_secs_f64(),
         asked_rate: summary.asked_rate(),
         scheduled_rate: summary.scheduled_rate(),
@@ -282,15 +368,17 @@ fn report(judged: &Judged) -> Report {
         connect_us: percentiles(&results.connect),
         kernel: parts(summary),
         sends: sends(summary),
-        errors: errors(results),
+        errors: errors(&results.errors),
         first_difference: differences.first().copied(),
         differences,
         interrupted: summary.course.interrupted,
         own_server: summary.own_server.as_ref().map(own_server),
         verdict: judged.findings.verdict.name(),
+        valid_up_to: judged.findings.valid_up_to.map(|(point, _)| point),
         evidence: evidence(judged),
         assertions: judged.assertions.iter().map(assertion).collect(),
         ok: judged.is_good(),
+        exit_code,
     }
 }
 
@@ -306,6 +394,7 @@ fn pace(pace: Pace) -> (Option<&'static str>, Option<&'static str>, Option<f64>)
             };
             let pacing = match pacing {
                 Pacing::Global => "global",
+                Pacing::FirstFree => "first-free",
                 Pacing::PerConnection => "per-connection",
             };
             (Some(arrivals), Some(pacing), None)
@@ -313,7 +402,7 @@ fn pace(pace: Pace) -> (Option<&'static str>, Option<&'static str>, Option<f64>)
     }
 }
 
-fn fates(results: &Results) -> Fates {
+fn fates(counts: &Counts) -> Fates {
     let Counts {
         scheduled,
         verified,
@@ -322,7 +411,7 @@ fn fates(results: &Results) -> Fates {
         timed_out,
         unanswered,
         ..
-    } = results.counts;
+    } = *counts;
     Fates {
         scheduled,
         verified,
@@ -333,9 +422,36 @@ fn fates(results: &Results) -> Fates {
     }
 }
 
-fn errors(results: &Results) -> BTreeMap<String, u64> {
-    let errors = results.errors.iter();
+fn per_target(summary: &Summary) -> Vec<PerTarget> {
+    let after_start = |at: Instant| {
+        let start = summary.course.start.unwrap_or(at);
+        let before = start.saturating_duration_since(at).as_secs_f64();
+        at.saturating_duration_since(start).as_secs_f64() - before
+    };
+    let targets = summary.plan.targets.iter().zip(&summary.targets);
+    targets
+        .map(|(address, target)| PerTarget {
+            target: address.to_string(),
+            connections_opened: target.opened,
+            connections_failed: target.failed,
+            share: summary.share_of(target),
+            fates: fates(&target.tally.counts),
+            response_us: percentiles(&target.tally.response),
+            service_us: percentiles(&target.tally.service),
+            errors: errors(&target.errors),
+            gone_s: target.gone.map(|gone| after_start(gone.from)),
+            away_s: target
+                .away
+                .map(|(away, end)| (after_start(away.from), after_start(end))),
+            last_reply_s: target.last_reply.map(after_start),
+            without_reply: target.silence.map_or(0, |silence| silence.messages),
+        })
+        .collect()
+}
+
+fn errors(errors: &BTreeMap<ErrorKind, u64>) -> BTreeMap<String, u64> {
     errors
+        .iter()
         .map(|(kind, count)| (kind.to_string(), *count))
         .collect()
 }
@@ -366,7 +482,7 @@ fn parts(summary: &Summary) -> Option<Parts> {
 
 fn sends(summary: &Summary) -> Option<Sends> {
     let (start, sends) = (summary.course.start?, summary.results.sends?);
-    let after = |at: std::time::Instant| at.saturating_duration_since(start).as_secs_f64();
+    let after = |at: Instant| at.saturating_duration_since(start).as_secs_f64();
     Some(Sends {
         first_s: after(sends.first.at),
         last_s: after(sends.last.at),
@@ -416,16 +532,49 @@ fn evidence(judged: &Judged) -> Evidence {
         starved: seen.machine.starved,
         cpu_us_per_message: microseconds(judged.summary.cpu_a_message()),
         stolen_s: seen.machine.stolen.as_secs_f64(),
+        waited_for_own_server_s: judged.summary.waited_for_own_server().as_secs_f64(),
         turns_us: percentiles(&seen.turns),
         kept_up: judged.summary.kept_up(),
         silence_s: seen.silence.as_secs_f64(),
+        absent: seen.absences.share(),
+        longest_absence_s: seen.absences.longest.as_secs_f64(),
+        throttled_s: seen.machine.throttled.as_secs_f64(),
+        held_us: percentiles(&seen.absences.held),
         segments: seen.network.segments,
         segments_resent: seen.network.resent,
         segments_resent_in_vain: seen.network.resent_in_vain,
         segments_out_of_order: seen.network.out_of_order,
         syns_resent: seen.network.syns_resent,
+        tcp_info_unread: seen.network.unread.values().sum(),
         window_limited: share(seen.network.window_limited, seen.network.busy),
         buffer_limited: share(seen.network.buffer_limited, seen.network.busy),
+        way: way(&seen.network),
+        probe: seen.probe.as_ref().map(probe),
+    }
+}
+
+fn probe(probe: &evidence::Probe) -> Probe {
+    Probe {
+        how: probe.how.clone(),
+        targets: probe.targets,
+        silent: probe.silent,
+        least_us: probe.least.map(microseconds),
+        answered: probe.round_trips.count(),
+        lost: probe.lost,
+        round_trip_us: percentiles(&probe.round_trips),
+        growth_us: percentiles(&probe.growth),
+    }
+}
+
+fn way(network: &Network) -> Way {
+    Way {
+        growth_us: percentiles(&network.growth),
+        deviation_us: percentiles(&network.deviation),
+        looks_resent: network.looks_resent,
+        delivery_rate: network.delivery_rate,
+        under_way: network.under_way,
+        under_way_examined: network.examined,
+        under_way_unacknowledged: network.unacknowledged,
     }
 }
 
@@ -433,7 +582,8 @@ fn assertion(assertion: &crate::load::assertion::Assertion) -> Assertion {
     Assertion {
         demand: assertion.demand.clone(),
         found: assertion.found.clone(),
-        holds: assertion.holds,
+        holds: assertion.holds(),
+        undecided: assertion.outcome == Outcome::Undecided,
     }
 }
 

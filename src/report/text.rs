@@ -1,9 +1,12 @@
 //! The result of a load run as a page for a person, and its intervals as a line each.
+//!
+//! On a terminal every line fits: the table of times becomes a list where it would be too wide, and
+//! other lines go on in the next row.
 
 use std::fmt::{self, Write};
+use std::net::SocketAddr;
 
-use indicatif::HumanCount;
-
+use crate::layout::{self, Line, paragraphs};
 use crate::load::books::Interval;
 use crate::load::latency::{Bound, Latency};
 use crate::load::payload::Difference;
@@ -11,8 +14,9 @@ use crate::load::plan::{Close, Pace, Pacing, Plan, Stop};
 use crate::load::results::{Counts, Parts, Results};
 use crate::load::schedule::Arrivals;
 use crate::load::summary::Summary;
+use crate::load::targets::Target;
 use crate::load::verdict::{Judged, Verdict};
-use crate::units::{short, with_interval};
+use crate::units::{counted, grouped, rate, short, throughput, with_interval};
 
 /// The percentiles that are shown.
 const POINTS: [(&str, f64); 4] = [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9)];
@@ -20,15 +24,25 @@ const POINTS: [(&str, f64); 4] = [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), (
 /// Where the text of a line begins, after its name.
 const MARGIN: usize = 13;
 
+/// The text between two cells of the table.
+const GAP: &str = "  ";
+
+/// The text of a cell that too few samples support.
+const UNKNOWN: &str = "-";
+
 /// Wrong bytes that are shown one by one.
 const MISMATCHES_SHOWN: usize = 10;
 
-/// The page.
-pub fn render(judged: &Judged) -> String {
-    let mut page = String::new();
+/// The columns of a terminal, if the page goes to one.
+type Columns = Option<usize>;
+
+/// Returns the page, for a terminal of so many columns.
+pub fn render(judged: &Judged, columns: Columns) -> String {
+    let (mut page, mut fitted) = (String::new(), String::new());
     // Writing to a string cannot fail.
-    let _ = write(&mut page, judged);
-    page
+    let _ = write(&mut page, judged, columns);
+    paragraphs(&mut fitted, columns, MARGIN, &page);
+    fitted
 }
 
 /// An interval, on one line.
@@ -51,12 +65,12 @@ pub fn interval(interval: &Interval) -> String {
         grouped(verified),
         grouped(lost),
         grouped(interval.identity.outstanding),
-        grouped(interval.up.into()),
+        grouped(interval.up),
         brief(&interval.response),
     )
 }
 
-fn write(page: &mut String, judged: &Judged) -> fmt::Result {
+fn write(page: &mut String, judged: &Judged, columns: Columns) -> fmt::Result {
     let summary = &judged.summary;
     let Summary { plan, results, .. } = summary;
     write_plan(page, summary)?;
@@ -67,17 +81,22 @@ fn write(page: &mut String, judged: &Judged) -> fmt::Result {
         grouped(results.counts.failed),
         match summary.not_opened() {
             0 => String::new(),
-            left => format!(", {} never up", grouped(left.into())),
+            left => format!(", {} never up", grouped(left)),
         },
     )?;
     if !plan.warmup.is_zero() {
         writeln!(page, "warm-up      {}", fates(&summary.warmup.counts))?;
     }
     writeln!(page, "messages     {}", fates(&results.counts))?;
-    writeln!(page, "rate         {}", rate(summary))?;
-    write_times(page, summary)?;
+    writeln!(page, "rate         {}", achieved(summary))?;
+    write_times(page, judged, columns)?;
+    write_targets(page, summary, columns)?;
     for (kind, count) in &results.errors {
-        writeln!(page, "error        {kind}: {} connections", grouped(*count))?;
+        writeln!(
+            page,
+            "error        {kind}: {}",
+            counted(*count, "connection")
+        )?;
     }
     write_mismatches(page, results)?;
     if let Some(totals) = &summary.own_server {
@@ -97,18 +116,21 @@ fn write_plan(page: &mut String, summary: &Summary) -> fmt::Result {
     writeln!(page, "target       {}{own}", targets.join(", "))?;
     let stop = match plan.stop {
         Stop::After(duration) => humantime::format_duration(duration).to_string(),
-        Stop::Messages(messages) => format!("{} messages", grouped(messages)),
+        Stop::Messages(messages) => counted(messages, "message").to_string(),
     };
     let threads = match plan.threads {
         1 => String::new(),
         threads => format!(", {threads} threads"),
     };
+    let sizes = match plan.sizes.to_string() {
+        size if size == "1" => "1 byte".to_string(),
+        sizes => format!("{sizes} bytes"),
+    };
     writeln!(
         page,
-        "plan         {} connections, {} bytes a message, depth {}, {stop}, {}{threads}",
-        grouped(plan.connections.into()),
-        plan.sizes,
-        plan.depth,
+        "plan         {}, {sizes} a message, depth {}, {stop}, {}{threads}",
+        counted(plan.connections, "connection"),
+        grouped(plan.depth),
         pace(plan),
     )
 }
@@ -128,6 +150,7 @@ fn pace(plan: &Plan) -> String {
             };
             let pacing = match pacing {
                 Pacing::Global => "",
+                Pacing::FirstFree => ", the first free connection",
                 Pacing::PerConnection => ", a line for each connection",
             };
             format!("{rate} messages/s, {arrivals}{pacing}")
@@ -150,26 +173,23 @@ fn fates(counts: &Counts) -> String {
     )
 }
 
-fn rate(summary: &Summary) -> String {
+fn achieved(summary: &Summary) -> String {
     let reached = match summary.rate_share() {
         None => String::new(),
         Some(share) => format!(" ({:.4} % of the schedule)", share * 100.0),
     };
-    let achieved = summary.achieved_rate();
-    let achieved = if achieved < 1000.0 {
-        format!("{achieved:.1}")
-    } else {
-        grouped(achieved.round() as u64).to_string()
-    };
     format!(
-        "{achieved} messages/s{reached}, {:.2} MB/s each way, over {:.2} s",
-        summary.bytes_per_second() / 1e6,
-        summary.course.elapsed.as_secs_f64(),
+        "{} messages/s{reached}, {} each way, over {}",
+        rate(summary.achieved_rate()),
+        throughput(summary.bytes_per_second()),
+        short(summary.course.elapsed),
     )
 }
 
-fn write_times(page: &mut String, summary: &Summary) -> fmt::Result {
+fn write_times(page: &mut String, judged: &Judged, columns: Columns) -> fmt::Result {
+    let summary = &judged.summary;
     let results = &summary.results;
+    let valid_up_to = judged.findings.valid_up_to;
     let mut rows = vec![("response", &results.response)];
     if summary.asked_rate().is_some() {
         rows.extend([
@@ -180,10 +200,17 @@ fn write_times(page: &mut String, summary: &Summary) -> fmt::Result {
         ]);
     }
     rows.push(("connect", &results.connect));
-    write_table(page, &rows)?;
+    write_table(page, &rows, valid_up_to.map(|(_, up_to)| up_to), columns)?;
+    if let Some((point, _)) = valid_up_to {
+        writeln!(
+            page,
+            "{:MARGIN$}* above {point} the times are the generator's own",
+            ""
+        )?;
+    }
     write_unsupported(page, &rows)?;
     if let Some(parts) = &results.parts {
-        write_parts(page, parts, summary)?;
+        write_parts(page, parts, summary, columns)?;
     }
     if let Some(stall) = summary.stall() {
         let stall = short(stall);
@@ -198,12 +225,18 @@ fn write_times(page: &mut String, summary: &Summary) -> fmt::Result {
 }
 
 /// Where the time of a response went, by the kernel's own times.
-fn write_parts(page: &mut String, parts: &Parts, summary: &Summary) -> fmt::Result {
+fn write_parts(
+    page: &mut String,
+    parts: &Parts,
+    summary: &Summary,
+    columns: Columns,
+) -> fmt::Result {
     let connections = summary.plan.kernel_timestamps.min(summary.plan.connections);
-    let count = grouped(parts.lateness.count());
     writeln!(
         page,
-        "kernel       {count} responses of the first {connections} connections, in four parts",
+        "kernel       {} of the first {}, in four parts",
+        counted(parts.lateness.count(), "response"),
+        counted(connections, "connection"),
     )?;
     let rows = [
         ("  lateness", &parts.lateness),
@@ -211,22 +244,188 @@ fn write_parts(page: &mut String, parts: &Parts, summary: &Summary) -> fmt::Resu
         ("  on the way", &parts.wire_and_server),
         ("  recv queue", &parts.receive_queue),
     ];
-    write_table(page, &rows)?;
+    write_table(page, &rows, None, columns)?;
     write_unsupported(page, &rows)?;
     match parts.negative {
         0 => Ok(()),
         count => writeln!(
             page,
-            "{:MARGIN$}{count} parts were below -2 µs: the clocks disagree, trust none of these",
-            ""
+            "{:MARGIN$}{} below -2 µs: the clocks disagree, trust none of these",
+            "",
+            counted(count, "part"),
         ),
     }
 }
 
-/// The percentiles with their 95 % intervals, one duration a row.
-fn write_table(page: &mut String, rows: &[(&str, &Latency)]) -> fmt::Result {
-    let mut table = vec![POINTS.map(|(point, _)| point.to_string()).to_vec()];
-    table[0].push("max".to_string());
+/// Writes how the messages were shared among several targets, and a row for each of them; where
+/// that is too wide, the cells of a row one after the other. What was not well follows its row.
+fn write_targets(page: &mut String, summary: &Summary, columns: Columns) -> fmt::Result {
+    let targets = summary.plan.targets.iter().zip(&summary.targets);
+    if targets.len() < 2 {
+        return Ok(());
+    }
+    writeln!(page, "targets      {}", sharing(summary))?;
+    let heads = ["", "scheduled", "verified", "p50", "p90", "p99", "max"];
+    let mut table = vec![heads.map(str::to_string)];
+    table.extend(targets.map(|(address, target)| target_cells(address, target)));
+    let width = |column: usize| {
+        let cells = table.iter().map(|row| row[column].chars().count());
+        cells.max().unwrap_or(0)
+    };
+    let widths: [usize; 7] = std::array::from_fn(width);
+    let whole = widths.iter().sum::<usize>() + GAP.len() * (widths.len() - 1);
+    let is_table = columns.is_none_or(|columns| whole <= columns);
+    if is_table {
+        write_target(page, &table[0], &widths)?;
+    }
+    for (row, target) in table[1..].iter().zip(&summary.targets) {
+        match is_table {
+            true => write_target(page, row, &widths)?,
+            false => list_target(page, &table[0], row, columns)?,
+        }
+        if let Some(trouble) = trouble(target) {
+            writeln!(page, "{:MARGIN$}{trouble}", "")?;
+        }
+    }
+    if table.iter().flatten().any(|cell| cell == UNKNOWN) {
+        let left_out = "percentiles that too few samples support are left out";
+        writeln!(page, "{:MARGIN$}{left_out}", "")?;
+    }
+    Ok(())
+}
+
+/// Returns how the messages were shared among the targets.
+fn sharing(summary: &Summary) -> String {
+    let how = match summary.plan.pace {
+        Pace::Closed { .. } => "each connection went at the pace of its target",
+        Pace::Open { pacing, .. } => match pacing {
+            Pacing::Global => "the messages went to each in turn",
+            Pacing::FirstFree => "each message went to the first free connection of all",
+            Pacing::PerConnection => "each connection had a line of its own",
+        },
+    };
+    let counts = summary
+        .targets
+        .iter()
+        .map(|target| target.tally.counts.scheduled);
+    let (least, most) = (counts.clone().min(), counts.max());
+    let (least, most) = (least.unwrap_or(0), most.unwrap_or(0));
+    let percent =
+        |count: u64| count as f64 * 100.0 / summary.results.counts.scheduled.max(1) as f64;
+    // Threads that are ended by a signal end a message sooner or later.
+    let shares = match most - least <= u64::from(summary.plan.threads) {
+        true => "equal shares".to_string(),
+        false => format!(
+            "from {:.1} to {:.1} % of the messages",
+            percent(least),
+            percent(most)
+        ),
+    };
+    match summary.scheduled_for_none() {
+        0 => format!("{how}: {shares}"),
+        none => format!("{how}: {shares}; {} got none", counted(none, "message")),
+    }
+}
+
+/// The percentiles of a target.
+const TARGET_POINTS: &[(&str, f64)] = POINTS.split_at(3).0;
+
+/// The cells of a target's row.
+fn target_cells(address: &SocketAddr, target: &Target) -> [String; 7] {
+    let Counts {
+        scheduled,
+        verified,
+        ..
+    } = target.tally.counts;
+    let distribution = target.tally.response.distribution();
+    let point = |place: usize| {
+        let (_, percentile) = TARGET_POINTS[place];
+        let found = distribution.as_ref()?.percentile(percentile)?;
+        Some(bound(found.bound))
+    };
+    let longest = distribution.as_ref().map(|all| bound(all.longest()));
+    let [p50, p90, p99, max] =
+        [point(0), point(1), point(2), longest].map(|cell| cell.unwrap_or(UNKNOWN.to_string()));
+    let [scheduled, verified] = [scheduled, verified].map(|count| grouped(count).to_string());
+    [address.to_string(), scheduled, verified, p50, p90, p99, max]
+}
+
+/// Writes a row of the targets' table; counts stand to the right, everything else to the left.
+fn write_target(page: &mut String, row: &[String; 7], widths: &[usize; 7]) -> fmt::Result {
+    let mut line = String::new();
+    for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+        match column {
+            1 | 2 => write!(line, "{cell:>width$}{GAP}")?,
+            _ => write!(line, "{cell:width$}{GAP}")?,
+        }
+    }
+    writeln!(page, "{}", line.trim_end())
+}
+
+/// Writes a row of the targets' table as a list.
+fn list_target(
+    page: &mut String,
+    names: &[String; 7],
+    row: &[String; 7],
+    columns: Columns,
+) -> fmt::Result {
+    let [address, scheduled, verified, ..] = row;
+    writeln!(page, "{address}")?;
+    writeln!(
+        page,
+        "{:MARGIN$}{scheduled} scheduled, {verified} verified",
+        ""
+    )?;
+    write_list(page, "", &names[3..], &row[3..], columns);
+    Ok(())
+}
+
+/// Returns what was not well with a target: messages that were not verified, and connections.
+fn trouble(target: &Target) -> Option<String> {
+    let Counts {
+        mismatched,
+        errored,
+        timed_out,
+        unanswered,
+        ..
+    } = target.tally.counts;
+    let fates = [
+        (mismatched, "mismatched"),
+        (errored, "errored"),
+        (timed_out, "timed out"),
+        (unanswered, "unanswered"),
+    ];
+    let fates = fates.iter().filter(|(count, _)| *count > 0);
+    let mut parts: Vec<String> = fates
+        .map(|(count, fate)| format!("{} {fate}", grouped(*count)))
+        .collect();
+    if target.failed > 0 || !target.errors.is_empty() {
+        let opened = counted(target.opened, "connection");
+        parts.push(format!(
+            "{opened} opened, {} failed",
+            grouped(target.failed)
+        ));
+    }
+    let errors = target.errors.iter();
+    parts.extend(errors.map(|(kind, count)| format!("{kind} {}", grouped(*count))));
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+/// Writes the percentiles with their 95 % intervals, one duration a row; where that is too wide,
+/// one duration after the other. What lies above the percentile `valid_up_to` is marked.
+fn write_table(
+    page: &mut String,
+    rows: &[(&str, &Latency)],
+    valid_up_to: Option<f64>,
+    columns: Columns,
+) -> fmt::Result {
+    let mark = |percentile| match valid_up_to {
+        Some(up_to) if percentile > up_to => "*",
+        _ => "",
+    };
+    let points = POINTS.iter().chain(&[("max", 100.0)]);
+    let heads = points.map(|&(point, percentile)| format!("{point}{}", mark(percentile)));
+    let mut table = vec![heads.collect::<Vec<String>>()];
     table.extend(rows.iter().map(|(_, latency)| cells(latency)));
     let names = [""].into_iter().chain(rows.iter().map(|(name, _)| *name));
     let width = |column: usize| {
@@ -234,14 +433,49 @@ fn write_table(page: &mut String, rows: &[(&str, &Latency)]) -> fmt::Result {
         cells.max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..=POINTS.len()).map(width).collect();
+    let whole = MARGIN + widths.iter().sum::<usize>() + GAP.len() * POINTS.len();
+    if columns.is_some_and(|columns| columns < whole) {
+        for ((name, _), row) in rows.iter().zip(&table[1..]) {
+            write_list(page, name, &table[0], row, columns);
+        }
+        return Ok(());
+    }
     for (name, row) in names.zip(&table) {
         let mut line = format!("{name:MARGIN$}");
         for (cell, width) in row.iter().zip(&widths) {
-            write!(line, "{cell:width$}  ")?;
+            write!(line, "{cell:width$}{GAP}")?;
         }
         writeln!(page, "{}", line.trim_end())?;
     }
     Ok(())
+}
+
+/// Writes one duration as a list: as many percentiles in a row as fit, and one in a narrow
+/// terminal. Those that too few samples support are left out.
+fn write_list(
+    page: &mut String,
+    name: &str,
+    points: &[String],
+    cells: &[String],
+    columns: Columns,
+) {
+    let known = points
+        .iter()
+        .zip(cells)
+        .filter(|(_, cell)| *cell != UNKNOWN);
+    let mut line = Line::begin(page, columns, MARGIN);
+    line.part("", &format!("{name:MARGIN$}"));
+    for (place, (point, cell)) in known.enumerate() {
+        let gap = if place == 0 { "" } else { GAP };
+        if layout::is_narrow(columns) {
+            line.next_row();
+            line.part("", &format!("{point:5} "));
+            line.words(cell);
+        } else {
+            line.part(gap, &format!("{point} {cell}"));
+        }
+    }
+    line.end();
 }
 
 /// A row of the table; `-` is what too few samples support.
@@ -256,7 +490,7 @@ fn cells(latency: &Latency) -> Vec<String> {
     let longest = distribution.as_ref().map(|all| bound(all.longest()));
     points
         .chain([longest])
-        .map(|cell| cell.unwrap_or("-".to_string()))
+        .map(|cell| cell.unwrap_or(UNKNOWN.to_string()))
         .collect()
 }
 
@@ -264,9 +498,9 @@ fn cells(latency: &Latency) -> Vec<String> {
 fn write_unsupported(page: &mut String, rows: &[(&str, &Latency)]) -> fmt::Result {
     let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
     for (name, latency) in rows {
-        let count = grouped(latency.count());
+        let count = counted(latency.count(), "sample");
         let reason = match unsupported(latency) {
-            Some(point) => format!("{point}: not supported, {count} samples"),
+            Some(point) => format!("{point}: not supported, {count}"),
             None if latency.count() == 0 => "no samples".to_string(),
             None => continue,
         };
@@ -319,7 +553,8 @@ fn write_mismatches(page: &mut String, results: &Results) -> fmt::Result {
         0 => Ok(()),
         more => writeln!(
             page,
-            "mismatch     and on {more} more connections (--format json)"
+            "mismatch     and on {} (--format json)",
+            counted(more as u64, "more connection")
         ),
     }
 }
@@ -353,15 +588,19 @@ fn write_verdict(page: &mut String, judged: &Judged) -> fmt::Result {
     } else {
         ""
     };
+    let up_to = findings.valid_up_to;
+    let up_to = up_to.map_or(String::new(), |(point, _)| format!(" up to {point}"));
     let churn = judged.summary.plan.churn;
+    let counts = &judged.summary.results.counts;
     let verified = match findings.verdict {
         Verdict::Failed => "",
+        _ if counts.scheduled == 0 || counts.verified < counts.scheduled => "",
         _ if churn.is_some_and(|churn| churn.close == Close::Rst) => ": every reply verified",
         _ => ": every reply verified, every connection closed in order",
     };
     writeln!(
         page,
-        "verdict      {}{allowed}{verified}{ended}",
+        "verdict      {}{up_to}{allowed}{verified}{ended}",
         findings.verdict
     )?;
     if let Some(error) = &judged.summary.unlogged {
@@ -377,8 +616,4 @@ fn write_verdict(page: &mut String, judged: &Judged) -> fmt::Result {
         writeln!(page, "             advice: {advice}")?;
     }
     Ok(())
-}
-
-fn grouped(count: u64) -> HumanCount {
-    HumanCount(count)
 }

@@ -22,6 +22,7 @@ use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -42,33 +43,54 @@ pub fn sockets() -> anyhow::Result<Vec<TcpListener>> {
         .context("cannot use the sockets that LISTEN_FDS names")
 }
 
-/// Tells the service manager how it goes; silent when there is none.
+/// Notifies the service manager of the state of all shards together; does nothing without a
+/// manager.
 #[derive(Debug, Default)]
-pub struct Notifier(Option<UnixDatagram>);
+pub struct Notifier {
+    socket: Option<UnixDatagram>,
+    /// Shards that are not ready yet.
+    awaited: AtomicUsize,
+    is_stopping: AtomicBool,
+}
 
 impl Notifier {
     /// Connects with the socket that `NOTIFY_SOCKET` names. One that cannot be reached is a warning
     /// and no error: a server that serves is worth more than one that says so.
     pub fn from_env() -> Notifier {
-        Notifier(env::var_os("NOTIFY_SOCKET").and_then(|name| {
+        let socket = env::var_os("NOTIFY_SOCKET").and_then(|name| {
             connect(&name)
                 .inspect_err(|error| warn!("cannot notify {}: {error}", name.display()))
                 .ok()
-        }))
+        });
+        Notifier {
+            socket,
+            ..Notifier::default()
+        }
     }
 
-    /// Clients can connect, and are served.
+    /// Sets the number of shards that must be ready before the manager is notified.
+    pub fn for_shards(mut self, shards: usize) -> Notifier {
+        self.awaited = AtomicUsize::new(shards);
+        self
+    }
+
+    /// Takes note that a shard serves its clients. When the last one does, the manager is notified.
     pub fn ready(&self) {
-        self.send("READY=1\nSTATUS=serving\n");
+        if self.awaited.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.send("READY=1\nSTATUS=serving\n");
+        }
     }
 
-    /// It was asked to stop.
+    /// Takes note that a shard was asked to stop, or failed. The manager is notified of the first
+    /// one.
     pub fn stopping(&self) {
-        self.send("STOPPING=1\nSTATUS=serving clients to their end\n");
+        if !self.is_stopping.swap(true, Ordering::SeqCst) {
+            self.send("STOPPING=1\nSTATUS=serving clients to their end\n");
+        }
     }
 
     fn send(&self, message: &str) {
-        if let Some(socket) = &self.0
+        if let Some(socket) = &self.socket
             && let Err(error) = socket.send(message.as_bytes())
         {
             warn!("cannot notify the service manager: {error}");

@@ -4,32 +4,62 @@
 //! It goes on when a little room has gathered, so that a full server does not change its mind with
 //! every client. A client of an address that has its share is refused, since no waiting would help
 //! the others behind it.
+//!
+//! Both limits are those of the whole server. Its shards share them, see
+//! [`crate::server::places`]; a server of one shard counts by itself.
+//!
+//! Invariant: of shared places, as many are held as there are clients, and one more while a client
+//! is being accepted.
 
-use std::collections::HashMap;
+use std::collections::TryReserveError;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::server::places::{Addresses as SharedAddresses, Places, Shards, room};
 use crate::server::stats::Pauses;
-
-/// How much of the cap must be free before a full server accepts again: one part of so many, and
-/// not more than so many places, which may stay empty while clients wait.
-const ROOM: usize = 64;
-const ROOM_MOST: usize = 16;
 
 /// The state of the door.
 #[derive(Debug)]
 pub struct Admission {
     cap: usize,
     full_since: Option<Instant>,
+    /// Present only when there are other shards.
+    share: Option<Share>,
     addresses: Option<Addresses>,
 }
 
-/// Clients by address, and the address of each by its place in the table.
+/// A shard's part of the places.
+#[derive(Debug)]
+struct Share {
+    places: Arc<Places>,
+    shard: usize,
+    /// Places that this shard holds.
+    held: usize,
+    /// True while it stands in the line for a place, or was granted one that it has not taken.
+    is_in_line: bool,
+    /// Shards that were granted places, and are to be woken.
+    woken: Shards,
+}
+
+/// Clients by address, those of all shards, and the address of each client here by its place in
+/// the table.
 #[derive(Debug)]
 struct Addresses {
     most: u32,
-    open: HashMap<IpAddr, u32>,
+    open: Arc<SharedAddresses>,
     places: Vec<Option<IpAddr>>,
+}
+
+/// The result of counting a client's address.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// There is room for it.
+    Welcome,
+    /// The address has this number of connections already, which is its share.
+    OverShare(u32),
+    /// It could not be counted, for want of memory.
+    OutOfMemory(TryReserveError),
 }
 
 impl Admission {
@@ -38,29 +68,92 @@ impl Admission {
         Admission {
             cap,
             full_since: None,
+            share: None,
             addresses: of_one_address.map(|most| Addresses {
                 most,
-                open: HashMap::new(),
+                open: Arc::default(),
                 places: Vec::new(),
             }),
         }
     }
 
-    /// Whether the server is full with so many clients. Changes the state: true from the cap on
+    /// Shares the limits with the other shards from now on; `shard` is the number of this one.
+    pub fn share(&mut self, places: Arc<Places>, shard: usize) {
+        if let Some(addresses) = &mut self.addresses {
+            addresses.open = Arc::clone(places.addresses());
+        }
+        self.share = Some(Share {
+            places,
+            shard,
+            held: 0,
+            is_in_line: false,
+            woken: Shards::default(),
+        });
+    }
+
+    /// Takes a place for one more client than these. False: the server is full, from the cap on
     /// until there is room. The pauses are counted.
-    pub fn is_full(&mut self, open: usize, now: Instant, pauses: &mut Pauses) -> bool {
+    #[inline]
+    pub fn take(&mut self, open: usize, now: Instant, pauses: &mut Pauses) -> bool {
+        let has_place = match &mut self.share {
+            None => self.has_room(open),
+            Some(share) => share.take(),
+        };
         match self.full_since {
-            None if open >= self.cap => {
+            None if !has_place => {
                 self.full_since = Some(now);
                 pauses.count += 1;
             }
-            Some(since) if open + (self.cap / ROOM).clamp(1, ROOM_MOST) <= self.cap => {
+            Some(since) if has_place => {
                 self.full_since = None;
                 pauses.time += now.saturating_duration_since(since);
             }
             _ => {}
         }
-        self.full_since.is_some()
+        has_place
+    }
+
+    #[inline]
+    fn has_room(&self, open: usize) -> bool {
+        match self.full_since {
+            None => open < self.cap,
+            Some(_) => open + room(self.cap) <= self.cap,
+        }
+    }
+
+    /// Takes note that no client came for the place that was taken.
+    #[inline]
+    pub fn give_back(&mut self) {
+        if let Some(share) = &mut self.share {
+            share.give();
+        }
+    }
+
+    /// Leaves the line, as no client waits here any more: places granted to this shard are for
+    /// others.
+    pub fn stop_waiting(&mut self, now: Instant, pauses: &mut Pauses) {
+        if let Some(share) = &mut self.share
+            && share.is_in_line
+        {
+            share.leave();
+            let since = self.full_since.take().unwrap_or(now);
+            pauses.time += now.saturating_duration_since(since);
+        }
+    }
+
+    /// Returns the shards that were granted places since the last call, and are to be woken.
+    #[inline]
+    pub fn take_woken(&mut self) -> Option<Shards> {
+        let share = self.share.as_mut()?;
+        match share.woken.is_empty() {
+            true => None,
+            false => Some(std::mem::take(&mut share.woken)),
+        }
+    }
+
+    /// Returns how many clients there may be, in all shards.
+    pub fn cap(&self) -> usize {
+        self.cap
     }
 
     /// How long the server has been full.
@@ -74,35 +167,98 @@ impl Admission {
         self.addresses.is_some()
     }
 
-    /// A client of this address takes this place in the table. False: its address has its share
-    /// already. It is counted all the same until it leaves.
-    pub fn enter(&mut self, place: usize, address: IpAddr) -> bool {
+    /// Counts a client of this address at this place in the table until it leaves, even when its
+    /// address has its share already.
+    pub fn enter(&mut self, place: usize, address: IpAddr) -> Entry {
         let Some(addresses) = &mut self.addresses else {
-            return true;
+            return Entry::Welcome;
         };
-        let network = network(address);
-        let open = addresses.open.entry(network).or_default();
-        *open += 1;
-        if addresses.places.len() <= place {
-            addresses.places.resize(place + 1, None);
+        match addresses.enter(place, network(address)) {
+            Ok(open) if open > addresses.most => Entry::OverShare(open - 1),
+            Ok(_) => Entry::Welcome,
+            Err(error) => Entry::OutOfMemory(error),
         }
-        addresses.places[place] = Some(network);
-        *open <= addresses.most
     }
 
     /// The client at this place has gone.
+    #[inline]
     pub fn leave(&mut self, place: usize) {
-        let Some(addresses) = &mut self.addresses else {
+        self.give_back();
+        if let Some(addresses) = &mut self.addresses {
+            addresses.leave(place);
+        }
+    }
+}
+
+impl Share {
+    #[inline]
+    fn take(&mut self) -> bool {
+        let woken = &mut self.woken;
+        let has_place = match self.is_in_line {
+            false => self.places.take(self.shard, woken),
+            true => self.places.take_in_turn(self.shard, woken),
+        };
+        self.held += usize::from(has_place);
+        self.is_in_line = !has_place;
+        has_place
+    }
+
+    #[inline]
+    fn give(&mut self) {
+        self.held -= 1;
+        self.places.give(&mut self.woken);
+    }
+
+    fn leave(&mut self) {
+        self.is_in_line = false;
+        self.places.leave(self.shard, &mut self.woken);
+    }
+}
+
+/// A shard that breaks off leaves its places to the others, which are woken to come to an end.
+impl Drop for Share {
+    fn drop(&mut self) {
+        while self.held > 0 {
+            self.give();
+        }
+        self.leave();
+    }
+}
+
+impl Addresses {
+    /// Returns how many there are now.
+    fn enter(&mut self, place: usize, network: IpAddr) -> Result<u32, TryReserveError> {
+        if self.places.len() <= place {
+            self.places.try_reserve(place + 1 - self.places.len())?;
+            self.places.resize(place + 1, None);
+        }
+        let mut all = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        all.try_reserve(1)?;
+        let open = all.entry(network).or_default();
+        *open += 1;
+        self.places[place] = Some(network);
+        Ok(*open)
+    }
+
+    fn leave(&mut self, place: usize) {
+        let Some(network) = self.places.get_mut(place).and_then(Option::take) else {
             return;
         };
-        let Some(network) = addresses.places.get_mut(place).and_then(Option::take) else {
-            return;
-        };
-        if let Some(open) = addresses.open.get_mut(&network) {
+        let mut all = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = all.get_mut(&network) {
             *open -= 1;
             if *open == 0 {
-                addresses.open.remove(&network);
+                all.remove(&network);
             }
+        }
+    }
+}
+
+/// The counts of clients that are still there when a shard breaks off.
+impl Drop for Addresses {
+    fn drop(&mut self) {
+        for place in 0..self.places.len() {
+            self.leave(place);
         }
     }
 }
@@ -126,46 +282,58 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut pauses = Pauses::default();
         let mut admission = Admission::new(256, None);
-        assert!(!admission.is_full(255, at(0), &mut pauses));
-        assert!(admission.is_full(256, at(1), &mut pauses));
+        assert!(admission.take(255, at(0), &mut pauses));
+        assert!(!admission.take(256, at(1), &mut pauses));
         assert!(
-            admission.is_full(253, at(2), &mut pauses),
+            !admission.take(253, at(2), &mut pauses),
             "four places are to be free"
         );
         assert_eq!(admission.full_for(at(3)), Some(Duration::from_secs(2)));
-        assert!(!admission.is_full(252, at(4), &mut pauses));
+        assert!(admission.take(252, at(4), &mut pauses));
         assert_eq!((pauses.count, pauses.time), (1, Duration::from_secs(3)));
 
         let mut one = Admission::new(1, None);
-        assert!(one.is_full(1, at(0), &mut pauses));
-        assert!(!one.is_full(0, at(0), &mut pauses));
+        assert!(!one.take(1, at(0), &mut pauses));
+        assert!(one.take(0, at(0), &mut pauses));
     }
 
     #[test]
     fn an_address_has_its_share_and_gets_it_back() {
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let mut admission = Admission::new(10, Some(2));
-        assert!(admission.enter(0, address("10.0.0.1")));
-        assert!(admission.enter(1, address("10.0.0.1")));
-        assert!(!admission.enter(2, address("10.0.0.1")));
-        assert!(admission.enter(3, address("10.0.0.2")));
+        assert_eq!(admission.enter(0, address("10.0.0.1")), Entry::Welcome);
+        assert_eq!(admission.enter(1, address("10.0.0.1")), Entry::Welcome);
+        assert_eq!(admission.enter(2, address("10.0.0.1")), Entry::OverShare(2));
+        assert_eq!(admission.enter(3, address("10.0.0.2")), Entry::Welcome);
         admission.leave(2);
         admission.leave(2);
-        assert!(!admission.enter(2, address("10.0.0.1")), "left once");
+        assert_eq!(
+            admission.enter(2, address("10.0.0.1")),
+            Entry::OverShare(2),
+            "left once"
+        );
         admission.leave(2);
         admission.leave(0);
-        assert!(admission.enter(0, address("10.0.0.1")));
+        assert_eq!(admission.enter(0, address("10.0.0.1")), Entry::Welcome);
 
-        assert!(admission.enter(4, address("2001:db8::1")));
-        assert!(admission.enter(5, address("2001:db8::2")));
-        assert!(
-            !admission.enter(6, address("2001:db8::3")),
+        assert_eq!(admission.enter(4, address("2001:db8::1")), Entry::Welcome);
+        assert_eq!(admission.enter(5, address("2001:db8::2")), Entry::Welcome);
+        assert_eq!(
+            admission.enter(6, address("2001:db8::3")),
+            Entry::OverShare(2),
             "of the same /64"
         );
-        assert!(admission.enter(7, address("2001:db8:0:1::1")));
-        assert!(admission.enter(8, address("::ffff:10.0.0.3")));
-        assert!(
+        assert_eq!(
+            admission.enter(7, address("2001:db8:0:1::1")),
+            Entry::Welcome
+        );
+        assert_eq!(
+            admission.enter(8, address("::ffff:10.0.0.3")),
+            Entry::Welcome
+        );
+        assert_eq!(
             admission.enter(9, address("::ffff:10.0.0.4")),
+            Entry::Welcome,
             "another address"
         );
     }

@@ -1,7 +1,7 @@
 //! Where the shards of a server put how they stand, when somebody asks. Nothing else is shared by
 //! them, and nobody who does not ask pays for it.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::reactor::signals::Remote;
@@ -17,7 +17,7 @@ const LEFT: u64 = u64::MAX;
 /// The last word of every shard.
 #[derive(Debug)]
 pub struct Board {
-    remotes: Vec<Remote>,
+    remotes: Arc<[Remote]>,
     state: Mutex<State>,
     answered: Condvar,
 }
@@ -49,7 +49,7 @@ pub struct Answer {
 
 impl Board {
     /// For the shards behind these handles, in the order of their numbers.
-    pub fn new(remotes: Vec<Remote>) -> Self {
+    pub fn new(remotes: Arc<[Remote]>) -> Self {
         Board {
             state: Mutex::new(State {
                 said: vec![Said::default(); remotes.len()],
@@ -92,7 +92,7 @@ impl Board {
         state.is_inquired |= is_inquired;
         let round = state.round;
         drop(state);
-        for remote in &self.remotes {
+        for remote in self.remotes.iter() {
             remote.report();
         }
         round
@@ -111,7 +111,6 @@ impl Board {
         let mut state = self.state();
         let round = LEFT;
         state.said[shard] = Said { snapshot, round };
-        self.wake_first();
         self.tell(state)
     }
 
@@ -126,25 +125,18 @@ impl Board {
     /// A shard broke off: it leaves with what it said last.
     pub fn lose(&self, shard: usize) {
         self.state().said[shard].round = LEFT;
-        self.wake_first();
     }
 
-    /// Whether the first shard is alone.
-    pub fn is_first_alone(&self) -> bool {
+    /// Returns whether all shards with lower numbers have left, so that this one answers for the
+    /// process.
+    pub fn is_first(&self, shard: usize) -> bool {
         let has_left = |said: &Said| said.round == LEFT;
-        self.state().said[1..].iter().all(has_left)
+        self.state().said[..shard].iter().all(has_left)
     }
 
     /// Something is wrong with one shard: all come to an end in order.
     pub fn drain(&self) {
         self.remotes.iter().for_each(Remote::drain);
-    }
-
-    /// The first shard takes the signals, so it waits for the others before it leaves.
-    fn wake_first(&self) {
-        if let Some(first) = self.remotes.first() {
-            first.report();
-        }
     }
 
     /// A thread that broke off while it held the lock has left nothing half done.

@@ -30,7 +30,7 @@ use crate::stream::{Hints, Readiness, Received, Stream};
 /// The state of one client. It is kept small: there may be very many.
 #[derive(Debug)]
 pub struct Connection {
-    pending: Option<Box<Pending>>,
+    pending: Option<Box<[Pending; 1]>>,
     readiness: Readiness,
     phase: Phase,
 }
@@ -38,8 +38,28 @@ pub struct Connection {
 /// Converted bytes that the kernel has not taken yet: those from `sent` on.
 #[derive(Debug)]
 struct Pending {
-    bytes: Box<[u8]>,
+    bytes: Vec<u8>,
     sent: usize,
+}
+
+impl Pending {
+    /// Copies these bytes. Fails when there is no memory for them. `Box::try_new` is not stable, so
+    /// the one box, which keeps [`Connection`] small, is made of a vector of one.
+    #[inline(never)]
+    fn copy(bytes: &[u8]) -> io::Result<Box<[Pending; 1]>> {
+        let mut copy = Vec::new();
+        copy.try_reserve_exact(bytes.len())?;
+        copy.extend_from_slice(bytes);
+        let mut one = Vec::new();
+        one.try_reserve_exact(1)?;
+        one.push(Pending {
+            bytes: copy,
+            sent: 0,
+        });
+        // Its capacity is its length, so nothing is allocated here.
+        let one: Result<Box<[Pending; 1]>, _> = one.into_boxed_slice().try_into();
+        one.map_err(|_| io::ErrorKind::OutOfMemory.into())
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +89,18 @@ pub enum Progress {
     Lingers,
     /// It is over.
     Closed(CloseReason),
+    /// The connection is over, for a reason that no client causes: [`CloseReason::Failed`].
+    Failed(io::ErrorKind),
+}
+
+impl Progress {
+    #[cold]
+    fn of_error(error: &io::Error) -> Progress {
+        match CloseReason::of_error(error) {
+            CloseReason::Failed => Progress::Failed(error.kind()),
+            reason => Progress::Closed(reason),
+        }
+    }
 }
 
 /// How the first half of a turn ended.
@@ -130,7 +162,7 @@ impl Connection {
             }
             Ok(Received::End) => Half::Whole(Progress::Closed(CloseReason::Finished)),
             Ok(Received::Blocked) => Half::Whole(Progress::Waiting),
-            Err(error) => Half::Whole(Progress::Closed(CloseReason::of_error(&error))),
+            Err(error) => Half::Whole(Progress::of_error(&error)),
         }
     }
 
@@ -144,7 +176,7 @@ impl Connection {
     ) -> Progress {
         match self.reply(stream, bytes, traffic) {
             Ok(()) => Progress::Waiting,
-            Err(error) => Progress::Closed(CloseReason::of_error(&error)),
+            Err(error) => Progress::of_error(&error),
         }
     }
 
@@ -158,7 +190,7 @@ impl Connection {
         traffic: &mut Traffic,
     ) -> Progress {
         self.advance(stream, scratch, budget, traffic)
-            .unwrap_or_else(|error| Progress::Closed(CloseReason::of_error(&error)))
+            .unwrap_or_else(|error| Progress::of_error(&error))
     }
 
     /// A stopping server looks at this connection, at regular times: no byte has come or gone for
@@ -224,7 +256,7 @@ impl Connection {
     /// Bytes received and converted that the kernel has not taken yet.
     pub fn pending(&self) -> usize {
         let pending = self.pending.as_ref();
-        pending.map_or(0, |pending| pending.bytes.len() - pending.sent)
+        pending.map_or(0, |pending| pending[0].bytes.len() - pending[0].sent)
     }
 
     fn advance(
@@ -316,6 +348,7 @@ impl Connection {
         let Some(pending) = &mut self.pending else {
             return Ok(true);
         };
+        let [pending] = &mut **pending;
         let sent = self
             .readiness
             .send(stream, &pending.bytes[pending.sent..])?;
@@ -354,10 +387,7 @@ impl Connection {
         let sent = self.readiness.send(stream, bytes)?;
         traffic.bytes_out += sent as u64;
         if sent < bytes.len() {
-            self.pending = Some(Box::new(Pending {
-                bytes: bytes[sent..].into(),
-                sent: 0,
-            }));
+            self.pending = Some(Pending::copy(&bytes[sent..])?);
         }
         Ok(())
     }

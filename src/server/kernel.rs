@@ -3,11 +3,13 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 
 use crate::reactor::Reactor;
+use crate::reactor::signals::Remote;
 use crate::reactor::slots::Token;
 use crate::server::world::{Output, Socket, Timer, World};
 use crate::socket;
@@ -23,6 +25,8 @@ pub struct Kernel {
     pub reactor: Reactor<Timer>,
     /// By number; `None` when it is closed.
     doors: Vec<Option<Door>>,
+    /// The shards of this server by their numbers; empty for a server of one shard.
+    shards: Arc<[Remote]>,
 }
 
 /// A listening socket.
@@ -51,7 +55,13 @@ impl Kernel {
         Ok(Kernel {
             reactor: Reactor::new()?,
             doors: Vec::new(),
+            shards: Arc::new([]),
         })
+    }
+
+    /// Sets the shards of its server, by their numbers.
+    pub fn join(&mut self, shards: Arc<[Remote]>) {
+        self.shards = shards;
     }
 
     /// Adds a listener, which is watched under this token from now on.
@@ -127,6 +137,12 @@ impl World for Kernel {
         }
     }
 
+    fn wake(&mut self, shard: usize) {
+        if let Some(shard) = self.shards.get(shard) {
+            shard.wake();
+        }
+    }
+
     fn set_timer(&mut self, deadline: Instant, timer: Timer) {
         self.reactor.set_timer(deadline, timer);
     }
@@ -139,7 +155,13 @@ impl Socket for TcpStream {
             acknowledged: info.acknowledged(),
             outstanding: info.outstanding(),
             quiet: info.quiet(),
+            heard: info.heard(),
+            unanswered: info.unanswered(),
         })
+    }
+
+    fn probe(&mut self) -> io::Result<()> {
+        socket::probe(self)
     }
 
     fn reset_on_close(&mut self) -> io::Result<()> {

@@ -11,6 +11,9 @@ const KIB: usize = 1024;
 /// and a message of 1 MiB takes 1.4 times the CPU time.
 pub const UNSENT_MOST: u32 = LARGE_READ_BYTES as u32;
 
+/// A client that leaves so many keep-alive probes unanswered is given up.
+pub const KEEPALIVE_PROBES: u32 = 4;
+
 /// What one read may take, of many clients and of few.
 const READ_BYTES: usize = 64 * KIB;
 const LARGE_READ_BYTES: usize = 256 * KIB;
@@ -32,6 +35,20 @@ pub struct Limits {
     pub stall_timeout: Option<Duration>,
     /// In bytes a second, see `stall_timeout`.
     pub min_rate: u64,
+    /// How long a client may be silent before it is probed, [`KEEPALIVE_PROBES`] times with a pause
+    /// of a quarter of this time after each; `None`: for ever. A client that answers no probe has
+    /// lost its power or its network, and would keep its place for ever.
+    pub keepalive: Option<Duration>,
+    /// The shortest pause after a probe: a shorter one would take a slow path for a dead one, since
+    /// a round trip may take a second (RFC 6298).
+    pub keepalive_pause_least: Duration,
+    /// Silent clients that may be checked, and probed, at once; then none for `probe_gap`. The
+    /// first number is for few clients, and it grows with them up to the second. The kernel sends
+    /// together the probes that are requested within one tick of its clock (1 to 10 ms), and queues
+    /// 1,000 packets: even in the longest tick only half of them are probes.
+    pub probe_burst: (usize, usize),
+    /// See `probe_burst`.
+    pub probe_gap: Duration,
     /// Bytes that one read may take.
     pub read_bytes: usize,
     /// Bytes that one read may take when few are ready, at least `read_bytes`. It is also the most
@@ -83,6 +100,10 @@ impl Default for Limits {
             idle_timeout: None,
             stall_timeout: Some(Duration::from_secs(30)),
             min_rate: 512,
+            keepalive: None,
+            keepalive_pause_least: Duration::from_secs(1),
+            probe_burst: (16, 50),
+            probe_gap: Duration::from_millis(1),
             read_bytes: READ_BYTES,
             large_read_bytes: LARGE_READ_BYTES,
             large_read_clients: 4,
@@ -100,16 +121,25 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The part of one shard of so many. The cap is shared out to the last client; the share of an
-    /// address is rounded up, since the kernel spreads its connections by chance.
-    pub fn share(self, shard: usize, shards: usize) -> Limits {
-        let most = self.max_connections;
-        let of_one_address = |most: u32| most.div_ceil(shards as u32);
+    /// Returns the part of one of so many shards. Amounts that the process may send at once are
+    /// divided; the places for clients are shared, see [`places`](crate::server::places).
+    pub fn share(self, shards: usize) -> Limits {
+        let (least, most) = self.probe_burst;
+        let share = |burst: usize| (burst / shards).max(1);
         Limits {
-            max_connections: most / shards + usize::from(shard < most % shards),
-            max_connections_per_ip: self.max_connections_per_ip.map(of_one_address),
+            probe_burst: (share(least), share(most)),
             ..self
         }
+    }
+
+    /// Returns how long after a probe the next one comes.
+    pub fn keepalive_pause(&self) -> Duration {
+        (self.keepalive.unwrap_or_default() / 4).max(self.keepalive_pause_least)
+    }
+
+    /// Returns how long after its last segment a client that has vanished is gone at the latest.
+    pub fn keepalive_end(&self) -> Option<Duration> {
+        Some(self.keepalive? + self.keepalive_pause() * KEEPALIVE_PROBES)
     }
 
     /// What a client that is owed bytes must acknowledge in one `stall_timeout`.
@@ -125,15 +155,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_shares_make_the_cap() {
-        let limits = Limits {
-            max_connections: 10,
-            max_connections_per_ip: Some(4),
-            ..Limits::default()
-        };
-        let shares = [0, 1, 2].map(|shard| limits.share(shard, 3));
-        assert_eq!(shares.map(|share| share.max_connections), [4, 3, 3]);
-        assert_eq!(shares[2].max_connections_per_ip, Some(2));
-        assert_eq!(limits.share(0, 1), limits);
+    fn the_shards_together_send_no_larger_bursts_than_one() {
+        let limits = Limits::default();
+        assert_eq!(limits.share(1), limits);
+        assert_eq!(limits.share(4).probe_burst, (4, 12));
+        assert_eq!(limits.share(100).probe_burst, (1, 1));
     }
 }

@@ -20,6 +20,9 @@ pub struct Listener {
     pauses: (Duration, Duration),
     /// Nobody new can come; those who were coming have arrived by then.
     hushed_until: Option<Instant>,
+    /// That time is over, and the kernel was, or is to be, asked for those whose event has not
+    /// come yet.
+    is_last_asked: bool,
 }
 
 /// What is known of the kernel's queue of clients.
@@ -60,6 +63,7 @@ impl Listener {
             pause: pauses.0,
             pauses,
             hushed_until: None,
+            is_last_asked: false,
         }
     }
 
@@ -94,14 +98,23 @@ impl Listener {
         self.note();
     }
 
+    /// Once all who were coming have arrived, the kernel is asked for them: an event may be late,
+    /// when more sources are ready than one wait returns, and closing would reset those clients.
+    pub fn ask_at_the_end(&mut self, now: Instant) {
+        if !self.is_last_asked && self.hushed_until.is_some_and(|until| until <= now) {
+            self.is_last_asked = true;
+            self.note();
+        }
+    }
+
     /// Whether there may be something to do: clients to accept, or an end to make.
     pub fn is_due(&self) -> bool {
         self.is_filled() || self.hushed_until.is_some()
     }
 
     /// Whether every client that could come has been accepted.
-    pub fn is_spent(&self, now: Instant) -> bool {
-        self.queue == Queue::Empty && self.hushed_until.is_some_and(|until| until <= now)
+    pub fn is_spent(&self) -> bool {
+        self.queue == Queue::Empty && self.is_last_asked
     }
 
     /// Learns from an attempt to accept.

@@ -32,6 +32,8 @@ pub struct Page<'a> {
     pub limits: &'a Limits,
     /// The figures of the process.
     pub vitals: &'a Vitals,
+    /// Lines of its log that were dropped.
+    pub log_lines_dropped: u64,
 }
 
 impl Page<'_> {
@@ -83,6 +85,11 @@ impl Page<'_> {
                 "upcase_silent_shards",
                 "Shards that did not answer in time and are told with what they said before.",
                 self.silent as u64,
+            ),
+            counter(
+                "upcase_log_lines_dropped_total",
+                "Lines of the log that standard error or the log file did not take.",
+                self.log_lines_dropped,
             ),
         ]
     }
@@ -392,6 +399,7 @@ mod tests {
             silent: 1,
             limits,
             vitals,
+            log_lines_dropped: 12,
         };
         (page.text().unwrap(), page.families())
     }

@@ -1,8 +1,17 @@
 //! The server: shards, each with a reactor and listeners of its own, started and stopped together.
 //!
 //! One shard is one thread, and nothing in it is shared. With more, the kernel spreads the clients
-//! over them (SO_REUSEPORT), and they meet only on the [`board`], when somebody asks how it stands.
-//! Signals come to the first shard, which passes them on.
+//! over them (SO_REUSEPORT); they share the count of the [`places`] for clients, and meet on the
+//! [`board`] when somebody asks how it stands.
+//!
+//! All shards are alike: signals come to each of them. SIGTERM and SIGINT stop each one; what
+//! needs one answer (SIGUSR1, SIGHUP) is taken up by the first that is still there. A shard that
+//! fails, by a panic as well, resets its clients and has the others drain:
+//!
+//! ```text
+//!   shard 0   serve ── panic ─► reset its clients ─► drain all ─► leave ─┐
+//!   shard 1   serve ────────────────────────────────► drain ─► leave ───┴─► run returns why
+//! ```
 
 pub mod activation;
 pub mod admission;
@@ -10,12 +19,14 @@ pub mod board;
 pub mod connection;
 pub mod engine;
 pub mod http;
+pub mod keepalive;
 pub mod kernel;
 pub mod limits;
 pub mod listener;
 pub mod metrics;
 pub mod monitor;
 pub mod patience;
+pub mod places;
 pub mod sandbox;
 pub mod seldom;
 pub mod stats;
@@ -25,6 +36,7 @@ pub mod world;
 
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -33,17 +45,20 @@ use anyhow::Context;
 use log::{info, warn};
 use mio::net::{TcpListener, TcpStream};
 
+use crate::logging;
 use crate::reactor::Event;
 use crate::reactor::signals::Remote;
+use crate::resolve::cannot;
 use crate::server::activation::Notifier;
 use crate::server::board::Board;
 use crate::server::engine::Engine;
 use crate::server::kernel::{Kernel, Owner};
 use crate::server::limits::Limits;
+use crate::server::places::Places;
 use crate::server::sandbox::{Role, Sandbox};
-use crate::server::stats::Totals;
+use crate::server::stats::{Snapshot, Totals};
 use crate::server::world::Timer;
-use crate::socket::{self, Regrant};
+use crate::socket::{self, Families, Regrant};
 
 /// What a server is to do.
 #[derive(Clone, Debug)]
@@ -83,6 +98,20 @@ impl Config {
 }
 
 impl Config {
+    /// Returns whose clients a listener takes, by its place in `listen`. An IPv6 wildcard takes
+    /// IPv4 clients as well, as it does by default elsewhere (Linux, Go, the standard library),
+    /// unless an IPv4 address has the same port: then both can be listened on.
+    pub fn families(&self, index: usize) -> Families {
+        let port = self.listen[index].port();
+        let inherited = self.inherited.iter();
+        let inherited = inherited.filter_map(|socket| socket.local_addr().ok());
+        let mut others = self.listen.iter().copied().chain(inherited);
+        match others.any(|other| other.is_ipv4() && other.port() == port) {
+            true => Families::Ipv6,
+            false => Families::Both,
+        }
+    }
+
     /// The listener of this number: first those of our own, then those that were handed over.
     fn open(&self, shard: usize, index: usize, address: SocketAddr) -> io::Result<(Opened, Owner)> {
         if let Some(handed) = index.checked_sub(self.listen.len()) {
@@ -91,15 +120,16 @@ impl Config {
             return Ok((opened, Owner::Manager));
         }
         let reuse_port = self.reuse_port || self.shards > 1;
+        let families = self.families(index);
         if shard == 0 && !self.reuse_port {
             // Shards must share the port among themselves, and are to find out who else has it.
-            socket::check_free(address)?;
+            socket::check_free(address, families)?;
         }
         let owner = match self.reuse_port && kernel::migrates() {
             true => Owner::Group,
             false => Owner::Ourselves,
         };
-        let opened = socket::listen(address, &self.options, self.backlog, reuse_port)?;
+        let opened = socket::listen(address, families, &self.options, self.backlog, reuse_port)?;
         Ok((opened, owner))
     }
 }
@@ -113,6 +143,17 @@ pub struct Server {
     shards: Vec<Shard>,
     addresses: Vec<SocketAddr>,
     board: Arc<Board>,
+}
+
+/// Stops a server from another thread.
+#[derive(Debug)]
+pub struct Stopper(Vec<Remote>);
+
+impl Stopper {
+    /// Asks the server to stop, just as a signal would.
+    pub fn stop(&self) {
+        self.0.iter().for_each(Remote::stop);
+    }
 }
 
 /// How a server ended.
@@ -130,9 +171,7 @@ struct Shard {
     number: usize,
     world: Kernel,
     engine: Engine<TcpStream>,
-    /// Those to whom it passes on a request to stop.
-    others: Vec<Remote>,
-    notifier: Notifier,
+    notifier: Arc<Notifier>,
     sandbox: Sandbox,
 }
 
@@ -149,13 +188,12 @@ impl Server {
         for number in 0..config.shards {
             shards.push(Shard::bind(number, &mut addresses, config)?);
         }
-        let remotes = |shards: &[Shard]| -> io::Result<Vec<Remote>> {
-            let remote = |shard: &Shard| shard.world.reactor.remote();
-            shards.iter().map(remote).collect()
-        };
-        let board = Arc::new(Board::new(remotes(&shards)?));
-        let others = remotes(&shards[1..])?;
-        shards[0].others = others;
+        let remotes = shards.iter().map(|shard| shard.world.reactor.remote());
+        let all: Arc<[Remote]> = remotes.collect::<io::Result<Vec<_>>>()?.into();
+        if config.shards > 1 {
+            share_places(&mut shards, &all, config.limits.max_connections);
+        }
+        let board = Arc::new(Board::new(all));
         Ok(Server {
             shards,
             addresses,
@@ -168,16 +206,22 @@ impl Server {
         self.addresses.iter().copied()
     }
 
-    /// SIGINT and SIGTERM of this process stop this server; on SIGUSR1 it tells how it stands.
-    pub fn obey_signals(&mut self) -> io::Result<()> {
-        let reactor = &mut self.shards[0].world.reactor;
-        reactor.stop_on_signals()?;
-        reactor.report_on_signal()
+    /// Makes SIGINT and SIGTERM of this process stop this server, and SIGUSR1 log its state. SIGHUP
+    /// makes it open the log file again, or stops it when there is none.
+    pub fn obey_signals(&mut self, has_log_file: bool) -> io::Result<()> {
+        for shard in &mut self.shards {
+            shard.world.reactor.obey_signals(!has_log_file)?;
+            shard.world.reactor.report_on_signal()?;
+        }
+        Ok(())
     }
 
-    /// Tells this service manager when it is ready, and when it is asked to stop.
+    /// Notifies this service manager when all shards are ready, and when the first begins to stop.
     pub fn notify(&mut self, notifier: Notifier) {
-        self.shards[0].notifier = notifier;
+        let notifier = Arc::new(notifier.for_shards(self.shards.len()));
+        for shard in &mut self.shards {
+            shard.notifier = Arc::clone(&notifier);
+        }
     }
 
     /// Every shard enters this sandbox before it begins to serve.
@@ -188,8 +232,10 @@ impl Server {
     }
 
     /// A handle that stops this server from another thread.
-    pub fn remote(&self) -> io::Result<Remote> {
-        self.shards[0].world.reactor.remote()
+    pub fn stopper(&self) -> io::Result<Stopper> {
+        let remotes = self.shards.iter();
+        let remotes = remotes.map(|shard| shard.world.reactor.remote());
+        Ok(Stopper(remotes.collect::<io::Result<_>>()?))
     }
 
     /// Where another thread can ask how it stands.
@@ -209,7 +255,7 @@ impl Server {
         let mut failure = first.run(&board);
         for other in others {
             let other = other.join();
-            let other = other.unwrap_or_else(|_| Some(io::Error::other("a shard broke off")));
+            let other = other.unwrap_or_else(|_| Some(io::Error::other("a thread was lost")));
             failure = failure.or(other);
         }
         Ok(Ended {
@@ -226,19 +272,18 @@ impl Shard {
         for (index, address) in addresses.iter_mut().enumerate() {
             let asked = *address;
             let real = listen(&mut world, config, number, index, asked);
-            *address = real.with_context(|| format!("cannot listen on {asked}"))?;
+            *address = real.map_err(|error| cannot("listen", asked, error))?;
         }
         let label = match config.shards {
             1 => String::new(),
             _ => format!("shard {number}: "),
         };
-        let limits = config.limits.share(number, config.shards);
+        let limits = config.limits.share(config.shards);
         Ok(Shard {
             number,
             engine: Engine::new(label, limits, addresses, Instant::now()),
             world,
-            others: Vec::new(),
-            notifier: Notifier::default(),
+            notifier: Arc::default(),
             sandbox: Sandbox::none(),
         })
     }
@@ -253,30 +298,48 @@ impl Shard {
     /// Serves to the end, and leaves its last word on the board. Tells why it could not go on, when
     /// it could not; the others come to an end then as well.
     fn run(mut self, board: &Board) -> Option<io::Error> {
-        let _presence = Presence {
-            board,
-            shard: self.number,
+        let served = panic::catch_unwind(AssertUnwindSafe(|| self.serve(board)));
+        let outcome = served.unwrap_or_else(|_| {
+            let text = format!("shard {} broke off, see above", self.number);
+            Err(io::Error::other(text))
+        });
+        let snapshot = match outcome {
+            Ok(()) => Some(self.engine.snapshot()),
+            Err(_) => self.cut_all(),
         };
-        let outcome = self.serve(board);
         if outcome.is_err() {
-            self.engine.cut(&mut self.world);
+            self.notifier.stopping();
             board.drain();
         }
-        if let Some(sum) = board.leave(self.number, self.engine.snapshot()) {
-            info!("{sum}");
+        match snapshot {
+            Some(snapshot) => {
+                if let Some(sum) = board.leave(self.number, snapshot) {
+                    info!("{sum}");
+                }
+            }
+            None => board.lose(self.number),
         }
         outcome.err().or(self.engine.into_failure())
     }
 
-    /// One turn after the other. The first shard stays until the others have left: it takes the
-    /// signals for all.
+    /// Resets every client that is still owed something. After a panic the state may be such that
+    /// this panics too: then closing the sockets is all that can be done, and the count is lost.
+    fn cut_all(&mut self) -> Option<Snapshot> {
+        let cut = || {
+            self.engine.cut(&mut self.world);
+            self.engine.snapshot()
+        };
+        panic::catch_unwind(AssertUnwindSafe(cut)).ok()
+    }
+
+    /// Runs one turn after the other.
     fn serve(&mut self, board: &Board) -> io::Result<()> {
         self.sandbox
             .enter(Role::Reactor)
             .map_err(io::Error::other)?;
         self.notifier.ready();
         let mut has_failed = false;
-        while !self.engine.is_done() || self.number == 0 && !board.is_first_alone() {
+        while !self.engine.is_done() {
             self.world.reactor.turn(self.engine.wait())?;
             let ready = self.world.reactor.ready();
             self.engine.begin_turn(&self.world, ready);
@@ -299,10 +362,7 @@ impl Shard {
             Event::Io(token, hints) => engine.on_io(world, token, hints),
             Event::Timer(timer) => engine.on_timer(world, timer),
             Event::Stop => {
-                if !engine.is_stopping() {
-                    self.notifier.stopping();
-                }
-                self.others.iter().for_each(Remote::stop);
+                self.notifier.stopping();
                 engine.on_stop(world);
             }
             Event::Drain if engine.is_stopping() => {}
@@ -315,8 +375,19 @@ impl Shard {
                     info!("{sum}");
                 }
             }
-            Event::Inquiry => board.inquire(),
+            Event::Inquiry if board.is_first(self.number) => board.inquire(),
+            Event::Hangup if board.is_first(self.number) => logging::reopen(),
+            Event::Inquiry | Event::Hangup => {}
         }
+    }
+}
+
+/// The shards share the places for clients, and wake each other when there are some again.
+fn share_places(shards: &mut [Shard], remotes: &Arc<[Remote]>, cap: usize) {
+    let places = Arc::new(Places::new(cap, shards.len()));
+    for shard in shards {
+        shard.world.join(Arc::clone(remotes));
+        shard.engine.share(Arc::clone(&places), shard.number);
     }
 }
 
@@ -336,19 +407,4 @@ fn listen(
     let token = Engine::<TcpStream>::listener_token(index);
     world.add_listener(listener, owner, token)?;
     Ok(real)
-}
-
-/// A shard that breaks off leaves the board all the same.
-struct Presence<'a> {
-    board: &'a Board,
-    shard: usize,
-}
-
-impl Drop for Presence<'_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.board.lose(self.shard);
-            self.board.drain();
-        }
-    }
 }

@@ -17,9 +17,11 @@ use anyhow::Context;
 use log::{error, warn};
 use mio::net::{TcpListener, TcpStream};
 
+use crate::logging;
 use crate::process;
 use crate::reactor::slots::{Slots, Token};
 use crate::reactor::{Event, Reactor, Wait};
+use crate::resolve::cannot;
 use crate::server::board::Board;
 use crate::server::http::{Content, Progress, Resource, Visit};
 use crate::server::limits::Limits;
@@ -28,7 +30,8 @@ use crate::server::metrics::{self, Page};
 use crate::server::sandbox::{Role, Sandbox};
 use crate::server::seldom::Seldom;
 use crate::server::vitals;
-use crate::socket::{self, Options};
+use crate::socket::{self, Families, Options};
+use crate::units::counted;
 
 /// How long a visit may take, from the connection to its end.
 const VISIT_TIME: Duration = Duration::from_secs(2);
@@ -81,9 +84,12 @@ impl Monitor {
     /// Listens. With `reuse_port` other processes may do so at the same address, and either is
     /// asked. Files under /proc are opened here, and none later.
     pub fn bind(address: SocketAddr, reuse_port: bool) -> anyhow::Result<Monitor> {
+        let vitals = vitals::Source::open();
+        let vitals = vitals.context("metrics need /proc, which is not there: mount it")?;
         let bind = || -> io::Result<Monitor> {
             let options = Options::default();
-            let (mut socket, _) = socket::listen(address, &options, None, reuse_port)?;
+            let (mut socket, _) =
+                socket::listen(address, Families::Both, &options, None, reuse_port)?;
             let reactor = Reactor::new()?;
             reactor.add_reader(&mut socket, LISTENER)?;
             Ok(Monitor {
@@ -93,11 +99,11 @@ impl Monitor {
                 retry: None,
                 visitors: Slots::default(),
                 arrivals: VecDeque::new(),
-                vitals: vitals::Source::open()?,
+                vitals,
                 exhausted: Seldom::default(),
             })
         };
-        bind().with_context(|| format!("cannot serve metrics on {address}"))
+        bind().map_err(|error| cannot("serve metrics", address, error))
     }
 
     /// Where it listens, with the real port.
@@ -135,7 +141,8 @@ impl Monitor {
                     | Event::Stop
                     | Event::Drain
                     | Event::Report
-                    | Event::Inquiry => {}
+                    | Event::Inquiry
+                    | Event::Hangup => {}
                 }
             }
             let now = Instant::now();
@@ -237,6 +244,7 @@ impl Subject {
                     silent,
                     limits: &self.limits,
                     vitals: &vitals.read(),
+                    log_lines_dropped: logging::dropped(),
                 };
                 let text = page.text();
                 Content {
@@ -251,7 +259,9 @@ impl Subject {
                 text: match (snapshot.is_stopping, silent) {
                     (true, _) => "stopping\n".to_string(),
                     (false, 0) => "ok\n".to_string(),
-                    (false, silent) => format!("{silent} shards do not answer\n"),
+                    (false, silent) => {
+                        format!("{} without an answer\n", counted(silent as u64, "shard"))
+                    }
                 },
             },
         }

@@ -1,8 +1,10 @@
 //! Which clients have until when to do what. Pure.
 
+use std::collections::TryReserveError;
 use std::time::{Duration, Instant};
 
 use crate::reactor::slots::Token;
+use crate::server::keepalive::Keepalive;
 use crate::server::limits::Limits;
 use crate::server::watch::Watch;
 
@@ -15,6 +17,8 @@ pub struct Patience {
     pub idles: Option<Watch<()>>,
     /// Clients that were sent FIN.
     pub lingers: Watch<()>,
+    /// The keep-alive of all clients that have been connected for a while.
+    pub keepalive: Option<Keepalive>,
 }
 
 /// Clients that were sent something, in two wheels: nearly all of them are only to be looked at,
@@ -46,6 +50,7 @@ impl Patience {
                 .map(|time| Stalls::new(time / u32::from(LOOKS), now)),
             idles: limits.idle_timeout.map(|time| Watch::new(time, now)),
             lingers: Watch::new(limits.linger, now),
+            keepalive: Keepalive::new(limits, now),
         }
     }
 }
@@ -58,9 +63,14 @@ impl Stalls {
         }
     }
 
-    /// A client is to be looked at, or to have reached its mark, at `deadline`. When a timer is to
-    /// be set, tells for when.
-    pub fn add(&mut self, deadline: Instant, token: Token, mark: Option<Mark>) -> Option<Instant> {
+    /// Adds a client to be checked, or to have reached its mark, at `deadline`. When a timer is to
+    /// be set, returns its time. As [`Watch::add`].
+    pub fn add(
+        &mut self,
+        deadline: Instant,
+        token: Token,
+        mark: Option<Mark>,
+    ) -> Result<Option<Instant>, TryReserveError> {
         match mark {
             None => self.looks.add(deadline, token, ()),
             Some(mark) => self.marks.add(deadline, token, mark),

@@ -13,14 +13,16 @@
 //! Given up: opening files, /proc included; new sockets; programs, processes, threads; signals to
 //! anybody, ptrace; executable memory; ioctl, io_uring, bpf; users, limits, namespaces, mounts.
 //! Kept: the descriptors that are open by then, clients from the listeners, anonymous memory,
-//! clocks, the log, and the end.
+//! clocks, the log, and the end. The threads that write the log keep less: no clients; but the one
+//! of `--log-file` can make and append to files in that file's folder, to open it on SIGHUP.
 //!
 //! Landlock is handed down to threads that are started later; system calls are given up thread by
 //! thread, so that each keeps what its [`Role`] needs and no more:
 //!
 //! ```text
-//!   main     bind, open ─► raise ─► start threads ─► enter(its role) ─► its work
-//!   threads                              └─► enter(its role) ─► its work
+//!   log      started first ──► enter_log ─► its work
+//!   main     bind, open ─► raise ─┘ ─► start threads ─► enter(its role) ─► its work
+//!   threads                                 └─► enter(its role) ─► its work
 //! ```
 //!
 //! A call that a list lacks is told by the kernel's log, `type=1326 … syscall=NUMBER`. Whatever
@@ -29,16 +31,21 @@
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
 use std::fmt;
+use std::path::PathBuf;
+use std::process;
 
 use anyhow::{Context, bail};
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, LandlockStatus, Ruleset, RulesetAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, LandlockStatus, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use nix::libc::{self, c_int, c_long};
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
     SeccompFilter, SeccompRule, TargetArch, apply_filter, sock_filter,
 };
+
+use crate::causes;
 
 /// What a thread does, and so which system calls it keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +54,10 @@ pub enum Role {
     Reactor,
     /// Runs a reactor that answers requests for metrics, from files that are open.
     Metrics,
+    /// Writes the log to an open file.
+    Log,
+    /// Writes the log to a file, and opens it again by its name.
+    LogFile,
 }
 
 /// The walls around this process.
@@ -91,6 +102,11 @@ impl Sandbox {
         }
     }
 
+    /// Returns whether there is any wall.
+    pub fn is_up(&self) -> bool {
+        matches!(self.landlock, Wall::Up(_)) || matches!(self.seccomp, Wall::Up(_))
+    }
+
     /// Gives up the system calls of this thread but those of its role, for good.
     pub fn enter(&self, role: Role) -> anyhow::Result<()> {
         match self.seccomp {
@@ -98,13 +114,25 @@ impl Sandbox {
             Wall::Down(_) => Ok(()),
         }
     }
+
+    /// Confines a thread that writes the log, which was started before the file system was closed:
+    /// it keeps no file but those of these folders, for appending.
+    pub fn enter_log(&self, folders: &[PathBuf]) -> anyhow::Result<()> {
+        if let Wall::Up(_) = self.landlock {
+            close_files_but(folders)?;
+        }
+        self.enter(match folders {
+            [] => Role::Log,
+            _ => Role::LogFile,
+        })
+    }
 }
 
 impl Wall {
     fn of(raised: anyhow::Result<String>) -> Wall {
         match raised {
             Ok(words) => Wall::Up(words),
-            Err(reason) => Wall::Down(format!("{reason:#}")),
+            Err(reason) => Wall::Down(causes::told(&reason)),
         }
     }
 }
@@ -126,16 +154,25 @@ impl fmt::Display for Sandbox {
 
 /// The Landlock wall alone, with no new privileges; tells its version. See landlock(7).
 ///
-/// Nothing is handed back through rules. The rights are those of version 6, the last that had a
-/// right that was tried here; what later ones add (UDP, Unix sockets by path) needs sockets or
-/// names, which seccomp leaves to nobody.
+/// Rules allow nothing again, except for the thread of a log file. The rights are those of version
+/// 6, the last version with a right that was tried here; later rights (UDP, Unix sockets by path)
+/// need sockets or names, which seccomp denies to every thread.
 pub fn close_files() -> anyhow::Result<String> {
-    let status = Ruleset::default()
+    close_files_but(&[])
+}
+
+/// As [`close_files`], but allows making and writing files in these folders.
+fn close_files_but(folders: &[PathBuf]) -> anyhow::Result<String> {
+    let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(ABI::V6))?
         .handle_access(AccessNet::from_all(ABI::V6))?
         .scope(Scope::from_all(ABI::V6))?
-        .create()?
-        .restrict_self()?;
+        .create()?;
+    for folder in folders {
+        let writing = AccessFs::WriteFile | AccessFs::MakeReg;
+        rules = rules.add_rule(PathBeneath::new(PathFd::new(folder)?, writing))?;
+    }
+    let status = rules.restrict_self()?;
     match (status.ruleset, status.landlock) {
         (RulesetStatus::NotEnforced, LandlockStatus::NotEnabled) => {
             bail!("it is off in this kernel (lsm= at boot)")
@@ -174,15 +211,27 @@ fn give_up_calls(role: Role) -> anyhow::Result<()> {
 ///
 /// The first refuses to open a file for reading, and the second kills for all other ways of
 /// opening: the allocator of glibc reads /proc/sys/vm/overcommit_memory when a thread first gives
-/// memory back, takes no for an answer, and must not end the server.
+/// memory back, takes no for an answer, and must not end the server. It refuses as well what std
+/// asks for a backtrace (`RUST_BACKTRACE`) when memory has run out; the backtrace then has no
+/// names.
 ///
 /// How they are written makes none of the calls faster that every message needs: the kernel finds
 /// out beforehand which calls are allowed whatever their arguments (Linux 5.11), and runs nothing
 /// for those. What is left, 40 ns a call, a filter of one instruction costs as well.
 pub fn filters(role: Role) -> Result<[BpfProgram; 2], BackendError> {
     let target = TargetArch::try_from(ARCH)?;
+    // A rule without conditions refuses all.
+    let refused = match role {
+        Role::LogFile => vec![SeccompRule::new(vec![is(
+            2,
+            libc::O_RDONLY | libc::O_CLOEXEC,
+        )?])?],
+        Role::Reactor | Role::Metrics | Role::Log => vec![],
+    };
+    let mut refusals = BTreeMap::from([(libc::SYS_openat, refused)]);
+    refusals.extend(REFUSED.iter().map(|call| (*call, vec![])));
     let refuse = SeccompFilter::new(
-        BTreeMap::from([(libc::SYS_openat, vec![])]),
+        refusals,
         SeccompAction::Allow,
         SeccompAction::Errno(libc::EACCES as u32),
         target,
@@ -198,11 +247,9 @@ pub fn filters(role: Role) -> Result<[BpfProgram; 2], BackendError> {
 
 /// What every thread needs, whatever the arguments.
 const EVERY_THREAD: &[c_long] = &[
-    // The log. A signal runs its handler in any thread, which tells the reactor with sendto(2).
+    // The log: its lock, and those of the others; waiting for a thread; and continuing to wait with
+    // a time limit after SIGSTOP and SIGCONT.
     libc::SYS_write,
-    libc::SYS_sendto,
-    libc::SYS_rt_sigreturn,
-    // Locks, waiting for a thread; and waiting on with a time limit after SIGSTOP and SIGCONT.
     libc::SYS_futex,
     libc::SYS_sched_yield,
     libc::SYS_restart_syscall,
@@ -214,19 +261,35 @@ const EVERY_THREAD: &[c_long] = &[
     // Clocks that the vDSO cannot read on some machines; the seed of a thread's first HashMap.
     libc::SYS_clock_gettime,
     libc::SYS_getrandom,
-    // The end of a socket, of a thread with its signal stack, and of the process.
+    // The end of a file, of a thread with its signal stack, and of the process.
     libc::SYS_close,
+    libc::SYS_rt_sigreturn,
     libc::SYS_rt_sigprocmask,
     libc::SYS_sigaltstack,
     libc::SYS_exit,
     libc::SYS_exit_group,
-    // A panic tells its thread's number, and its message shall be heard.
+    // A panic names its thread by number, and its message must be printed. abort(3) needs the
+    // number of the process.
     libc::SYS_gettid,
+    libc::SYS_getpid,
+];
+
+/// What is refused and not fatal: the current folder, and the name of the program.
+const REFUSED: &[c_long] = &[
+    libc::SYS_getcwd,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_readlink,
+    libc::SYS_readlinkat,
+];
+
+/// What a thread with a reactor and clients needs, whatever the arguments.
+const SERVING: &[c_long] = &[
+    // A signal runs its handler in any thread that serves, which notifies the reactor.
+    libc::SYS_sendto,
     // Clients.
     libc::SYS_accept4,
     libc::SYS_recvfrom,
     libc::SYS_shutdown,
-    // The reactor.
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_ctl,
     libc::SYS_timerfd_settime,
@@ -235,12 +298,21 @@ const EVERY_THREAD: &[c_long] = &[
 /// Figures of the process, from files under /proc that are open.
 const METRICS: &[c_long] = &[libc::SYS_pread64, libc::SYS_getrusage];
 
+/// Waiting for an output that another process has made non-blocking.
+const WRITING: &[c_long] = &[
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+];
+
 fn rules(role: Role) -> Result<BTreeMap<c_long, Vec<SeccompRule>>, BackendError> {
-    let own: &[c_long] = match role {
-        Role::Reactor => &[],
-        Role::Metrics => METRICS,
+    let own: [&[c_long]; 2] = match role {
+        Role::Reactor => [SERVING, &[]],
+        Role::Metrics => [SERVING, METRICS],
+        Role::Log | Role::LogFile => [WRITING, &[]],
     };
-    let calls = EVERY_THREAD.iter().chain(own);
+    let calls = EVERY_THREAD.iter().chain(REFUSED);
+    let calls = calls.chain(own.into_iter().flatten());
     let mut rules: BTreeMap<c_long, Vec<SeccompRule>> = calls.map(|&call| (call, vec![])).collect();
     // Memory that is no file and holds no program.
     let anonymous = has(3, libc::MAP_ANONYMOUS, libc::MAP_ANONYMOUS)?;
@@ -251,9 +323,20 @@ fn rules(role: Role) -> Result<BTreeMap<c_long, Vec<SeccompRule>>, BackendError>
         libc::SYS_mprotect,
         vec![SeccompRule::new(vec![no_program])?],
     );
+    // abort(3), when memory has run out: this process ends by SIGABRT, and says so.
+    let ours = is(0, process::id() as c_int)?;
+    let abort = SeccompRule::new(vec![ours, is(2, libc::SIGABRT)?])?;
+    rules.insert(libc::SYS_tgkill, vec![abort]);
     // The other filter refuses this.
     let for_reading = is(2, libc::O_RDONLY | libc::O_CLOEXEC)?;
-    rules.insert(libc::SYS_openat, vec![SeccompRule::new(vec![for_reading])?]);
+    let mut opening = vec![SeccompRule::new(vec![for_reading])?];
+    if role == Role::LogFile {
+        // The flags of `files::append`.
+        let appending = libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND;
+        let appending = appending | libc::O_NONBLOCK | libc::O_CLOEXEC;
+        opening.push(SeccompRule::new(vec![is(2, appending)?])?);
+    }
+    rules.insert(libc::SYS_openat, opening);
     // A debug build of std asks before it closes a descriptor whether that is open.
     if cfg!(debug_assertions) {
         let ask = SeccompRule::new(vec![is(1, libc::F_GETFD)?])?;
@@ -264,10 +347,11 @@ fn rules(role: Role) -> Result<BTreeMap<c_long, Vec<SeccompRule>>, BackendError>
             // How a client takes its replies, and how many wait to be accepted.
             let progress = option(libc::IPPROTO_TCP, libc::TCP_INFO)?;
             rules.insert(libc::SYS_getsockopt, vec![progress]);
-            // Resetting a client; taking no more of them.
+            // Resetting a client; taking no more of them; probing a silent one.
             let reset = option(libc::SOL_SOCKET, libc::SO_LINGER)?;
             let hush = option(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER)?;
-            rules.insert(libc::SYS_setsockopt, vec![reset, hush]);
+            let probe = option(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE)?;
+            rules.insert(libc::SYS_setsockopt, vec![reset, hush, probe]);
         }
         Role::Metrics => {
             // The size of an open file, by no name; the limits of this process, to be told.
@@ -276,6 +360,7 @@ fn rules(role: Role) -> Result<BTreeMap<c_long, Vec<SeccompRule>>, BackendError>
             let to_be_told = SeccompRule::new(vec![is(0, 0)?, is_null(2)?])?;
             rules.insert(libc::SYS_prlimit64, vec![to_be_told]);
         }
+        Role::Log | Role::LogFile => {}
     }
     Ok(rules)
 }

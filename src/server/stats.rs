@@ -8,6 +8,8 @@ use std::io;
 use std::ops::AddAssign;
 use std::time::Duration;
 
+use crate::units::{counted, grouped};
+
 /// Why a connection ended. A peer's fault is data like any other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
@@ -252,7 +254,8 @@ impl fmt::Display for Snapshot {
             pending_bytes,
             is_stopping: _,
         } = self;
-        write!(f, "{open} open, {pending_bytes} bytes pending, {totals}")
+        let (open, pending) = (grouped(*open), counted(*pending_bytes, "byte"));
+        write!(f, "{open} open, {pending} pending, {totals}")
     }
 }
 
@@ -262,13 +265,13 @@ impl fmt::Display for Totals {
         write!(
             f,
             "accepted {}, closed {}",
-            self.accepted,
-            self.closed_in_all()
+            grouped(self.accepted),
+            grouped(self.closed_in_all())
         )?;
         let reasons: Vec<String> = CloseReason::ALL
             .iter()
             .filter(|&&reason| self.closed(reason) > 0)
-            .map(|&reason| format!("{} {}", reason.name(), self.closed(reason)))
+            .map(|&reason| format!("{} {}", reason.name(), grouped(self.closed(reason))))
             .collect();
         if !reasons.is_empty() {
             write!(f, " ({})", reasons.join(", "))?;
@@ -277,9 +280,11 @@ impl fmt::Display for Totals {
             bytes_in,
             bytes_out,
         } = self.traffic;
-        write!(f, ", {bytes_in} bytes in, {bytes_out} bytes out")?;
+        let (bytes_in, bytes_out) = (counted(bytes_in, "byte"), counted(bytes_out, "byte"));
+        write!(f, ", {bytes_in} in, {bytes_out} out")?;
         if self.turned_away > 0 {
-            write!(f, ", {} turned away in the queue", self.turned_away)?;
+            let turned_away = grouped(self.turned_away);
+            write!(f, ", {turned_away} turned away in the queue")?;
         }
         Ok(())
     }

@@ -37,11 +37,16 @@ pub struct Vitals {
 }
 
 impl Source {
-    /// Opens the files.
+    /// Opens the files. An error names the one that is missing.
     pub fn open() -> io::Result<Source> {
+        let open = |path: &str| {
+            let missing =
+                |error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"));
+            File::open(path).map_err(missing)
+        };
         Ok(Source {
-            status: File::open("/proc/self/status")?,
-            descriptors: File::open("/proc/self/fd")?,
+            status: open("/proc/self/status")?,
+            descriptors: open("/proc/self/fd")?,
             started: started(),
         })
     }

@@ -6,15 +6,17 @@
 //! comes. So a deadline costs a connection nothing while it works. Those that are gone are swept
 //! out when they are more than those that are there.
 //!
-//! Invariants: no deadline comes early. At most one timer of the reactor is set for a wheel, and
-//! one is set whenever somebody stands in it.
+//! Memory may be short: then a token is not added, and the error says so.
+//!
+//! Invariants: no deadline comes early. A timer of the reactor is set whenever somebody stands in
+//! the wheel, and another one only for an earlier time.
 
-use std::collections::VecDeque;
+use std::collections::{TryReserveError, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::reactor::slots::Token;
 
-/// A length is cut into so many ticks.
+/// A length is cut into so many ticks by default.
 const TICKS: u32 = 64;
 
 /// So many that are gone do no harm.
@@ -37,7 +39,12 @@ pub struct Watch<T> {
 impl<T> Watch<T> {
     /// A wheel for deadlines up to this length away.
     pub fn new(length: Duration, start: Instant) -> Self {
-        let tick = (length / TICKS).max(Duration::from_millis(1));
+        Watch::with_ticks(length, TICKS, start)
+    }
+
+    /// Returns a wheel for deadlines up to this length away, cut into so many ticks.
+    pub fn with_ticks(length: Duration, ticks: u32, start: Instant) -> Self {
+        let tick = (length / ticks).max(Duration::from_millis(1));
         Watch {
             lists: VecDeque::new(),
             first: 0,
@@ -49,23 +56,32 @@ impl<T> Watch<T> {
     }
 
     /// This token's time ends at `deadline`. When a timer is to be set, tells for when.
-    pub fn add(&mut self, deadline: Instant, token: Token, value: T) -> Option<Instant> {
+    pub fn add(
+        &mut self,
+        deadline: Instant,
+        token: Token,
+        value: T,
+    ) -> Result<Option<Instant>, TryReserveError> {
         let since_start = deadline.saturating_duration_since(self.start).as_nanos() as u64;
         let tick = since_start.div_ceil(self.tick_nanos);
         if self.lists.is_empty() {
             self.first = tick;
         }
         while tick < self.first {
+            self.lists.try_reserve(1)?;
             self.lists.push_front(Vec::new());
             self.first -= 1;
         }
         let place = (tick - self.first) as usize;
         while self.lists.len() <= place {
+            self.lists.try_reserve(1)?;
             self.lists.push_back(Vec::new());
         }
-        self.lists[place].push((token, value));
+        let list = &mut self.lists[place];
+        list.try_reserve(1)?;
+        list.push((token, value));
         self.count += 1;
-        self.to_set()
+        Ok(self.to_set())
     }
 
     /// Sweeps out those that are gone, if they may be more than those that are there, of whom there
@@ -128,11 +144,15 @@ mod tests {
         let (a, b, c) = (slots.insert('a'), slots.insert('b'), slots.insert('c'));
         let mut watch = Watch::new(Duration::from_millis(640), start);
 
-        assert_eq!(watch.add(at(645), a, 1), Some(at(650)), "ticks are 10 ms");
-        assert_eq!(watch.add(at(700), b, 2), None, "a timer is set");
+        assert_eq!(
+            watch.add(at(645), a, 1),
+            Ok(Some(at(650))),
+            "ticks are 10 ms"
+        );
+        assert_eq!(watch.add(at(700), b, 2), Ok(None), "a timer is set");
         assert_eq!(
             watch.add(at(101), c, 3),
-            Some(at(110)),
+            Ok(Some(at(110))),
             "that one is earlier"
         );
         assert_eq!(watch.pop(at(109)), None);
@@ -152,13 +172,13 @@ mod tests {
         let mut slots = Slots::default();
         let (a, b) = (slots.insert('a'), slots.insert('b'));
         let mut watch = Watch::new(Duration::from_millis(640), start);
-        assert_eq!(watch.add(at(100), a, 1), Some(at(100)));
-        assert_eq!(watch.add(at(100), b, 1), None);
+        assert_eq!(watch.add(at(100), a, 1), Ok(Some(at(100))));
+        assert_eq!(watch.add(at(100), b, 1), Ok(None));
         for _ in 0..2 {
             let (token, _) = watch.pop(at(100)).unwrap();
             assert_eq!(
                 watch.add(at(200), token, 2),
-                None,
+                Ok(None),
                 "it is not known yet for when"
             );
         }
@@ -214,7 +234,7 @@ mod tests {
                 }
                 now = until;
                 let deadline = now + Duration::from_millis(length);
-                timers.extend(watch.add(deadline, slots.insert(()), deadline));
+                timers.extend(watch.add(deadline, slots.insert(()), deadline).unwrap());
                 waiting += 1;
                 prop_assert!(!timers.is_empty() && timers.len() <= 8, "{timers:?}");
             }

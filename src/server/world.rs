@@ -34,6 +34,9 @@ pub trait World {
     /// Closes a listener, and tells how many clients in its queue lose their connection with it.
     fn close(&mut self, listener: usize) -> u64;
 
+    /// Wakes another shard of this server: it may accept clients again.
+    fn wake(&mut self, shard: usize);
+
     /// The timer comes back when `deadline` has passed; it cannot be taken back.
     fn set_timer(&mut self, deadline: Instant, timer: Timer);
 }
@@ -42,6 +45,10 @@ pub trait World {
 pub trait Socket: Stream {
     /// How its output fares.
     fn output(&self) -> io::Result<Output>;
+
+    /// Lets the kernel send a keep-alive probe now, unless something is outstanding: a segment
+    /// without bytes that the client's kernel must answer (RFC 9293, 3.8.4).
+    fn probe(&mut self) -> io::Result<()>;
 
     /// Makes closing it a reset: SO_LINGER with a time of 0, socket(7).
     fn reset_on_close(&mut self) -> io::Result<()>;
@@ -56,6 +63,10 @@ pub struct Output {
     pub outstanding: u64,
     /// How long no byte has come, and none has gone out.
     pub quiet: Duration,
+    /// How long no segment has come; one without bytes counts as well.
+    pub heard: Duration,
+    /// Keep-alive probes that the kernel has sent since then.
+    pub unanswered: u32,
 }
 
 /// What a time is for.
@@ -69,6 +80,10 @@ pub enum Timer {
     Idle,
     /// A client has had its time to close its side.
     Linger,
+    /// A silent client is to be probed, or has had its time to answer.
+    Probe,
+    /// The table is to be walked for clients that the keep-alive does not know yet.
+    Walk,
     /// Those who were coming to a listener that closes have arrived.
     Hushed,
     /// A stopping server looks over its clients.

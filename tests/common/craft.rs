@@ -50,7 +50,7 @@ pub fn craft(client_port: u16, segment: Crafted) -> Vec<u8> {
 
 /// Packets of one connection, one after the other: numbers go on by themselves, and everything is
 /// acknowledged that came before.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Talk {
     client_port: u16,
     /// The next numbers of client and server.

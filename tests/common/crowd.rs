@@ -200,6 +200,12 @@ impl Crowd {
         )
     }
 
+    /// The port of a client that is connected.
+    pub fn local_port(&self, number: usize) -> u16 {
+        let socket = self.clients[number].socket.as_ref().expect("it is open");
+        socket.local_addr().unwrap().port()
+    }
+
     /// Closes all at once; who is owed something resets.
     pub fn break_off(self) {
         for socket in self.clients.into_iter().filter_map(|client| client.socket) {

@@ -1,5 +1,6 @@
 //! Two hosts in one machine: network namespaces joined by a veth pair, 10.77.0.1 and 10.77.0.2. Or
-//! one host with nothing but a loopback, on which the test itself runs.
+//! one host with nothing but a loopback, on which the test itself runs. Or the two with a bridge of
+//! the test's own between them, see [`super::path`].
 //!
 //! Every lab has namespaces of its own, so labs can stand side by side, and takes them down when it
 //! is dropped, also by a failing test. What a killed test left behind is swept by the next lab.
@@ -13,11 +14,15 @@ use std::thread;
 
 use nix::sched::{CloneFlags, setns};
 
+use super::path::{Bridge, Path as Way};
+
 /// The two hosts.
 #[derive(Debug)]
 pub struct Lab {
     server: String,
     client: String,
+    /// A third host between the two, and what it does there.
+    between: Option<(String, Bridge)>,
 }
 
 /// Where the server's host is.
@@ -26,6 +31,9 @@ pub const SERVER: &str = "10.77.0.1";
 pub const CLIENT: &str = "10.77.0.2";
 
 const PREFIX: &str = "upcase-lab";
+
+/// The interfaces of a bridge: towards the client, towards the server.
+const ENDS: [&str; 2] = ["client", "server"];
 
 /// Runs `body` on a host of its own: its sockets and the processes that it starts are there.
 /// `None`: it cannot be done here, and the test has said so.
@@ -99,6 +107,7 @@ impl Lab {
         let lab = Lab {
             server: add(&format!("{name}-server"))?,
             client: format!("{name}-client"),
+            between: None,
         };
         let (server, client) = (&lab.server, &lab.client);
         for command in [
@@ -116,6 +125,45 @@ impl Lab {
         Some(lab)
     }
 
+    /// Builds the hosts with a bridge between them, which has a thread on a CPU, as
+    /// [`super::peers::settle`] has it.
+    #[track_caller]
+    pub fn with_path(path: Way, place: (u32, bool)) -> Option<Lab> {
+        let name = new_name()?;
+        let mut lab = Lab {
+            server: add(&format!("{name}-server"))?,
+            client: format!("{name}-client"),
+            between: None,
+        };
+        let (server, client) = (&lab.server, &lab.client);
+        let between = format!("{name}-between");
+        let mut commands = vec![
+            format!("netns add {client}"),
+            format!("netns add {between}"),
+        ];
+        for (host, address, end) in [(client, CLIENT, ENDS[0]), (server, SERVER, ENDS[1])] {
+            commands.extend([
+                format!("-n {host} link add wire type veth peer name {end} netns {between}"),
+                format!("-n {host} address add {address}/24 dev wire"),
+                format!("-n {host} link set lo up"),
+                // A packet socket gets no segment that the link itself would have to cut.
+                format!("-n {host} link set wire mtu 1500 gso_max_segs 1 up"),
+                format!("-n {between} link set {end} mtu 1500 addrgenmode none up"),
+            ]);
+        }
+        for command in commands {
+            ip(&command).unwrap_or_else(|error| panic!("ip {command}: {error}"));
+        }
+        let namespace = format!("/run/netns/{between}");
+        let enter = move || {
+            let namespace = File::open(namespace).unwrap();
+            setns(namespace, CloneFlags::CLONE_NEWNET).expect("it may be entered");
+        };
+        let bridge = Bridge::start(path, enter, ENDS, place);
+        lab.between = Some((between, bridge));
+        Some(lab)
+    }
+
     /// A command on the server's host.
     pub fn on_server(&self, command: &Command) -> Command {
         on(&self.server, command)
@@ -129,7 +177,9 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        for name in [&self.server, &self.client] {
+        // The bridge ends first, so that its host has no process any more.
+        let between = self.between.take().map(|(name, _)| name);
+        for name in [&self.server, &self.client].into_iter().chain(&between) {
             let _ = ip(&format!("netns delete {name}"));
         }
     }

@@ -9,7 +9,8 @@ pub fn check_rate(log: &str) -> Result<(), String> {
         let Some((time, text)) = line.split_once("Z [") else {
             return Err(format!("no line of a log: {line}"));
         };
-        let condition: String = text.chars().filter(|byte| !byte.is_ascii_digit()).collect();
+        let is_number = |byte: char| byte.is_ascii_digit() || byte == ',';
+        let condition: String = text.chars().filter(|byte| !is_number(*byte)).collect();
         let time = milliseconds(time).ok_or_else(|| format!("no time: {line}"))?;
         if let Some(before) = last.insert(condition, time)
             && time < before + 995

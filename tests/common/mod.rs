@@ -6,14 +6,22 @@
 
 pub mod craft;
 pub mod crowd;
+pub mod files;
 pub mod lab;
 pub mod log;
+pub mod path;
 pub mod peers;
+pub mod program;
 pub mod puppet;
+pub mod quota;
 pub mod ratio;
 pub mod report;
+pub mod stalled;
+pub mod terminal;
+pub mod told;
 pub mod totals;
 pub mod tshark;
+pub mod wrap;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -21,7 +29,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -29,6 +37,9 @@ use nix::unistd::Pid;
 
 /// How long anything in a test may take before it has failed: far more than a slow machine needs.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Options of `load` where it is not tested who set the pace: on a busy machine it may be anybody.
+pub const ANY_PACE: &str = "--allow client-bound,network-bound,inconclusive";
 
 /// The binary under test, with arguments separated by spaces.
 pub fn upcase(arguments: &str) -> Command {
@@ -41,6 +52,28 @@ pub fn upcase(arguments: &str) -> Command {
 /// Runs the binary to its end.
 pub fn run(arguments: &str) -> Ended {
     Ended::from(upcase(arguments).output().expect("the binary starts"))
+}
+
+/// Runs the binary to its end, and writes these pieces to its standard input, one after the other.
+pub fn fed<'a>(arguments: &str, pieces: impl Iterator<Item = &'a [u8]>) -> Ended {
+    let mut command = upcase(arguments);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut pipe = child.stdin.take().expect("it is a pipe");
+    for piece in pieces {
+        pipe.write_all(piece).expect("it reads to the end");
+    }
+    drop(pipe);
+    Ended::from(child.wait_with_output().expect("it is a child"))
+}
+
+/// What `sniff` says of a file.
+pub fn sniff(file: &Temporary, arguments: &str) -> Ended {
+    run(&format!("sniff --read {} {arguments}", file.0.display()))
 }
 
 /// A command that has ended.
@@ -82,14 +115,19 @@ impl Ended {
 pub struct Process {
     child: Child,
     stderr: Arc<Mutex<String>>,
+    /// Ends when the process, and whoever has its standard error as well, has closed it.
+    collector: Option<JoinHandle<()>>,
 }
+
+/// How long the collector may go on when the process has ended: a child of it may live on.
+const COLLECTED: Duration = Duration::from_secs(5);
 
 impl Process {
     /// Starts a command; its standard error is collected.
     pub fn start(mut command: Command) -> Process {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
         let stderr = Arc::new(Mutex::new(String::new()));
-        if let Some(pipe) = child.stderr.take() {
+        let collector = child.stderr.take().map(|pipe| {
             let collected = Arc::clone(&stderr);
             thread::spawn(move || {
                 for line in BufReader::new(pipe).lines().map_while(Result::ok) {
@@ -97,9 +135,13 @@ impl Process {
                     collected.push_str(&line);
                     collected.push('\n');
                 }
-            });
+            })
+        });
+        Process {
+            child,
+            stderr,
+            collector,
         }
-        Process { child, stderr }
     }
 
     /// The same, with its standard output kept for [`Process::ended`].
@@ -186,6 +228,12 @@ impl Process {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
+        // What it said last may not have been read yet.
+        let deadline = Instant::now() + COLLECTED;
+        let collector = self.collector.as_ref();
+        while collector.is_some_and(|it| !it.is_finished()) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
         status.unwrap()
     }
 

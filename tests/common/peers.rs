@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::Signal;
+use nix::unistd::{Pid, gettid};
 
 use super::{PATIENCE, Process, connect, until};
 
@@ -88,11 +90,42 @@ pub fn pinned(cpu: u32, command: &Command) -> Command {
     pinned
 }
 
+/// The same without a place before others: what else the machine does takes its share of the CPU.
+pub fn pinned_among_others(cpu: u32, command: &Command) -> Command {
+    let mut pinned = Command::new("taskset");
+    pinned.args(["-c", &cpu.to_string()]);
+    pinned.arg(command.get_program()).args(command.get_args());
+    pinned.stdin(Stdio::null());
+    pinned
+}
+
+/// Moves the calling thread to one CPU; `first`: before what else this CPU does, where that is
+/// allowed.
+pub fn settle(cpu: u32, first: bool) {
+    let mut only = CpuSet::new();
+    only.set(cpu as usize).unwrap();
+    // Where there is no such CPU it stays where it is.
+    let _ = sched_setaffinity(Pid::from_raw(0), &only);
+    if first {
+        let mut chrt = Command::new("chrt");
+        let thread = gettid().to_string();
+        let _ = chrt.args(["--rr", "--pid", "1", &thread]).output();
+    }
+}
+
 /// Busy loops on one CPU, until they are dropped.
 pub fn hogs(cpu: u32, count: usize) -> Vec<Process> {
     let mut hog = Command::new("sh");
     hog.args(["-c", "while :; do :; done"]);
     let start = |_| Process::start(pinned(cpu, &hog));
+    (0..count).map(start).collect()
+}
+
+/// The same without a place before others.
+pub fn hogs_among_others(cpu: u32, count: usize) -> Vec<Process> {
+    let mut hog = Command::new("sh");
+    hog.args(["-c", "while :; do :; done"]);
+    let start = |_| Process::start(pinned_among_others(cpu, &hog));
     (0..count).map(start).collect()
 }
 

@@ -54,12 +54,18 @@ impl Report {
     /// Checks that every message has one fate, and that the exit code says what the report says.
     #[track_caller]
     pub fn of(ended: Ended) -> Report {
-        assert!(matches!(ended.code, Some(0 | 1)), "{ended:#?}");
+        assert!(matches!(ended.code, Some(0 | 1 | 4)), "{ended:#?}");
         let report = Report(ended.json());
         let sum: u64 = FATES.iter().map(|fate| report.count(fate)).sum();
         assert_eq!(report.count("scheduled"), sum, "{}", report.0);
         assert_eq!(report.0["schema"], "upcase.load/1");
         assert_eq!(report.0["ok"], ended.code == Some(0), "{}", report.0);
+        assert_eq!(
+            report.0["exit_code"],
+            ended.code.unwrap_or(-1),
+            "{}",
+            report.0
+        );
         report
     }
 
@@ -94,6 +100,33 @@ impl Report {
         let sentences = sentences.into_iter().flatten();
         let texts: Vec<&str> = sentences.filter_map(|text| text.as_str()).collect();
         texts.join("; ")
+    }
+
+    /// Whether a sentence or an advice says any of these, in small or large letters.
+    pub fn tells(&self, texts: &[&str]) -> bool {
+        let evidence = &self.0["evidence"];
+        let lists = [&evidence["sentences"], &evidence["advice"]];
+        let said = lists
+            .iter()
+            .flat_map(|list| list.as_array().into_iter().flatten());
+        let mut said = said.filter_map(|text| text.as_str()).map(str::to_lowercase);
+        said.any(|said| texts.iter().any(|text| said.contains(&text.to_lowercase())))
+    }
+
+    /// Whether the report has a number of messages for each target, and they differ by a fiftieth
+    /// at most.
+    pub fn has_equal_shares(&self) -> bool {
+        let targets = self.0["per_target"].as_array();
+        let of = |target: &serde_json::Value| {
+            let mut names = ["scheduled", "messages", "verified"].into_iter();
+            names.find_map(|name| target[name].as_f64())
+        };
+        let counts: Option<Vec<f64>> = targets.into_iter().flatten().map(of).collect();
+        counts.is_some_and(|counts| {
+            let least = counts.iter().copied().fold(f64::INFINITY, f64::min);
+            let most = counts.iter().copied().fold(0.0, f64::max);
+            most - least <= most / 50.0
+        })
     }
 
     /// Whether a thread of the run waited for a CPU for more than a fiftieth of its time, or the

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-/// `accepted 3, closed 3 (finished 2, reset 1), 120 bytes in, 120 bytes out`. What may stand behind
+/// `accepted 3, closed 3 (finished 2, reset 1), 1,200 bytes in, 1 byte out`. What may stand behind
 /// that is not read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -37,10 +37,13 @@ impl FromStr for Totals {
 
 fn read(line: &str) -> Option<Totals> {
     let (accepted, rest) = line.strip_prefix("accepted ")?.split_once(", closed ")?;
-    let (ended, rest) = rest.split_at(rest.find([' ', ','])?);
-    let ended: u64 = ended.parse().ok()?;
-    let (reasons, rest) = match rest.strip_prefix(" (") {
-        Some(rest) => rest.split_once(')')?,
+    let (ended, rest) = match rest.split_once(" (") {
+        Some((ended, rest)) => (ended, rest),
+        None => rest.split_once(", ")?,
+    };
+    let ended = number(ended)?;
+    let (reasons, rest) = match rest.split_once("), ") {
+        Some((reasons, rest)) => (reasons, rest),
         None => ("", rest),
     };
     let closed: Option<BTreeMap<String, u64>> = reasons
@@ -48,19 +51,35 @@ fn read(line: &str) -> Option<Totals> {
         .filter(|reason| !reason.is_empty())
         .map(|reason| {
             let (name, count) = reason.rsplit_once(' ')?;
-            Some((name.to_string(), count.parse().ok()?))
+            Some((name.to_string(), number(count)?))
         })
         .collect();
     let closed = closed?;
     if closed.values().sum::<u64>() != ended {
         return None;
     }
-    let (bytes_in, rest) = rest.strip_prefix(", ")?.split_once(" bytes in, ")?;
-    let (bytes_out, _) = rest.split_once(" bytes out")?;
+    let (bytes_in, rest) = rest.split_once(" in, ")?;
+    let (bytes_out, _) = rest.split_once(" out")?;
     Some(Totals {
-        accepted: accepted.parse().ok()?,
+        accepted: number(accepted)?,
         closed,
-        bytes_in: bytes_in.parse().ok()?,
-        bytes_out: bytes_out.parse().ok()?,
+        bytes_in: bytes(bytes_in)?,
+        bytes_out: bytes(bytes_out)?,
     })
+}
+
+/// `1 byte`, `1,200 bytes`.
+fn bytes(text: &str) -> Option<u64> {
+    let (count, noun) = text.split_once(' ')?;
+    let count = number(count)?;
+    let right = if count == 1 { "byte" } else { "bytes" };
+    (noun == right).then_some(count)
+}
+
+/// A number whose thousands are separated: `1,200`.
+fn number(text: &str) -> Option<u64> {
+    let mut groups = text.split(',');
+    let first = groups.next()?;
+    let right = groups.all(|group| group.len() == 3) && (1..=3).contains(&first.len());
+    right.then(|| text.replace(',', "").parse().ok())?
 }

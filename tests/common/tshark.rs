@@ -14,8 +14,19 @@ pub struct Told {
     pub flags: String,
     pub length: u64,
     pub words: Vec<String>,
+}
+
+/// What a difference may be due to, as tshark's fields show it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Situation {
+    /// The connection in tshark's count.
+    stream: u64,
     /// Bytes were acknowledged before that had not been seen sent, on this connection.
-    pub acked_unseen: bool,
+    acked_unseen: bool,
+    /// The other side's last segment reports bytes beyond a hole, and these are none of them.
+    hole_reported: bool,
+    /// An earlier packet of the file has a later time.
+    time_went_back: bool,
 }
 
 pub const WORDS: [&str; 14] = [
@@ -48,7 +59,7 @@ pub fn is_there() -> bool {
 }
 
 /// What tshark tells of each TCP segment, by packet number.
-pub fn tshark(file: &Path) -> BTreeMap<u64, Told> {
+pub fn tshark(file: &Path) -> BTreeMap<u64, (Told, Situation)> {
     let mut command = Command::new("tshark");
     command.args(["-r", file.to_str().unwrap(), "-Y", "tcp", "-T", "fields"]);
     command.args(["-E", "separator=;"]);
@@ -64,7 +75,15 @@ pub fn tshark(file: &Path) -> BTreeMap<u64, Told> {
     for word in WORDS {
         command.args(["-e", &format!("tcp.analysis.{word}")]);
     }
-    command.args(["-e", "tcp.srcport", "-e", "tcp.stream"]);
+    for field in [
+        "tcp.options.sack_le",
+        "tcp.options.sack_re",
+        "frame.time_epoch",
+        "tcp.srcport",
+        "tcp.stream",
+    ] {
+        command.args(["-e", field]);
+    }
     let output = command.output().unwrap();
     assert!(
         output.status.success(),
@@ -73,15 +92,39 @@ pub fn tshark(file: &Path) -> BTreeMap<u64, Told> {
     );
     let text = String::from_utf8(output.stdout).unwrap();
     let mut unseen = Unseen::default();
+    let mut reported: BTreeMap<(String, String), Vec<(u32, u32)>> = BTreeMap::new();
+    let mut latest = 0.0_f64;
     text.lines()
         .map(|line| {
             let fields: Vec<&str> = line.split(';').collect();
-            let [.., port, stream] = fields[..] else {
+            let [.., left, right, time, port, stream] = fields[..] else {
                 panic!("{line}");
             };
-            let (number, mut told) = parse(&fields);
-            told.acked_unseen = unseen.take(stream, port, &told);
-            (number, told)
+            let (number, told) = parse(&fields);
+            // Some blocks of a pcapng file have no time.
+            let time: f64 = time.parse().unwrap_or(latest);
+            let edges = |list: &str| -> Vec<u32> {
+                list.split(',')
+                    .filter_map(|edge| edge.parse().ok())
+                    .collect()
+            };
+            let ranges = edges(left).into_iter().zip(edges(right)).collect();
+            reported.insert((stream.to_string(), port.to_string()), ranges);
+            let peers = reported
+                .iter()
+                .filter(|((of, from), _)| of == stream && from != port);
+            let ranges: Vec<(u32, u32)> = peers.flat_map(|(_, ranges)| ranges.clone()).collect();
+            let seq = told.seq as u32;
+            let within =
+                |&(left, right): &(u32, u32)| seq.wrapping_sub(left) < right.wrapping_sub(left);
+            let situation = Situation {
+                stream: stream.parse().unwrap(),
+                acked_unseen: unseen.take(stream, port, &told),
+                hole_reported: !ranges.is_empty() && !ranges.iter().any(within),
+                time_went_back: time < latest,
+            };
+            latest = latest.max(time);
+            (number, (told, situation))
         })
         .collect()
 }
@@ -140,15 +183,20 @@ fn parse(fields: &[&str]) -> (u64, Told) {
         flags: flags.join(","),
         length: number(4),
         words,
-        acked_unseen: false,
     };
     (number(0), told)
 }
 
 /// What `sniff` tells of each segment, by packet number; whatever its verdict.
 pub fn sniff(file: &Path) -> BTreeMap<u64, Told> {
+    let told = sniff_places(file).into_iter();
+    told.map(|(number, (told, _))| (number, told)).collect()
+}
+
+/// What `sniff` tells of each segment, and true when it lies outside the window.
+fn sniff_places(file: &Path) -> BTreeMap<u64, (Told, bool)> {
     let ended = run(&format!("sniff --format json --read {}", file.display()));
-    assert!(matches!(ended.code, Some(0 | 1)), "{}", ended.stderr);
+    assert!(matches!(ended.code, Some(0 | 1 | 4)), "{}", ended.stderr);
     let lines = ended.stdout.lines();
     let values = lines.map(|line| serde_json::from_str::<serde_json::Value>(line).expect(line));
     let segments = values.filter(|value| value["kind"] == "segment");
@@ -163,46 +211,93 @@ pub fn sniff(file: &Path) -> BTreeMap<u64, Told> {
                 words: words
                     .map(|word| word.as_str().unwrap().to_string())
                     .collect(),
-                acked_unseen: false,
             };
-            (value["number"].as_u64().unwrap(), told)
+            let outside = value["out_of_window"] == true;
+            (value["number"].as_u64().unwrap(), (told, outside))
         })
         .collect()
 }
 
 /// Where ours differs and is right:
 ///
-/// | tshark | ours |
-/// |---|---|
-/// | fast_retransmission | another kind of repetition |
-/// | another kind of repetition | fast_retransmission |
+/// | tshark | ours | when |
+/// |---|---|---|
+/// | fast_retransmission | another kind of repetition | bytes were acknowledged unseen |
+/// | another kind of repetition | fast_retransmission | bytes were acknowledged unseen |
+/// | another kind of repetition | fast_retransmission | a hole is reported by SACK |
+/// | retransmission | out_of_order | time runs backwards |
+/// | reused_ports as well | | on SYN,ACK |
+/// | retransmission | reused_ports | a SYN after the same one was refused |
+/// | judged by what lies outside the window | not | after such a segment |
 ///
 /// Why: after an acknowledgment of bytes that it did not see, tshark writes -1 over its count of
 /// duplicate ACKs. Later it takes the mark for a large number, and says "fast" without a single
 /// duplicate ACK; or it has forgotten those that it had counted, of which there were enough. Ours
 /// counts them, whatever was not seen.
 ///
+/// The segment that is sent at once for a hole that SACK reports is a fast retransmission whether
+/// the hole begins at the acknowledgment or behind it (RFC 6675); tshark knows the first kind only.
+///
+/// tshark takes the difference of two times without a sign: a packet that is stamped before its
+/// predecessor is late by centuries. Ours takes it for near.
+///
+/// A connection is opened again by a SYN. The SYN,ACK belongs to the SYN that it answers, whatever
+/// its number is. A SYN that was refused by an RST and comes again is another attempt.
+///
+/// What a receiver drops (RFC 9293, section 3.10.7.4) is no part of the stream, so that what
+/// follows is judged without it. It ends with the next connection.
+///
 /// (tshark also takes a sequence number of exactly 0 for "none yet". That needs a connection which
 /// passes 0 at the end of a segment: the fixed seeds do not meet it.)
-fn is_excused(theirs: &Told, ours: &Told) -> bool {
+fn is_excused(theirs: &Told, ours: &Told, situation: &Situation, after_outside: bool) -> bool {
+    if (theirs.seq, theirs.ack, theirs.length) != (ours.seq, ours.ack, ours.length) {
+        return false;
+    }
+    if after_outside {
+        return true;
+    }
+    let mut their_words = theirs.words.clone();
+    if theirs.flags == "SYN,ACK" {
+        their_words.retain(|word| word != "reused_ports");
+    }
+    let only = |words: &[String], word: &str| words == [word.to_string()];
+    if their_words == ours.words {
+        return true;
+    }
+    if theirs.flags == "SYN" && only(&ours.words, "reused_ports") {
+        return only(&their_words, "retransmission");
+    }
     let kinds = ["fast_retransmission", "retransmission", "out_of_order"];
-    let of_kind = |told: &Told| -> (Vec<String>, Vec<String>) {
-        let words = told.words.iter().cloned();
+    let of_kind = |words: &[String]| -> (Vec<String>, Vec<String>) {
+        let words = words.iter().cloned();
         words.partition(|word| kinds.contains(&word.as_str()))
     };
-    let ((their_kind, their_rest), (our_kind, our_rest)) = (of_kind(theirs), of_kind(ours));
-    let fast = |kind: &[String]| kind == ["fast_retransmission"];
-    theirs.acked_unseen
-        && their_kind.len() == 1
-        && our_kind.len() == 1
-        && fast(&their_kind) != fast(&our_kind)
-        && their_rest == our_rest
-        && (theirs.seq, theirs.ack, theirs.length) == (ours.seq, ours.ack, ours.length)
+    let ((their_kind, their_rest), (our_kind, our_rest)) =
+        (of_kind(&their_words), of_kind(&ours.words));
+    if their_kind.len() != 1 || our_kind.len() != 1 || their_rest != our_rest {
+        return false;
+    }
+    let fast = |kind: &[String]| only(kind, "fast_retransmission");
+    let late = situation.time_went_back
+        && only(&their_kind, "retransmission")
+        && only(&our_kind, "out_of_order");
+    let hole = situation.hole_reported && fast(&our_kind);
+    let unseen = situation.acked_unseen && fast(&their_kind) != fast(&our_kind);
+    late || hole || unseen
 }
 
+/// What tshark and ours say of a packet; `None`: nothing.
+pub type Difference = (u64, Option<Told>, Option<Told>);
+
 /// The packets of which the two say different things: number, tshark's, ours.
-pub fn disagreements(file: &Path) -> Vec<(u64, Option<Told>, Option<Told>)> {
-    let (theirs, ours) = (tshark(file), sniff(file));
+pub fn disagreements(file: &Path) -> Vec<Difference> {
+    disagreements_and_excuses(file).0
+}
+
+/// The packets of which the two say different things, and how many other differences the table
+/// excuses.
+pub fn disagreements_and_excuses(file: &Path) -> (Vec<Difference>, usize) {
+    let (theirs, ours) = (tshark(file), sniff_places(file));
     assert!(
         !theirs.is_empty(),
         "tshark tells nothing of {}",
@@ -211,23 +306,30 @@ pub fn disagreements(file: &Path) -> Vec<(u64, Option<Told>, Option<Told>)> {
     let mut numbers: Vec<u64> = theirs.keys().chain(ours.keys()).copied().collect();
     numbers.sort_unstable();
     numbers.dedup();
-    let differ = |theirs: &Option<Told>, ours: &Option<Told>| match (theirs, ours) {
-        (Some(theirs), Some(ours)) => {
-            let mut theirs_alone = theirs.clone();
-            theirs_alone.acked_unseen = false;
-            theirs_alone != *ours && !is_excused(theirs, ours)
+    let mut streams_outside = BTreeSet::new();
+    let (mut differences, mut excused) = (Vec::new(), 0);
+    for number in numbers {
+        let (theirs, ours) = (theirs.get(&number), ours.get(&number));
+        if let (Some((theirs, situation)), Some((ours, outside))) = (theirs, ours) {
+            if *outside {
+                streams_outside.insert(situation.stream);
+            }
+            if theirs == ours {
+                continue;
+            }
+            if is_excused(
+                theirs,
+                ours,
+                situation,
+                streams_outside.contains(&situation.stream),
+            ) {
+                excused += 1;
+                continue;
+            }
         }
-        _ => true,
-    };
-    numbers
-        .into_iter()
-        .map(|number| {
-            (
-                number,
-                theirs.get(&number).cloned(),
-                ours.get(&number).cloned(),
-            )
-        })
-        .filter(|(_, theirs, ours)| differ(theirs, ours))
-        .collect()
+        let told = |told: &Told| told.clone();
+        let theirs = theirs.map(|(theirs, _)| told(theirs));
+        differences.push((number, theirs, ours.map(|(ours, _)| told(ours))));
+    }
+    (differences, excused)
 }

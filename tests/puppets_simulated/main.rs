@@ -22,6 +22,9 @@ mod clients;
 #[path = "../server_simulation/kernel.rs"]
 mod kernel;
 #[allow(dead_code)]
+#[path = "../server_simulation/neighbours.rs"]
+mod neighbours;
+#[allow(dead_code)]
 #[path = "../server_simulation/rules.rs"]
 mod rules;
 #[allow(dead_code)]

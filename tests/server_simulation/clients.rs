@@ -210,8 +210,11 @@ impl State {
             Ending::Reset => self.arrive_reset(number),
             Ending::Vanish => {
                 self.ends[number].has_vanished = true;
-                let after = self.chance.between((MILLISECOND, 200 * MILLISECOND));
-                self.later(after, Happening::GiveUp(number as u32));
+                // Its kernel gives it up, or leaves that to the server.
+                if self.limits.keepalive.is_none() || self.chance.one_in(2) {
+                    let after = self.chance.between((MILLISECOND, 200 * MILLISECOND));
+                    self.later(after, Happening::GiveUp(number as u32));
+                }
             }
             Ending::Silence => {}
         }
@@ -296,6 +299,9 @@ impl State {
     pub fn calm(&mut self) {
         self.faults.end();
         self.is_calm = true;
+        if let Some(neighbours) = &mut self.neighbours {
+            neighbours.calm();
+        }
         for number in 0..self.ends.len() {
             let end = &mut self.ends[number];
             end.left = 0;

@@ -15,11 +15,13 @@ use std::time::{Duration, Instant};
 use nix::libc;
 use upcase::reactor::slots::Token;
 use upcase::server::limits::Limits;
+use upcase::server::places::Shards;
 use upcase::server::world::{Output, Socket, Timer, World};
 use upcase::stream::{Hints, Stream};
 
 use crate::chance::{Agenda, Chance, reply_bytes, sent_bytes, upper_case};
 use crate::clients::Habit;
+use crate::neighbours::Neighbours;
 use crate::rules::{Book, Facts, nanos};
 use crate::swarm::Faults;
 
@@ -50,6 +52,8 @@ pub struct State {
     /// Those that were accepted and are not closed.
     pub open: Vec<u32>,
     pub doors: Vec<Door>,
+    /// The other shards, when there are any.
+    pub neighbours: Option<Neighbours>,
     /// What epoll has to report, in its order.
     ready: VecDeque<Source>,
     /// Timers that are due and were not told yet.
@@ -107,7 +111,11 @@ pub enum Happening {
     Arrive(u32),
     /// The kernel finds room after all.
     Room(u32),
+    /// A client's kernel answers a probe.
+    Answer(u32),
     GiveUp(u32),
+    /// A client of another shard comes or goes.
+    Neighbour,
     /// Descriptors run out, or are there again.
     Descriptors,
     /// The same of the system's memory.
@@ -175,6 +183,11 @@ pub struct End {
     pub shut: bool,
     last_in: u64,
     last_out: u64,
+    /// When a segment came last, and the probes that were sent since then.
+    pub heard_at: u64,
+    pub probes: u32,
+    /// The most connections that were open at a time since then, when the last of these went.
+    pub crowd: usize,
 
     pub facts: Facts,
 
@@ -272,6 +285,9 @@ impl End {
             shut: false,
             last_in: now,
             last_out: now,
+            heard_at: now,
+            probes: 0,
+            crowd: 0,
             facts: Facts::new(now),
             left: habit.total,
             habit,
@@ -333,6 +349,13 @@ impl End {
         })
     }
 
+    /// A segment of the client has come.
+    fn heard(&mut self, now: u64) {
+        self.heard_at = now;
+        self.probes = 0;
+        self.crowd = 0;
+    }
+
     /// Since when no byte has moved.
     pub fn quiet_since(&self) -> u64 {
         self.last_in.max(self.last_out)
@@ -364,6 +387,7 @@ impl State {
         let end = &mut self.ends[number];
         end.arrived += count;
         end.last_in = self.now;
+        end.heard(self.now);
         self.raise(Source::End(number as u32));
     }
 
@@ -376,6 +400,7 @@ impl State {
         }
         end.mark = Some(end.arrived);
         end.last_in = self.now;
+        end.heard(self.now);
         self.raise(Source::End(number as u32));
     }
 
@@ -383,6 +408,7 @@ impl State {
         let end = &mut self.ends[number];
         if !end.is_over() && !end.fin {
             end.fin = true;
+            end.heard(self.now);
             self.raise(Source::End(number as u32));
         }
     }
@@ -413,6 +439,7 @@ impl State {
     /// The client's kernel has got all that fits into its window.
     pub fn acknowledge(&mut self, number: usize) {
         let end = &mut self.ends[number];
+        end.heard(self.now);
         let acked = end.sent.min(end.taken + end.habit.window);
         if acked <= end.acked {
             return;
@@ -462,7 +489,9 @@ impl State {
                     self.ends[number as usize].is_squeezed = false;
                     self.room_opens(number as usize);
                 }
+                Happening::Answer(number) => self.answer_probe(number as usize),
                 Happening::GiveUp(number) => self.give_up(number as usize),
+                Happening::Neighbour => self.neighbour_acts(),
                 Happening::Descriptors => self.change_descriptors(),
                 Happening::Memory => self.change_memory(),
                 Happening::Timer(timer) => self.due.push_back(timer),
@@ -477,12 +506,19 @@ impl State {
 impl State {
     /// Whether the poll would return at once.
     pub fn has_news(&self) -> bool {
-        !self.ready.is_empty() || !self.due.is_empty() || self.stops > 0
+        let is_woken = self
+            .neighbours
+            .as_ref()
+            .is_some_and(|it| it.is_engine_woken);
+        !self.ready.is_empty() || !self.due.is_empty() || self.stops > 0 || is_woken
     }
 
     /// What one epoll_wait(2) returns.
     pub fn collect(&mut self, batch: &mut Vec<Told>) {
         batch.clear();
+        if let Some(neighbours) = &mut self.neighbours {
+            neighbours.is_engine_woken = false;
+        }
         let capacity = self.chance.between((1, self.faults.batch)) as usize;
         for _ in 0..self.ready.len() {
             if batch.len() >= capacity {
@@ -709,6 +745,28 @@ impl State {
         Ok(())
     }
 
+    /// Probes and answers may be lost on their way; a machine that is gone does not answer.
+    fn probe(&mut self, number: usize) {
+        self.begin_call(|it| &mut it.looks);
+        self.check_probe(number);
+        let end = &mut self.ends[number];
+        if end.is_over() || end.sent > end.acked {
+            return;
+        }
+        end.probes += 1;
+        if !end.has_vanished && !self.chance.one_in(self.faults.lost_probes) {
+            let after = self.chance.between((1000, 100_000));
+            self.later(after, Happening::Answer(number as u32));
+        }
+    }
+
+    fn answer_probe(&mut self, number: usize) {
+        let end = &mut self.ends[number];
+        if !end.is_over() && !end.has_vanished {
+            end.heard(self.now);
+        }
+    }
+
     /// A call failed for good.
     fn fails(&mut self, number: usize, errno: i32) -> io::Error {
         self.ends[number].facts.failed(errno);
@@ -823,6 +881,7 @@ impl SimKernel {
             ends: Vec::new(),
             open: Vec::new(),
             doors: std::iter::repeat_with(Door::new).take(doors).collect(),
+            neighbours: None,
             ready: VecDeque::new(),
             due: VecDeque::new(),
             stops: 0,
@@ -870,6 +929,17 @@ impl World for SimKernel {
         self.0.borrow_mut().close(listener)
     }
 
+    fn wake(&mut self, shard: usize) {
+        let mut state = self.0.borrow_mut();
+        let needs = !state.chance.one_in(4);
+        let mut woken = Shards::default();
+        woken.insert(shard);
+        match &mut state.neighbours {
+            Some(neighbours) => neighbours.wake(woken, needs),
+            None => state.fails_check(None, "it wakes another shard, and there is none"),
+        }
+    }
+
     fn set_timer(&mut self, deadline: Instant, timer: Timer) {
         let mut state = self.0.borrow_mut();
         state.events.timers += 1;
@@ -898,14 +968,21 @@ impl Socket for SimSocket {
     fn output(&self) -> io::Result<Output> {
         let mut state = self.kernel.0.borrow_mut();
         state.begin_call(|it| &mut it.looks);
-        let (now, timeout) = (state.now, state.limits.stall_timeout);
-        let end = &mut state.ends[self.number];
-        end.sampled(now, timeout);
+        state.sampled(self.number);
+        let now = state.now;
+        let end = &state.ends[self.number];
         Ok(Output {
             acknowledged: end.acked,
             outstanding: end.sent - end.acked,
             quiet: Duration::from_nanos(now - end.quiet_since()),
+            heard: Duration::from_nanos(now - end.heard_at),
+            unanswered: end.probes,
         })
+    }
+
+    fn probe(&mut self) -> io::Result<()> {
+        self.kernel.0.borrow_mut().probe(self.number);
+        Ok(())
     }
 
     fn reset_on_close(&mut self) -> io::Result<()> {

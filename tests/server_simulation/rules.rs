@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use nix::libc;
-use upcase::server::limits::Limits;
+use upcase::server::limits::{KEEPALIVE_PROBES, Limits};
 use upcase::server::stats::{CloseReason, Snapshot};
 use upcase::server::world::Timer;
 use upcase::stream::Hints;
@@ -57,12 +57,21 @@ pub struct Book {
     /// How often it has said so.
     pub fulls: u64,
     pub least_progress: u64,
-    timers: [u32; 7],
+    timers: [u32; 9],
+    /// When silent clients were probed, in the last gap.
+    probed: VecDeque<u64>,
+    /// Probes in all.
+    pub probes_sent: u64,
+    /// Clients that answered none.
+    pub vanished: u64,
     /// Counts the occasions on which the server may ask each socket once without an event.
     probes: u64,
     /// The connection that is served, and how many bytes of it were read.
     current: Option<usize>,
     serve_bytes: u64,
+    /// The connections that have spent their budget in this turn, and in the one before.
+    spent: Vec<usize>,
+    queued: Vec<usize>,
     /// The connections that were served in this turn for an event, or from the queue.
     served: Vec<usize>,
     /// Some of this turn's reads were large ones.
@@ -95,6 +104,11 @@ pub struct Facts {
     pub got_end: bool,
     error: Option<CloseReason>,
     pub resets: bool,
+    /// When it was probed last.
+    probed_at: Option<u64>,
+    /// Why it is to be sent FIN: it was found silent, or this is the last call. Whatever is read of
+    /// it afterwards is another beginning.
+    silent_for: Option<CloseReason>,
     fin: Option<Fin>,
     is_over_share: bool,
     accepted_at: u64,
@@ -105,6 +119,8 @@ pub struct Facts {
     turn: u64,
     turn_bytes: u64,
     turn_told: u64,
+    /// It was read from in a look of the stopping server, and not for an event.
+    turn_looked: bool,
     /// Since when something is outstanding and nothing was acknowledged.
     stuck_since: u64,
     /// Since when it has been owed at least the least progress, and not acknowledged as much.
@@ -129,7 +145,6 @@ struct Sample {
     at: u64,
     acked: u64,
     owed: u64,
-    quiet: u64,
 }
 
 impl Book {
@@ -152,10 +167,15 @@ impl Book {
             is_full: false,
             fulls: 0,
             least_progress: ((limits.min_rate as f64 * seconds) as u64).max(1),
-            timers: [0; 7],
+            timers: [0; 9],
+            probed: VecDeque::new(),
+            probes_sent: 0,
+            vanished: 0,
             probes: 0,
             current: None,
             serve_bytes: 0,
+            spent: Vec::new(),
+            queued: Vec::new(),
             served: Vec::new(),
             is_large: false,
             larges: 0,
@@ -181,6 +201,8 @@ impl Facts {
             got_end: false,
             error: None,
             resets: false,
+            probed_at: None,
+            silent_for: None,
             fin: None,
             is_over_share: false,
             accepted_at: now,
@@ -189,6 +211,7 @@ impl Facts {
             turn: 0,
             turn_bytes: 0,
             turn_told: 0,
+            turn_looked: false,
             stuck_since: now,
             slow_since: now,
             slow_from: 0,
@@ -212,6 +235,7 @@ impl Facts {
             self.turn = turn;
             self.turn_bytes = 0;
             self.turn_told = 0;
+            self.turn_looked = false;
         }
     }
 
@@ -255,12 +279,11 @@ impl End {
     }
 
     /// The server asks how the output fares.
-    pub fn sampled(&mut self, now: u64, timeout: Option<Duration>) {
+    fn sampled(&mut self, now: u64, timeout: Option<Duration>) {
         let sample = Sample {
             at: now,
             acked: self.acked,
             owed: self.owed(),
-            quiet: now - self.quiet_since(),
         };
         let samples = &mut self.facts.samples;
         samples.push_back(sample);
@@ -335,10 +358,13 @@ impl State {
 
     /// Another connection is served, or none. The one before may be ready still.
     fn end_serve(&mut self) {
-        self.book.serve_bytes = 0;
+        let bytes = std::mem::take(&mut self.book.serve_bytes);
         let Some(number) = self.book.current.take() else {
             return;
         };
+        if bytes >= self.limits.turn_bytes as u64 {
+            self.book.spent.push(number);
+        }
         let end = &self.ends[number];
         let is_ready = end.facts.may_read && end.is_readable() && end.pending() == 0;
         if is_ready && !end.is_closed && self.book.waiting.is_none() {
@@ -355,6 +381,7 @@ impl State {
         if self.book.current != Some(number) {
             self.end_serve();
             self.book.current = Some(number);
+            self.check_place(number);
             let waiting = self.book.waiting.as_ref();
             if waiting.is_some_and(|it| it.number == number) {
                 self.check_fairness();
@@ -367,7 +394,16 @@ impl State {
         require!(self, number, is_well, "a call after an error");
     }
 
-    /// Whoever is ready waits for at most one budget of each other one.
+    /// Whoever has spent its budget has its next turn behind the events of the others. It would
+    /// pass those who wait otherwise, as often as it sends a piece of that size.
+    fn check_place(&self, number: usize) {
+        let is_late = matches!(self.book.context, Context::Finish | Context::Cut);
+        let is_in_order = is_late || !self.book.queued.contains(&number);
+        require!(self, number, is_in_order, "it passes those who wait");
+    }
+
+    /// Whoever is ready waits for less than two budgets of each other one: for one turn of it that
+    /// ended before its budget did, and for the next.
     fn check_fairness(&mut self) {
         let Some(waiting) = self.book.waiting.take() else {
             return;
@@ -387,7 +423,8 @@ impl State {
                 told
             };
             // It may have waited through a turn with large reads.
-            let is_fair = read <= self.budget(self.limits.large_read_bytes) * told.max(1);
+            let budgets = self.budget(self.limits.large_read_bytes) * told.max(1);
+            let is_fair = read < self.limits.turn_bytes as u64 + budgets;
             require!(
                 self,
                 number,
@@ -449,15 +486,19 @@ impl State {
         }
         self.book.serve_bytes += count as u64;
         let facts = &mut end.facts;
+        facts.silent_for = None;
         facts.begin_turn(turn);
         facts.turn_bytes += count as u64;
+        facts.turn_looked |= self.book.context == Context::Timer(Timer::Look);
         let (at_once, in_turn) = (self.book.serve_bytes, facts.turn_bytes);
         // epoll does not say two things of one source in a turn; here it may happen.
         let is_plain = self.faults.split == 0 && self.faults.spurious == 0;
-        let in_turn_max = match is_plain {
-            true => budget,
-            false => budget * facts.turn_told.max(1),
+        let told = match is_plain {
+            true => 1,
+            false => facts.turn_told.max(1),
         };
+        // A look of the stopping server, at times far apart, stands beside the event.
+        let in_turn_max = budget * (told + u64::from(facts.turn_looked));
         require!(self, number, at_once <= budget, "{at_once} bytes at once");
         let is_fair = in_turn <= in_turn_max;
         require!(self, number, is_fair, "{in_turn} bytes in a turn");
@@ -489,6 +530,58 @@ impl State {
         }
     }
 
+    /// A client is probed when it has been silent for long enough and is owed nothing, after
+    /// a pause, and with few others at a time.
+    pub fn check_probe(&mut self, number: usize) {
+        self.book.calls += 1;
+        let in_time = self.book.context == Context::Timer(Timer::Probe);
+        require!(self, number, in_time, "a probe out of time");
+        let time = nanos(self.limits.keepalive.unwrap_or(Duration::MAX));
+        let pause = nanos(self.limits.keepalive_pause());
+        let (began, now) = (self.book.turn_began, self.now);
+        let end = &self.ends[number];
+        let is_silent = now - end.heard_at >= time / 16 * 13;
+        require!(self, number, is_silent, "a probe of one that was heard");
+        let is_unanswered = end.probes < KEEPALIVE_PROBES;
+        require!(self, number, is_unanswered, "more probes than there are");
+        let is_new = end.facts.probed_at.is_none_or(|at| at + pause <= began);
+        require!(self, number, is_new, "a probe before the pause was over");
+        self.ends[number].facts.probed_at = Some(began);
+        self.book.probes_sent += 1;
+        let gap = nanos(self.limits.probe_gap);
+        let probed = &mut self.book.probed;
+        probed.retain(|&at| at + gap > began);
+        probed.push_back(began);
+        let gaps = (time / gap).max(1) as usize;
+        let (least, most) = self.limits.probe_burst;
+        let wanted = (10 * self.open.len()).div_ceil(gaps);
+        let most = wanted.clamp(least, most);
+        let are_few = self.book.probed.len() <= most;
+        require!(self, number, are_few, "a burst of probes");
+    }
+
+    /// The server asks how the output of a client fares, and may find that it is to be sent FIN.
+    /// That may have to wait for a turn with time for it.
+    pub fn sampled(&mut self, number: usize) {
+        let (now, stall_timeout) = (self.now, self.limits.stall_timeout);
+        let is_last_call = self.is_last_call();
+        let idle_timeout = nanos(self.limits.idle_timeout.unwrap_or(Duration::MAX));
+        let drain_silence = nanos(self.limits.drain_silence);
+        let end = &mut self.ends[number];
+        end.sampled(now, stall_timeout);
+        let quiet = now - end.quiet_since();
+        let is_idle = end.owed() == 0 && quiet >= idle_timeout;
+        let is_done_with = end.pending() == 0 && quiet >= drain_silence;
+        let found = match self.book.context {
+            Context::Timer(Timer::Idle) if is_idle => Some(CloseReason::Idle),
+            Context::Timer(Timer::Look) if is_done_with || is_last_call => {
+                Some(CloseReason::Stopped)
+            }
+            _ => None,
+        };
+        end.facts.silent_for = end.facts.silent_for.or(found);
+    }
+
     /// FIN says: this was all.
     pub fn check_shutdown(&mut self, number: usize) {
         self.serves(number);
@@ -497,28 +590,18 @@ impl State {
         require!(self, number, end.facts.fin.is_none(), "a second FIN");
         require!(self, number, pending == 0, "FIN before {pending} bytes");
         require!(self, number, !end.facts.got_end, "closing says FIN as well");
-        let reason = if self.book.context == Context::Timer(Timer::Idle) {
-            self.check_idle(number);
-            CloseReason::Idle
-        } else {
-            self.check_stopped(number);
-            CloseReason::Stopped
+        let Some(reason) = end.facts.silent_for else {
+            self.fails_check(Some(number), "FIN for no reason");
         };
+        if !self.is_last_call() {
+            self.check_silent(number);
+        }
         let end = &mut self.ends[number];
         end.facts.fin = Some(Fin {
             reason,
             at: self.book.turn_began,
             read: end.read,
         });
-    }
-
-    fn check_idle(&self, number: usize) {
-        let facts = &self.ends[number].facts;
-        let timeout = nanos(self.limits.idle_timeout.unwrap_or(Duration::MAX));
-        let sample = facts.samples.back();
-        let is_idle = sample.is_some_and(|it| it.owed == 0 && it.quiet >= timeout);
-        require!(self, number, is_idle, "it was not idle");
-        self.check_silent(number);
     }
 
     /// The call before this one said that there is nothing to read.
@@ -532,20 +615,12 @@ impl State {
         );
     }
 
-    fn check_stopped(&self, number: usize) {
-        let Some(since) = self.book.stopping else {
-            self.fails_check(Some(number), "FIN for no reason");
-        };
+    /// Whoever does not fall silent has had its time as well.
+    fn is_last_call(&self) -> bool {
         let drain = self.limits.drain_timeout;
-        let last_call = since + nanos(drain.saturating_sub(self.limits.linger.min(drain / 2)));
-        let began = self.book.turn_began;
-        if began < last_call {
-            let sample = self.ends[number].facts.samples.back();
-            let enough = nanos(self.limits.drain_silence);
-            let is_silent = sample.is_some_and(|it| it.quiet >= enough);
-            require!(self, number, is_silent, "FIN although it was not silent");
-            self.check_silent(number);
-        }
+        let last_call = drain.saturating_sub(self.limits.linger.min(drain / 2));
+        let since = self.book.stopping;
+        since.is_some_and(|since| self.book.turn_began >= since + nanos(last_call))
     }
 
     /// Every end of a connection has a reason, and what the reason promises is so.
@@ -559,7 +634,11 @@ impl State {
         let end = &self.ends[number];
         let resets = matches!(
             reason,
-            CloseReason::Stalled | CloseReason::Refused | CloseReason::Cut | CloseReason::Failed
+            CloseReason::TimedOut
+                | CloseReason::Stalled
+                | CloseReason::Refused
+                | CloseReason::Cut
+                | CloseReason::Failed
         );
         let is_so = end.facts.resets == resets;
         require!(
@@ -568,7 +647,14 @@ impl State {
             is_so,
             "{reason:?}, and FIN or RST to fit is not sent"
         );
+        let has_vanished = reason == CloseReason::TimedOut && end.facts.error.is_none();
+        for &other in &self.open {
+            let crowd = &mut self.ends[other as usize].crowd;
+            *crowd = self.open.len().max(*crowd);
+        }
+        let end = &self.ends[number];
         let book = &mut self.book;
+        book.vanished += u64::from(has_vanished);
         book.pending -= end.pending();
         book.closed[reason as usize] += 1;
         let network = network(end.address.ip());
@@ -591,6 +677,9 @@ impl State {
             _ if is_cut && end.pending() > 0 => CloseReason::Cut,
             _ if self.book.context == Context::Timer(Timer::Stall) && end.facts.resets => {
                 CloseReason::Stalled
+            }
+            _ if self.book.context == Context::Timer(Timer::Probe) && end.facts.resets => {
+                CloseReason::TimedOut
             }
             (.., Some(fin)) if end.read > fin.read => CloseReason::Late,
             (.., Some(fin)) => fin.reason,
@@ -627,6 +716,7 @@ impl State {
                 self.check_lingered(number);
             }
             CloseReason::Stalled => self.check_stalled(number),
+            CloseReason::TimedOut if end.facts.error.is_none() => self.check_vanished(number),
             _ => {}
         }
     }
@@ -656,9 +746,20 @@ impl State {
         require!(self, number, is_stalled, "it took enough of its replies");
     }
 
+    /// It has answered none of its probes, and had its time for each.
+    fn check_vanished(&self, number: usize) {
+        let end = &self.ends[number];
+        let pause = nanos(self.limits.keepalive_pause());
+        let began = self.book.turn_began;
+        let was_probed = end.probes >= KEEPALIVE_PROBES
+            && end.facts.probed_at.is_some_and(|at| at + pause <= began);
+        require!(self, number, was_probed, "it was not probed often enough");
+    }
+
     pub fn check_accept(&mut self, number: usize) {
         self.book.calls += 1;
-        let (cap, open) = (self.limits.max_connections, self.open.len());
+        let elsewhere = self.neighbours.as_ref().map_or(0, |it| it.held());
+        let (cap, open) = (self.limits.max_connections, self.open.len() + elsewhere);
         let door = &self.doors[number];
         let fault = if !door.is_open || door.is_broken {
             "an accept at a closed listener"
@@ -668,7 +769,7 @@ impl State {
             "an accept in a pause"
         } else if open >= cap {
             "an accept beyond the cap"
-        } else if self.book.is_full && open + room_of(cap) > cap {
+        } else if self.book.is_full && self.neighbours.is_none() && open + room_of(cap) > cap {
             "an accept before there is room"
         } else {
             self.book.is_full = false;
@@ -710,8 +811,8 @@ impl State {
         let set = &mut self.book.timers[timer as usize];
         *set += 1;
         let most = match timer {
-            Timer::RetryAccept | Timer::Look | Timer::DrainEnd => 1,
-            Timer::Stall | Timer::Idle | Timer::Linger => TIMERS_MAX,
+            Timer::RetryAccept | Timer::Look | Timer::DrainEnd | Timer::Walk => 1,
+            Timer::Stall | Timer::Idle | Timer::Linger | Timer::Probe => TIMERS_MAX,
             Timer::Hushed => self.doors.len() as u32,
         };
         if *set > most {
@@ -751,7 +852,10 @@ impl State {
             );
         }
         let cap = self.limits.max_connections;
-        let has_room = !self.book.is_full || self.open.len() + room_of(cap) <= cap;
+        let has_room = match &self.neighbours {
+            Some(neighbours) => neighbours.has_room(self.open.len()),
+            None => !self.book.is_full || self.open.len() + room_of(cap) <= cap,
+        };
         let is_retry_set = self.book.timers[Timer::RetryAccept as usize] > 0;
         for door in &self.doors {
             let is_known = door.is_open && door.is_reported() && !door.queue.is_empty();
@@ -764,9 +868,20 @@ impl State {
         }
     }
 
+    pub fn begin_turn(&mut self) {
+        self.end_serve();
+        self.book.turn += 1;
+        self.book.turn_began = self.now;
+        self.book.queued = std::mem::take(&mut self.book.spent);
+        for door in &mut self.doors {
+            door.attempts = 0;
+        }
+    }
+
     /// At the end of a turn.
     pub fn check_turn(&mut self) {
         self.end_serve();
+        self.book.queued.clear();
         let served = self.book.served.len();
         if self.book.is_large && served > self.limits.large_read_clients {
             self.fails_check(None, &format!("large reads in a turn of {served}"));
@@ -801,6 +916,18 @@ impl State {
             require!(self, number, !is_stuck, "it takes nothing, and stays");
             let is_slow = is_owed && now > facts.slow_since + 2 * whole + 2 * late;
             require!(self, number, !is_slow, "it takes too little, and stays");
+        }
+        if let Some(time) = self.limits.keepalive {
+            let since = end.heard_at.max(facts.accepted_at);
+            let end_at = since + nanos(self.limits.keepalive_end().unwrap_or_default());
+            // One look for each probe, one at the end, and one when it was enrolled: each of them
+            // may wait for a tick of the wheel and for all the others that there were then.
+            let tick = nanos(time / 256).max(1_000_000) + SLACK;
+            let crowd = end.crowd.max(self.open.len());
+            let burst = nanos(self.limits.probe_gap) * (1 + crowd as u64);
+            let late = (KEEPALIVE_PROBES as u64 + 2) * (tick + burst);
+            let is_gone = end.owed() == 0 && now > end_at + late;
+            require!(self, number, !is_gone, "it has vanished, and stays");
         }
         if let Some(fin) = facts.fin {
             let linger = self.limits.linger;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::ops::AddAssign;
+use std::sync::Arc;
 use std::time::Duration;
 
 use upcase::reactor::Wait;
@@ -12,6 +13,7 @@ use upcase::server::world::{Timer, World};
 
 use crate::chance::Chance;
 use crate::kernel::{Events, Happening, SimKernel, SimSocket, State, Told};
+use crate::neighbours::{ENGINE, Neighbours};
 use crate::rules::Context;
 use crate::swarm::{Faults, draw_limits};
 
@@ -27,6 +29,11 @@ pub struct Ended {
     pub waited: u64,
     /// Turns with large reads.
     pub larges: u64,
+    /// Keep-alive probes, and clients that answered none.
+    pub probes: u64,
+    pub vanished: u64,
+    /// How often the engine was woken since another shard left a place to it.
+    pub woken: u64,
     pub totals: Totals,
 }
 
@@ -36,6 +43,9 @@ impl AddAssign for Ended {
         self.broken += other.broken;
         self.waited += other.waited;
         self.larges += other.larges;
+        self.probes += other.probes;
+        self.vanished += other.vanished;
+        self.woken += other.woken;
         self.totals += other.totals;
     }
 }
@@ -49,6 +59,9 @@ impl Ended {
             ("a listener breaks", self.broken),
             ("a connection waits for its turn", self.waited),
             ("a turn with large reads", self.larges),
+            ("a silent client is probed", self.probes),
+            ("a client answers no probe", self.vanished),
+            ("another shard leaves a place", self.woken),
             ("a stale event", totals.stale_events),
             ("a client is lost in the queue", totals.lost),
             ("clients are turned away", totals.turned_away),
@@ -95,13 +108,17 @@ impl Simulation {
             limits.max_connections = chance.pick(&[130, 200]);
         }
         faults.crowd(limits.max_connections);
+        let has_neighbours = limits.max_connections < 1000 && chance.one_in(2);
         let doors = chance.pick(&[1, 1, 2, 3]);
         let ends_in_peace = chance.one_in(2);
         let at = chance.pick(&[1, 10, 100, 1000]) * 1_000_000;
         let at = chance.between((0, at));
         let second = chance.pick(&[0, 1, 1_000_000, 50_000_000]);
         let has_second = chance.one_in(3);
-        let simulation = Simulation::new(doors, limits, faults, chance);
+        let mut simulation = Simulation::new(doors, limits, faults, chance);
+        if has_neighbours {
+            simulation.share();
+        }
         let mut state = simulation.state();
         state.begin();
         if ends_in_peace {
@@ -114,6 +131,15 @@ impl Simulation {
         }
         drop(state);
         simulation
+    }
+
+    /// Other shards share its cap.
+    fn share(&mut self) {
+        let mut state = self.kernel.0.borrow_mut();
+        let neighbours = Neighbours::new(state.limits.max_connections);
+        self.engine.share(Arc::clone(&neighbours.places), ENGINE);
+        state.neighbours = Some(neighbours);
+        state.later(0, Happening::Neighbour);
     }
 
     pub fn state(&self) -> std::cell::RefMut<'_, State> {
@@ -145,6 +171,15 @@ impl Simulation {
     /// The books at the end.
     pub fn finish(self) -> Ended {
         let snapshot = self.engine.snapshot();
+        // Before the engine is dropped, which gives back whatever it has.
+        let state = self.state();
+        if let Some(neighbours) = &state.neighbours
+            && neighbours.places.taken() != neighbours.held()
+        {
+            let text = format!("it keeps places that it does not need: {neighbours:?}");
+            state.fails_check(None, &text);
+        }
+        drop(state);
         let failure = self.engine.into_failure();
         let state = self.kernel.0.borrow();
         state.check_snapshot(&snapshot);
@@ -159,6 +194,9 @@ impl Simulation {
             broken: u64::from(failure.is_some()),
             waited: state.book.waited,
             larges: state.book.larges,
+            probes: state.book.probes_sent,
+            vanished: state.book.vanished,
+            woken: state.neighbours.as_ref().map_or(0, |it| it.wakes),
             totals: snapshot.totals,
         }
     }
@@ -228,12 +266,7 @@ impl Simulation {
 
     fn begin_turn(&mut self, ready: usize) {
         self.engine.begin_turn(&self.kernel, ready);
-        let mut state = self.state();
-        state.book.turn += 1;
-        state.book.turn_began = state.now;
-        for door in &mut state.doors {
-            door.attempts = 0;
-        }
+        self.state().begin_turn();
     }
 
     pub fn stop(&mut self) {

@@ -2,53 +2,56 @@
 //!
 //! A line whose connection broke is opened anew after a while, which doubles with every failure; a
 //! line whose server answered wrongly is given up.
+//!
+//! No call that fails for one connection ends the run: the connection is lost, counted by the step
+//! and the errno, and its line is opened anew like any other. A call that only reads evidence
+//! (TCP_INFO) costs nothing but that evidence, and is counted as missing there.
 
 use std::io;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
-
+use crate::address::without_port;
 use crate::load::connection::Connection;
 use crate::load::dial::Dial;
 use crate::load::engine::{Engine, Peer, Phase, Stage};
+use crate::load::evidence::Seen;
 use crate::load::plan::{
-    BACKOFF_FIRST, BACKOFF_LAST, CALL_BYTES, CLOSE_PATIENCE, Close, PATIENCE, Pace, TURN_BYTES,
+    AT_ONCE, BACKOFF_FIRST, BACKOFF_LAST, CALL_BYTES, Close, PATIENCE, Pace, TURN_BYTES,
     TURN_CONNECTIONS,
 };
 use crate::load::random::{Dice, Purpose};
 use crate::load::results::{ErrorKind, Loss};
+use crate::load::step::{Failure, Step};
+use crate::load::targets::Target;
 use crate::load::world::{Socket, Timer, World};
 use crate::reactor::slots::Token;
 use crate::stream::Received;
 
 impl<S: Socket> Engine<S> {
     /// Opens the connections that are due, as many as a turn may.
-    pub(super) fn dial<W: World<Socket = S>>(&mut self, world: &mut W) -> anyhow::Result<()> {
+    pub(super) fn dial<W: World<Socket = S>>(&mut self, world: &mut W) {
         self.dial_again = false;
         for _ in 0..TURN_CONNECTIONS {
             match self.dialer.next(world.now()) {
-                Dial::Now(line) => self.open(world, line as usize, self.part.member(line))?,
+                Dial::Now(line) => self.open(world, line as usize, self.part.member(line)),
                 Dial::At(due) => {
                     if self.dial_due.replace(due) != Some(due) {
                         world.set_timer(due, Timer::Dial);
                     }
-                    return Ok(());
+                    return;
                 }
-                Dial::Full | Dial::Finished => return Ok(()),
+                Dial::Full | Dial::Finished => return,
             }
         }
         self.dial_again = true;
-        Ok(())
     }
 
-    pub(super) fn open<W: World<Socket = S>>(
-        &mut self,
-        world: &mut W,
-        line: usize,
-        number: u32,
-    ) -> anyhow::Result<()> {
+    /// Opens the connection of a line, with this number.
+    pub(super) fn open<W: World<Socket = S>>(&mut self, world: &mut W, line: usize, number: u32) {
         let Some((target, source)) = self.plan.route(self.part.member(line as u32)) else {
-            bail!("no target is named");
+            let error = io::ErrorKind::InvalidInput.into();
+            let step = Step::Open;
+            return self.not_opened(world, line, &Failure { step, error });
         };
         let now = world.now();
         if self.stage == Stage::Connecting {
@@ -57,7 +60,7 @@ impl<S: Socket> Engine<S> {
         let opened = world.connect(target, source);
         let socket = match opened {
             Ok(socket) => socket,
-            Err(error) => return self.not_opened(world, line, &error),
+            Err(failure) => return self.not_opened(world, line, &failure),
         };
         let token = self.peers.insert(Peer {
             socket,
@@ -66,16 +69,17 @@ impl<S: Socket> Engine<S> {
             number,
             phase: Phase::Connecting,
             since: now,
-            syns_resent: 0,
+            seen: Seen::default(),
             messages: 0,
             thinking: 0,
             offered: false,
         });
         self.lines[line].token = Some(token);
-        if let Some(peer) = self.peers.get_mut(token) {
-            world.watch(&mut peer.socket, token)?;
+        if let Some(peer) = self.peers.get_mut(token)
+            && let Err(error) = world.watch(&mut peer.socket, token)
+        {
+            self.give_up_peer(world, token, Step::Register, error);
         }
-        Ok(())
     }
 
     /// A connection did not come up.
@@ -83,24 +87,27 @@ impl<S: Socket> Engine<S> {
         &mut self,
         world: &mut W,
         line: usize,
-        error: &io::Error,
-    ) -> anyhow::Result<()> {
-        let kind = ErrorKind::of(error);
+        failure: &Failure,
+    ) {
+        let kind = ErrorKind::at(failure.step, &failure.error);
+        let now = world.now();
         self.books.run.counts.failed += 1;
         self.books.run.error(kind);
-        if self.first_failure.is_none() {
-            self.first_failure = Some(self.failure(line, error));
-        }
+        self.target(line as u32).failed(kind, now);
+        self.shortage |= kind.is_shortage();
+        self.note_first_failure(line, failure);
         if self.stage == Stage::Connecting {
             self.dialer.settled();
-            // Every target was tried, in vain: whether there is a run is for all threads to say.
+            // Every target was tried in vain: only all threads together decide whether there is a
+            // run. An attempt that failed for lack of something on this machine is no evidence
+            // about the others.
             let tried = self.dialer.tried() as usize >= self.plan.targets.len();
-            if self.books.run.counts.opened == 0 && tried && self.dialer.under_way() == 0 {
+            let none_up = self.books.run.counts.opened == 0 && !self.shortage;
+            if none_up && tried && self.dialer.under_way() == 0 {
                 self.dialer.give_up();
             }
         }
-        self.reopen_later(world, line, world.now());
-        Ok(())
+        self.reopen_later(world, line, now);
     }
 
     /// A connection under way will not come up.
@@ -108,66 +115,97 @@ impl<S: Socket> Engine<S> {
         &mut self,
         world: &mut W,
         token: Token,
-        error: &io::Error,
-    ) -> anyhow::Result<()> {
-        match self.remove(token) {
-            Some(peer) => self.not_opened(world, peer.line as usize, error),
-            None => Ok(()),
+        step: Step,
+        error: io::Error,
+    ) {
+        if let Some(peer) = self.remove(token) {
+            self.not_opened(world, peer.line as usize, &Failure { step, error });
         }
     }
 
-    fn failure(&self, line: usize, error: &io::Error) -> String {
+    /// Records why the first connection of each target failed, while none has come up.
+    fn note_first_failure(&mut self, line: usize, failure: &Failure) {
+        /// Further ones are not shown on the one line of the report.
+        const SHOWN: usize = 4;
+        let place = self.place_of(line as u32);
+        let known = self.first_failures.iter().any(|(known, _)| *known == place);
+        let is_full = self.first_failures.len() >= SHOWN;
+        if self.books.run.counts.opened == 0 && !known && !is_full {
+            let why = self.failure(line, failure);
+            self.first_failures.push((place, why));
+        }
+    }
+
+    fn failure(&self, line: usize, failure: &Failure) -> String {
         let route = self.plan.route(self.part.member(line as u32));
         let target = route.map_or(String::new(), |(target, _)| target.to_string());
-        match ErrorKind::of(error) {
-            ErrorKind::Refused => format!(
+        let source = route.and_then(|(_, source)| source);
+        let kind = ErrorKind::at(failure.step, &failure.error);
+        match (kind, source) {
+            (ErrorKind::Refused, _) => format!(
                 "nothing listens at {target} (connection refused): start `upcase serve --listen \
                  {target}` there, or name another target"
             ),
-            _ => format!("cannot connect to {target}: {error}"),
+            (ErrorKind::TimedOut, _) => format!(
+                "no answer from {target}: the host is not there, a firewall drops what is sent to \
+                 it, or the server's queue is full"
+            ),
+            (ErrorKind::ClosedAtOnce, _) => format!(
+                "the server at {target} closed the connection at once: it may take no more from \
+                 this address (its --max-connections-per-ip)"
+            ),
+            (ErrorKind::NoSource, Some(source)) => format!(
+                "--source {} is no address of this host: `ip address` lists those that are",
+                without_port(source)
+            ),
+            _ => {
+                let what = match kind {
+                    ErrorKind::Call(Step::Connect, _) => failure.error.to_string(),
+                    _ => kind.to_string(),
+                };
+                let remedy = kind.remedy();
+                let remedy = remedy.map_or(String::new(), |remedy| format!("; {remedy}"));
+                format!("cannot connect to {target}: {what}{remedy}")
+            }
         }
+    }
+
+    /// Returns the target of a line.
+    pub(super) fn target(&mut self, line: u32) -> &mut Target {
+        let place = self.place_of(line);
+        &mut self.targets[place]
     }
 
     /// Gives a connection its turn.
     #[inline(always)]
-    pub(super) fn serve<W: World<Socket = S>>(
-        &mut self,
-        world: &mut W,
-        token: Token,
-    ) -> anyhow::Result<()> {
+    pub(super) fn serve<W: World<Socket = S>>(&mut self, world: &mut W, token: Token) {
         let Some(peer) = self.peers.get(token) else {
-            return Ok(());
+            return;
         };
         match peer.phase {
-            Phase::Connecting => return self.look_whether_up(world, token),
+            Phase::Connecting => self.look_whether_up(world, token),
             Phase::Up => self.read(world, token),
             Phase::Closing => self.await_end(token),
         }
-        Ok(())
     }
 
-    pub(super) fn look_whether_up<W: World<Socket = S>>(
-        &mut self,
-        world: &mut W,
-        token: Token,
-    ) -> anyhow::Result<()> {
+    pub(super) fn look_whether_up<W: World<Socket = S>>(&mut self, world: &mut W, token: Token) {
         let Some(peer) = self.peers.get_mut(token) else {
-            return Ok(());
+            return;
         };
         match peer.socket.is_up() {
-            Ok(false) => return Ok(()),
+            Ok(false) => return,
             Ok(true) => {}
-            Err(error) => return self.give_up_peer(world, token, &error),
+            Err(error) => return self.give_up_peer(world, token, Step::Connect, error),
         }
         let now = world.now();
         self.clock = now;
-        if peer.number < self.plan.kernel_timestamps {
-            peer.socket.keep_times()?;
+        if peer.number < self.plan.kernel_timestamps
+            && let Err(error) = peer.socket.keep_times()
+        {
+            return self.give_up_peer(world, token, Step::KeepTimes, error);
         }
-        if let Ok(path) = peer.socket.path() {
-            peer.syns_resent = u32::try_from(path.resent).unwrap_or(u32::MAX);
-            self.evidence.network.came_up(&path);
-        }
+        peer.seen = self.evidence.network.came_up(peer.socket.path());
         let results = &mut self.books.run;
         results.counts.opened += 1;
         results
@@ -175,6 +213,8 @@ impl<S: Socket> Engine<S> {
             .record(now.saturating_duration_since(peer.since));
         peer.phase = Phase::Up;
         peer.since = now;
+        let place = self.plan.target_of(self.part.member(peer.line));
+        self.targets[place].came_up(now);
         let line = &mut self.lines[peer.line as usize];
         line.has_been_up = true;
         self.up += 1;
@@ -187,7 +227,6 @@ impl<S: Socket> Engine<S> {
         }
         // The event that told may have told more: bytes, or the end.
         self.peers.requeue(token);
-        Ok(())
     }
 
     /// A connection broke; another one takes its place, unless the server's replies are wrong.
@@ -201,15 +240,22 @@ impl<S: Socket> Engine<S> {
         let Some(peer) = self.remove(token) else {
             return;
         };
+        let at_once = !peer.connection.has_replies() && now < peer.since + AT_ONCE;
+        let kind = match kind {
+            ErrorKind::Reset | ErrorKind::ClosedEarly if at_once => ErrorKind::ClosedAtOnce,
+            _ => kind,
+        };
         self.books.run.error(kind);
+        self.target(peer.line).lost(kind, now);
         let mut loss = match kind {
             ErrorKind::WrongReply => Loss::Mismatched,
             _ => Loss::Errored,
         };
+        let target = self.place_of(peer.line);
         for message in peer.connection.messages() {
             if !message.timed_out {
                 self.outstanding -= 1;
-                self.books.lost(loss, message, now);
+                self.books.lost(loss, message, target, now);
             }
             // The first one is wrong, those behind it are lost with their connection.
             loss = Loss::Errored;
@@ -223,16 +269,13 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Takes a connection out, and books what it went through.
+    /// Takes a connection out. One that is up has not said what it went through yet.
     pub(super) fn remove(&mut self, token: Token) -> Option<Peer<S>> {
         let peer = self.peers.remove(token)?;
         if peer.phase == Phase::Up {
             self.up -= 1;
-        }
-        if peer.phase != Phase::Connecting
-            && let Ok(path) = peer.socket.path()
-        {
-            self.evidence.network.ended(peer.syns_resent.into(), &path);
+            self.evidence.network.ended(peer.seen, peer.socket.path());
+            self.target(peer.line).went_down();
         }
         let line = &mut self.lines[peer.line as usize];
         if line.token == Some(token) {
@@ -264,27 +307,18 @@ impl<S: Socket> Engine<S> {
         );
     }
 
-    pub(super) fn reopen<W: World<Socket = S>>(
-        &mut self,
-        world: &mut W,
-        line: usize,
-    ) -> anyhow::Result<()> {
+    pub(super) fn reopen<W: World<Socket = S>>(&mut self, world: &mut W, line: usize) {
         self.down -= 1;
-        if !self.wants_connections() || self.lines[line].token.is_some() {
-            return Ok(());
+        if self.wants_connections() && self.lines[line].token.is_none() {
+            self.open_next(world, line);
         }
-        self.open_next(world, line)
     }
 
     /// Opens a connection that takes another one's place.
-    pub(super) fn open_next<W: World<Socket = S>>(
-        &mut self,
-        world: &mut W,
-        line: usize,
-    ) -> anyhow::Result<()> {
+    pub(super) fn open_next<W: World<Socket = S>>(&mut self, world: &mut W, line: usize) {
         let number = self.next_number;
         self.next_number = number.wrapping_add(self.part.of);
-        self.open(world, line, number)
+        self.open(world, line, number);
     }
 
     /// Ends a connection that has had its messages, and opens the next one of its line.
@@ -298,22 +332,30 @@ impl<S: Socket> Engine<S> {
             return;
         }
         let line = peer.line as usize;
-        let ended = match churn.close {
+        let failed = match churn.close {
             Close::Fin => {
-                self.up -= 1;
-                peer.phase = Phase::Closing;
-                peer.since = self.clock;
-                peer.socket.shutdown_write()
+                let finished = self.send_fin(token, self.clock);
+                let failed = finished
+                    .err()
+                    .map(|error| ErrorKind::at(Step::Finish, &error));
+                self.target(line as u32).went_down();
+                if failed.is_some() {
+                    self.end(token, failed);
+                }
+                None
             }
             Close::Rst => {
-                let reset = peer.socket.reset_on_close();
+                let prepared = peer.socket.reset_on_close();
                 self.remove(token);
-                reset
+                prepared
+                    .err()
+                    .map(|error| ErrorKind::at(Step::Linger, &error))
             }
         };
         self.lines[line].token = None;
-        if let Err(error) = ended {
-            self.end(token, Some(ErrorKind::of(&error)));
+        if let Some(kind) = failed {
+            self.books.run.error(kind);
+            self.target(line as u32).error(kind);
         }
         if self.wants_connections() {
             // Who thinks between messages thinks before the next connection as well.
@@ -324,6 +366,19 @@ impl<S: Socket> Engine<S> {
             self.down += 1;
             world.set_timer(self.clock + think, Timer::Reopen(line));
         }
+    }
+
+    /// Sends our FIN. What a connection went through is read before: a FIN is resent and waited for
+    /// as data is, and no message waits for it.
+    pub(super) fn send_fin(&mut self, token: Token, now: Instant) -> io::Result<()> {
+        let Some(peer) = self.peers.get_mut(token) else {
+            return Ok(());
+        };
+        self.evidence.network.ended(peer.seen, peer.socket.path());
+        self.up -= 1;
+        peer.phase = Phase::Closing;
+        peer.since = now;
+        peer.socket.shutdown_write()
     }
 
     /// Reads until the server's FIN, within the budget of a turn. Replies that come too late to
@@ -343,7 +398,9 @@ impl<S: Socket> Engine<S> {
                 Ok(Received::Bytes(_)) => return self.end(token, Some(ErrorKind::SurplusBytes)),
                 Ok(Received::Blocked) => return,
                 Ok(Received::End) => return self.end(token, None),
-                Err(error) => return self.end(token, Some(ErrorKind::of(&error))),
+                Err(error) => {
+                    return self.end(token, Some(ErrorKind::at(Step::Receive, &error)));
+                }
             }
         }
         self.peers.requeue(token);
@@ -351,10 +408,13 @@ impl<S: Socket> Engine<S> {
 
     /// A connection is closed; with an error, not in order.
     pub(super) fn end(&mut self, token: Token, error: Option<ErrorKind>) {
-        if self.remove(token).is_some()
-            && let Some(kind) = error
-        {
+        let Some(peer) = self.remove(token) else {
+            return;
+        };
+        self.has_closed = true;
+        if let Some(kind) = error {
             self.books.run.error(kind);
+            self.target(peer.line).error(kind);
         }
     }
 
@@ -367,14 +427,11 @@ impl<S: Socket> Engine<S> {
     }
 
     /// Connections that do not come up, or do not end, are given up.
-    pub(super) fn look_at_peers<W: World<Socket = S>>(
-        &mut self,
-        world: &mut W,
-        now: Instant,
-    ) -> anyhow::Result<()> {
+    pub(super) fn look_at_peers<W: World<Socket = S>>(&mut self, world: &mut W, now: Instant) {
+        let close_patience = self.plan.close_patience();
         let too_old = |peer: &Peer<S>| match peer.phase {
             Phase::Connecting => now >= peer.since + PATIENCE,
-            Phase::Closing => now >= peer.since + CLOSE_PATIENCE,
+            Phase::Closing => now >= peer.since + close_patience,
             Phase::Up => false,
         };
         for token in self.peers.tokens() {
@@ -384,32 +441,28 @@ impl<S: Socket> Engine<S> {
             if peer.phase == Phase::Closing {
                 self.end(token, Some(ErrorKind::NotClosed));
             } else {
-                self.give_up_peer(world, token, &io::ErrorKind::TimedOut.into())?;
+                self.give_up_peer(world, token, Step::Connect, io::ErrorKind::TimedOut.into());
             }
         }
-        Ok(())
     }
 
     /// While nothing comes up for a long time, no more connections are tried.
-    pub(super) fn give_up_connecting<W: World<Socket = S>>(
-        &mut self,
-        world: &mut W,
-        now: Instant,
-    ) -> anyhow::Result<()> {
+    pub(super) fn give_up_connecting<W: World<Socket = S>>(&mut self, world: &mut W, now: Instant) {
         if now < self.last_progress + PATIENCE || self.dialer.under_way() == 0 {
-            return Ok(());
+            return;
         }
-        let untried = u64::from(self.dialer.give_up());
-        self.books.run.counts.failed += untried;
-        for _ in 0..untried {
+        let tried = self.dialer.tried();
+        let untried = self.dialer.give_up();
+        self.books.run.counts.failed += u64::from(untried);
+        for line in tried..tried + untried {
             self.books.run.error(ErrorKind::TimedOut);
+            self.target(line).failed(ErrorKind::TimedOut, now);
         }
         for token in self.peers.tokens() {
             let connecting = |peer: &&Peer<S>| peer.phase == Phase::Connecting;
             if self.peers.get(token).filter(connecting).is_some() {
-                self.give_up_peer(world, token, &io::ErrorKind::TimedOut.into())?;
+                self.give_up_peer(world, token, Step::Connect, io::ErrorKind::TimedOut.into());
             }
         }
-        Ok(())
     }
 }

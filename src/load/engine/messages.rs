@@ -7,14 +7,16 @@
 //! `server/engine/serving.rs` tells.
 
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::load::connection::Fault;
 use crate::load::engine::{Engine, Member, Peer, Phase, Stage};
-use crate::load::pacer::{Dispatch, Free};
+use crate::load::pacer::{Dispatch, Free, Pacer};
 use crate::load::plan::{CALL_BYTES, GROUP_CONNECTIONS, Pace, TURN_BYTES, TURN_MESSAGES};
 use crate::load::random::{Dice, Purpose};
 use crate::load::results::{ErrorKind, Loss};
+use crate::load::stalls::{STALL_LEAST, Silence, WAITS_MAX};
+use crate::load::step::Step;
 use crate::load::world::{Socket, Timer, World};
 use crate::reactor::slots::{Slots, Token};
 use crate::stream::Received;
@@ -50,40 +52,27 @@ impl<S: Socket> Engine<S> {
             token,
             due,
             free_since,
+            ..
         } = dispatch;
         let now = self.clock;
         let Some(peer) = self.peers.get_mut(token) else {
             return;
         };
+        let line = peer.line;
         peer.offered = false;
         self.busy = true;
         let age = now.saturating_duration_since(due);
         if self.plan.timeout.is_some_and(|timeout| age >= timeout) {
-            let free = Some(free_since);
-            self.books.lost_waiting(Loss::TimedOut, due, free, now);
+            let (target, free) = (Some(self.place_of(line)), Some(free_since));
+            self.books
+                .lost_waiting(Loss::TimedOut, due, target, free, now);
             return self.offer(token, free_since);
         }
-        let sendable = self.sendable(due, free_since, now);
+        let pacer = self.pacer.as_mut();
+        let sendable = pacer.map_or(due, |pacer| pacer.sendable(&dispatch, now));
         self.queue(token, due, sendable, now);
         self.transmit_now(world, token);
         self.offer(token, free_since);
-    }
-
-    /// Since when a message could be sent that goes out now.
-    ///
-    /// While a message waits that could be sent, the run is behind. Those that become due meanwhile
-    /// find no free connection, because this one takes it only now; as far as they waited for the
-    /// run itself, that is its own doing as well, and not the server's.
-    fn sendable(&mut self, due: Instant, free_since: Instant, now: Instant) -> Instant {
-        let sendable = due.max(free_since);
-        let (from, to) = self.behind;
-        if sendable <= to {
-            self.behind = (from.min(sendable), now);
-        } else if due >= to || now - sendable > to - from {
-            self.behind = (sendable, now);
-        }
-        let own = to.min(sendable).saturating_duration_since(from.max(due));
-        sendable - own
     }
 
     /// Sends what was just queued. What is longer than the budget of a turn goes on in the next
@@ -109,7 +98,8 @@ impl<S: Socket> Engine<S> {
         let size = self.plan.sizes.of(dice.at(peer.messages));
         peer.messages += 1;
         peer.connection.queue(size, due, sendable, now);
-        self.books.scheduled(due);
+        let line = peer.line;
+        self.books.scheduled(due, self.place_of(line));
         if self.outstanding == 0 {
             self.last_progress = now;
             self.last_reply = now;
@@ -136,7 +126,8 @@ impl<S: Socket> Engine<S> {
             *clock
         };
         let sent = connection.transmit(socket, payload, scratch, *budget, read_clock);
-        *budget = budget.saturating_sub(sent.map_err(|error| ErrorKind::of(&error))?);
+        let sent = sent.map_err(|error| ErrorKind::at(Step::Send, &error))?;
+        *budget = budget.saturating_sub(sent);
         Ok(())
     }
 
@@ -246,7 +237,7 @@ impl<S: Socket> Engine<S> {
             }
             Ok(Received::Blocked) => Ok(0),
             Ok(Received::End) => Err(ErrorKind::ClosedEarly),
-            Err(error) => Err(ErrorKind::of(&error)),
+            Err(error) => Err(ErrorKind::at(Step::Receive, &error)),
         }
     }
 
@@ -266,19 +257,24 @@ impl<S: Socket> Engine<S> {
         let Some(peer) = self.peers.get_mut(token) else {
             return Ok(());
         };
+        let place = self.plan.target_of(self.part.member(peer.line));
+        self.targets[place].last_reply = Some(now);
         let reply = &self.scratch[bytes];
         let checked = peer.connection.accept(reply, &self.payload);
+        let mut failed = None;
         while let Some(message) = peer.connection.next_answered() {
             // One that was given up has its fate already.
             if !message.timed_out {
                 self.outstanding -= 1;
                 let age = now.saturating_duration_since(message.due);
                 if self.plan.timeout.is_some_and(|timeout| age >= timeout) {
-                    self.books.lost(Loss::TimedOut, &message, now);
+                    self.books.lost(Loss::TimedOut, &message, place, now);
                 } else {
-                    self.books.verified(&message, age);
-                    if let Some(times) = peer.socket.times(message.end()) {
-                        self.books.parts(&message, times, now);
+                    self.books.verified(&message, place, age);
+                    match peer.socket.times(message.end()) {
+                        Ok(None) => {}
+                        Ok(Some(times)) => self.books.parts(&message, times, now),
+                        Err(error) => failed = Some(ErrorKind::at(Step::ReadTimes, &error)),
                     }
                     if message.due >= self.books.warm() {
                         self.first_verified.get_or_insert(now);
@@ -297,6 +293,9 @@ impl<S: Socket> Engine<S> {
         }
         let number = peer.number;
         checked.map_err(|fault| self.fault(number, fault))?;
+        if let Some(kind) = failed {
+            return Err(kind);
+        }
         if self.stage == Stage::Running {
             self.refill(world, token, Some(now));
         }
@@ -393,37 +392,83 @@ impl<S: Socket> Engine<S> {
             let since = self.last_reply.max(self.books.warm());
             let silence = now.saturating_duration_since(since);
             self.evidence.silence = self.evidence.silence.max(silence);
+            if silence >= STALL_LEAST {
+                self.note_silence(since, now);
+            }
         }
         self.last_reply = now;
         self.last_progress = now;
     }
 
-    /// Gives up what has become too old.
-    pub(super) fn time_out(&mut self, now: Instant) {
-        let Some(timeout) = self.plan.timeout else {
+    /// Records a silence with the messages that were on their way in it.
+    #[inline(never)]
+    fn note_silence(&mut self, since: Instant, now: Instant) {
+        // A server that is slow to begin with has not stopped.
+        if self.first_verified.is_none() {
             return;
-        };
-        let Some(deadline) = now.checked_sub(timeout) else {
-            return;
-        };
-        let books = &mut self.books;
-        for peer in self.peers.iter_mut() {
-            let outstanding = &mut self.outstanding;
-            peer.connection.time_out(deadline, |message| {
-                *outstanding -= 1;
-                books.lost(Loss::TimedOut, message, now);
-            });
         }
-        self.give_up_waiting(Loss::TimedOut, deadline, now);
+        let step = 1 + self.outstanding as usize / WAITS_MAX;
+        let messages = self
+            .peers
+            .iter()
+            .flat_map(|peer| peer.connection.messages());
+        let sent = messages
+            .filter(|message| !message.timed_out)
+            .filter_map(|message| Some(message.due + message.lateness()?))
+            .filter(|sent| *sent < now);
+        let waits = sent.step_by(step).map(|sent| {
+            let before = since.saturating_duration_since(sent);
+            (before, now.saturating_duration_since(sent))
+        });
+        self.evidence.silences.add(Silence {
+            length: now.saturating_duration_since(since),
+            waits: waits.collect(),
+            weight: step as f64,
+        });
     }
 
-    /// Ends the messages that were due before `deadline` and never got a connection.
-    pub(super) fn give_up_waiting(&mut self, loss: Loss, deadline: Instant, now: Instant) {
+    /// Gives up what has become too old, and sets the timer for what will be too old next. It comes
+    /// no sooner than [`Plan::overdue`] says, so a message may be older by as much.
+    ///
+    /// [`Plan::overdue`]: crate::load::plan::Plan::overdue
+    pub(super) fn time_out<W: World<Socket = S>>(&mut self, world: &mut W) {
+        let now = world.now();
+        let Some(timeout) = self.plan.timeout.filter(|_| self.is_under_way()) else {
+            return;
+        };
+        if let Some(latest) = now.checked_sub(timeout) {
+            self.end_due_by(latest, Loss::TimedOut, now);
+        }
+        let oldest_of = |peer: &Peer<S>| {
+            let mut messages = peer.connection.messages();
+            Some(messages.find(|message| !message.timed_out)?.due)
+        };
+        let oldest = self.peers.iter().filter_map(oldest_of).min();
+        let waiting = self.pacer.as_ref().and_then(Pacer::oldest);
+        // What is due later has its time later.
+        let oldest = oldest.into_iter().chain(waiting).chain([now]).min();
+        let next = oldest.unwrap_or(now) + timeout;
+        world.set_timer(next.max(now + self.plan.overdue()), Timer::TimeOut);
+    }
+
+    /// Ends the messages whose fate is open and that were due at `latest`, on connections or
+    /// without one.
+    pub(super) fn end_due_by(&mut self, latest: Instant, loss: Loss, now: Instant) {
+        let deadline = latest + Duration::from_nanos(1);
+        let (plan, part) = (&self.plan, self.part);
+        let (books, outstanding) = (&mut self.books, &mut self.outstanding);
+        for peer in self.peers.iter_mut() {
+            let target = plan.target_of(part.member(peer.line));
+            peer.connection.time_out(deadline, |message| {
+                *outstanding -= 1;
+                books.lost(loss, message, target, now);
+            });
+        }
         if let Some(pacer) = &mut self.pacer {
-            let (peers, books) = (&self.peers, &mut self.books);
-            let lives = |token| is_up(peers, token);
-            pacer.give_up(deadline, lives, |due, free| {
-                books.lost_waiting(loss, due, free, now);
+            let lives = |token| is_up(&self.peers, token);
+            pacer.give_up(deadline, lives, |queue, due, free| {
+                let target = plan.target_of_queue(part.member(queue as u32));
+                books.lost_waiting(loss, due, target, free, now);
             });
         }
     }

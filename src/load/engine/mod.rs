@@ -34,6 +34,7 @@
 
 mod connections;
 mod messages;
+mod ways;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -42,15 +43,18 @@ use std::time::{Duration, Instant};
 use crate::load::books::{Books, Identity, Interval, Tag};
 use crate::load::connection::Connection;
 use crate::load::dial::Dialer;
-use crate::load::evidence::Evidence;
+use crate::load::evidence::{Evidence, Seen};
 use crate::load::pacer::Pacer;
 use crate::load::payload::Payload;
 use crate::load::plan::{
-    CLOSE_PATIENCE, CONNECT_WINDOW, GROUP_CONNECTIONS, LOOK, PATIENCE, Plan, SCRATCH_BYTES, SPIN,
-    Stop, TURN_CONNECTIONS,
+    CONNECT_WINDOW, GROUP_CONNECTIONS, LOOK, PATIENCE, Plan, SCRATCH_BYTES, SPIN, Stop,
+    TURN_CONNECTIONS,
 };
+use crate::load::presence::{CHECK, Presence};
 use crate::load::results::{Course, ErrorKind, Loss};
 use crate::load::schedule::Part;
+use crate::load::step::Step;
+use crate::load::targets::{Target, Waiting};
 use crate::load::world::{Socket, Timer, World};
 use crate::reactor::Wait;
 use crate::reactor::slots::{Slots, Token};
@@ -64,8 +68,12 @@ pub struct Engine<S> {
     payload: Payload,
     stage: Stage,
     interrupted: bool,
-    /// Why the first connection that failed did.
-    first_failure: Option<String>,
+    /// The reasons why connections never came up, one sentence a target.
+    first_failures: Vec<(usize, String)>,
+    /// True when an attempt failed for lack of something that may be available the next time.
+    shortage: bool,
+    /// The history of each target, in the order of the plan.
+    targets: Vec<Target>,
     dialer: Dialer,
     /// More connections are due than one turn may open.
     dial_again: bool,
@@ -88,16 +96,18 @@ pub struct Engine<S> {
     group: Vec<Member>,
     books: Books,
     evidence: Evidence,
+    looks: Looks,
     /// Messages given to connections whose fate is open.
     outstanding: u64,
-    /// The last stretch of time in which a message could be sent, and was not.
-    behind: (Instant, Instant),
     /// The last reading of the clock.
     clock: Instant,
     turn_began: Instant,
     /// Something was done in this turn.
     busy: bool,
     look_next: Instant,
+    presence: Presence,
+    /// When the next timer for it is due; only a closed loop has one.
+    presence_next: Option<Instant>,
     start: Option<Instant>,
     sending_ended: Option<Instant>,
     /// Whether all was sent that was to be.
@@ -111,6 +121,19 @@ pub struct Engine<S> {
     /// went out while nothing was outstanding.
     last_progress: Instant,
     last_reply: Instant,
+    /// The end of the wait for outstanding messages, once the timer for it has come.
+    drain_end: Instant,
+    drain_is_due: bool,
+    /// The end of reading what came while the run was held up, once the timer has come.
+    drain_grace: Option<Instant>,
+    /// While connections are closed: the time of the last FIN, or of the last connection that
+    /// ended.
+    last_close: Instant,
+    /// True when a connection has ended in this turn.
+    has_closed: bool,
+    /// True when the time for closing may be over, which is judged after this turn has handled its
+    /// events.
+    close_is_due: bool,
     told_until: Instant,
     tell_next: Instant,
     told: VecDeque<Interval>,
@@ -126,6 +149,24 @@ struct Member {
     at: Instant,
 }
 
+/// How far the looks have come.
+#[derive(Clone, Copy, Debug)]
+struct Looks {
+    /// The line whose connection was looked at last.
+    line: usize,
+    /// Messages that were sent before this have been looked at, if they were under way for long.
+    sent_before: Instant,
+}
+
+impl Looks {
+    fn new(now: Instant) -> Looks {
+        Looks {
+            line: 0,
+            sent_before: now,
+        }
+    }
+}
+
 /// A place for a connection.
 #[derive(Debug)]
 struct Line {
@@ -135,6 +176,17 @@ struct Line {
     /// Attempts since a connection of this line was last up.
     failures: u16,
     has_been_up: bool,
+}
+
+impl Line {
+    fn new(quota: u64) -> Line {
+        Line {
+            token: None,
+            quota,
+            failures: 0,
+            has_been_up: false,
+        }
+    }
 }
 
 /// One connection and its socket. It is kept small: there may be very many.
@@ -147,8 +199,8 @@ struct Peer<S> {
     phase: Phase,
     /// When this phase began.
     since: Instant,
-    /// SYNs that were sent again.
-    syns_resent: u32,
+    /// What was known of its way when it was last looked at.
+    seen: Seen,
     /// Messages queued so far.
     messages: u64,
     /// Slots whose next message is not due yet.
@@ -199,6 +251,8 @@ pub struct Done {
     pub evidence: Evidence,
     /// How it went.
     pub course: Course,
+    /// The history of each target, in the order of the plan.
+    pub targets: Vec<Target>,
 }
 
 impl<S: Socket> Engine<S> {
@@ -208,32 +262,26 @@ impl<S: Socket> Engine<S> {
         world.set_timer(now + LOOK, Timer::Look);
         let part = plan.part(thread);
         let count = part.share(plan.connections.into()) as u32;
-        let line = |index| Line {
-            token: None,
-            quota: plan.quota(part.member(index)).unwrap_or(u64::MAX),
-            failures: 0,
-            has_been_up: false,
-        };
-        let lines: Vec<Line> = (0..count).map(line).collect();
-        let quota_left = lines
-            .iter()
-            .fold(0u64, |sum, line| sum.saturating_add(line.quota));
-        let payload = Payload::new(&plan.content, plan.seed, plan.sizes.smallest());
+        let quota = |index| plan.quota(part.member(index)).unwrap_or(u64::MAX);
+        let lines: Vec<Line> = (0..count).map(|index| Line::new(quota(index))).collect();
+        let quotas = lines.iter().map(|line| line.quota);
+        let mut payload = Payload::new(&plan.content, plan.seed, plan.sizes.smallest());
+        if !plan.verify {
+            payload = payload.unverified();
+        }
         let window = (CONNECT_WINDOW / part.of as usize).max(1);
         Engine {
-            payload: if plan.verify {
-                payload
-            } else {
-                payload.unverified()
-            },
+            payload,
             stage: Stage::Connecting,
             interrupted: false,
-            first_failure: None,
+            first_failures: Vec::new(),
+            shortage: false,
+            targets: vec![Target::default(); plan.targets.len().max(1)],
             dialer: Dialer::new(now, plan.connect_rate, part, count, window),
             dial_again: true,
             dial_due: None,
+            quota_left: quotas.fold(0u64, u64::saturating_add),
             lines,
-            quota_left,
             peers: Slots::default(),
             up: 0,
             down: 0,
@@ -241,14 +289,16 @@ impl<S: Socket> Engine<S> {
             pacer: None,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             group: Vec::with_capacity(GROUP_CONNECTIONS),
-            books: Books::new(now),
+            books: Books::new(now, plan.targets.len()),
             evidence: Evidence::default(),
+            looks: Looks::new(now),
             outstanding: 0,
-            behind: (now, now),
             clock: now,
             turn_began: now,
             busy: false,
             look_next: now + LOOK,
+            presence: Presence::new(now, world.cpu()),
+            presence_next: None,
             start: None,
             sending_ended: None,
             came_to_its_end: false,
@@ -258,6 +308,12 @@ impl<S: Socket> Engine<S> {
             middle: ((0, 0), (0, 0)),
             last_progress: now,
             last_reply: now,
+            drain_end: now,
+            drain_is_due: false,
+            drain_grace: None,
+            last_close: now,
+            has_closed: false,
+            close_is_due: false,
             told_until: now,
             tell_next: now,
             told: VecDeque::new(),
@@ -291,76 +347,76 @@ impl<S: Socket> Engine<S> {
         self.turn_began = world.now();
         self.clock = self.turn_began;
         self.busy = false;
-        self.excuse_absence();
+        let deadline = self.next_deadline();
+        self.excuse_absence(deadline);
+        // One that spins is awake already when something is due.
+        let spun = if self.plan.spin { SPIN } else { Duration::ZERO };
+        if self.is_under_way() && self.presence.wakes(self.clock, deadline - spun) {
+            self.check_presence(world);
+        }
         self.send_due(world);
     }
 
     /// The end of a turn: connections that spent their budget go on, others are opened, and what
     /// follows from all that happened is done.
     #[inline(always)]
-    pub fn end_turn<W: World<Socket = S>>(&mut self, world: &mut W) -> anyhow::Result<()> {
+    pub fn end_turn<W: World<Socket = S>>(&mut self, world: &mut W) {
         self.finish_group(world);
         if self.peers.requeued() > 0 {
-            self.serve_requeued(world)?;
+            self.serve_requeued(world);
         }
         if self.stage == Stage::Connecting {
-            self.dial(world)?;
+            self.dial(world);
         }
         self.move_on(world);
+        let mut ended = self.turn_began;
         if self.is_under_way() && self.busy {
-            let took = world.now().saturating_duration_since(self.turn_began);
+            ended = world.now();
+            let took = ended.saturating_duration_since(self.turn_began);
             self.evidence.turns.record(took);
             self.evidence.worked += took;
         }
-        Ok(())
+        self.presence.rests(ended);
     }
 
     /// Those who spent their budget, or have their first messages to send.
     #[inline(never)]
-    fn serve_requeued<W: World<Socket = S>>(&mut self, world: &mut W) -> anyhow::Result<()> {
+    fn serve_requeued<W: World<Socket = S>>(&mut self, world: &mut W) {
         for _ in 0..self.peers.requeued().min(TURN_CONNECTIONS) {
             if let Some(token) = self.peers.next_requeued() {
                 self.busy = true;
-                self.serve(world, token)?;
+                self.serve(world, token);
                 self.send_due_by_now(world);
             }
         }
         self.finish_now(world);
-        Ok(())
     }
 
     /// A connection may be ready.
     #[inline(always)]
-    pub fn on_io<W: World<Socket = S>>(
-        &mut self,
-        world: &mut W,
-        token: Token,
-        hints: Hints,
-    ) -> anyhow::Result<()> {
+    pub fn on_io<W: World<Socket = S>>(&mut self, world: &mut W, token: Token, hints: Hints) {
         self.busy = true;
         if let Some(peer) = self.peers.get_mut(token) {
             peer.connection.note(hints);
             if !self.peers.is_requeued(token) {
-                self.serve(world, token)?;
+                self.serve(world, token);
                 self.send_due_by_now(world);
             }
         }
-        Ok(())
     }
 
     /// A timer is due.
-    pub fn on_timer<W: World<Socket = S>>(
-        &mut self,
-        world: &mut W,
-        timer: Timer,
-    ) -> anyhow::Result<()> {
+    pub fn on_timer<W: World<Socket = S>>(&mut self, world: &mut W, timer: Timer) {
         self.busy = true;
         self.finish_now(world);
         match timer {
-            Timer::Dial | Timer::Ready => {} // Looked at in every turn.
+            Timer::Dial => {} // Dialling is done in every turn.
             Timer::Think(token, due) => self.think_over(world, token, due),
-            Timer::Reopen(line) => self.reopen(world, line)?,
-            Timer::Look => self.look(world)?,
+            Timer::Reopen(line) => self.reopen(world, line),
+            Timer::Look => self.look(world),
+            Timer::Presence => self.watch_presence(world),
+            Timer::Sample => self.sample(world),
+            Timer::TimeOut => self.time_out(world),
             // One that was overtaken by the end of the run has nothing to tell.
             Timer::Interval if world.now() < self.tell_next => {}
             Timer::Interval => self.tell(world),
@@ -368,13 +424,12 @@ impl<S: Socket> Engine<S> {
                 self.came_to_its_end = true;
                 self.drain(world);
             }
-            Timer::DrainEnd if self.stage == Stage::Draining => self.close(world),
-            Timer::CloseEnd => self.give_up_closing(),
+            Timer::DrainEnd => self.drain_is_due = true,
+            Timer::CloseEnd => self.close_is_due = true,
             Timer::MiddleBegins => self.middle.0 = self.due_and_verified(world.now()),
             Timer::MiddleEnds => self.middle.1 = self.due_and_verified(world.now()),
-            Timer::RunEnd | Timer::DrainEnd => {}
+            Timer::RunEnd => {}
         }
-        Ok(())
     }
 
     /// The first request ends the run in order, the second at once.
@@ -418,8 +473,16 @@ impl<S: Socket> Engine<S> {
             world.set_timer(warm + quarter, Timer::MiddleBegins);
             world.set_timer(warm + quarter * 3, Timer::MiddleEnds);
         }
+        if let Some(timeout) = self.plan.timeout {
+            world.set_timer(start + timeout, Timer::TimeOut);
+        }
         self.tell_next = self.next_interval(start);
         world.set_timer(self.tell_next, Timer::Interval);
+        self.presence = Presence::new(now, world.cpu());
+        if self.pacer.is_none() {
+            self.watch_presence(world);
+        }
+        world.set_timer(self.books.warm(), Timer::Sample);
         for line in 0..self.lines.len() {
             match self.lines[line].token {
                 Some(token) if self.pacer.is_none() => self.peers.requeue(token),
@@ -429,10 +492,25 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Why no connection of this thread has ever been up; `None`: one has.
+    /// Returns why no connection of this thread can come up; `None` when one has been up, or when
+    /// something was lacking that may be available the next time.
     pub fn unreachable(&self) -> Option<String> {
-        let none_up = self.books.run.counts.opened == 0;
-        none_up.then(|| self.first_failure.clone().unwrap_or_default())
+        if self.books.run.counts.opened > 0 || self.shortage {
+            return None;
+        }
+        let why = self.first_failures.iter().map(|(_, why)| why.as_str());
+        Some(why.collect::<Vec<_>>().join("; "))
+    }
+
+    /// Returns when its last FIN was sent, or its last connection ended, while it closes.
+    pub fn last_close(&self) -> Instant {
+        self.last_close
+    }
+
+    /// Takes note that another thread closed a connection at this time: the server is at work, and
+    /// has not come to the connections of this thread yet.
+    pub fn note_close(&mut self, at: Instant) {
+        self.last_close = self.last_close.max(at);
     }
 
     /// An interval that is over.
@@ -440,9 +518,14 @@ impl<S: Socket> Engine<S> {
         self.told.pop_front()
     }
 
-    /// Connections that are up, and messages that were verified so far.
+    /// Returns the connections that are up, or those left to be closed, and the messages that were
+    /// verified so far.
     pub fn progress(&self) -> (u32, u64) {
-        (self.up, self.books.verified_so_far())
+        let connections = match self.stage {
+            Stage::Closing => self.peers.len() as u32,
+            _ => self.up,
+        };
+        (connections, self.books.verified_so_far())
     }
 
     /// How it stands at `now`: what is due in the arithmetic of the schedule, and what is
@@ -492,6 +575,9 @@ impl<S: Socket> Engine<S> {
     /// What was done.
     pub fn finish(mut self) -> Done {
         self.books.take_recent();
+        for (target, tally) in self.targets.iter_mut().zip(self.books.take_tallies()) {
+            target.tally = tally;
+        }
         let lines_up = self.lines.iter().filter(|line| line.has_been_up).count();
         let warm = self.books.warm();
         let since_warm = |at: Option<Instant>| match (self.start, at) {
@@ -508,6 +594,7 @@ impl<S: Socket> Engine<S> {
             (Some(first), Some(last)) => last.saturating_duration_since(first),
             _ => Duration::ZERO,
         };
+        self.evidence.absences = self.presence.finish();
         Done {
             evidence: self.evidence,
             course: Course {
@@ -521,18 +608,30 @@ impl<S: Socket> Engine<S> {
                 start: self.start,
             },
             books: self.books,
+            targets: self.targets,
         }
     }
 
     /// The loop is woken by what is due and by the next look at the latest. If it comes later, it
     /// was itself away meanwhile, and cannot say that nobody answered.
-    fn excuse_absence(&mut self) {
-        let expected = match self.next_due() {
-            Some(due) => due.min(self.look_next),
-            None => self.look_next,
-        };
-        let away = self.clock.saturating_duration_since(expected);
+    fn excuse_absence(&mut self, deadline: Instant) {
+        let away = self.clock.saturating_duration_since(deadline);
         self.last_reply = (self.last_reply + away).min(self.clock);
+    }
+
+    /// Returns when the wait for events was to end at the latest.
+    fn next_deadline(&self) -> Instant {
+        let deadlines = [self.next_due(), self.presence_next];
+        deadlines
+            .into_iter()
+            .flatten()
+            .fold(self.look_next, Instant::min)
+    }
+
+    /// Returns the place in the plan of the target of a line.
+    #[inline(always)]
+    fn place_of(&self, line: u32) -> usize {
+        self.plan.target_of(self.part.member(line))
     }
 
     /// Whether lines that have no connection are to get one.
@@ -571,10 +670,11 @@ impl<S: Socket> Engine<S> {
                 self.close(world);
             }
             Stage::Draining if self.is_settled() => self.close(world),
+            Stage::Draining if std::mem::take(&mut self.drain_is_due) => self.end_drain(world),
             _ => {}
         }
-        if self.stage == Stage::Closing && self.peers.is_empty() {
-            self.stage = Stage::Done;
+        if self.stage == Stage::Closing {
+            self.close_on(world);
         }
     }
 
@@ -604,31 +704,46 @@ impl<S: Socket> Engine<S> {
         self.stage = Stage::Draining;
         self.sending_ended = Some(now);
         self.verified_in_time = Some(self.books.verified_so_far());
-        world.set_timer(now + self.plan.drain, Timer::DrainEnd);
+        self.drain_end = now + self.plan.drain;
+        world.set_timer(self.drain_end, Timer::DrainEnd);
         if let Some(pacer) = &mut self.pacer {
             return pacer.cut(now);
         }
         // What has not begun to be sent in a closed loop is not sent any more, and was never due.
         let (books, outstanding) = (&mut self.books, &mut self.outstanding);
         for peer in self.peers.iter_mut() {
+            let target = self.plan.target_of(self.part.member(peer.line));
             peer.connection.withdraw(|message| {
                 *outstanding -= 1;
-                books.withdrawn(message);
+                books.withdrawn(message, target);
             });
+        }
+    }
+
+    /// Ends the wait for outstanding messages. A run that was held up itself first reads what has
+    /// come meanwhile: as long as each turn brings some of it, and no longer than it was held up.
+    fn end_drain<W: World<Socket = S>>(&mut self, world: &mut W) {
+        let now = world.now();
+        let late = self.turn_began.saturating_duration_since(self.drain_end);
+        let grace = *self.drain_grace.get_or_insert(self.turn_began + late);
+        if self.last_reply > self.turn_began && now < grace {
+            world.set_timer(now, Timer::DrainEnd);
+        } else {
+            self.close(world);
         }
     }
 
     /// Settles every message, and closes in order: our FIN first, then the server's.
     fn close<W: World<Socket = S>>(&mut self, world: &mut W) {
         let now = world.now();
+        self.conclude_targets(now);
         if self.is_under_way() {
+            self.check_presence(world);
+            self.presence_next = None;
             self.sending_ended.get_or_insert(now);
             self.settle(now);
         }
-        // Settling a long row of messages takes a while.
-        let now = world.now();
         self.stage = Stage::Closing;
-        world.set_timer(now + CLOSE_PATIENCE, Timer::CloseEnd);
         for line in 0..self.lines.len() {
             let Some(token) = self.lines[line].token else {
                 continue;
@@ -641,16 +756,57 @@ impl<S: Socket> Engine<S> {
                     self.remove(token);
                 }
                 Phase::Closing => {}
-                Phase::Up => {
-                    peer.phase = Phase::Closing;
-                    peer.since = now;
-                    self.up -= 1;
-                    match peer.socket.shutdown_write() {
-                        Ok(()) => self.peers.requeue(token),
-                        Err(error) => self.end(token, Some(ErrorKind::of(&error))),
-                    }
-                }
+                Phase::Up => match self.send_fin(token, now) {
+                    Ok(()) => self.peers.requeue(token),
+                    Err(error) => self.end(token, Some(ErrorKind::at(Step::Finish, &error))),
+                },
             }
+        }
+        // Counting a long row of messages takes a while, and so does sending many a FIN.
+        self.last_close = world.now();
+        let end = self.last_close + self.plan.close_patience();
+        world.set_timer(end, Timer::CloseEnd);
+    }
+
+    /// Continues closing while connections end. It is given up when none has ended for a while,
+    /// which is judged after all events of a turn: a run that got no CPU must not conclude that the
+    /// server did not close.
+    fn close_on<W: World<Socket = S>>(&mut self, world: &mut W) {
+        if std::mem::take(&mut self.has_closed) {
+            self.last_close = world.now();
+        }
+        if std::mem::take(&mut self.close_is_due) {
+            let end = self.last_close + self.plan.close_patience();
+            match end > world.now() {
+                true => world.set_timer(end, Timer::CloseEnd),
+                false => self.give_up_closing(),
+            }
+        }
+        if self.peers.is_empty() {
+            self.stage = Stage::Done;
+        }
+    }
+
+    /// Records the state of the targets before the run closes its connections.
+    fn conclude_targets(&mut self, now: Instant) {
+        let mut waiting: Vec<Option<Waiting>> = vec![None; self.targets.len()];
+        for peer in self.peers.iter().filter(|peer| peer.phase == Phase::Up) {
+            let place = self.place_of(peer.line);
+            let Some(oldest) = peer.connection.messages().map(|message| message.due).min() else {
+                continue;
+            };
+            let all = waiting[place].get_or_insert(Waiting {
+                oldest,
+                messages: 0,
+                mute: Some(0),
+            });
+            all.oldest = all.oldest.min(oldest);
+            all.messages += peer.connection.messages().count() as u64;
+            let is_mute = !peer.connection.has_replies();
+            all.mute = all.mute.filter(|_| is_mute).map(|mute| mute + 1);
+        }
+        for (target, waiting) in self.targets.iter_mut().zip(waiting) {
+            target.conclude(now, waiting);
         }
     }
 
@@ -660,15 +816,7 @@ impl<S: Socket> Engine<S> {
         if let Some(pacer) = &mut self.pacer {
             pacer.cut(now);
         }
-        self.give_up_waiting(Loss::Unanswered, now + Duration::from_nanos(1), now);
-        let books = &mut self.books;
-        for peer in self.peers.iter_mut() {
-            peer.connection
-                .time_out(now + Duration::from_nanos(1), |message| {
-                    books.lost(Loss::Unanswered, message, now);
-                });
-        }
-        self.outstanding = 0;
+        self.end_due_by(now, Loss::Unanswered, now);
         let interval = self.interval(now);
         self.told.push_back(interval);
     }
@@ -703,23 +851,43 @@ impl<S: Socket> Engine<S> {
         if now < warm { next.min(warm) } else { next }
     }
 
+    /// Adds the time since the last check to the account of this thread's time, and sets the timer
+    /// for the next check.
+    fn watch_presence<W: World<Socket = S>>(&mut self, world: &mut W) {
+        if !self.is_under_way() {
+            return;
+        }
+        self.check_presence(world);
+        let next = world.now() + CHECK;
+        self.presence_next = Some(next);
+        world.set_timer(next, Timer::Presence);
+    }
+
+    #[inline(never)]
+    fn check_presence<W: World<Socket = S>>(&mut self, world: &W) {
+        let (now, cpu) = (world.now(), world.cpu());
+        // Those that wait for a connection are held up as well: what would free one is not read.
+        let waiting = self.pacer.as_mut().map_or(0, |pacer| pacer.waiting(now));
+        self.presence.check(now, cpu, self.outstanding + waiting);
+    }
+
     /// Looks over all connections for what has become too old.
-    fn look<W: World<Socket = S>>(&mut self, world: &mut W) -> anyhow::Result<()> {
+    fn look<W: World<Socket = S>>(&mut self, world: &mut W) {
         let now = world.now();
         match self.stage {
-            Stage::Connecting | Stage::Ready => self.give_up_connecting(world, now)?,
+            Stage::Connecting | Stage::Ready => self.give_up_connecting(world, now),
             Stage::Running | Stage::Draining => {
-                self.time_out(now);
-                self.look_at_peers(world, now)?;
+                self.check_presence(world);
+                self.look_for_unacknowledged(now);
+                self.look_at_peers(world, now);
                 if self.is_stuck(now) {
                     self.drain(world);
                 }
             }
-            Stage::Closing | Stage::Done => return Ok(()),
+            Stage::Closing | Stage::Done => return,
         }
         self.look_next = now + LOOK;
         world.set_timer(self.look_next, Timer::Look);
-        Ok(())
     }
 
     /// In a run that waits for a number of messages: whether it waits in vain.

@@ -10,7 +10,9 @@ use nix::libc;
 use crate::reactor::slots::Token;
 use crate::server::engine::Engine;
 use crate::server::listener::{Accepted, Listener};
+use crate::server::stats::CloseReason;
 use crate::server::world::{Socket, Timer, World};
+use crate::units::counted;
 
 impl<S: Socket> Engine<S> {
     /// Accepts from each listener up to its share of the turn. One that is stopping is emptied and
@@ -28,13 +30,22 @@ impl<S: Socket> Engine<S> {
         self.first_listener = (self.first_listener + 1) % count.max(1);
         for place in 0..count {
             let number = (self.first_listener + place) % count;
+            if let Some(listener) = &mut self.listeners[number] {
+                listener.ask_at_the_end(self.now);
+            }
             self.accept_from(world, number);
-            if self.listeners[number]
-                .as_ref()
-                .is_some_and(|listener| listener.is_spent(self.now))
-            {
+            let listener = self.listeners[number].as_ref();
+            if listener.is_some_and(Listener::is_spent) {
                 self.close_listener(world, number);
             }
+        }
+    }
+
+    /// Wakes the shards that may accept clients again, since others have left here.
+    #[inline(always)]
+    pub(super) fn wake_others(&mut self, world: &mut impl World) {
+        if let Some(woken) = self.admission.take_woken() {
+            woken.iter().for_each(|shard| world.wake(shard));
         }
     }
 
@@ -46,14 +57,21 @@ impl<S: Socket> Engine<S> {
             };
             let (open, full) = (self.clients.len(), &mut self.totals.full);
             let was_full = self.admission.full_for(self.now).is_some();
-            if self.admission.is_full(open, self.now, full) {
+            if !self.admission.take(open, self.now, full) {
                 if !was_full {
                     self.warn_full();
                 }
                 return;
             }
             let wants_address = self.admission.counts_addresses() || log_enabled!(Level::Debug);
-            match listener.learn(world.accept(number, wants_address)) {
+            let accepted = listener.learn(match self.clients.reserve() {
+                Ok(()) => world.accept(number, wants_address),
+                Err(error) => Err(error.into()),
+            });
+            if !matches!(accepted, Accepted::Client(_)) {
+                self.admission.give_back();
+            }
+            match accepted {
                 Accepted::Client((socket, address)) => {
                     self.end_exhaustion();
                     self.welcome(world, socket, address);
@@ -78,8 +96,9 @@ impl<S: Socket> Engine<S> {
         }
         if let Some(untold) = self.warnings.exhausted.happened(self.now) {
             let (label, open) = (&self.label, self.clients.len());
+            let open = counted(open as u64, "client");
             warn!(
-                "{label}no new clients for now, {open} are open: {error}; those who come wait\
+                "{label}no new clients for now, beside the {open} there are: {error}; others wait\
                  {}{untold}",
                 advice(error)
             );
@@ -142,32 +161,39 @@ impl<S: Socket> Engine<S> {
         self.totals.turned_away += waiting;
         if waiting > 0 {
             let (label, address) = (&self.label, listener.address());
-            warn!("{label}{address} is closed, and {waiting} clients in its queue are reset");
+            let waiting = counted(waiting, "client");
+            warn!("{label}{address} is closed, and its queue is reset: {waiting}");
         }
     }
 
     fn warn_full(&mut self) {
         if let Some(untold) = self.warnings.full.happened(self.now) {
-            let (label, open) = (&self.label, self.clients.len());
+            let (label, cap) = (&self.label, self.admission.cap());
+            let open = counted(cap as u64, "connection");
             warn!(
-                "{label}no new clients for now: {open} are open, all that --max-connections \
-                 allows; those who come wait{untold}"
+                "{label}no new clients for now: {open} open, all that --max-connections allows; \
+                 those who come wait{untold}"
             );
         }
     }
 
-    pub(super) fn warn_refused(&mut self, address: SocketAddr) {
+    pub(super) fn warn_refused(&mut self, address: SocketAddr, open: u32) {
         if let Some(untold) = self.warnings.refused.happened(self.now) {
-            let label = &self.label;
-            warn!("{label}{address} is refused: its address has --max-connections-per-ip{untold}");
+            let (label, open) = (&self.label, counted(open, "connection"));
+            warn!(
+                "{label}{address} is refused: {open} of its address open, all that \
+                 --max-connections-per-ip allows{untold}"
+            );
         }
     }
 
-    pub(super) fn warn_unwatched(&mut self, token: Token, error: &io::Error) {
+    #[cold]
+    pub(super) fn close_unwatched(&mut self, token: Token, error: &io::Error) {
         if let Some(untold) = self.warnings.unwatched.happened(self.now) {
             let label = &self.label;
-            warn!("{label}cannot watch connection {token}: {error}{untold}");
+            warn!("{label}connection {token} is reset: it cannot be watched: {error}{untold}");
         }
+        self.close(token, CloseReason::Failed);
     }
 }
 

@@ -12,7 +12,8 @@
 //!
 //! A client whose budget ran out goes to the queue, and so does everyone when the turn has had its
 //! time, which is measured in bytes; as long as some of those in the queue wait for a second turn,
-//! nobody passes them. So whoever is ready waits for at most one budget of each other client.
+//! nobody passes them. So whoever is ready waits for less than two budgets of each other client:
+//! for a turn of it that ended before its budget did, and for the next.
 //!
 //! Stopping:
 //!
@@ -28,26 +29,30 @@
 //! Invariant: accepted = clients in the table + closed, by reason.
 
 mod accepting;
+mod asking;
 mod serving;
 mod waiting;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::{debug, info};
 
 use crate::reactor::Wait;
 use crate::reactor::slots::{Slots, Token};
-use crate::server::admission::Admission;
+use crate::server::admission::{Admission, Entry};
 use crate::server::connection::Connection;
 use crate::server::limits::Limits;
 use crate::server::listener::Listener;
 use crate::server::patience::Patience;
+use crate::server::places::Places;
 use crate::server::seldom::Seldom;
 use crate::server::stats::{CloseReason, Snapshot, Totals};
 use crate::server::world::{Socket, Timer, World};
 use crate::stream::Hints;
+use crate::units::counted;
 
 /// One reactor's server.
 #[derive(Debug)]
@@ -98,7 +103,9 @@ struct Warnings {
     full: Seldom,
     refused: Seldom,
     unwatched: Seldom,
+    failed: Seldom,
     stalled: Seldom,
+    vanished: Seldom,
 }
 
 #[derive(Debug)]
@@ -109,6 +116,8 @@ struct Client<S> {
     is_unanswered: bool,
     /// Its output is looked at, see [`Patience`].
     is_watched: bool,
+    /// True when the keep-alive has enrolled it, see [`asking`].
+    is_enrolled: bool,
 }
 
 /// A client between the halves of its turn.
@@ -148,6 +157,11 @@ impl<S: Socket> Engine<S> {
             exhausted_since: None,
             warnings: Warnings::default(),
         }
+    }
+
+    /// Shares its limits on clients with several shards; `shard` is the number of this one.
+    pub fn share(&mut self, places: Arc<Places>, shard: usize) {
+        self.admission.share(places, shard);
     }
 
     /// The name under which a listener is to be watched.
@@ -222,6 +236,8 @@ impl<S: Socket> Engine<S> {
             Timer::Stall => self.end_stalled(world),
             Timer::Idle => self.end_idle(world),
             Timer::Linger => self.end_lingers(world),
+            Timer::Probe => self.probe_silent(world),
+            Timer::Walk => self.walk(world),
             // The turn accepts them.
             Timer::Hushed => {}
             Timer::Look => self.look(world),
@@ -236,13 +252,17 @@ impl<S: Socket> Engine<S> {
         let (label, clients) = (&self.label, self.clients.len());
         if self.stopping.is_some() {
             if clients > 0 {
-                info!("{label}stopping at once: {clients} clients are closed");
+                info!(
+                    "{label}stopping at once: {} closed",
+                    counted(clients as u64, "client")
+                );
             }
             self.cut(world);
             return;
         }
         if clients > 0 {
-            info!("{label}stopping: {clients} clients are served to their end");
+            let clients = counted(clients as u64, "client");
+            info!("{label}stopping: {clients} to be served to the end");
         }
         self.stopping = Some(self.now);
         self.hush(world);
@@ -257,6 +277,7 @@ impl<S: Socket> Engine<S> {
         self.answer_all(world);
         self.serve_unfinished(world);
         self.accept(world);
+        self.wake_others(world);
         let took = world.now().saturating_duration_since(self.now);
         let micros = (took.as_nanos() as u64 + 500) / 1000;
         self.totals.turns.events.count(self.events);
@@ -296,23 +317,28 @@ impl<S: Socket> Engine<S> {
             connection: Connection::new(),
             is_unanswered: false,
             is_watched: false,
+            is_enrolled: false,
         });
         if let Some(address) = address {
             debug!("connection {token} accepted from {address}");
-            if !self.admission.enter(token.index(), address.ip()) {
-                self.warn_refused(address);
-                return self.close(token, CloseReason::Refused);
+            match self.admission.enter(token.index(), address.ip()) {
+                Entry::Welcome => {}
+                Entry::OverShare(open) => {
+                    self.warn_refused(address, open);
+                    return self.close(token, CloseReason::Refused);
+                }
+                Entry::OutOfMemory(error) => return self.close_unwatched(token, &error.into()),
             }
         }
         let Some(client) = self.clients.get_mut(token) else {
             return;
         };
         match world.watch(&mut client.socket, token) {
-            Ok(()) => self.begin_idle(world, token),
-            Err(error) => {
-                self.warn_unwatched(token, &error);
-                self.close(token, CloseReason::Failed);
+            Ok(()) => {
+                self.begin_idle(world, token);
+                self.begin_keepalive(world);
             }
+            Err(error) => self.close_unwatched(token, &error),
         }
     }
 
@@ -323,16 +349,21 @@ impl<S: Socket> Engine<S> {
         };
         self.totals.count_close(reason);
         self.admission.leave(token.index());
-        let unsent = client.connection.pending();
+        let unsent = counted(client.connection.pending() as u64, "byte");
         debug!(
-            "connection {token} closed: {}, {unsent} bytes unsent",
+            "connection {token} closed: {}, {unsent} unsent",
             reason.name()
         );
         // FIN would tell a client that this was all. One that stalls would also keep the memory of
-        // the kernel that it holds; one that is refused would keep a port in TIME_WAIT here.
+        // the kernel that it holds; one that is refused would keep a port in TIME_WAIT here; to one
+        // that has vanished it would be sent again and again.
         let is_broken_off = matches!(
             reason,
-            CloseReason::Stalled | CloseReason::Refused | CloseReason::Cut | CloseReason::Failed
+            CloseReason::TimedOut
+                | CloseReason::Stalled
+                | CloseReason::Refused
+                | CloseReason::Cut
+                | CloseReason::Failed
         );
         if is_broken_off && let Err(error) = client.socket.reset_on_close() {
             debug!("connection {token} cannot be reset: {error}");
@@ -348,7 +379,9 @@ impl<S: Socket> Engine<S> {
         };
         let last_call = self.limits.drain_timeout.saturating_sub(self.linger());
         let is_last_call = self.now >= since + last_call;
-        for token in self.clients.tokens() {
+        let mut next = self.clients.next_from(0);
+        while let Some(token) = next {
+            next = self.clients.next_from(token.index() + 1);
             let output = self.output(token);
             let is_quiet = output.is_none_or(|it| it.quiet >= self.limits.drain_silence);
             if let Some(client) = self.clients.get_mut(token) {
@@ -377,7 +410,8 @@ impl<S: Socket> Engine<S> {
         if !self.is_done() {
             let (label, clients) = (&self.label, self.clients.len());
             if clients > 0 {
-                info!("{label}the time for stopping is over: {clients} clients are closed");
+                let clients = counted(clients as u64, "client");
+                info!("{label}the time for stopping is over: {clients} closed");
             }
             self.cut(world);
         }
@@ -388,7 +422,9 @@ impl<S: Socket> Engine<S> {
         for number in 0..self.listeners.len() {
             self.close_listener(world, number);
         }
-        for token in self.clients.tokens() {
+        let mut next = self.clients.next_from(0);
+        while let Some(token) = next {
+            next = self.clients.next_from(token.index() + 1);
             if let Some(client) = self.clients.get_mut(token) {
                 let reason = client.connection.cut(
                     &mut client.socket,
@@ -398,5 +434,15 @@ impl<S: Socket> Engine<S> {
                 self.close(token, reason);
             }
         }
+        self.admission.stop_waiting(self.now, &mut self.totals.full);
+        self.wake_others(world);
+    }
+}
+
+/// Sets a timer, if there is one to be set.
+#[inline]
+fn set(world: &mut impl World, deadline: Option<Instant>, timer: Timer) {
+    if let Some(deadline) = deadline {
+        world.set_timer(deadline, timer);
     }
 }

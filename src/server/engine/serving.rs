@@ -26,9 +26,14 @@
 //!
 //! Invariant: between its halves a client is left alone, and no turn of the loop ends there.
 
+use std::io;
+
+use log::warn;
+
 use crate::reactor::slots::Token;
 use crate::server::connection::{Half, Progress};
 use crate::server::engine::{Engine, Unanswered};
+use crate::server::stats::CloseReason;
 use crate::server::world::{Socket, World};
 use crate::stream::Hints;
 
@@ -60,7 +65,7 @@ impl<S: Socket> Engine<S> {
     #[inline(always)]
     fn may_serve(&mut self, token: Token) -> bool {
         if self.is_behind || self.is_turn_spent() {
-            self.clients.requeue(token);
+            self.requeue(token);
             return false;
         }
         !self.clients.is_requeued(token)
@@ -161,6 +166,22 @@ impl<S: Socket> Engine<S> {
         self.conclude(world, token, progress, sent);
     }
 
+    /// Gives a client another turn, or closes it when there is no memory for that.
+    fn requeue(&mut self, token: Token) {
+        if let Err(error) = self.clients.try_requeue(token) {
+            self.close_failed(token, io::Error::from(error).kind());
+        }
+    }
+
+    #[cold]
+    fn close_failed(&mut self, token: Token, kind: io::ErrorKind) {
+        if let Some(untold) = self.warnings.failed.happened(self.now) {
+            let label = &self.label;
+            warn!("{label}connection {token} is reset: {kind}{untold}");
+        }
+        self.close(token, CloseReason::Failed);
+    }
+
     /// A client has had its turn. Before it, so many bytes had been sent in all.
     #[inline(always)]
     fn conclude(
@@ -172,12 +193,13 @@ impl<S: Socket> Engine<S> {
     ) {
         match progress {
             Progress::Waiting => {}
-            Progress::Unfinished => self.clients.requeue(token),
+            Progress::Unfinished => self.requeue(token),
             Progress::Lingers => {
-                self.clients.requeue(token);
+                self.requeue(token);
                 self.begin_linger(world, token);
             }
             Progress::Closed(reason) => return self.close(token, reason),
+            Progress::Failed(kind) => return self.close_failed(token, kind),
         }
         if self.totals.traffic.bytes_out != sent {
             self.begin_stall(world, token);

@@ -9,12 +9,13 @@
 //!
 //! Silence is the kernel's to tell: it keeps the times of the last segments in either direction.
 
+use std::collections::TryReserveError;
 use std::time::{Duration, Instant};
 
 use log::warn;
 
 use crate::reactor::slots::Token;
-use crate::server::engine::Engine;
+use crate::server::engine::{Engine, set};
 use crate::server::patience::{LOOKS, Mark, Stalls};
 use crate::server::stats::CloseReason;
 use crate::server::watch::Watch;
@@ -39,11 +40,8 @@ impl<S: Socket> Engine<S> {
             stalls.sweep(self.clients.len(), |token| {
                 self.clients.get(token).is_some()
             });
-            set(
-                world,
-                stalls.add(self.now + time, token, mark),
-                Timer::Stall,
-            );
+            let deadline = stalls.add(self.now + time, token, mark);
+            self.set_for(world, token, deadline, Timer::Stall);
         }
     }
 
@@ -115,7 +113,8 @@ impl<S: Socket> Engine<S> {
             idles.sweep(self.clients.len(), |token| {
                 self.clients.get(token).is_some()
             });
-            set(world, idles.add(self.now + time, token, ()), Timer::Idle);
+            let deadline = idles.add(self.now + time, token, ());
+            self.set_for(world, token, deadline, Timer::Idle);
         }
     }
 
@@ -143,11 +142,9 @@ impl<S: Socket> Engine<S> {
 
     /// FIN was sent to a client.
     pub(super) fn begin_linger(&mut self, world: &mut impl World, token: Token) {
-        let next = self
-            .patience
-            .lingers
-            .add(self.now + self.limits.linger, token, ());
-        set(world, next, Timer::Linger);
+        let deadline = self.now + self.limits.linger;
+        let deadline = self.patience.lingers.add(deadline, token, ());
+        self.set_for(world, token, deadline, Timer::Linger);
     }
 
     pub(super) fn end_lingers(&mut self, world: &mut impl World<Socket = S>) {
@@ -161,6 +158,22 @@ impl<S: Socket> Engine<S> {
         set(world, next, Timer::Linger);
     }
 
+    /// Takes note that a client was put into a wheel. One for which there was no memory cannot be
+    /// watched.
+    #[inline]
+    fn set_for(
+        &mut self,
+        world: &mut impl World,
+        token: Token,
+        deadline: Result<Option<Instant>, TryReserveError>,
+        timer: Timer,
+    ) {
+        match deadline {
+            Ok(deadline) => set(world, deadline, timer),
+            Err(error) => self.close_unwatched(token, &error.into()),
+        }
+    }
+
     /// How the output of a client fares, what is pending here included; `None` when the client is
     /// gone, or its socket cannot tell.
     pub(super) fn output(&self, token: Token) -> Option<Output> {
@@ -170,11 +183,5 @@ impl<S: Socket> Engine<S> {
             outstanding: output.outstanding + client.connection.pending() as u64,
             ..output
         })
-    }
-}
-
-fn set(world: &mut impl World, deadline: Option<Instant>, timer: Timer) {
-    if let Some(deadline) = deadline {
-        world.set_timer(deadline, timer);
     }
 }

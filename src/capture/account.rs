@@ -1,0 +1,222 @@
+//! What is known of the bytes of one direction, and the proof that all is well. Pure.
+//!
+//! Three things show how long a stream is: the bytes that came, the numbers that the other side
+//! acknowledged, and the place of the FIN. A capture that lacks packets makes them differ. So "all
+//! well" is not the absence of findings: it is a value of type [`AllWell`], and its only
+//! constructor requires of both directions that the SYN was seen, that all of these numbers are
+//! equal, and that every byte of the reply was compared with its byte of the request.
+//!
+//! ```text
+//!   SYN   0                    captured ┐
+//!    ├────┼─────────────────────────────┤ sent ┐
+//!         │    bytes of the stream      │      ├ all equal, or some are missing
+//!         └─────────────────────────────┴ fin ─┘   acknowledged = fin + 1
+//! ```
+//!
+//! All numbers are offsets: 0 is the first byte after the SYN, and a FIN takes the number after the
+//! last byte, as in the sequence numbers of TCP. An acknowledgment of a number beyond all that came
+//! may therefore be that of a FIN which the capture lacks; the length is then known but for one.
+
+/// What is known of one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// The SYN was seen, so that offset 0 is the first byte.
+    pub begins: bool,
+    /// Bytes that the capture holds, each counted once.
+    pub captured: u64,
+    /// The end of the highest byte that was seen sent.
+    pub sent: u64,
+    /// The highest number that the other side acknowledged; a FIN counts as one. Once the FIN was
+    /// seen, a number beyond it is none.
+    pub acknowledged: u64,
+    /// The highest number, beyond those that were seen sent, that an acknowledgment or the sender's
+    /// own sequence numbers speak of; 0 when there is none.
+    pub spoken_of: u64,
+    /// The bytes before the FIN, when it was seen.
+    pub fin: Option<u64>,
+}
+
+/// Bytes of a direction that are known to exist and are not in the capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// How many numbers.
+    pub count: u64,
+    /// The last one may be that of the FIN.
+    pub perhaps_fin: bool,
+}
+
+impl Account {
+    /// Returns the fewest bytes that this stream has.
+    pub fn length_min(&self) -> u64 {
+        match self.fin {
+            Some(fin) => fin,
+            None => self.sent.max(self.spoken_of.saturating_sub(1)),
+        }
+    }
+
+    /// Returns the most bytes that this stream has, as far as the capture shows.
+    pub fn length_max(&self) -> u64 {
+        match self.fin {
+            Some(fin) => fin,
+            None => self.sent.max(self.spoken_of),
+        }
+    }
+
+    /// Returns the length to print: a single number beyond all that came is taken for a FIN's.
+    pub fn length(&self) -> u64 {
+        match self.lacks_fin_alone() {
+            true => self.length_min(),
+            false => self.length_max(),
+        }
+    }
+
+    /// Returns the bytes that are not in the capture.
+    pub fn missing(&self) -> Option<Missing> {
+        let count = self.length().saturating_sub(self.captured);
+        let beyond = self.length() > self.sent;
+        (count > 0).then_some(Missing {
+            count,
+            perhaps_fin: self.fin.is_none() && beyond,
+        })
+    }
+
+    /// Returns true when one number is known beyond all that came and no FIN was seen: most likely
+    /// it is the FIN's, but it may be that of a last byte.
+    pub fn lacks_fin_alone(&self) -> bool {
+        self.fin.is_none() && self.spoken_of == self.sent + 1
+    }
+
+    /// Returns how many numbers were sent and not acknowledged.
+    pub fn unacknowledged(&self) -> u64 {
+        let end = self.fin.map_or(self.sent, |fin| fin + 1);
+        end.saturating_sub(self.acknowledged)
+    }
+
+    /// Returns the length of the stream, if all of it is in the capture and was acknowledged.
+    fn whole(&self) -> Option<u64> {
+        let fin = self.fin?;
+        let is_whole =
+            self.begins && self.captured == fin && self.sent == fin && self.acknowledged == fin + 1;
+        is_whole.then_some(fin)
+    }
+}
+
+/// The proof that all is well with a connection, as far as its bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AllWell(());
+
+impl AllWell {
+    /// Returns the proof, if there is one. `compared`: the bytes of the reply that were compared
+    /// with their bytes of the request; `None` when the two are not to be compared.
+    pub fn prove(request: &Account, reply: &Account, compared: Option<u64>) -> Option<AllWell> {
+        let (asked, answered) = (request.whole()?, reply.whole()?);
+        let is_answered = compared.is_none_or(|compared| asked == answered && compared == answered);
+        is_answered.then_some(AllWell(()))
+    }
+}
+
+/// What is concluded about a connection or a capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conclusion {
+    /// Everything is there, and right.
+    AllWell(AllWell),
+    /// Nothing was found wrong, and the capture does not hold all that would have to be seen.
+    Incomplete,
+    /// Something is wrong, and the capture shows it.
+    Wrong,
+}
+
+impl Conclusion {
+    /// Returns its name in documents.
+    pub fn name(self) -> &'static str {
+        match self {
+            Conclusion::AllWell(_) => ALL_WELL,
+            Conclusion::Incomplete => INCOMPLETE,
+            Conclusion::Wrong => WRONG,
+        }
+    }
+}
+
+/// The name of [`Conclusion::AllWell`].
+pub const ALL_WELL: &str = "all well";
+/// The name of [`Conclusion::Incomplete`].
+pub const INCOMPLETE: &str = "incomplete";
+/// The name of [`Conclusion::Wrong`].
+pub const WRONG: &str = "wrong";
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn whole(length: u64) -> Account {
+        Account {
+            begins: true,
+            captured: length,
+            sent: length,
+            acknowledged: length + 1,
+            spoken_of: 0,
+            fin: Some(length),
+        }
+    }
+
+    #[test]
+    fn equal_numbers_are_the_only_proof() {
+        let all = whole(9);
+        assert!(AllWell::prove(&all, &all, Some(9)).is_some());
+        assert!(AllWell::prove(&all, &all, Some(8)).is_none());
+        assert!(AllWell::prove(&all, &whole(10), Some(9)).is_none());
+        assert!(AllWell::prove(&all, &whole(10), None).is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn no_proof_over_a_number_that_differs(
+            captured in 0u64..4, sent in 0u64..4, acknowledged in 0u64..5,
+            fin in prop::option::of(0u64..4), begins: bool, compared in 0u64..4,
+        ) {
+            let account = Account { begins, captured, sent, acknowledged, spoken_of: 0, fin };
+            let equal = account == whole(captured) && compared == captured;
+            let proof = AllWell::prove(&account, &whole(captured), Some(compared));
+            prop_assert_eq!(proof.is_some(), equal);
+            let proof = AllWell::prove(&whole(captured), &account, Some(compared));
+            prop_assert_eq!(proof.is_some(), equal);
+        }
+    }
+
+    #[test]
+    fn a_number_beyond_all_that_came_may_be_that_of_the_fin() {
+        let came = Account {
+            begins: true,
+            captured: 9,
+            sent: 9,
+            ..Account::default()
+        };
+        let fin = Account {
+            spoken_of: 10,
+            ..came
+        };
+        assert!(fin.lacks_fin_alone());
+        assert_eq!((fin.length(), fin.missing()), (9, None));
+        let more = Account {
+            spoken_of: 14,
+            ..came
+        };
+        let missing = Missing {
+            count: 5,
+            perhaps_fin: true,
+        };
+        assert_eq!((more.length(), more.missing()), (14, Some(missing)));
+        assert_eq!((more.length_min(), more.length_max()), (13, 14));
+        let hole = Account {
+            captured: 4,
+            ..came
+        };
+        let missing = Missing {
+            count: 5,
+            perhaps_fin: false,
+        };
+        assert_eq!(hole.missing(), Some(missing));
+    }
+}

@@ -1,0 +1,275 @@
+//! The findings about a connection: faults, gaps in the capture, and notes. Pure.
+//!
+//! The capture shows a fault: a wrong byte, a reset, a close that leaves a request unanswered. A
+//! gap is the absence of something that may have been sent and not captured. So a gap makes a
+//! connection incomplete, never wrong. A note says what was seen and changes nothing.
+
+use std::fmt;
+
+use crate::capture::account::Missing;
+use crate::capture::stream::Difference;
+use crate::units::{agreeing, counted};
+
+/// An end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The end that opened it.
+    Client,
+    /// The end that accepted it.
+    Server,
+}
+
+impl Role {
+    /// Returns the other end.
+    pub fn other(self) -> Role {
+        match self {
+            Role::Client => Role::Server,
+            Role::Server => Role::Client,
+        }
+    }
+
+    /// Returns its name in a sentence.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Client => "client",
+            Role::Server => "server",
+        }
+    }
+}
+
+/// A fault or gap, and the packet that shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The number of the packet; `None` when no single one shows it. What the handshake lacks is
+    /// reported with the first packet of the flow.
+    pub packet: Option<u64>,
+    /// Its kind.
+    pub fault: Fault,
+}
+
+/// A fault of a flow, or a gap in what was captured of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// No SYN was seen.
+    NoSyn,
+    /// No SYN,ACK was seen.
+    NoSynAck,
+    /// The handshake was never completed.
+    NoHandshakeAck,
+    /// A reply byte is not what it must be.
+    WrongReply(Difference),
+    /// This side sent a byte again with another value, before it was acknowledged.
+    Altered(Role, Difference),
+    /// The server acknowledged so many bytes more than it answered before it closed.
+    Unanswered(u64),
+    /// So many bytes of the request have no reply so far.
+    NotAnsweredYet(u64),
+    /// So many bytes of the reply answer no request.
+    Surplus(u64),
+    /// So many sequence numbers of this side were not acknowledged.
+    Unacknowledged(Role, u64),
+    /// Bytes of this side that are not in the capture, though they were sent.
+    NotCaptured(Role, Missing),
+    /// Nothing that this side sent, or that was acknowledged of it, has the number after its SYN:
+    /// bytes are missing, or the SYN of another connection is.
+    NotAfterSyn(Role),
+    /// So many reply bytes could not be compared.
+    Unchecked(u64),
+    /// This side sent more after its FIN.
+    AfterFin(Role),
+    /// This side reset the connection.
+    Reset(Role),
+    /// This side never closed.
+    NotClosed(Role),
+    /// The FIN of this side is not in the capture, though it was acknowledged.
+    FinNotCaptured(Role),
+}
+
+impl Fault {
+    /// Returns true when it says that something was not seen, which is no evidence that it did not
+    /// happen.
+    pub fn is_absence(&self) -> bool {
+        match self {
+            Fault::WrongReply(_)
+            | Fault::Altered(..)
+            | Fault::Unanswered(_)
+            | Fault::Surplus(_)
+            | Fault::AfterFin(_)
+            | Fault::Reset(_) => false,
+            Fault::NoSyn
+            | Fault::NoSynAck
+            | Fault::NoHandshakeAck
+            | Fault::NotAnsweredYet(_)
+            | Fault::Unacknowledged(..)
+            | Fault::NotCaptured(..)
+            | Fault::NotAfterSyn(_)
+            | Fault::Unchecked(_)
+            | Fault::NotClosed(_)
+            | Fault::FinNotCaptured(_) => true,
+        }
+    }
+
+    /// Returns true when it is of the same kind and side, wherever in the streams.
+    pub fn is_like(&self, other: &Fault) -> bool {
+        match (self, other) {
+            (Fault::WrongReply(_), Fault::WrongReply(_)) => true,
+            (Fault::Altered(role, _), Fault::Altered(other, _)) => role == other,
+            _ => self == other,
+        }
+    }
+
+    /// Returns its place in the streams, if it has one.
+    pub fn offset(&self) -> Option<u64> {
+        match self {
+            Fault::WrongReply(difference) | Fault::Altered(_, difference) => {
+                Some(difference.offset)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::NoSyn => write!(f, "the capture has no SYN: it begins in the middle"),
+            Fault::NoSynAck => write!(f, "the server's SYN,ACK is missing"),
+            Fault::NoHandshakeAck => write!(f, "the handshake was not completed"),
+            Fault::WrongReply(found) => write!(
+                f,
+                "the reply is wrong at offset {}: {}",
+                found.offset,
+                not(found)
+            ),
+            Fault::Altered(role, found) => write!(
+                f,
+                "the {} sends offset {} again with other content: {}",
+                role.name(),
+                found.offset,
+                not(found)
+            ),
+            Fault::Unanswered(bytes) => write!(
+                f,
+                "{} not answered: the server acknowledged them and closed",
+                were(*bytes, "byte")
+            ),
+            Fault::NotAnsweredYet(bytes) => {
+                write!(f, "{} not answered in this capture", were(*bytes, "byte"))
+            }
+            Fault::Surplus(bytes) => write!(
+                f,
+                "{} nothing",
+                of(*bytes, "byte", Role::Server, ["answers", "answer"])
+            ),
+            Fault::Unacknowledged(role, numbers) => write!(
+                f,
+                "{} not acknowledged",
+                of(*numbers, "sequence number", *role, ["was", "were"])
+            ),
+            Fault::NotCaptured(role, missing) => {
+                let bytes = of(missing.count, "byte", *role, ["is", "are"]);
+                let sent = ["it was sent", "they were sent"][usize::from(missing.count > 1)];
+                write!(f, "{bytes} not in the capture, though {sent}")?;
+                match missing.perhaps_fin {
+                    true => write!(f, " (the last may be the FIN)"),
+                    false => Ok(()),
+                }
+            }
+            Fault::NotAfterSyn(role) => write!(
+                f,
+                "what follows the SYN of the {} at its number is not in the capture",
+                role.name()
+            ),
+            Fault::Unchecked(bytes) => write!(
+                f,
+                "{} of the reply {} not compared",
+                counted(*bytes, "byte"),
+                agreeing(*bytes, "was", "were")
+            ),
+            Fault::AfterFin(role) => write!(f, "the {} sent more after its FIN", role.name()),
+            Fault::Reset(role) => write!(f, "the {} reset the connection", role.name()),
+            Fault::NotClosed(role) => write!(f, "the {} did not close its side", role.name()),
+            Fault::FinNotCaptured(role) => write!(
+                f,
+                "the FIN of the {} is not in the capture: a number after its last byte was \
+                 acknowledged",
+                role.name()
+            ),
+        }
+    }
+}
+
+/// Returns "'x' (0x78), not 'X' (0x58)".
+fn not(difference: &Difference) -> String {
+    let shown = |byte: u8| format!("'{}' (0x{byte:02x})", byte.escape_ascii());
+    let (found, expected) = (shown(difference.found), shown(difference.expected));
+    format!("{found}, not {expected}")
+}
+
+/// Returns "1 byte was", "9 bytes were".
+fn were(count: u64, noun: &str) -> String {
+    let were = agreeing(count, "was", "were");
+    format!("{} {were}", counted(count, noun))
+}
+
+/// Returns "1 byte of the client is", "9 bytes of the client are".
+fn of(count: u64, noun: &str, role: Role, [one, several]: [&str; 2]) -> String {
+    let (role, verb) = (role.name(), agreeing(count, one, several));
+    format!("{} of the {role} {verb}", counted(count, noun))
+}
+
+/// Something out of the ordinary that changed nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// So many segments of this side lay outside the receiver's window; a receiver drops them.
+    Outside {
+        /// The sender.
+        role: Role,
+        /// Their count.
+        count: u64,
+        /// The number of the first packet.
+        first: u64,
+    },
+    /// This side sent an RST within the window, not at the number that was expected, and the
+    /// connection went on: such an RST is only answered (RFC 5961, section 3).
+    Challenged(Role, u64),
+    /// This side acknowledged numbers that the other side never sent; such a segment is dropped.
+    AcknowledgedUnsent(Role),
+    /// This packet of this side brought one byte that is not taken for data.
+    Doubted(Role, u64),
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Note::Outside { role, count, first } => {
+                let lie = of(*count, "segment", *role, ["lies", "lie"]);
+                let verb = ["it changes", "they change"][usize::from(*count > 1)];
+                write!(
+                    f,
+                    "{lie} outside the window of the {}: {verb} nothing (packet {first})",
+                    role.other().name()
+                )
+            }
+            Note::Challenged(role, packet) => write!(
+                f,
+                "an RST of the {} is not at the number that the {} expects: the connection went \
+                 on (packet {packet})",
+                role.name(),
+                role.other().name()
+            ),
+            Note::AcknowledgedUnsent(role) => write!(
+                f,
+                "the {} acknowledged numbers that the {} never sent: that changes nothing",
+                role.name(),
+                role.other().name()
+            ),
+            Note::Doubted(role, packet) => write!(
+                f,
+                "a byte of the {} came alone and may be that of a keep-alive: it is not taken for \
+                 data (packet {packet})",
+                role.name()
+            ),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The file or pipe that a capture is read from: reading waits for it, and for a signal.
+//!
+//! A pipe may be quiet for hours, and a FIFO may have no writer. Every read is preceded by a poll
+//! on two descriptors: the file, and one that a signal makes readable. A FIFO is opened with
+//! O_NONBLOCK, since waiting for a writer in open(2) could not be ended by a signal; the poll waits
+//! for one in its place.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::libc;
+use rustix::event::{PollFd, PollFlags, poll};
+
+/// A file that is read until a signal comes.
+#[derive(Debug)]
+pub struct Input {
+    file: File,
+    /// Readable when reading is to end.
+    stop: OwnedFd,
+}
+
+impl Input {
+    /// Opens a file, without waiting for the writer of a FIFO. `stop` becomes readable when reading
+    /// is to end.
+    pub fn open(path: &Path, stop: impl Into<OwnedFd>) -> io::Result<Input> {
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(libc::O_NONBLOCK);
+        let file = options.open(path)?;
+        let stop = stop.into();
+        Ok(Input { file, stop })
+    }
+
+    /// Returns standard input. It stays in blocking mode if it is: other processes share it.
+    pub fn standard(stop: impl Into<OwnedFd>) -> io::Result<Input> {
+        let file = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let stop = stop.into();
+        Ok(Input { file, stop })
+    }
+
+    /// Returns the file itself.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+impl Read for Input {
+    /// Waits for bytes or the end of the file. Fails when a signal comes first.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let mut waited = [
+                PollFd::new(&self.file, PollFlags::IN),
+                PollFd::new(&self.stop, PollFlags::IN),
+            ];
+            match poll(&mut waited, None) {
+                Ok(_) => {}
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            }
+            if !waited[1].revents().is_empty() {
+                // Not `Interrupted`, which callers take for a reason to try again.
+                return Err(io::Error::other("reading was ended by a signal"));
+            }
+            match self.file.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                read => return read,
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The records of a capture file, of either format: packets, and what stands between them. Pure.
+
+use std::fmt;
+use std::ops::Range;
+use std::time::Duration;
+
+use crate::capture::linktype::{self, Link};
+use crate::units::{agreeing, counted, grouped};
+
+/// The largest packet of a file that is read, in bytes: four times what libpcap captures at most,
+/// and twice what a live capture here does. A larger length is taken for damage.
+pub const PACKET_BYTES_MAX: usize = 1 << 20;
+
+/// The last second that is used: the end of the year 9999, up to which dates have four digits.
+const SECONDS_MAX: i128 = 253_402_300_799;
+
+/// The next piece of a file, as far as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// So many bytes are needed, counted from where the record begins.
+    Incomplete(usize),
+    /// A packet.
+    Packet(Packet),
+    /// Something else, of this length; it need not be read, and may be of any size.
+    Other {
+        /// Bytes to the next record.
+        size: u64,
+        /// True when it has a number as packets do.
+        is_numbered: bool,
+        /// True when it says how the packets after it are to be read, or what became of others. It
+        /// is there as a whole.
+        is_description: bool,
+    },
+    /// No record: the file is damaged here.
+    Fault(String),
+}
+
+impl Record {
+    /// Returns true when it has a number.
+    pub fn is_numbered(&self) -> bool {
+        match self {
+            Record::Packet(_) => true,
+            Record::Other { is_numbered, .. } => *is_numbered,
+            Record::Incomplete(_) | Record::Fault(_) => false,
+        }
+    }
+}
+
+/// A packet of a file: where its bytes are, and what is known of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// The time at which it was captured.
+    pub time: Time,
+    /// Its first header, or why it cannot be read.
+    pub link: Result<Link, Unreadable>,
+    /// The range of the captured bytes in the record.
+    pub captured: Range<usize>,
+    /// Its length on the wire.
+    pub on_wire: usize,
+    /// Bytes of a frame check sequence that may stand at its end.
+    pub trailer: usize,
+    /// Bytes to the next record.
+    pub size: usize,
+}
+
+/// Why a packet of a file cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unreadable {
+    /// Its link type.
+    LinkType(u32),
+    /// The file does not describe this interface.
+    NoInterface(u32),
+    /// The file describes more interfaces than this many, which are kept.
+    TooManyInterfaces(usize),
+    /// It is longer than packets are, in bytes.
+    TooLong(u64),
+    /// So many bytes are said to be captured, and its block has room for so many.
+    Overlong(usize, usize),
+    /// A record that has a number, and is no packet.
+    NoPacket,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Unreadable::LinkType(number) => match linktype::name(number) {
+                Some(name) => write!(f, "link type {number} ({name}) is not read"),
+                None => write!(f, "link type {number}, which has no name, is not read"),
+            },
+            Unreadable::NoInterface(number) => {
+                write!(
+                    f,
+                    "the file does not describe its interface, number {number}"
+                )
+            }
+            Unreadable::TooManyInterfaces(most) => {
+                write!(
+                    f,
+                    "its interface is beyond the {} of a section that are kept",
+                    grouped(most as u64)
+                )
+            }
+            Unreadable::TooLong(bytes) => {
+                let (bytes, most) = (counted(bytes, "byte"), grouped(PACKET_BYTES_MAX as u64));
+                write!(f, "it has {bytes}, and packets up to {most} are read")
+            }
+            Unreadable::Overlong(said, room) => {
+                let (bytes, are) = (
+                    counted(said as u64, "byte"),
+                    agreeing(said as u64, "is", "are"),
+                );
+                write!(
+                    f,
+                    "{bytes} {are} said to be captured, and its block has {room}"
+                )
+            }
+            Unreadable::NoPacket => write!(f, "a record that is no packet"),
+        }
+    }
+}
+
+/// A time of a file, in seconds since 1970 and nanoseconds, and whether it had to be clamped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Time {
+    /// The time, or the nearest one in the range.
+    pub since_1970: Duration,
+    /// True when the file's own time is before 1970 or after the year 9999.
+    pub is_clamped: bool,
+}
+
+impl Time {
+    /// Returns a time; `nanoseconds` may be more than a second.
+    pub fn new(seconds: i128, nanoseconds: u32) -> Time {
+        let whole = seconds + i128::from(nanoseconds / 1_000_000_000);
+        let told = whole.clamp(0, SECONDS_MAX);
+        let rest = if told == whole {
+            nanoseconds % 1_000_000_000
+        } else {
+            0
+        };
+        Time {
+            since_1970: Duration::new(told as u64, rest),
+            is_clamped: told != whole,
+        }
+    }
+}
+
+/// The byte order of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The most significant byte first.
+    Big,
+    /// The least significant byte first.
+    Little,
+}
+
+impl Order {
+    /// Returns the number in four bytes; `bytes` holds them.
+    pub fn u32(self, bytes: &[u8], place: usize) -> u32 {
+        let mut word = [0; 4];
+        word.copy_from_slice(&bytes[place..place + 4]);
+        match self {
+            Order::Big => u32::from_be_bytes(word),
+            Order::Little => u32::from_le_bytes(word),
+        }
+    }
+
+    /// Returns the four bytes of a number.
+    pub fn bytes(self, number: u32) -> [u8; 4] {
+        match self {
+            Order::Big => number.to_be_bytes(),
+            Order::Little => number.to_le_bytes(),
+        }
+    }
+
+    /// Returns the number in two bytes; `bytes` holds them.
+    pub fn u16(self, bytes: &[u8], place: usize) -> u16 {
+        let word = [bytes[place], bytes[place + 1]];
+        match self {
+            Order::Big => u16::from_be_bytes(word),
+            Order::Little => u16::from_le_bytes(word),
+        }
+    }
+}

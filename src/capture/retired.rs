@@ -1,0 +1,110 @@
+//! Connections that have ended and were reported, for the segments that come again and for the next
+//! connection between the same ports. Pure.
+//!
+//! They are kept for as long as TIME-WAIT lasts, in about a hundred bytes each (two hundred while a
+//! table grows), and never more than [`RETIRED_MAX`]. The table knows its connections by a hash of
+//! their ends: two of them have the same one with a chance of one in a thousand million, and then a
+//! segment must still have numbers of the connection that it is taken for.
+//!
+//! There are two generations: what retires goes to the younger one, and when that is full or old
+//! enough it takes the place of the older one, which is forgotten as a whole. So there is no queue
+//! to keep beside the table.
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+
+use crate::capture::flow::{FlowNumber, Remains};
+use crate::capture::networks::Ends;
+
+/// How long an end may wait for segments of a connection that is closed: twice the maximum segment
+/// lifetime, which RFC 9293 (section 3.4.2) sets to two minutes. Kernels wait for less (Linux for
+/// one minute), so that this holds for all of them.
+pub const TIME_WAIT: Duration = Duration::from_secs(240);
+
+/// Ended connections that are remembered: seven eighths of a power of two fill a hash table of that
+/// size. At 500 connections a second it suffices for [`TIME_WAIT`].
+pub const RETIRED_MAX: usize = 2 * GENERATION_MAX;
+
+const GENERATION_MAX: usize = (128 * 1024) / 8 * 7;
+
+/// A connection that has ended and was reported.
+#[derive(Clone, Copy, Debug)]
+pub struct Retired {
+    /// Its number.
+    pub number: FlowNumber,
+    /// What is known of it.
+    pub remains: Remains,
+    /// True when it was reported with a fault.
+    pub is_wrong: bool,
+    /// True when its client has the smaller address.
+    pub client_is_low: bool,
+}
+
+/// The ended connections that are remembered.
+#[derive(Debug, Default)]
+pub struct RetiredFlows {
+    seed: RandomState,
+    young: HashMap<u64, Retired, RandomState>,
+    old: HashMap<u64, Retired, RandomState>,
+    /// The time of the first connection of the younger generation.
+    since: Duration,
+}
+
+impl RetiredFlows {
+    /// Remembers a connection.
+    pub fn add(&mut self, ends: &Ends, retired: Retired) {
+        let now = retired.remains.last_time();
+        let is_old = now.saturating_sub(self.since) >= TIME_WAIT;
+        if self.young.len() >= GENERATION_MAX || (is_old && !self.young.is_empty()) {
+            self.old = std::mem::take(&mut self.young);
+        }
+        if self.young.is_empty() {
+            self.since = now;
+        }
+        let key = self.seed.hash_one(ends);
+        self.old.remove(&key);
+        self.young.insert(key, retired);
+    }
+
+    /// Returns the connection between these ends that ended last, unless that is too long ago.
+    pub fn get(&self, ends: &Ends, now: Duration) -> Option<&Retired> {
+        let key = self.seed.hash_one(ends);
+        let found = self.young.get(&key).or_else(|| self.old.get(&key))?;
+        let age = now.saturating_sub(found.remains.last_time());
+        (age < TIME_WAIT).then_some(found)
+    }
+
+    /// Forgets the connection between these ends.
+    pub fn remove(&mut self, ends: &Ends) {
+        let key = self.seed.hash_one(ends);
+        self.young.remove(&key);
+        self.old.remove(&key);
+    }
+
+    /// Returns how many are remembered.
+    pub fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+
+    /// Returns true when none is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_is_small() {
+        assert!(
+            size_of::<(u64, Retired)>() <= 96,
+            "{}",
+            size_of::<(u64, Retired)>()
+        );
+    }
+}

@@ -1,0 +1,54 @@
+//! Options that several commands share, and what they mean for a socket.
+
+use std::net::SocketAddr;
+
+use anyhow::anyhow;
+use clap::Args;
+
+use crate::address::{PORT_DEFAULT, check_target};
+use crate::cli::values::{Target, buffer_size, mss};
+use crate::resolve;
+use crate::socket::Options;
+
+/// The port of an upcase server, unless another one is given.
+pub(super) const PORT: u16 = PORT_DEFAULT;
+
+#[derive(Debug, Args)]
+pub(super) struct MssArg {
+    /// TCP_MAXSEG, 88 to 32767: the largest segment, both ways. A segment carries 12 bytes less,
+    /// which go to timestamps
+    #[arg(long, value_name = "BYTES", value_parser = mss)]
+    pub(super) mss: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BufferArgs {
+    /// SO_RCVBUF, such as 64KiB; the kernel doubles it for its own bookkeeping
+    #[arg(long, value_name = "SIZE", value_parser = buffer_size)]
+    pub(super) recv_buffer: Option<usize>,
+    /// SO_SNDBUF, such as 64KiB; the kernel doubles it for its own bookkeeping
+    #[arg(long, value_name = "SIZE", value_parser = buffer_size)]
+    pub(super) send_buffer: Option<usize>,
+}
+
+/// The socket options that the command line asks for.
+pub(super) fn options(mss: &MssArg, buffers: Option<&BufferArgs>, nagle: bool) -> Options {
+    Options {
+        mss: mss.mss,
+        recv_buffer: buffers.and_then(|buffers| buffers.recv_buffer),
+        send_buffer: buffers.and_then(|buffers| buffers.send_buffer),
+        nagle,
+        ..Options::default()
+    }
+}
+
+/// Returns every address of a target.
+pub(super) fn resolve(Target(address): &Target) -> anyhow::Result<Vec<SocketAddr>> {
+    let addresses = resolve::resolve(address, PORT)?;
+    for found in &addresses {
+        // The name of a host may have an address that was refused where it was typed.
+        check_target(found.ip())
+            .map_err(|error| anyhow!("the host {address} cannot be used: {error}"))?;
+    }
+    Ok(addresses)
+}

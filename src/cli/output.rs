@@ -1,0 +1,84 @@
+//! How a command ends and where it writes: exit codes, standard output, messages to a person.
+//!
+//! One rule for every command when standard output cannot be written. When the reader has gone away
+//! (`| head -1`), it has read enough: the command ends without a message, as if it had been stopped
+//! at that point. Its exit code is 1 when something was wrong until then, 4 when there was a rest
+//! that was not judged, else the ordinary one. Any other error is reported together with the name
+//! of standard output, and is exit code 3.
+
+use std::io::{self, Write};
+
+/// The outcome of a command that was carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All well: exit code 0.
+    Good,
+    /// Something is wrong, and was reported: exit code 1.
+    Bad,
+    /// Nothing was found wrong, and what was measured or captured does not suffice to say that all
+    /// is well: exit code 4.
+    Inconclusive,
+}
+
+/// The exit code of a command that could not run, or broke off.
+pub const COULD_NOT_RUN: u8 = 3;
+
+impl Outcome {
+    /// Returns the exit code of the process.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Outcome::Good => 0,
+            Outcome::Bad => 1,
+            Outcome::Inconclusive => 4,
+        }
+    }
+}
+
+/// A stream of this process, with errors that name it. A pipe without a reader gives an error of
+/// the kind `BrokenPipe`, as always.
+#[derive(Debug)]
+pub(super) struct Named<W> {
+    stream: W,
+    name: &'static str,
+}
+
+impl<W: Write> Named<W> {
+    /// Returns a stream with its name for messages.
+    pub(super) fn new(stream: W, name: &'static str) -> Named<W> {
+        Named { stream, name }
+    }
+
+    fn explain(&self, error: io::Error) -> io::Error {
+        let text = format!("cannot write to {}: {error}", self.name);
+        io::Error::new(error.kind(), text)
+    }
+}
+
+impl<W: Write> Write for Named<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.stream.write(bytes);
+        written.map_err(|error| self.explain(error))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.stream.flush();
+        flushed.map_err(|error| self.explain(error))
+    }
+}
+
+/// Returns standard output, with errors that name it.
+pub(super) fn standard_output() -> Named<io::Stdout> {
+    Named::new(io::stdout(), "standard output")
+}
+
+/// Writes to standard output. A reader that has gone away has read enough, and is no error.
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    let mut output = standard_output();
+    match output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.flush())
+    {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}

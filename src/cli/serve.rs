@@ -1,0 +1,406 @@
+//! `upcase serve`: its options, and the server that they describe.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use log::{info, warn};
+
+use crate::address::{Address, Host, PORT_DEFAULT};
+use crate::cli::numbers::{integer, positive_duration};
+use crate::cli::options::{BufferArgs, MssArg, options};
+use crate::cli::output::{Outcome, print};
+use crate::cli::values::{
+    Timeout, UnsentMost, buffer_size, bytes_a_second, idle_timeout, keepalive, listen_address,
+    metrics_address, timeout, unsent_most,
+};
+use crate::resolve::{self, is_foreign, shown};
+use crate::server::activation::{self, Notifier};
+use crate::server::limits::Limits;
+use crate::server::monitor::{self, Monitor, Subject};
+use crate::server::sandbox::Sandbox;
+use crate::server::stats::CloseReason;
+use crate::server::{self, Ended, Server, kernel};
+use crate::socket::{Families, Options};
+use crate::units::{counted, grouped};
+use crate::{logging, process, socket};
+
+/// Where `serve` listens when neither an option nor systemd names an address.
+const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), PORT_DEFAULT);
+
+/// How long the reader of standard output may delay the server over its first lines.
+const PRINT_WAIT: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// Where to listen: IPv4, [IPv6], [fe80::1%eth0] or a name of this host, with a port; port 0:
+    /// any free one; PORT, :PORT and *:PORT: every address. [::] takes IPv4 clients as well, unless
+    /// an IPv4 address is listened on with the same port. May be repeated; beside the sockets that
+    /// systemd hands over [default: those alone, else 127.0.0.1:12000]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
+    pub(super) listen: Vec<Address>,
+    #[command(flatten)]
+    pub(super) mss: MssArg,
+    #[command(flatten)]
+    pub(super) buffers: BufferArgs,
+    /// TCP_NOTSENT_LOWAT: replies that the kernel takes beyond what the client's window does;
+    /// without it, each client that never reads would hold eight times as much of its memory
+    #[arg(long, value_name = "SIZE|off", value_parser = unsent_most, default_value = "256KiB")]
+    pub(super) notsent_lowat: UnsentMost,
+    /// Clients that may wait to be accepted [default: 4096, or what the kernel allows]
+    #[arg(long, value_name = "N",
+          value_parser = integer::<u32>(1, i32::MAX as u64))]
+    pub(super) backlog: Option<u32>,
+    /// Leave Nagle's algorithm on; otherwise TCP_NODELAY is set
+    #[arg(long)]
+    pub(super) nagle: bool,
+    /// Give up at the start what serving does not need: opening files, new sockets, programs, all
+    /// but some 30 system calls; `auto`: as far as the kernel can, `on`: in full or not at all
+    #[arg(long, value_enum, default_value_t = SandboxArg::Auto)]
+    pub(super) sandbox: SandboxArg,
+    /// Share the port with other processes, so that a new server can start beside the old one
+    #[arg(long)]
+    pub(super) reuse_port: bool,
+    /// Reactors, each in a thread of its own; the kernel spreads the clients over them
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = integer::<usize>(1, 256))]
+    pub(super) shards: usize,
+    /// Serve Prometheus metrics at http://ADDR:PORT/metrics, and at /healthz whether the server
+    /// takes clients: 200, or 503 once it is stopping; port 0: any free one
+    #[arg(long, value_name = "ADDR:PORT", value_parser = metrics_address)]
+    pub(super) metrics: Option<Address>,
+    #[command(flatten)]
+    pub(super) limits: LimitArgs,
+    #[command(flatten)]
+    pub(super) patience: PatienceArgs,
+    #[command(flatten)]
+    pub(super) fairness: FairnessArgs,
+}
+
+/// Each limit protects the server, or the machine, from something; the help text names it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits of the whole process, shared by its shards")]
+pub(super) struct LimitArgs {
+    /// Clients at a time; at the cap, new clients wait in the kernel's queue and none is reset
+    /// [default: the limit on descriptors, less a reserve]
+    #[arg(long, value_name = "N",
+          value_parser = integer::<usize>(1, 100_000_000))]
+    pub(super) max_connections: Option<usize>,
+    /// Clients of one IPv4 address or IPv6 /64; a client beyond is reset [default: no limit, since
+    /// one machine that loads the server is the normal client]
+    #[arg(long, value_name = "N", value_parser = integer::<u32>(1, u32::MAX.into()))]
+    pub(super) max_connections_per_ip: Option<u32>,
+}
+
+/// The timeouts of the server for its clients.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Patience")]
+pub(super) struct PatienceArgs {
+    /// Close a client that is owed nothing and has been silent for so long; off: a client that
+    /// pauses does no harm, and --keepalive finds those that have vanished
+    #[arg(long, value_name = "TIME|off", value_parser = idle_timeout, default_value = "off")]
+    pub(super) idle_timeout: Timeout,
+    /// Reset a client that is owed replies and does not acknowledge, in each such time, all of them
+    /// or --min-rate times this time: it would hold memory of the kernel for ever
+    #[arg(long, value_name = "TIME|off", value_parser = timeout, default_value = "30s")]
+    pub(super) stall_timeout: Timeout,
+    /// What a client that is owed replies must take on average, in bytes a second; a modem does
+    /// [default: 512]
+    #[arg(long, value_name = "BYTES", value_parser = bytes_a_second)]
+    pub(super) min_rate: Option<u64>,
+    /// Probe a client that has been silent for nearly so long (13/16 to 15/16 of it, so that not
+    /// all are probed at once), four times, TIME/4 apart or at least 1s; reset it when it answers
+    /// none, TIME + 4 x TIME/4 after its last segment: it has lost its power or its network
+    #[arg(long, value_name = "TIME|off", value_parser = keepalive, default_value = "2m")]
+    pub(super) keepalive: Timeout,
+    /// After SIGTERM, serve for at most so long: a client that has been silent for a second gets
+    /// FIN, and all the others a second before its end; a client that is owed replies at its end is
+    /// reset
+    #[arg(long, value_name = "TIME", value_parser = positive_duration, default_value = "10s")]
+    pub(super) drain_timeout: Duration,
+}
+
+/// The shares of the loop's time.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Fairness")]
+pub(super) struct FairnessArgs {
+    /// Clients that one listener may accept in a turn of the loop, so that a storm of connects
+    /// leaves time for clients that are connected
+    #[arg(long, value_name = "N", default_value_t = 256,
+          value_parser = integer::<usize>(1, 1_000_000))]
+    pub(super) turn_accepts: usize,
+    /// Bytes that one connection may have echoed in a turn of the loop before the others get
+    /// theirs, rounded up to whole reads: of 64 KiB, or of 256 KiB when at most four are ready
+    #[arg(long, value_name = "BYTES", value_parser = buffer_size, default_value = "64KiB")]
+    pub(super) turn_bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum SandboxArg {
+    Auto,
+    On,
+    Off,
+}
+
+impl ServeArgs {
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.patience.min_rate.is_some() && self.patience.stall_timeout.0.is_none() {
+            return Err(
+                "--min-rate has no effect with --stall-timeout off: leave one of them out"
+                    .to_string(),
+            );
+        }
+        self.check_addresses()
+    }
+
+    /// Refuses to listen twice on one address, except on any free port.
+    fn check_addresses(&self) -> Result<(), String> {
+        let is_fixed = |address: &&Address| address.port != Some(0);
+        for (index, address) in self.listen.iter().enumerate().filter(|(_, a)| is_fixed(a)) {
+            if self.listen[..index].contains(address) {
+                return Err(format!("--listen {address} is given twice"));
+            }
+            let covers = |other: &&Address| other.covers(address);
+            if let Some(wildcard) = self.listen.iter().find(covers) {
+                return Err(format!(
+                    "--listen {wildcard} takes the clients of {address} already: leave one out"
+                ));
+            }
+        }
+        match self.metrics.as_ref().filter(is_fixed) {
+            Some(address) if self.listen.contains(address) => Err(format!(
+                "--listen and --metrics are both {address}: each needs a port of its own"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+pub(super) fn run(args: ServeArgs) -> anyhow::Result<Outcome> {
+    socket::check_kernel()?;
+    let descriptors = process::raise_descriptor_limit().context("cannot read RLIMIT_NOFILE")?;
+    let wanted = args.sandbox;
+    let metrics = args.metrics.as_ref().map(metrics_on).transpose()?;
+    let config = server_config(args, descriptors)?;
+    let mut server = Server::bind(&config)?;
+    let signals = server.obey_signals(logging::has_file());
+    signals.context("cannot take signals")?;
+    server.notify(Notifier::from_env());
+    let monitor = metrics
+        .map(|address| Monitor::bind(address, config.reuse_port))
+        .transpose()?;
+    let sandbox = match wanted {
+        SandboxArg::Auto => Sandbox::raise(),
+        SandboxArg::On => Sandbox::raise().complete()?,
+        SandboxArg::Off => Sandbox::none(),
+    };
+    print_in_time(where_it_is(&server, monitor.as_ref()))?;
+    if sandbox.is_up() {
+        let walls = sandbox.clone();
+        logging::confine(move |folders| walls.enter_log(folders))?;
+    }
+    server.confine(&sandbox);
+    say_which_families(&server, &config);
+    if let Some(monitor) = monitor {
+        let subject = Subject {
+            board: server.board(),
+            shards: config.shards,
+            limits: config.limits,
+        };
+        let started = monitor.start(subject, sandbox.clone());
+        started.context("cannot serve metrics")?;
+    }
+    info!("{sandbox}");
+    let most = config.limits.max_connections;
+    info!(
+        "serving at most {} at a time",
+        counted(most as u64, "client")
+    );
+    let Ended { totals, failure } = server.run().context("cannot start the shards")?;
+    info!("stopped: {totals}");
+    if let Some(error) = failure {
+        return Err(error).context("the server failed");
+    }
+    if totals.accepted != totals.closed_in_all() {
+        bail!("the books do not balance: this is a fault of upcase, please report it");
+    }
+    Ok(match totals.closed(CloseReason::Cut) + totals.turned_away {
+        0 => Outcome::Good,
+        _ => Outcome::Bad,
+    })
+}
+
+/// Prints in a thread of its own, which a stalled reader may block for ever: the server must not
+/// wait for it, and signals must still end the server meanwhile.
+fn print_in_time(text: String) -> anyhow::Result<()> {
+    let (sender, printed) = mpsc::channel();
+    let printing = move || {
+        let _ = sender.send(print(&text));
+    };
+    let thread = thread::Builder::new().spawn(printing);
+    let thread = thread.context("cannot start a thread to print where it listens")?;
+    match printed.recv_timeout(PRINT_WAIT) {
+        Ok(result) => {
+            let _ = thread.join(); // It has printed everything, and ends.
+            result
+        }
+        Err(_) => {
+            warn!("standard output is not read: nobody was told where the server listens");
+            Ok(())
+        }
+    }
+}
+
+/// Returns one line for each address.
+fn where_it_is(server: &Server, monitor: Option<&Monitor>) -> String {
+    let listening = server.addresses();
+    let mut lines: String = listening
+        .map(|address| format!("listening on {}\n", shown(address)))
+        .collect();
+    if let Some(monitor) = monitor {
+        // In a URL the zone of an address is written with %25 (RFC 6874).
+        let address = shown(monitor.address()).replace('%', "%25");
+        lines.push_str(&format!("metrics on http://{address}/metrics\n"));
+    }
+    lines
+}
+
+/// Logs for every IPv6 wildcard whether IPv4 clients can connect to it, which its address does not
+/// show.
+fn say_which_families(server: &Server, config: &server::Config) {
+    let ours = server.addresses().take(config.listen.len());
+    for (index, address) in ours.enumerate() {
+        match config.families(index) {
+            _ if !address.is_ipv6() || !address.ip().is_unspecified() => {}
+            Families::Both => info!("{address} takes IPv4 clients as well"),
+            Families::Ipv6 => info!(
+                "{address} takes IPv6 clients alone: an IPv4 address is listened on with its port"
+            ),
+        }
+    }
+}
+
+/// Returns every address to listen on. A name stands for those of its addresses that this host has:
+/// `localhost` has an IPv6 address also where IPv6 is switched off.
+fn listen_on(typed: &Address) -> anyhow::Result<Vec<SocketAddr>> {
+    let cannot = || format!("cannot listen on {typed}");
+    let mut addresses = resolve::resolve(typed, PORT_DEFAULT).with_context(cannot)?;
+    let is_here = |address: &SocketAddr| {
+        let checked = socket::check_source(SocketAddr::new(address.ip(), 0));
+        !checked.is_err_and(|error| is_foreign(&error))
+    };
+    match &typed.host {
+        Host::Ip(..) => {}
+        Host::Name(_) => {
+            addresses.retain(is_here);
+            if addresses.is_empty() {
+                bail!("{}: this host has none of its addresses", cannot());
+            }
+        }
+        Host::Any => {
+            for address in addresses.iter_mut().filter(|address| !is_here(address)) {
+                address.set_ip(Ipv4Addr::UNSPECIFIED.into());
+            }
+        }
+    }
+    Ok(addresses)
+}
+
+/// Returns the address of the metrics page: of several, the first.
+fn metrics_on(typed: &Address) -> anyhow::Result<SocketAddr> {
+    let addresses = listen_on(typed)?;
+    let first = addresses.first();
+    first.copied().context("there is no address for --metrics")
+}
+
+fn server_config(args: ServeArgs, descriptors: u64) -> anyhow::Result<server::Config> {
+    let inherited: Vec<_> = activation::sockets()?.into_iter().map(Arc::new).collect();
+    let mut listen = Vec::new();
+    for typed in &args.listen {
+        for address in listen_on(typed)? {
+            if address.port() == 0 || !listen.contains(&address) {
+                listen.push(address);
+            }
+        }
+    }
+    if listen.is_empty() && inherited.is_empty() {
+        listen.push(LISTEN_DEFAULT);
+    }
+    let room = room_for_clients(&args, listen.len() + inherited.len(), descriptors)?;
+    let most = args.limits.max_connections.unwrap_or(room);
+    if most > room {
+        let (limit, room) = (grouped(descriptors), grouped(room as u64));
+        warn!(
+            "--max-connections {most}: the limit on descriptors, {limit}, leaves room for {room}, \
+             and no more are served; raise it (ulimit -n, LimitNOFILE=)"
+        );
+    }
+    if args.reuse_port && !kernel::migrates() {
+        warn!(
+            "--reuse-port: clients that are connecting while a server stops must try again after \
+             a second; with sysctl net.ipv4.tcp_migrate_req=1 the kernel passes them on"
+        );
+    }
+    let limits = limits(&args, most.min(room));
+    Ok(server::Config {
+        options: Options {
+            probes: args.patience.keepalive.0.is_some(),
+            user_timeout: user_timeout(&limits),
+            unsent_most: args.notsent_lowat.0,
+            ..options(&args.mss, Some(&args.buffers), args.nagle)
+        },
+        listen,
+        inherited,
+        backlog: args.backlog,
+        reuse_port: args.reuse_port,
+        shards: args.shards,
+        limits,
+    })
+}
+
+fn limits(args: &ServeArgs, most: usize) -> Limits {
+    let default = Limits::default();
+    Limits {
+        max_connections: most,
+        max_connections_per_ip: args.limits.max_connections_per_ip,
+        idle_timeout: args.patience.idle_timeout.0,
+        stall_timeout: args.patience.stall_timeout.0,
+        min_rate: args.patience.min_rate.unwrap_or(default.min_rate),
+        keepalive: args.patience.keepalive.0,
+        turn_bytes: args.fairness.turn_bytes,
+        turn_accepts: args.fairness.turn_accepts,
+        drain_timeout: args.patience.drain_timeout,
+        ..default
+    }
+}
+
+/// TCP_USER_TIMEOUT ends connections that the stall timeout does not cover: those that are closed,
+/// and whose last replies are not acknowledged. It must not expire first, since it resets a slow
+/// reader whose window stays closed for so long; nor before a silent client has had all its probes,
+/// since with an unanswered probe the kernel gives up after this time.
+fn user_timeout(limits: &Limits) -> Option<Duration> {
+    const STALL_TIMEOUTS: u32 = 4;
+    let stall = limits.stall_timeout?.saturating_mul(STALL_TIMEOUTS);
+    Some(stall.max(limits.keepalive_end().unwrap_or_default()))
+}
+
+/// Returns how many clients the limit on descriptors leaves room for.
+fn room_for_clients(args: &ServeArgs, listeners: usize, descriptors: u64) -> anyhow::Result<usize> {
+    let shards = args.shards as u64;
+    let listeners = listeners as u64 * shards;
+    let shard = process::DESCRIPTORS_OF_A_REACTOR + process::DESCRIPTORS_OF_SIGNALS;
+    let reactors = shard * shards;
+    let metrics = args.metrics.as_ref().map_or(0, |_| monitor::DESCRIPTORS);
+    let ours = reactors + listeners + metrics;
+    let own = process::open_descriptors() + ours + process::DESCRIPTOR_SPARE;
+    match descriptors.saturating_sub(own) {
+        0 => bail!(
+            "the limit on descriptors, {descriptors} (RLIMIT_NOFILE), leaves no room for clients: \
+             the server itself needs {own}"
+        ),
+        room => Ok(room as usize),
+    }
+}

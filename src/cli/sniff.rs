@@ -1,0 +1,245 @@
+//! `upcase sniff`: its options, and the capture that they describe.
+//!
+//! The transcript goes to standard output; when the packets do (`--write -`), it goes to standard
+//! error. On a terminal it is as wide as the terminal, and coloured.
+
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{ArgGroup, Args, ValueEnum};
+
+use jiff::tz::TimeZone;
+
+use crate::capture::calendar::Calendar;
+use crate::capture::document::{Document, Format as DocumentFormat};
+use crate::capture::input::Input;
+use crate::capture::stream::Expect;
+use crate::capture::teller::Teller;
+use crate::capture::transcript::Style;
+use crate::capture::{self, Keep, STANDARD_INPUT, Stop};
+use crate::cli::numbers::{integer, positive_duration};
+use crate::cli::options::PORT;
+use crate::cli::output::{Named, Outcome};
+use crate::cli::values::port;
+use crate::reactor::signals::{stop_flag, stop_pipe};
+use crate::{files, terminal};
+
+/// Stands for standard input or standard output in place of the name of a file.
+const STANDARD: &str = "-";
+
+#[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("source").required(true).args(["interface", "read"]),
+    after_help = "With -v, text and Markdown show time stamps (TSval, TSecr), SACK blocks and the \
+                  window as it stands in the header as well; JSON has them always."
+)]
+pub(super) struct SniffArgs {
+    /// Capture on this interface, or on `any`; needs CAP_NET_RAW
+    #[arg(long, value_name = "IF")]
+    pub(super) interface: Option<String>,
+    /// Read this capture file, pcap or pcapng, also compressed by gzip; `-` is standard input
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub(super) read: Option<PathBuf>,
+    /// TCP port of the server [default: 12000 with --interface, all with --read]
+    #[arg(long, value_name = "PORT", value_parser = port)]
+    pub(super) port: Option<u16>,
+    /// Keep the packets of the connections in this file: live as pcapng, with --read in the format
+    /// of what is read; `-` is standard output, and then the transcript goes to standard error
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub(super) write: Option<PathBuf>,
+    /// Stop after so many packets
+    #[arg(long, value_name = "N", value_parser = integer::<u64>(1, u64::MAX))]
+    pub(super) count: Option<u64>,
+    /// Stop capturing after this time
+    #[arg(long, value_name = "TIME", value_parser = positive_duration)]
+    pub(super) duration: Option<Duration>,
+    /// Stop when so many connections have ended
+    #[arg(long, value_name = "N", value_parser = integer::<u64>(1, u64::MAX))]
+    pub(super) flows: Option<u64>,
+    /// Count sequence numbers from the first one of each side, as Wireshark does by default
+    #[arg(long)]
+    pub(super) relative: bool,
+    /// Show connections and the verdict only, not every segment
+    #[arg(long)]
+    pub(super) brief: bool,
+    /// Show times in UTC [default: the local time zone: TZ, else /etc/localtime]
+    #[arg(long)]
+    pub(super) utc: bool,
+    /// Bytes of a payload that are shown
+    #[arg(long, value_name = "BYTES", default_value_t = 60,
+          value_parser = integer::<u16>(0, u16::MAX.into()))]
+    pub(super) width: u16,
+    /// What replies must be: the request in upper case, the same, or anything (TCP alone is judged)
+    #[arg(long, value_enum, default_value_t = SniffExpect::Upper)]
+    pub(super) expect: SniffExpect,
+    /// Exit with 0 for this outcome as well: the capture does not hold all that would have to be
+    /// seen, and nothing in it is wrong
+    #[arg(long, value_enum, value_name = "OUTCOME")]
+    pub(super) allow: Option<SniffAllow>,
+    /// A page for a terminal, one JSON object a line, or a document to keep
+    #[arg(long, value_enum, default_value_t = SniffFormat::Text)]
+    pub(super) format: SniffFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum SniffFormat {
+    Text,
+    Json,
+    Markdown,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum SniffExpect {
+    Upper,
+    Same,
+    None,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum SniffAllow {
+    Incomplete,
+}
+
+/// Returns a parser of file names. An empty name is accepted here, and refused later with a clearer
+/// message.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
+impl SniffArgs {
+    /// Checks what depends on several options.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.interface.as_deref() == Some("") {
+            return Err("--interface: the name is empty: name one, or `any`".to_string());
+        }
+        for (option, path) in [("--read", &self.read), ("--write", &self.write)] {
+            if path
+                .as_ref()
+                .is_some_and(|path| path.as_os_str().is_empty())
+            {
+                return Err(format!("{option}: the name is empty: name a file, or `-`"));
+            }
+        }
+        if self.read.is_some() && self.duration.is_some() {
+            return Err("--duration is for --interface: a file ends by itself".to_string());
+        }
+        let to_standard_output = self.write.as_deref().is_some_and(is_standard);
+        if to_standard_output && io::stdout().is_terminal() {
+            let text = "--write -: standard output is a terminal: lead it to a file or a program";
+            return Err(text.to_string());
+        }
+        Ok(())
+    }
+
+    fn document(&self, detailed: bool, output: &File) -> Document {
+        let color = terminal::has_color(output);
+        let style = Style {
+            relative: self.relative,
+            width: self.width.into(),
+        };
+        let (format, columns) = match self.format {
+            SniffFormat::Text => (DocumentFormat::Text { color }, terminal::columns(output)),
+            SniffFormat::Json => (DocumentFormat::Json, None),
+            SniffFormat::Markdown => (DocumentFormat::Markdown, None),
+        };
+        let calendar = match self.utc {
+            true => Calendar::utc(),
+            false => Calendar::new(TimeZone::try_system().ok()),
+        };
+        Document::new(format, style, calendar)
+            .detailed(detailed)
+            .columns(columns)
+    }
+
+    fn expect(&self) -> Expect {
+        match self.expect {
+            SniffExpect::Upper => Expect::Upper,
+            SniffExpect::Same => Expect::Same,
+            SniffExpect::None => Expect::Anything,
+        }
+    }
+
+    fn stop(&self) -> Stop {
+        Stop {
+            packets: self.count,
+            duration: self.duration,
+            flows: self.flows,
+        }
+    }
+}
+
+pub(super) fn run(args: SniffArgs, detailed: bool) -> anyhow::Result<Outcome> {
+    let keep = match &args.write {
+        None => None,
+        Some(path) if is_standard(path) => Some(Keep::To(duplicate(io::stdout())?)),
+        // A capture that cannot begin leaves a file as it is; a FIFO has no content to lose.
+        Some(path) if files::is_fifo(path) => {
+            let file = files::create(path);
+            let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+            Some(Keep::To(file))
+        }
+        Some(path) => Some(Keep::At(path.clone())),
+    };
+    let (output, name) = match &args.write {
+        Some(path) if is_standard(path) => (duplicate(io::stderr())?, "standard error"),
+        _ => (duplicate(io::stdout())?, "standard output"),
+    };
+    let document = args.document(detailed, &output);
+    let output = Named::new(output, name);
+    let (stop, expect) = (args.stop(), args.expect());
+    let verdict = match (args.interface, args.read) {
+        (Some(interface), _) => {
+            let port = args.port.unwrap_or(PORT);
+            let teller = Teller::new(document, args.brief, Some(port), output).expecting(expect);
+            capture::live(&interface, port, keep, stop, teller)
+        }
+        (None, path) => {
+            let path = path.unwrap_or_default();
+            let teller = Teller::new(document, args.brief, args.port, output).expecting(expect);
+            let stopped = stop_flag()?;
+            let (input, name) = input(&path)?;
+            if keep.as_ref().is_some_and(|keep| keep.is(input.file())) {
+                bail!("--write: it is the file that is read: name another one");
+            }
+            capture::read(input, &name, keep, (stop, &stopped), teller)
+        }
+    };
+    Ok(match verdict? {
+        verdict if verdict.is_wrong() => Outcome::Bad,
+        verdict if verdict.is_good() || args.allow.is_some() => Outcome::Good,
+        _ => Outcome::Inconclusive,
+    })
+}
+
+/// Opens the file to read, or standard input. Returns its name as well.
+fn input(path: &Path) -> anyhow::Result<(Input, String)> {
+    let pipe = stop_pipe()?;
+    if is_standard(path) {
+        let input = Input::standard(pipe).context("cannot read standard input")?;
+        return Ok((input, STANDARD_INPUT.to_string()));
+    }
+    let name = path.display().to_string();
+    if path.is_dir() {
+        bail!("cannot read {name}: it is a directory");
+    }
+    let input = Input::open(path, pipe);
+    let input = input.with_context(|| format!("cannot read {name}"))?;
+    Ok((input, name))
+}
+
+fn is_standard(path: &Path) -> bool {
+    path.as_os_str() == STANDARD
+}
+
+/// Returns another descriptor of a standard stream, without a buffer: the transcript has its own.
+fn duplicate(stream: impl AsFd) -> anyhow::Result<File> {
+    let descriptor = stream.as_fd().try_clone_to_owned();
+    Ok(File::from(
+        descriptor.context("cannot duplicate a standard stream")?,
+    ))
+}

@@ -1,0 +1,125 @@
+//! Lines that a person types at a terminal, with a prompt and line editing (rustyline).
+//!
+//! A terminal without an editor passes on at most 4,095 bytes of a line, and takes an arrow key for
+//! bytes of the line. The editor has neither limitation.
+//!
+//! rustyline blocks until a line is complete, and the caller has to notice a dead server meanwhile.
+//! So it runs in a [`Worker`]: the caller requests a line, waits for the descriptor of the editor
+//! together with its others, and takes the answer. When the caller ends first, the thread is left
+//! behind, and [`Editor::stop`] restores the settings of the terminal.
+
+use std::collections::VecDeque;
+use std::env;
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use log::warn;
+use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
+use rustyline::error::ReadlineError;
+use rustyline::history::MemHistory;
+use rustyline::{Config, Editor as LineEditor};
+
+use crate::lines::Next;
+use crate::worker::Worker;
+
+const PROMPT: &str = "> ";
+
+/// The answer of the editor's thread.
+type Answer = Result<String, ReadlineError>;
+
+/// A terminal with a line editor.
+#[derive(Debug)]
+pub struct Editor {
+    /// Shows the prompt, and returns the line that was typed.
+    prompt: Worker<(), Answer>,
+    /// True when a line was requested and its answer was not taken.
+    is_asked: bool,
+    has_ended: bool,
+    lines: VecDeque<Vec<u8>>,
+    /// The settings of the terminal before the editor changed them.
+    settings: Termios,
+}
+
+impl Editor {
+    /// Returns an editor on standard input and output; `None` when they are not both a terminal
+    /// that can move its cursor.
+    pub fn open() -> io::Result<Option<Editor>> {
+        let is_able = env::var_os("TERM").is_some_and(|term| term != "dumb" && !term.is_empty());
+        if !is_able || !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+            return Ok(None);
+        }
+        let settings = tcgetattr(io::stdin())?;
+        // A line of a pasted text is sent like a line that was typed.
+        let config = Config::builder()
+            .bracketed_paste(false)
+            .auto_add_history(true)
+            .build();
+        let editor = LineEditor::<(), MemHistory>::with_history(config, MemHistory::new());
+        let mut editor = editor.map_err(io::Error::other)?;
+        let prompt = Worker::start("editor", move |()| editor.readline(PROMPT))?;
+        Ok(Some(Editor {
+            prompt,
+            is_asked: false,
+            has_ended: false,
+            lines: VecDeque::new(),
+            settings,
+        }))
+    }
+
+    /// Returns the next line if it was taken already; else the prompt is shown.
+    pub fn take(&mut self) -> Next {
+        if let Some(line) = self.lines.pop_front() {
+            return Next::Line(line);
+        }
+        if self.has_ended {
+            return Next::End;
+        }
+        if !self.is_asked {
+            self.prompt.give(());
+            self.is_asked = true;
+        }
+        Next::NotYet
+    }
+
+    /// Takes an answer; blocks unless the descriptor is readable. Control-C ends the lines, as
+    /// Control-D does.
+    pub fn fill(&mut self) -> io::Result<()> {
+        let answer = self.prompt.take()?;
+        self.is_asked = false;
+        match answer {
+            Ok(text) => self.lines.extend(text.split('\n').map(Vec::from)),
+            Err(ReadlineError::Eof | ReadlineError::Interrupted) => self.has_ended = true,
+            Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => warn!(
+                "what was typed is not text in UTF-8, and the line was dropped: send such bytes \
+                 from a file or a pipe"
+            ),
+            Err(error) => return Err(io::Error::other(error)),
+        }
+        Ok(())
+    }
+
+    /// Restores the settings of the terminal. Returns true when a prompt was left unanswered: the
+    /// cursor still stands in its line.
+    pub fn stop(&mut self) -> bool {
+        let is_left = std::mem::replace(&mut self.is_asked, false);
+        if is_left {
+            // At once: the other ways of tcsetattr(3) wait until the terminal has taken all output,
+            // and one that nobody reads takes none.
+            let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &self.settings);
+        }
+        self.has_ended = true;
+        is_left
+    }
+}
+
+impl Drop for Editor {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl AsFd for Editor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.prompt.as_fd()
+    }
+}

@@ -1,0 +1,61 @@
+//! What the engine learns of the ways of its connections while messages are due: TCP_INFO of some
+//! of them in turn, and of those whose messages have been under way for long.
+
+use std::time::Instant;
+
+use crate::load::engine::{Engine, Phase, Stage};
+use crate::load::evidence::UNDER_WAY;
+use crate::load::plan::{SAMPLE, SAMPLE_CONNECTIONS};
+use crate::load::world::{Socket, Timer, World};
+
+/// Connections that one look for messages that are not acknowledged reads TCP_INFO of, at most; the
+/// others are taken to be like them.
+const EXAMINED_MAX: u32 = 32;
+
+impl<S: Socket> Engine<S> {
+    /// Looks at the ways of some connections, and sets the timer for the next look.
+    pub(super) fn sample<W: World<Socket = S>>(&mut self, world: &mut W) {
+        if self.stage != Stage::Running {
+            return;
+        }
+        for _ in 0..self.lines.len().min(SAMPLE_CONNECTIONS) {
+            self.looks.line = (self.looks.line + 1) % self.lines.len();
+            let token = self.lines[self.looks.line].token;
+            let peer = token.and_then(|token| self.peers.get_mut(token));
+            if let Some(peer) = peer.filter(|peer| peer.phase == Phase::Up) {
+                let network = &mut self.evidence.network;
+                network.look(&mut peer.seen, peer.socket.path());
+            }
+        }
+        world.set_timer(world.now() + SAMPLE, Timer::Sample);
+    }
+
+    /// Looks for messages that have become so old since the look before that they should be
+    /// acknowledged.
+    pub(super) fn look_for_unacknowledged(&mut self, now: Instant) {
+        let Some(until) = now.checked_sub(UNDER_WAY) else {
+            return;
+        };
+        let from = std::mem::replace(&mut self.looks.sent_before, until);
+        let from = from.max(self.books.warm());
+        let network = &mut self.evidence.network;
+        let mut left = EXAMINED_MAX;
+        for peer in self.peers.iter().filter(|peer| peer.phase == Phase::Up) {
+            let sent = peer.connection.messages();
+            let sent = sent.filter_map(|message| Some((message.sent_at()?, message.end())));
+            let old = sent.filter(|(at, _)| (from..until).contains(at));
+            let old: Vec<_> = old.map(|(at, end)| (now - at, end)).collect();
+            if old.is_empty() {
+                continue;
+            }
+            let path = match left.checked_sub(1) {
+                None => None,
+                Some(less) => {
+                    left = less;
+                    network.read(peer.socket.path())
+                }
+            };
+            network.add_under_way(&old, path.as_ref());
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! A thread that asks the kernels of the targets for answers, some times a second, from before the
+//! first message on: the way without the server's program. Targets on this host are not asked:
+//! there is no network between.
+//!
+//! The kernel is asked by ICMP echo. Where no socket for that may be opened, an empty datagram goes
+//! to a port that nobody listens at, which comes back as an error; Linux answers about one of those
+//! a second (net.ipv4.icmp_ratelimit). What is never answered is no evidence of anything.
+//!
+//! The time of an answer is that of the kernel, when it came off the device: a thread that wakes
+//! late does not make the way longer.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::Socket;
+
+use crate::load::echo::Echo;
+use crate::load::evidence::{PROBE_LOST, Probe};
+use crate::socket::{self, Asking};
+use crate::timestamps::{Arrival, Arrivals};
+
+/// The time between two packets, to whichever target: enough for a 99th percentile in ten seconds,
+/// and some 0.2 % of a CPU.
+const PERIOD: Duration = Duration::from_millis(20);
+
+/// The same for packets whose answers the target limits.
+const PERIOD_LIMITED: Duration = Duration::from_secs(1);
+
+/// The first packets to a target follow each other at once, so that its smallest round trip is
+/// known before the first message.
+const FIRST: u16 = 5;
+const PERIOD_FIRST: Duration = Duration::from_millis(1);
+
+/// The thread.
+#[derive(Debug)]
+pub struct Prober {
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<Probe>,
+}
+
+impl Prober {
+    /// Starts it, unless all targets are on this host. What it measures is kept as far as
+    /// `is_due` holds when a packet is sent. `source`: the address that connections have here.
+    pub fn start(
+        targets: &[SocketAddr],
+        sources: &[SocketAddr],
+        is_due: impl Fn(Instant) -> bool + Send + 'static,
+    ) -> Option<Prober> {
+        let mut asked: Vec<SocketAddr> = Vec::new();
+        for target in targets {
+            let ip = target.ip().to_canonical();
+            let is_new = asked.iter().all(|other| other.ip() != ip);
+            if is_new && !socket::is_local(*target) {
+                let mut target = *target;
+                target.set_ip(ip);
+                asked.push(target);
+            }
+        }
+        if asked.is_empty() {
+            return None;
+        }
+        let source = sources.first().copied();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&is_over);
+        let ask = move || ask_all(&asked, source, &flag, is_due);
+        let thread = thread::Builder::new().name("probe".to_string()).spawn(ask);
+        Some(Prober {
+            is_over,
+            thread: thread.ok()?,
+        })
+    }
+
+    /// Ends it, and returns what it measured.
+    pub fn finish(self) -> Option<Probe> {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.join().ok()
+    }
+}
+
+/// A target, and the packets on their way to it and back.
+#[derive(Debug)]
+struct Asked {
+    target: SocketAddr,
+    asking: Asking,
+    socket: Socket,
+    arrivals: Arrivals,
+    echo: Echo,
+    sequence: u16,
+    next: Instant,
+    /// The time between two packets.
+    period: Duration,
+    under_way: VecDeque<Question>,
+    least: Option<Duration>,
+}
+
+/// A packet that was sent.
+#[derive(Clone, Copy, Debug)]
+struct Question {
+    sequence: u16,
+    sent: Instant,
+    /// Messages were due then.
+    is_due: bool,
+}
+
+fn ask_all(
+    targets: &[SocketAddr],
+    source: Option<SocketAddr>,
+    is_over: &AtomicBool,
+    is_due: impl Fn(Instant) -> bool,
+) -> Probe {
+    let mut probe = Probe {
+        targets: targets.len() as u32,
+        ..Probe::default()
+    };
+    let period = PERIOD * probe.targets;
+    let targets = targets.iter();
+    let opened = targets.map(|target| Asked::open(*target, source, period));
+    let mut asked: Vec<Asked> = opened.flatten().collect();
+    for one in &asked {
+        let how = one.asking.name();
+        if !probe.how.contains(&how) {
+            probe.how.push(how);
+        }
+    }
+    while !is_over.load(Ordering::Relaxed) {
+        let now = Instant::now();
+        for one in asked.iter_mut().filter(|one| one.next <= now) {
+            one.ask(&is_due);
+        }
+        let next = asked.iter().map(|one| one.next).min();
+        // An end is looked for at least so often.
+        let next = next.map_or(now + PERIOD, |next| next.min(now + PERIOD));
+        wait(&asked, next.saturating_duration_since(Instant::now()));
+        for one in &mut asked {
+            one.hear(&mut probe);
+        }
+    }
+    probe.silent = probe.targets;
+    for one in &mut asked {
+        one.give_up(Instant::now(), &mut probe);
+        probe.silent -= u32::from(one.least.is_some());
+        probe.least = probe.least.into_iter().chain(one.least).min();
+    }
+    probe
+}
+
+/// Waits for an answer, at most so long.
+fn wait(asked: &[Asked], time: Duration) {
+    let sockets = asked.iter();
+    let mut sockets: Vec<PollFd> = sockets
+        .map(|one| PollFd::new(&one.socket, PollFlags::IN))
+        .collect();
+    let time = Timespec::try_from(time).ok();
+    if poll(&mut sockets, time.as_ref()).is_err() {
+        thread::sleep(PERIOD_FIRST); // Interrupted: what is due is looked at again.
+    }
+}
+
+impl Asked {
+    /// A target that can be asked, in the best way that is allowed; `None`: there is none.
+    fn open(target: SocketAddr, source: Option<SocketAddr>, period: Duration) -> Option<Asked> {
+        let ways = [Asking::Echo, Asking::RawEcho, Asking::ClosedPort];
+        let (asking, socket) = ways.into_iter().find_map(|asking| {
+            let socket = socket::asking(asking, target, source).ok()?;
+            Some((asking, socket))
+        })?;
+        Some(Asked {
+            target,
+            asking,
+            arrivals: Arrivals::switch_on(&socket).ok()?,
+            socket,
+            echo: Echo::new(target.ip(), RandomState::new().hash_one(target)),
+            sequence: 0,
+            next: Instant::now(),
+            period: match asking {
+                Asking::Echo | Asking::RawEcho => period,
+                Asking::ClosedPort => period.max(PERIOD_LIMITED),
+            },
+            under_way: VecDeque::new(),
+            least: None,
+        })
+    }
+
+    /// Sends the packet that is due.
+    fn ask(&mut self, is_due: impl Fn(Instant) -> bool) {
+        self.sequence = self.sequence.wrapping_add(1);
+        let packet = self.echo.request(self.sequence);
+        let packet = match self.asking {
+            Asking::Echo | Asking::RawEcho => packet.as_slice(),
+            Asking::ClosedPort => &[],
+        };
+        let mut sent = Instant::now();
+        let mut outcome = self.socket.send(packet);
+        if outcome.is_err() {
+            // It returned the error that an earlier packet came back with.
+            sent = Instant::now();
+            outcome = self.socket.send(packet);
+        }
+        let is_first = self.asking != Asking::ClosedPort && self.sequence < FIRST;
+        self.next = sent + if is_first { PERIOD_FIRST } else { self.period };
+        if outcome.is_ok() {
+            self.under_way.push_back(Question {
+                sequence: self.sequence,
+                sent,
+                is_due: is_due(sent),
+            });
+        }
+    }
+
+    /// Takes the answers that have come, and gives up what was not answered for too long.
+    fn hear(&mut self, probe: &mut Probe) {
+        let queues: &[bool] = match self.asking {
+            Asking::Echo | Asking::RawEcho => &[false],
+            // What somebody says who listens there after all is read too, or it would wake for
+            // ever.
+            Asking::ClosedPort => &[true, false],
+        };
+        let mut buffer = [0; 128];
+        for from_errors in queues {
+            // An error of the socket is one of a packet that was sent: that is lost.
+            while let Ok(Some(arrival)) =
+                self.arrivals.recv(&self.socket, &mut buffer, *from_errors)
+            {
+                let bytes = &buffer[..arrival.bytes.min(buffer.len())];
+                if let Some(question) = self.question(&arrival, bytes) {
+                    self.answered(question, arrival.at, probe);
+                }
+            }
+        }
+        self.give_up(Instant::now(), probe);
+    }
+
+    /// Takes out the packet that was answered.
+    fn question(&mut self, arrival: &Arrival, bytes: &[u8]) -> Option<Question> {
+        let place = match arrival.error {
+            // One packet is on its way at a time.
+            Some(error) => (error == (libc::ECONNREFUSED, self.target.ip())).then_some(0)?,
+            None if self.asking == Asking::ClosedPort => return None,
+            None => {
+                let sequence = self.echo.answered(bytes)?;
+                let mut open = self.under_way.iter();
+                open.position(|question| question.sequence == sequence)?
+            }
+        };
+        self.under_way.remove(place)
+    }
+
+    fn answered(&mut self, question: Question, at: Option<Instant>, probe: &mut Probe) {
+        let now = Instant::now();
+        // A step of the wall clock, by which the kernel told the time, makes it no time at all.
+        let at = at.filter(|at| (question.sent..now).contains(at));
+        let round_trip = at.unwrap_or(now) - question.sent;
+        let least = self.least.map_or(round_trip, |least| least.min(round_trip));
+        self.least = Some(least);
+        if question.is_due {
+            probe.round_trips.record(round_trip);
+            probe.growth.record(round_trip - least);
+        }
+    }
+
+    fn give_up(&mut self, now: Instant, probe: &mut Probe) {
+        while let Some(oldest) = self.under_way.front()
+            && now - oldest.sent > PROBE_LOST
+        {
+            probe.lost += u64::from(oldest.is_due);
+            self.under_way.pop_front();
+        }
+    }
+}

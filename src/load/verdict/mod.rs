@@ -1,0 +1,391 @@
+//! What a run is worth: whether its numbers are those of the server, or whose they are. Pure: from
+//! what was measured to one word, the sentences that show it, and advice.
+//!
+//! The first of these that holds is the word:
+//!
+//! | word | rule, in the file | exit code |
+//! |---|---|---|
+//! | failed | messages or connections were lost, wrong or not answered (`failures`) | 1 |
+//! | inconclusive | nothing was measured: the run was ended before a message was due | 4 |
+//! | client-bound | the generator's own part is seen in a percentile up to p99 (`client`) | 4 |
+//! | network-bound | segments were lost, or held up on their way (`network`) | 1 |
+//! | server-bound | the server did not keep up, or stopped for a while (`server`) | 1 |
+//! | valid | none of these; in a closed loop, it is known who set the pace (`pace`) | 0 |
+//! | inconclusive | none of these, and it is not known | 4 |
+//!
+//! A run that its own client limited says nothing of the server, so that comes before the blame of
+//! anybody else; and messages that a generator without time left did not get to are no failure. A
+//! valid run in which the generator's part is seen above p99 alone is valid up to the percentile
+//! below.
+//!
+//! Open and closed loops are judged by the same rules. A closed loop asks for no rate, so a server
+//! that is slow does not fail it: it sets the pace, and so may a generator that is busy with its
+//! work all the time.
+//!
+//! A run with a server of its own shares the CPUs of this machine with it by design. The
+//! generator's waits for a CPU are excused up to the CPU time that the server had meanwhile: they
+//! may all have been waits for the server. A lateness that these waits can explain is excused as
+//! well. The rest counts as in any other run: other processes, a thread without time left, a
+//! process that was stopped.
+//!
+//! What is demanded of a run (`--assert`) is held against its numbers. Where a demand does not hold
+//! and the numbers are the generator's, it is not decided: exit code 4 in place of 1.
+//!
+//! Advice follows from evidence. A server that went away explains everything that was slow, so then
+//! nothing else is advised.
+
+mod client;
+mod connecting;
+mod failures;
+mod network;
+mod pace;
+mod server;
+mod thresholds;
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use crate::load::assertion::{Assertion, Demand, Outcome};
+use crate::load::results::ErrorKind;
+use crate::load::summary::Summary;
+use crate::load::verdict::client::{client_limits, first_visible, has_no_time, point_below};
+use crate::load::verdict::connecting::slow_connecting;
+use crate::load::verdict::failures::{absence, failures, nothing_measured, own_lack};
+use crate::load::verdict::network::{network_limits, unknown};
+use crate::load::verdict::pace::pace;
+use crate::load::verdict::server::server_limits;
+use crate::load::verdict::thresholds::visible;
+use crate::units::{grouped, short};
+
+/// What a run is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The numbers are those of the server.
+    Valid,
+    /// The generator was late: the numbers are its own.
+    ClientBound,
+    /// The network lost or delayed what was sent.
+    NetworkBound,
+    /// The server did not keep up.
+    ServerBound,
+    /// What was measured does not decide.
+    Inconclusive,
+    /// Messages were lost, wrong or not answered.
+    Failed,
+}
+
+/// A verdict, and why.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Findings {
+    /// The word.
+    pub verdict: Verdict,
+    /// The percentile up to which a valid run is valid, by its name and in a hundred; above it, the
+    /// numbers are the generator's own. `None`: at every percentile.
+    pub valid_up_to: Option<(&'static str, f64)>,
+    /// The sentences, those that decided first.
+    pub evidence: Vec<String>,
+    /// What to do about it; empty when nothing is to be done.
+    pub advice: Vec<String>,
+}
+
+/// The result and what is to be thought of it.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// The result.
+    pub summary: Summary,
+    /// What it is worth, and why.
+    pub findings: Findings,
+    /// What was demanded of it, and whether that holds.
+    pub assertions: Vec<Assertion>,
+    /// Verdicts that are taken for good.
+    pub allowed: Vec<Verdict>,
+}
+
+/// The consequence of a run: one of the exit codes of every command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The run can be trusted, or its verdict was allowed, and every assertion holds.
+    Good,
+    /// Nothing is wrong, and what was measured does not suffice to say that all is well.
+    Inconclusive,
+    /// Something is wrong.
+    Wrong,
+}
+
+impl Judged {
+    /// Judges a run, and holds the demands against it.
+    pub fn new(summary: Summary, demands: &[Demand], allowed: Vec<Verdict>) -> Judged {
+        let findings = judge(&summary);
+        // What is taken for good decides, and may fail.
+        let is_open = !allowed.contains(&findings.verdict)
+            && matches!(
+                findings.verdict,
+                Verdict::ClientBound | Verdict::Inconclusive
+            );
+        let valid_up_to = match findings.valid_up_to {
+            _ if is_open => 0.0,
+            Some((_, percentile)) => percentile,
+            None => 100.0,
+        };
+        let rate = summary.rate_share();
+        let hold = |demand: &Demand| {
+            let assertion = demand.hold(&summary.results, rate);
+            match assertion.outcome {
+                Outcome::Fails if demand.is_beyond(valid_up_to) => assertion.undecided(),
+                _ => assertion,
+            }
+        };
+        Judged {
+            assertions: demands.iter().map(hold).collect(),
+            findings,
+            allowed,
+            summary,
+        }
+    }
+
+    /// Returns the consequence of the verdict.
+    pub fn standing(&self) -> Standing {
+        let verdict = self.findings.verdict;
+        let any = |outcome| {
+            let mut outcomes = self.assertions.iter().map(|assertion| assertion.outcome);
+            outcomes.any(|found| found == outcome)
+        };
+        match verdict {
+            _ if any(Outcome::Fails) || self.summary.unlogged.is_some() => Standing::Wrong,
+            Verdict::NetworkBound | Verdict::ServerBound | Verdict::Failed
+                if !self.allowed.contains(&verdict) =>
+            {
+                Standing::Wrong
+            }
+            _ if any(Outcome::Undecided) => Standing::Inconclusive,
+            Verdict::ClientBound | Verdict::Inconclusive if !self.allowed.contains(&verdict) => {
+                Standing::Inconclusive
+            }
+            _ => Standing::Good,
+        }
+    }
+
+    /// Returns whether there is no objection to the run.
+    pub fn is_good(&self) -> bool {
+        self.standing() == Standing::Good
+    }
+}
+
+impl Verdict {
+    /// Its name, as it is printed and as `--allow` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Valid => "valid",
+            Verdict::ClientBound => "client-bound",
+            Verdict::NetworkBound => "network-bound",
+            Verdict::ServerBound => "server-bound",
+            Verdict::Inconclusive => "inconclusive",
+            Verdict::Failed => "failed",
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Findings {
+    fn new(verdict: Verdict, evidence: Vec<String>, advice: &[&str]) -> Findings {
+        Findings {
+            verdict,
+            valid_up_to: None,
+            evidence,
+            advice: advice.iter().map(|advice| advice.to_string()).collect(),
+        }
+    }
+}
+
+/// Judges a run.
+pub fn judge(summary: &Summary) -> Findings {
+    let failures = failures(summary);
+    let mut findings = if failures.is_empty() {
+        judge_limits(summary)
+    } else if ran_out_of_time(summary) {
+        let mut findings = judge_limits(summary);
+        findings.evidence.extend(failures);
+        findings
+    } else {
+        judge_failed(summary, failures)
+    };
+    if let Verdict::ClientBound | Verdict::Inconclusive = findings.verdict {
+        findings.advice.push(format!(
+            "--allow {} takes such a run for good: exit code 0 in place of 4",
+            findings.verdict
+        ));
+    }
+    findings.evidence.extend(asides(summary));
+    findings
+}
+
+/// Returns whether nothing is wrong but messages that a generator without time left did not get to
+/// by the end: it had no turn in which to send them or to read their replies.
+fn ran_out_of_time(summary: &Summary) -> bool {
+    let mut counts = summary.results.counts;
+    counts.merge(&summary.warmup.counts);
+    let unanswered = counts.unanswered;
+    let lost = counts.settled() - counts.verified - unanswered + counts.failed;
+    let is_right = lost == 0 && summary.results.errors.is_empty() && summary.not_opened() == 0;
+    let targets = summary.plan.targets.iter().zip(&summary.targets);
+    let mut absences = targets.filter_map(|(address, target)| absence(address, target, summary));
+    let is_own = has_no_time(summary) && !client_limits(summary).is_empty();
+    unanswered > 0 && is_right && is_own && absences.next().is_none()
+}
+
+/// Returns why a run failed: servers that went away, the causes of its errors, or else its limit.
+fn judge_failed(summary: &Summary, evidence: Vec<String>) -> Findings {
+    let known = evidence.len();
+    let mut findings = Findings::new(Verdict::Failed, evidence, &[]);
+    let targets = summary.plan.targets.iter().zip(&summary.targets);
+    let lacks = targets.clone();
+    let lacks = lacks.filter_map(|(address, target)| own_lack(address, target));
+    findings.evidence.extend(lacks);
+    let is_own = findings.evidence.len() > known;
+    for (address, target) in targets {
+        if let Some((sentence, advice)) = absence(address, target, summary) {
+            findings.evidence.push(sentence);
+            findings.advice.push(advice);
+        }
+    }
+    // When a server dies, some connections end at once, too.
+    let is_away = !findings.advice.is_empty();
+    let kinds = summary.results.errors.keys();
+    let kinds = kinds.filter(|kind| !is_away || **kind != ErrorKind::ClosedAtOnce);
+    let remedies = kinds.filter_map(|kind| kind.remedy()).map(str::to_string);
+    for remedy in remedies {
+        if !findings.advice.contains(&remedy) {
+            findings.advice.push(remedy);
+        }
+    }
+    // The other evidence may be the cause, unless something else explains it.
+    let limits = judge_limits(summary);
+    let is_told = match limits.verdict {
+        Verdict::Valid | Verdict::Inconclusive => false,
+        Verdict::ServerBound => !is_own,
+        Verdict::ClientBound | Verdict::NetworkBound | Verdict::Failed => true,
+    };
+    if is_told {
+        findings.evidence.extend(limits.evidence);
+        if findings.advice.is_empty() {
+            findings.advice.extend(limits.advice);
+        }
+    }
+    findings
+}
+
+/// Returns whose limit it was, as if every message had been answered rightly.
+fn judge_limits(summary: &Summary) -> Findings {
+    let is_open = summary.asked_rate().is_some();
+    if let Some(nothing) = nothing_measured(summary) {
+        return Findings::new(Verdict::Inconclusive, vec![nothing.to_string()], &[]);
+    }
+    let client = client_limits(summary);
+    if !client.is_empty() {
+        let mut findings = Findings::new(Verdict::ClientBound, client, &[]);
+        findings.advice.push(
+            match is_open {
+                true => {
+                    "run the generator on another machine, give it a CPU of its own or more \
+                     --threads, or ask for a lower --rate"
+                }
+                false => "run the generator on another machine, or give it a CPU of its own",
+            }
+            .to_string(),
+        );
+        if is_open && !summary.plan.spin {
+            let spin = "--spin keeps it awake for the last 60 µs before a message is due, which \
+                        takes a whole CPU from some 15,000 messages/s on";
+            findings.advice.push(spin.to_string());
+        }
+        return findings;
+    }
+    let network = network_limits(summary);
+    if !network.is_empty() {
+        let advice = ["look at the links between the two machines, and at their queues"];
+        return Findings::new(Verdict::NetworkBound, network, &advice);
+    }
+    let server = server_limits(summary);
+    if !server.is_empty() {
+        let advice = match is_open {
+            true => {
+                "ask for a lower --rate, give it more --connections or --depth if the way is long, \
+                 or look at what holds the server up"
+            }
+            false => "look at what holds the server up",
+        };
+        return Findings::new(Verdict::ServerBound, server, &[advice]);
+    }
+    judge_unlimited(summary, is_open)
+}
+
+/// Returns what a run is worth that nobody held up.
+fn judge_unlimited(summary: &Summary, is_open: bool) -> Findings {
+    let kept = if !is_open {
+        match pace(summary) {
+            Ok(pace) => pace,
+            Err(unknown) => {
+                let advice = "--kernel-timestamps shows when replies reached this machine; `upcase \
+                              sniff` on the server's host shows when messages reached it, and when \
+                              it answered";
+                return Findings::new(Verdict::Inconclusive, vec![unknown], &[advice]);
+            }
+        }
+    } else if visible(&summary.results.own, summary).is_some() {
+        "every reply was right, and what went out late had waited for the run's own server"
+            .to_string()
+    } else {
+        "every message went out in time, and every reply was right".to_string()
+    };
+    let mut findings = Findings::new(Verdict::Valid, vec![kept], &[]);
+    if let Some(part) = first_visible(summary) {
+        findings.valid_up_to = point_below(part.point);
+        findings.evidence.push(format!(
+            "from {} on the generator itself held messages up: {} of {}",
+            part.point,
+            short(part.own),
+            short(part.response)
+        ));
+    }
+    findings
+}
+
+/// What decides nothing, and should be known.
+fn asides(summary: &Summary) -> Vec<String> {
+    let mut said = Vec::new();
+    let evidence = &summary.evidence;
+    if summary.asked_rate().is_some()
+        && let Some((point, late)) = visible(&summary.results.own, summary)
+        && late.value <= summary.waited_for_own_server()
+    {
+        said.push(format!(
+            "the generator shared the CPUs of this machine with its own server, and waited {} in \
+             all for one: it sent late by {point} {}",
+            short(summary.waited_for_own_server()),
+            short(late.value)
+        ));
+    }
+    for (errno, count) in &evidence.network.unread {
+        said.push(format!(
+            "TCP_INFO could not be read {} times, so the network's part is not known in full: \
+             {}",
+            grouped(*count),
+            io::Error::from_raw_os_error(*errno)
+        ));
+    }
+    if evidence.machine.stolen > Duration::ZERO {
+        said.push(format!(
+            "the host took {} of CPU time from this machine",
+            short(evidence.machine.stolen)
+        ));
+    }
+    said.extend(slow_connecting(summary));
+    said.extend(unknown(summary));
+    said
+}

@@ -1,0 +1,55 @@
+//! What shows that the server was the limit of a run. Pure.
+
+use crate::load::latency::BEYOND;
+use crate::load::results::Results;
+use crate::load::summary::Summary;
+use crate::load::verdict::thresholds::{
+    REACHED, WAITED, WAITED_FEW, of_all_time, visible, window_was_closed,
+};
+use crate::units::short;
+
+/// What shows that the server did not keep up.
+pub(super) fn server_limits(summary: &Summary) -> Vec<String> {
+    let mut said = Vec::new();
+    let network = &summary.evidence.network;
+    if let Some((point, blocked)) = visible(&summary.results.blocked, summary)
+        && let Some(share) = waited(&summary.results)
+    {
+        said.push(format!(
+            "{:.1} % of the messages found no free connection in time: blocked {point} {}{}",
+            share * 100.0,
+            if blocked.at_least { ">= " } else { "" },
+            short(blocked.value)
+        ));
+    }
+    if let Some(reached) = summary.kept_up().filter(|reached| *reached < REACHED)
+        && summary.course.middle_due - summary.course.middle_verified >= BEYOND
+    {
+        said.push(format!(
+            "the rate was not reached: {:.1} % as many replies as messages were due in the middle \
+             half of the run",
+            reached * 100.0
+        ));
+    }
+    if window_was_closed(summary) {
+        said.push(format!(
+            "the server's receive window was closed for {:.0} % of the time",
+            of_all_time(network.window_limited, summary) * 100.0
+        ));
+    }
+    if let Some(stall) = summary.stall() {
+        said.push(format!(
+            "no reply came for {} while messages were outstanding that others had in less",
+            short(stall)
+        ));
+    }
+    said
+}
+
+/// The share of messages that waited for a free connection, if that is worth a word. What a message
+/// needs to get through the socket by its size alone is not such a wait.
+fn waited(results: &Results) -> Option<f64> {
+    let (waited, all) = (results.waited, results.counts.scheduled);
+    let share = waited as f64 / all.max(1) as f64;
+    (share > WAITED && (waited >= WAITED_FEW || share > 0.5)).then_some(share)
+}

@@ -1,0 +1,321 @@
+//! The thread that writes the log to one output, so that no other thread ever waits for that
+//! output.
+//!
+//! A pipe whose reader has stalled, a stopped terminal or a hanging disk can block write(2) for any
+//! time. Non-blocking mode does not help: it belongs to the open file, which other processes share,
+//! and regular files have none. So each output has a thread that may block:
+//!
+//! ```text
+//!   any thread ── line ──► queue ── line ──► writer ── write(2) ──► standard error, or a file
+//! ```
+//!
+//! The thread takes no signals, and has a table of descriptors of its own (unshare(2),
+//! CLONE_FILES): with a shared table, the kernel counts references in each system call of a
+//! reactor. In the sandbox the thread keeps the calls for writing, and for a log file those for
+//! opening it again.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
+use anyhow::Context;
+use log::Level;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::SigSet;
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::files::append;
+use crate::logging::line::{Style, message, styled};
+use crate::logging::queue::{Order, Queue, Urgency};
+use crate::logging::stamp::record;
+
+/// Stack of a writer in bytes: it formats a line and makes system calls.
+const STACK_BYTES: usize = 128 << 10;
+
+/// A task of a writer other than writing.
+pub enum Task {
+    /// Open the file again, by its name.
+    Reopen,
+    /// Run this in the thread of the writer, with the folders in which it opens files.
+    Run(Work),
+    /// End: no more orders will come.
+    End,
+}
+
+/// A function that a writer runs with the folders of its file.
+type Work = Box<dyn FnOnce(&[PathBuf]) + Send>;
+
+impl fmt::Debug for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Task::Reopen => "Reopen",
+            Task::Run(_) => "Run",
+            Task::End => "End",
+        })
+    }
+}
+
+/// An output with its writer.
+#[derive(Debug)]
+pub struct Output {
+    name: String,
+    style: Style,
+    queue: Arc<Queue<Task>>,
+}
+
+/// A function that shows a writer's message about its own output on the others.
+pub type Notice = fn(&str, Level, &str);
+
+impl Output {
+    /// Returns standard error in this style.
+    pub fn stderr(style: Style, notice: Notice) -> anyhow::Result<Output> {
+        let open = || {
+            // A descriptor of its own, so that the lock of std's stderr is not held while a write
+            // blocks.
+            let stderr = io::stderr().as_fd().try_clone_to_owned()?;
+            Ok((File::from(stderr), None))
+        };
+        Output::start("standard error".to_string(), style, notice, open)
+    }
+
+    /// Returns a file, to which lines are appended.
+    pub fn file(path: &Path, notice: Notice) -> anyhow::Result<Output> {
+        let name = format!("the log file {}", path.display());
+        let path = path.to_path_buf();
+        let open = move || Ok((append(&path)?, Some(path)));
+        Output::start(name, Style::Plain, notice, open)
+    }
+
+    /// Starts the writer, which opens its output by itself, so that only its own table has it.
+    fn start(
+        name: String,
+        style: Style,
+        notice: Notice,
+        open: impl FnOnce() -> io::Result<(File, Option<PathBuf>)> + Send + 'static,
+    ) -> anyhow::Result<Output> {
+        let queue = Arc::new(Queue::new());
+        let (opened, is_open) = mpsc::channel();
+        let (queue_of_writer, name_of_writer) = (Arc::clone(&queue), name.clone());
+        let work = move || {
+            leave_the_others_alone();
+            match open() {
+                Ok((file, path)) => {
+                    let folders = path.as_deref().map(folders).unwrap_or_default();
+                    let writer = Writer {
+                        folders,
+                        name: name_of_writer,
+                        file,
+                        path,
+                        notice,
+                        fault: None,
+                        is_cut: false,
+                    };
+                    let _ = opened.send(Ok(()));
+                    writer.run(&queue_of_writer);
+                }
+                Err(error) => {
+                    let _ = opened.send(Err(error));
+                }
+            }
+        };
+        thread::Builder::new()
+            .name("log".to_string())
+            .stack_size(STACK_BYTES)
+            .spawn(work)
+            .context("cannot start a thread for the log")?;
+        is_open
+            .recv()?
+            .with_context(|| format!("cannot open {name}"))?;
+        Ok(Output { name, style, queue })
+    }
+
+    /// Returns its name in messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Hands a plain line over.
+    pub fn line(&self, plain: &str, urgency: Urgency) {
+        self.queue.push(styled(self.style, plain), urgency);
+    }
+
+    /// Hands the last message of a failed command over.
+    pub fn message(&self, text: &str) {
+        self.queue.push(message(self.style, text), Urgency::Urgent);
+    }
+
+    /// Orders the writer to open the file again.
+    pub fn reopen(&self) {
+        self.queue.push_task(Task::Reopen);
+    }
+
+    /// Orders the writer to run this function after everything that was handed over before. The
+    /// receiver gets its result, which comes late when the output has stalled.
+    pub fn run<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&[PathBuf]) -> R + Send + 'static,
+    ) -> Receiver<R> {
+        let (sender, receiver) = mpsc::channel();
+        self.queue.push_task(Task::Run(Box::new(move |folders| {
+            let _ = sender.send(work(folders));
+        })));
+        receiver
+    }
+
+    /// Returns how many lines were dropped, because they came too fast or could not be written.
+    pub fn dropped(&self) -> u64 {
+        self.queue.dropped_in_all()
+    }
+
+    /// Waits until all is written, for a bounded time.
+    pub fn flush(&self) -> bool {
+        self.queue.flush()
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        self.queue.push_task(Task::End);
+    }
+}
+
+/// The state of the writer thread.
+struct Writer {
+    name: String,
+    file: File,
+    /// The path by which the file is opened again; `None`: the output is not a log file.
+    path: Option<PathBuf>,
+    /// The folders in which the file may be, as of the start.
+    folders: Vec<PathBuf>,
+    notice: Notice,
+    /// The fault while the output refuses lines.
+    fault: Option<Fault>,
+    /// True when the last line was written in part.
+    is_cut: bool,
+}
+
+struct Fault {
+    error: io::Error,
+    lines: u64,
+}
+
+impl Writer {
+    fn run(mut self, queue: &Queue<Task>) {
+        loop {
+            match queue.next() {
+                Order::Line(line) => self.write(queue, &line),
+                Order::Dropped(count) => {
+                    let text = format!(
+                        "{count} log lines were dropped here: {} did not take them in time",
+                        self.name
+                    );
+                    self.write(queue, &record(Level::Warn, &text));
+                }
+                Order::Task(Task::End) => return,
+                Order::Task(Task::Reopen) => self.reopen(queue),
+                Order::Task(Task::Run(work)) => work(&self.folders),
+            }
+        }
+    }
+
+    /// Writes a line, or counts it as dropped. The first line that is refused is reported on the
+    /// other outputs; the first one that is accepted again follows the count of dropped lines.
+    fn write(&mut self, queue: &Queue<Task>, line: &str) {
+        if let Some(Fault { error, lines }) = &self.fault {
+            let text = format!("{lines} log lines are missing here: {error}");
+            if self.write_line(&record(Level::Warn, &text)).is_ok() {
+                self.fault = None;
+            }
+        }
+        let Err(error) = self.write_line(line) else {
+            return;
+        };
+        queue.count_dropped();
+        match &mut self.fault {
+            Some(fault) => fault.lines += 1,
+            None => {
+                let text = format!(
+                    "{} cannot be written: {error}: its lines are dropped until it can",
+                    self.name
+                );
+                (self.notice)(&self.name, Level::Error, &text);
+                self.fault = Some(Fault { error, lines: 1 });
+            }
+        }
+    }
+
+    /// Writes a line, after the end of one that was written in part.
+    fn write_line(&mut self, line: &str) -> io::Result<()> {
+        if self.is_cut {
+            write_all(&mut self.file, b"\n").map_err(|(error, _)| error)?;
+            self.is_cut = false;
+        }
+        write_all(&mut self.file, line.as_bytes()).map_err(|(error, written)| {
+            self.is_cut = written > 0;
+            error
+        })
+    }
+
+    fn reopen(&mut self, queue: &Queue<Task>) {
+        let Some(path) = &self.path else { return };
+        match append(path) {
+            Ok(file) => {
+                self.file = file;
+                self.is_cut = false;
+                self.write(queue, &record(Level::Info, "the log file was opened again"));
+            }
+            Err(error) => {
+                let text = format!(
+                    "{} cannot be opened again: {error}: the log goes on in the old one",
+                    self.name
+                );
+                (self.notice)(&self.name, Level::Error, &text);
+            }
+        }
+    }
+}
+
+/// Blocks signals, which are for other threads, and leaves the shared table of descriptors.
+fn leave_the_others_alone() {
+    // Both calls may be refused in a container, which costs nothing but time.
+    let _ = SigSet::all().thread_block();
+    let _ = unshare(CloneFlags::CLONE_FILES);
+}
+
+/// Returns the folder that a file is in, and of a symbolic link also that of its target.
+fn folders(path: &Path) -> Vec<PathBuf> {
+    let here = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    let target = fs::canonicalize(path).ok();
+    let there = target.as_deref().and_then(Path::parent);
+    let there = there.map(Path::to_path_buf);
+    [here].into_iter().chain(there).collect()
+}
+
+/// Writes all of it, and waits where the file is in non-blocking mode: a log file, or an output
+/// that another process has put into it. An error comes with the number of bytes written before.
+fn write_all(file: &mut File, bytes: &[u8]) -> Result<(), (io::Error, usize)> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match file.write(&bytes[written..]) {
+            Ok(0) => return Err((io::ErrorKind::WriteZero.into(), written)),
+            Ok(count) => written += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                match poll(&mut [PollFd::new(file, PollFlags::OUT)], None) {
+                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err((error.into(), written)),
+                }
+            }
+            Err(error) => return Err((error, written)),
+        }
+    }
+    Ok(())
+}

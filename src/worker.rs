@@ -1,0 +1,70 @@
+//! A thread for work that may block, with a descriptor that is readable when a result is there.
+//!
+//! So the caller can wait for the result together with other descriptors. When the caller ends
+//! first, the thread is left behind, wherever it is blocked.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+
+/// A thread that carries out orders one after the other, each with one result.
+pub struct Worker<O, R> {
+    orders: Sender<O>,
+    results: Receiver<R>,
+    /// Has a byte for each result.
+    bell: UnixStream,
+}
+
+impl<O: Send + 'static, R: Send + 'static> Worker<O, R> {
+    /// Starts a thread with this name. It ends when the worker is dropped and its last order is
+    /// carried out.
+    pub fn start(
+        name: &str,
+        mut work: impl FnMut(O) -> R + Send + 'static,
+    ) -> io::Result<Worker<O, R>> {
+        let (orders, ordered) = mpsc::channel();
+        let (result, results) = mpsc::channel();
+        let (bell, mut ringer) = UnixStream::pair()?;
+        let run = move || {
+            while let Ok(order) = ordered.recv() {
+                if result.send(work(order)).is_err() || ringer.write_all(&[0]).is_err() {
+                    return;
+                }
+            }
+        };
+        thread::Builder::new().name(name.to_string()).spawn(run)?;
+        Ok(Worker {
+            orders,
+            results,
+            bell,
+        })
+    }
+
+    /// Hands an order over.
+    pub fn give(&self, order: O) {
+        // Without its thread there is no result either, which `take` reports.
+        let _ = self.orders.send(order);
+    }
+
+    /// Takes the result of the oldest order; blocks unless the descriptor is readable. It is an
+    /// error when the thread has ended.
+    pub fn take(&self) -> io::Result<R> {
+        (&self.bell).read_exact(&mut [0])?;
+        self.results.recv().map_err(io::Error::other)
+    }
+}
+
+impl<O, R> AsFd for Worker<O, R> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}
+
+impl<O, R> fmt::Debug for Worker<O, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").finish_non_exhaustive()
+    }
+}

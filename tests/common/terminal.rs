@@ -1,0 +1,63 @@
+//! A terminal as a process under test sees it: a pair of pseudo-terminals. Other children never get
+//! its descriptors: one that had them would keep the terminal open when its last user is gone.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::fcntl::OFlag;
+use nix::libc::O_NOCTTY;
+use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+
+/// Both ends of a terminal.
+#[derive(Debug)]
+pub struct Terminal {
+    /// Keyboard and screen.
+    pub master: OwnedFd,
+    /// What a process has as its standard input, output or error.
+    pub slave: OwnedFd,
+}
+
+impl Terminal {
+    pub fn new() -> Terminal {
+        let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let mut options = File::options();
+        options.read(true).write(true).custom_flags(O_NOCTTY);
+        let slave = options.open(ptsname_r(&master).unwrap()).unwrap();
+        Terminal {
+            master: master.into(),
+            slave: slave.into(),
+        }
+    }
+
+    /// A terminal of 50 lines, with so many columns.
+    pub fn with_columns(columns: u16) -> Terminal {
+        let terminal = Terminal::new();
+        let size = Winsize {
+            ws_row: 50,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(&terminal.slave, size).unwrap();
+        terminal
+    }
+
+    /// The end of a process, for one of its standard streams.
+    pub fn slave(&self) -> OwnedFd {
+        self.slave.try_clone().unwrap()
+    }
+
+    /// Everything that is shown until the last process that has the terminal ends.
+    pub fn shown(self) -> String {
+        drop(self.slave);
+        let mut shown = Vec::new();
+        // Reading a terminal that its last user has closed is an error: the end.
+        let _ = File::from(self.master).read_to_end(&mut shown);
+        String::from_utf8_lossy(&shown).into_owned()
+    }
+}

@@ -1,0 +1,64 @@
+//! What `sniff` tells, as JSON: of a file in the process of the test, and what a command printed.
+
+use std::io::{Cursor, Write};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+use upcase::capture::calendar::Calendar;
+use upcase::capture::document::{Document, Format, Verdict};
+use upcase::capture::teller::Teller;
+use upcase::capture::transcript::Style;
+use upcase::capture::{self, Stop};
+
+/// The objects of a document, one a line.
+pub fn objects(document: &str) -> Vec<Value> {
+    let lines = document.lines();
+    lines
+        .map(|line| serde_json::from_str(line).expect(line))
+        .collect()
+}
+
+pub fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    objects
+        .iter()
+        .filter(|value| value["kind"] == kind)
+        .collect()
+}
+
+/// The texts of the findings of the verdict.
+pub fn findings(objects: &[Value]) -> Vec<String> {
+    let verdict = of_kind(objects, "verdict")[0];
+    let findings = verdict["findings"].as_array().unwrap().iter();
+    let texts = findings.map(|finding| finding["text"].as_str().unwrap().to_string());
+    texts.collect()
+}
+
+#[derive(Clone, Default)]
+struct Page(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Page {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What is told of a file: the verdict and the objects of the document.
+pub fn tell(file: Vec<u8>) -> anyhow::Result<(Verdict, Vec<Value>)> {
+    let style = Style {
+        relative: false,
+        width: 60,
+    };
+    let page = Page::default();
+    let document = Document::new(Format::Json, style, Calendar::utc());
+    let teller = Teller::new(document, false, None, page.clone());
+    let stopped = AtomicBool::new(false);
+    let until = (Stop::default(), &stopped);
+    let verdict = capture::read(Cursor::new(file), "file", None, until, teller)?;
+    let text = String::from_utf8(page.0.lock().unwrap().clone())?;
+    Ok((verdict, objects(&text)))
+}

@@ -1,0 +1,122 @@
+//! A server whose memory runs out: its limit on data is changed from the outside while it runs,
+//! prlimit(1). Who needs memory that is not there is reset or waits; all others are served.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+use common::crowd::{Crowd, End, Habit};
+use common::totals::Totals;
+use common::{Serve, hears_end, read};
+
+const MIB: u64 = 1 << 20;
+
+/// Changes the soft limit on the data of a running server. Address space would not do: the
+/// allocator has 64 MiB of it in reserve for each thread.
+fn limit(serve: &Serve, bytes: &str) {
+    let mut prlimit = Command::new("prlimit");
+    prlimit.args(["--pid", &serve.process.id().to_string()]);
+    prlimit.arg(format!("--data={bytes}:"));
+    assert!(prlimit.status().expect("prlimit").success());
+}
+
+/// From now on it can have so many bytes more.
+fn leave(serve: &Serve, bytes: u64) {
+    let path = format!("/proc/{}/status", serve.process.id());
+    let status = fs::read_to_string(path).unwrap();
+    let data = status.lines().find_map(|line| line.strip_prefix("VmData:"));
+    let data = data.and_then(|data| data.trim().strip_suffix(" kB"));
+    let data: u64 = data.unwrap().parse().unwrap();
+    limit(serve, &(data * 1024 + bytes).to_string());
+}
+
+fn ping(client: &mut TcpStream) {
+    client.write_all(b"ping").unwrap();
+    assert_eq!(read(client, 4), b"PING");
+}
+
+#[test]
+fn who_needs_memory_that_is_not_there_is_reset_and_the_others_are_served() {
+    const CLIENTS: usize = 200;
+    // Each that never reads has 64 KiB of replies pending in the server: 12 MiB together.
+    let serve = Serve::start("--send-buffer 4KiB --stall-timeout off");
+    let mut well = serve.connect();
+    ping(&mut well);
+    leave(&serve, 4 * MIB);
+    let mut crowd = Crowd::new(Habit {
+        bytes: 4 * MIB,
+        closes: false,
+        reads: false,
+        buffers: Some(64 << 10),
+    });
+    crowd.join_all(CLIENTS, serve.address());
+    // Those that do not read hear of a reset when they write.
+    crowd.until("some are reset", |clients| {
+        clients.iter().filter(|client| client.end.is_some()).count() >= 20
+    });
+    for _ in 0..10 {
+        ping(&mut well);
+        crowd.turn(Duration::from_millis(1));
+    }
+    for (_, end) in crowd.clients.iter().filter_map(|client| client.end) {
+        assert!(matches!(end, End::Broken(_)), "{}", crowd.summary());
+    }
+    serve.process.says("is reset: out of memory");
+    assert!(crowd.open() >= 10, "{}", crowd.summary());
+    limit(&serve, "unlimited");
+    let mut newcomer = serve.connect();
+    ping(&mut newcomer);
+    for mut client in [well, newcomer] {
+        client.shutdown(Shutdown::Write).unwrap();
+        hears_end(&mut client);
+    }
+    crowd.break_off();
+    let totals: Totals = serve.stop().parse().unwrap();
+    assert!(totals.balance(), "{totals:?}");
+    assert_eq!(totals.closed("finished"), 2, "{totals:?}");
+    assert!(totals.closed("failed") >= 20, "{totals:?}");
+}
+
+#[test]
+fn without_memory_for_the_table_newcomers_wait_and_come_in_when_there_is_some() {
+    const CLIENTS: usize = 6000;
+    upcase::process::raise_descriptor_limit().unwrap();
+    // One that never reads holds the memory that the allocator keeps in reserve.
+    let serve = Serve::start("--idle-timeout 1h");
+    let mut well = serve.connect();
+    ping(&mut well);
+    leave(&serve, 0);
+    let mut crowd = Crowd::new(Habit {
+        bytes: 1,
+        closes: false,
+        reads: true,
+        buffers: None,
+    });
+    crowd.join_all(CLIENTS, serve.address());
+    for _ in 0..100 {
+        crowd.turn(Duration::from_millis(5));
+        ping(&mut well);
+    }
+    let served = crowd.clients.iter().filter(|it| it.received == 1).count();
+    println!("{served} of {CLIENTS} were served without more memory");
+    let said = serve.process.stderr();
+    assert!(said.contains("memory"), "{said}");
+    limit(&serve, "unlimited");
+    crowd.until("all others are served", |clients| {
+        clients
+            .iter()
+            .all(|it| it.received == 1 || it.end.is_some())
+    });
+    let reset = CLIENTS - crowd.open();
+    println!("{reset} were reset, which could not be watched");
+    ping(&mut serve.connect());
+    crowd.break_off();
+    drop(well);
+    let totals: Totals = serve.stop().parse().unwrap();
+    assert!(totals.balance(), "{totals:?}");
+    assert_eq!(totals.closed("failed"), reset as u64, "{totals:?}");
+}

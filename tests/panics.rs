@@ -1,0 +1,235 @@
+//! A fault of the program itself: one thread panics, and the rest comes to an end in order.
+//!
+//! Nothing in the product panics on purpose. So strace makes a read from the pipe of requests
+//! return more bytes than its buffer has, which no kernel does; and where the sandbox is closed,
+//! which strace would violate, a logger of this test panics amid the accepting of a client.
+
+mod common;
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{fs, thread};
+
+use common::{Process, Serve, installed, skip, until, upcase};
+use log::{LevelFilter, Log, Metadata, Record};
+use nix::sys::signal::Signal;
+use upcase::logging;
+use upcase::server::sandbox::Sandbox;
+use upcase::server::{Config, Server};
+
+/// Says that this process is to be a server in its sandbox.
+const ATTEMPT: &str = "UPCASE_TEST_PANIC";
+
+/// Clients of one server: some for each shard, but for one case in a billion.
+const CLIENTS: usize = 32;
+
+/// More bytes than the buffer has.
+const INJECT: &str = "inject=recvfrom:retval=1000:when=1";
+
+/// The thread of this shard.
+fn thread_of(shard: usize, process: &Process) -> u32 {
+    let id = process.id();
+    if shard == 0 {
+        return id;
+    }
+    let name = format!("shard {shard}\n");
+    let tasks = fs::read_dir(format!("/proc/{id}/task")).unwrap();
+    let mut tasks = tasks.map(|task| task.unwrap().path());
+    let task = tasks.find(|task| fs::read_to_string(task.join("comm")).unwrap() == name);
+    let task = task.expect("it has a thread");
+    task.file_name().unwrap().to_str().unwrap().parse().unwrap()
+}
+
+/// What becomes of a client: it is answered, or its connection is at its end.
+fn is_answered(client: &mut TcpStream) -> bool {
+    let mut byte = [0];
+    let asked = client.write_all(b"x");
+    match asked.and_then(|()| client.read(&mut byte)) {
+        Ok(1) => byte == *b"X",
+        Ok(_) => false,
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => false,
+        Err(error) => panic!("a client is left alone: {error}"),
+    }
+}
+
+#[test]
+fn whichever_shard_panics_the_others_serve_their_clients_to_the_end() {
+    if !installed("strace") {
+        return skip("no strace");
+    }
+    for (shards, victim, backtrace) in [(1, 0, "0"), (2, 0, "1"), (2, 1, "0"), (3, 2, "0")] {
+        let told = format!("shard {victim} of {shards}");
+        let mut command = upcase(&format!(
+            "serve --listen 127.0.0.1:0 --sandbox off --shards {shards}"
+        ));
+        command.env("RUST_BACKTRACE", backtrace);
+        let mut serve = Serve::launch(command, 1);
+        let mut clients: Vec<TcpStream> = (0..CLIENTS).map(|_| serve.connect()).collect();
+        assert!(clients.iter_mut().all(is_answered), "{told}");
+
+        let mut command = Command::new("strace");
+        command.args([
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=recvfrom",
+            "-e",
+            INJECT,
+            "-p",
+        ]);
+        command.arg(thread_of(victim, &serve.process).to_string());
+        let strace = Process::start(command);
+        strace.says("attached");
+        serve.process.signal(Signal::SIGUSR1);
+        serve.process.says("panicked at src/reactor/signals.rs");
+        if shards > 1 {
+            serve.process.says("stopping: ");
+        }
+        let answered = clients
+            .iter_mut()
+            .filter_map(|client| is_answered(client).then_some(()));
+        let answered = answered.count();
+        drop(clients);
+        assert_eq!(serve.process.wait().code(), Some(3), "{told}");
+        drop(strace);
+        let log = serve.process.stderr();
+        match shards {
+            1 => assert_eq!(answered, 0, "{told}: {log}"),
+            _ => assert!((1..CLIENTS).contains(&answered), "{told}: {answered} {log}"),
+        }
+        let last = format!("upcase: the server failed: shard {victim} broke off, see above");
+        serve.process.says(&last);
+        assert!(
+            log.contains(&format!("stopped: accepted {CLIENTS}, closed {CLIENTS}")),
+            "{log}"
+        );
+    }
+}
+
+/// A thread that panics before the run has begun counts as ready: nobody waits for it.
+#[test]
+fn a_run_whose_threads_panic_ends() {
+    if !installed("strace") {
+        return skip("no strace");
+    }
+    let serve = Serve::start("-q");
+    let load = format!(
+        "load {} --connections 8 --threads 4 --duration 1h",
+        serve.address()
+    );
+    let load = upcase(&load);
+    let mut command = Command::new("strace");
+    command.args([
+        "-f",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=recvfrom",
+        "-e",
+        INJECT,
+    ]);
+    command.arg(load.get_program()).args(load.get_args());
+    command.stdin(Stdio::null());
+    let mut run = Process::piped(command);
+    let ended = run.ended();
+    assert_eq!(ended.code, Some(3), "{ended:?}");
+    assert!(ended.stderr.contains("thread load "), "{ended:?}");
+    let last = ended.stderr.lines().last().unwrap();
+    assert!(last.starts_with("upcase: thread "), "{ended:?}");
+    assert!(last.ends_with(" of the run broke off"), "{ended:?}");
+}
+
+/// Panics when a thread accepts its twentieth client: the other has some by then.
+struct Trap {
+    thread: String,
+    accepted: AtomicUsize,
+}
+
+impl Log for Trap {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let is_there = thread::current().name() == Some(&self.thread);
+        let is_client = record.args().to_string().contains(" accepted from ");
+        if is_there && is_client && self.accepted.fetch_add(1, Ordering::SeqCst) == 19 {
+            panic!("this is heard");
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn in_the_sandbox_the_others_go_on_as_well() {
+    // The first shard runs in the thread that starts it, here that of the test.
+    for victim in ["attempt", "shard 1"] {
+        for backtrace in ["0", "1"] {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["attempt", "--exact", "--ignored", "--nocapture", "-q"]);
+            command
+                .env(ATTEMPT, victim)
+                .env("RUST_BACKTRACE", backtrace);
+            command.stdin(Stdio::null()).stdout(Stdio::piped());
+            let mut process = Process::start(command);
+            let stdout = process.child().stdout.take().unwrap();
+            let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+            let address = lines.find_map(|line| line.strip_prefix("listening on ")?.parse().ok());
+            let address: SocketAddr = address.unwrap_or_else(|| panic!("{}", process.stderr()));
+            let mut clients = Vec::new();
+            let mut has_panicked = false;
+            until("a shard panics", || {
+                // The client with which it panics is not answered. The other shard takes no SYN any
+                // more: connecting once again would last until everyone has been silent for long.
+                if !has_panicked {
+                    clients.extend(TcpStream::connect(address));
+                    has_panicked = !clients.last_mut().is_some_and(is_answered);
+                }
+                has_panicked && process.stderr().contains("panicked at tests/panics.rs")
+            });
+            assert!(clients.iter_mut().any(is_answered), "{}", process.stderr());
+            drop(clients);
+            assert_eq!(process.wait().code(), Some(3), "{}", process.stderr());
+            let told = process.stderr();
+            assert!(told.contains("this is heard"), "{told}");
+            let has_no_backtrace = told.contains("(a backtrace needs --sandbox off)");
+            assert_eq!(has_no_backtrace, backtrace == "1", "{told}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "the other tests run it, in a process of its own"]
+fn attempt() {
+    let Ok(victim) = std::env::var(ATTEMPT) else {
+        return;
+    };
+    let trap = Trap {
+        thread: victim,
+        accepted: AtomicUsize::new(0),
+    };
+    log::set_boxed_logger(Box::new(trap)).unwrap();
+    logging::hear_panics();
+    // The outputs are started; that there is a logger already is the trap.
+    logging::start(LevelFilter::Debug, None).unwrap_err();
+    log::set_max_level(LevelFilter::Debug);
+    let config = Config {
+        shards: 2,
+        ..Config::new(vec!["127.0.0.1:0".parse().unwrap()])
+    };
+    let mut server = Server::bind(&config).unwrap();
+    let address = server.addresses().next().unwrap();
+    let sandbox = Sandbox::raise().complete().unwrap();
+    let walls = sandbox.clone();
+    logging::confine(move |folders| walls.enter_log(folders)).unwrap();
+    server.confine(&sandbox);
+    println!("listening on {address}");
+    let failure = server.run().unwrap().failure.unwrap();
+    logging::say(&format!("{failure}"));
+    logging::finish();
+    std::process::exit(3);
+}

@@ -1,0 +1,186 @@
+//! Connections that come up slowly, or not at all, by whoever's doing.
+
+use std::fs;
+
+use super::faults::{backlog_overflows, healthy, over_a_link};
+use super::{Bench, CLOSED, FAILED, NETWORK, OPEN, SERVER, STARVED, Situation, VALID, ms};
+use crate::common::lab::alone;
+use crate::common::program::{Lanes, Program, Work};
+use crate::common::report::Report;
+
+/// Commands that drop one of five SYNs that arrive on a host.
+const DROP_SYNS: &[&str] = &[
+    "nft add table inet test",
+    "nft add chain inet test input { type filter hook input priority 0 ; }",
+    "nft add rule inet test input tcp flags syn numgen random mod 5 < 1 drop",
+];
+
+pub const OPEN_LOOPS: &[Situation] = &[
+    Situation {
+        name: "accepting limited to 50/s at the start",
+        right: &[VALID, SERVER],
+        tells: |report| report.verdict() == SERVER || tells_of_connecting(report),
+        why: "connecting was slow, by the server's doing",
+        inject: |bench| {
+            let arguments = "--connections 60 --connect-rate 100 --rate 500 --duration 1s";
+            slow_to_accept(bench, 8, arguments)
+        },
+        is_selected: true,
+        ..OPEN
+    },
+    Situation {
+        name: "SYNs are lost",
+        right: &[VALID, NETWORK],
+        tells: |report| report.verdict() == NETWORK || tells_of_connecting(report),
+        why: "connecting was slow, by the network's doing",
+        inject: |bench| {
+            let arguments = "--connections 50 --rate 500 --duration 1s";
+            over_a_link(bench, (DROP_SYNS, &[]), arguments)
+        },
+        ..OPEN
+    },
+    Situation {
+        name: "local ports used up by churn",
+        right: &[FAILED],
+        tells: tells_of_ports_alone,
+        why: "the client has no port for the next connection, whatever the server does",
+        inject: |bench| {
+            let arguments = "--connections 20 --churn 1 --rate 200 --duration 2s";
+            few_ports(bench, arguments)
+        },
+        is_selected: true,
+        ..OPEN
+    },
+    Situation {
+        name: "connections are opened slowly on purpose",
+        right: &[VALID],
+        why: "the run waits for them before its first message",
+        inject: |bench| {
+            healthy(
+                bench,
+                "--connections 50 --connect-rate 50 --rate 500 --duration 1s",
+            )
+        },
+        ..OPEN
+    },
+    Situation {
+        name: "churn",
+        right: &[VALID],
+        why: "connections that are replaced are ordinary work for both ends",
+        inject: |bench| {
+            healthy(
+                bench,
+                "--connections 50 --churn 5 --rate 1000 --duration 2s",
+            )
+        },
+        ..OPEN
+    },
+    Situation {
+        name: "server at its connection cap",
+        right: &[FAILED],
+        why: "connections beyond it wait in the queue, and are not answered",
+        inject: |bench| capped(bench, "--connections 100 --rate 500 --duration 1s"),
+        ..OPEN
+    },
+    Situation {
+        name: "19,000 connections with few messages",
+        right: &[VALID],
+        why: "they wait for each other while they come up and close, not while messages are sent",
+        inject: |bench| {
+            let arguments = "--connections 19000 --connect-rate 8000 --rate 5000 --duration 2s";
+            over_a_link(bench, (&[], &[]), arguments)
+        },
+        ..OPEN
+    },
+];
+
+pub const CLOSED_LOOPS: &[Situation] = &[
+    Situation {
+        name: "closed loop: accepting limited to 50/s with churn",
+        right: &[SERVER, VALID],
+        tells: |report| report.verdict() == SERVER || tells_of_connecting(report),
+        why: "the server set the pace, by how fast it accepts",
+        inject: |bench| slow_to_accept(bench, 128, "--connections 20 --churn 5 --duration 2s"),
+        ..CLOSED
+    },
+    Situation {
+        name: "closed loop: backlog overflows with churn",
+        right: &[SERVER, FAILED],
+        why: "the server's queue has one place, and connections wait for a second SYN",
+        inject: |bench| {
+            backlog_overflows(bench, "--connections 5 --churn 5 --duration 3s --drain 4s")
+        },
+        ..CLOSED
+    },
+    Situation {
+        name: "closed loop: local ports used up by churn",
+        right: &[FAILED],
+        tells: tells_of_ports_alone,
+        why: "the client has no port for the next connection, whatever the server does",
+        inject: |bench| few_ports(bench, "--connections 20 --churn 1 --duration 1s"),
+        ..CLOSED
+    },
+    Situation {
+        name: "closed loop: churn",
+        right: &[VALID],
+        when_busy: STARVED,
+        why: "connections that are replaced are ordinary work for both ends",
+        inject: |bench| healthy(bench, "--connections 20 --churn 100 --duration 1s"),
+        ..CLOSED
+    },
+    Situation {
+        name: "closed loop: SYNs are lost with churn",
+        right: &[NETWORK],
+        why: "one of five new connections waits for a second SYN",
+        inject: |bench| {
+            let arguments = "--connections 20 --churn 20 --duration 2s --drain 8s";
+            over_a_link(bench, (DROP_SYNS, &[]), arguments)
+        },
+        ..CLOSED
+    },
+    Situation {
+        name: "closed loop: server at its connection cap",
+        right: &[FAILED],
+        why: "connections beyond it wait in the queue, and are not answered",
+        inject: |bench| capped(bench, "--connections 100 --duration 1s"),
+        ..CLOSED
+    },
+];
+
+/// Whether the report says that connecting was slow.
+fn tells_of_connecting(report: &Report) -> bool {
+    report.tells(&["connecting", "accept queue", "accepted", "accepting"])
+}
+
+/// Whether the report names the ports of the client's machine, and lays nothing to the server.
+fn tells_of_ports_alone(report: &Report) -> bool {
+    let servers = ["no free connection", "rate was not reached", "the server"];
+    report.tells(&["local port", "ports of this machine"]) && !report.tells(&servers)
+}
+
+/// A server that accepts 50 connections a second, and has so many wait.
+fn slow_to_accept(bench: &Bench, backlog: i32, arguments: &str) -> Option<Report> {
+    let program = Program {
+        accepting: ms(20),
+        backlog,
+        ..Program::of(Lanes::Apart, Work::Always(ms(1)), bench.seed)
+    };
+    bench.load_on(program, arguments)
+}
+
+/// A host that has a hundred ports for connections of its own.
+fn few_ports(bench: &Bench, arguments: &str) -> Option<Report> {
+    alone(|| {
+        let range = "/proc/sys/net/ipv4/ip_local_port_range";
+        fs::write(range, "20000 20099").unwrap();
+        // Ports of ended connections stay taken for a minute, as between two machines.
+        fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "0").unwrap();
+        healthy(bench, arguments)
+    })?
+}
+
+/// A server that takes 50 clients at a time.
+fn capped(bench: &Bench, arguments: &str) -> Option<Report> {
+    let serve = bench.serve_with("--max-connections 50");
+    bench.load(serve.address(), arguments)
+}
