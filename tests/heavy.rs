@@ -155,7 +155,7 @@ fn after_a_bare_client(target: SocketAddr, arguments: &str) -> (serde_json::Valu
     let bare = bare_client(target, 1500);
     let arguments = format!(
         "load {target} --connections 1 --rate 1000 --messages 1500 --format json \
-         --allow client-bound,server-bound {arguments}"
+         {ANY_PACE},server-bound {arguments}"
     );
     (run(&arguments).expect(0).json(), bare)
 }

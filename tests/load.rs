@@ -14,7 +14,7 @@ use common::lab::alone;
 use common::peers::{freeze, halt, intervals, server};
 use common::report::Report;
 use common::terminal::Terminal;
-use common::{PATIENCE, Process, Serve, run, until, upcase};
+use common::{ANY_PACE, PATIENCE, Process, Serve, run, until, upcase};
 use nix::sys::signal::Signal;
 use upcase::units::grouped;
 
@@ -36,13 +36,16 @@ fn echo(mut stream: TcpStream, change: impl Fn(usize, &mut Vec<u8>)) {
 /// machine that others use as well, the client may be the limit: that is not what is tested here.
 #[track_caller]
 fn load(arguments: &str, code: i32) -> Report {
-    let command = format!("load --format json --allow client-bound {arguments}");
+    let command = format!("load --format json {ANY_PACE} {arguments}");
     Report::of(run(&command).expect(code))
 }
 
 #[test]
 fn without_a_target_it_loads_a_server_of_its_own_and_says_so() {
-    let ended = run("load --connections 50 --duration 300ms --allow client-bound").expect(0);
+    let ended = run(&format!(
+        "load --connections 50 --duration 300ms {ANY_PACE}"
+    ))
+    .expect(0);
     assert!(
         ended
             .stderr
@@ -267,7 +270,7 @@ fn a_signal_ends_the_run_in_order_and_prints_the_report() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let serve = Serve::start("");
         let arguments = format!(
-            "load --format json {} --connections 10 --duration 1h --allow client-bound",
+            "load --format json {} --connections 10 --duration 1h {ANY_PACE}",
             serve.address()
         );
         let command = upcase(&arguments);
@@ -513,7 +516,7 @@ fn a_run_that_its_client_limited_is_exit_code_4() {
     stopped("--allow client-bound").expect(0);
     let page = stopped("--assert p99<1us").expect(4).stdout;
     assert!(page.contains("p99<1us: is not decided"), "{page}");
-    stopped("--assert p99<1us --allow client-bound").expect(1);
+    stopped(&format!("--assert p99<1us {ANY_PACE}")).expect(1);
     stopped("--assert verified<1").expect(1);
 }
 
@@ -789,7 +792,7 @@ fn how_long_connecting_takes_is_said_when_it_takes_long() {
         "{page}"
     );
     let ended = run(&format!(
-        "load {} --connections 5 --duration 100ms --allow client-bound",
+        "load {} --connections 5 --duration 100ms {ANY_PACE}",
         serve.address()
     ))
     .expect(0);
@@ -817,7 +820,10 @@ fn half_of_the_local_ports_is_said_to_be_slow_with_the_sources_that_help() {
     alone(|| {
         std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40099").unwrap();
         let hint = "addresses with --source ADDR,ADDR,... make it fast";
-        let ended = run("load --connections 60 --duration 100ms --allow client-bound").expect(0);
+        let ended = run(&format!(
+            "load --connections 60 --duration 100ms {ANY_PACE}"
+        ))
+        .expect(0);
         assert!(
             ended.stderr.contains(&format!("2 {hint}")),
             "{}",
@@ -830,7 +836,7 @@ fn half_of_the_local_ports_is_said_to_be_slow_with_the_sources_that_help() {
         );
         let sources = "--source 127.0.0.2,127.0.0.3";
         let ended = run(&format!(
-            "load --connections 60 --duration 100ms --allow client-bound {sources}"
+            "load --connections 60 --duration 100ms {ANY_PACE} {sources}"
         ))
         .expect(0);
         assert!(!ended.stderr.contains(hint), "{}", ended.stderr);

@@ -9,7 +9,7 @@ mod common;
 use std::fs;
 use std::process::Command;
 
-use common::{Ended, Serve, Temporary, run};
+use common::{ANY_PACE, Ended, Serve, Temporary, run};
 
 /// Messages of a run that is swept: over twenty connections, each replaced after five.
 const RUN: &str = "--connections 20 --churn 5 --messages 400 --kernel-timestamps=4";
@@ -92,7 +92,10 @@ fn check(fault: &Fault, when: &str, serve: &Serve) -> bool {
     let Fault {
         call, error, more, ..
     } = fault;
-    let arguments = format!("load {} {RUN} {more} --format json -q", serve.address());
+    let arguments = format!(
+        "load {} {RUN} {more} {ANY_PACE} --format json -q",
+        serve.address()
+    );
     let (ended, faults) = under(call, error, when, &arguments);
     let case = format!("{call}:error={error}:when={when} {more}");
     assert!(!ended.stderr.contains("panicked"), "{case}: {ended:?}");
@@ -202,6 +205,9 @@ fn timers_that_cannot_be_set_make_a_run_coarse_and_end_none() {
         assert_eq!(ended.json()["verified"], 200, "{when}: {ended:?}");
     }
     // Without strace it is the same run, on time.
-    let arguments = format!("load {} --connections 10 --messages 100", serve.address());
+    let arguments = format!(
+        "load {} --connections 10 --messages 100 {ANY_PACE}",
+        serve.address()
+    );
     run(&arguments).expect(0);
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::stalled::fill;
 use common::terminal::Terminal;
-use common::{Ended, PATIENCE, Process, Serve, Temporary, noise, run, until, upcase};
+use common::{ANY_PACE, Ended, PATIENCE, Process, Serve, Temporary, noise, run, until, upcase};
 use nix::libc::SYS_write;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::tcgetattr;
@@ -329,7 +329,7 @@ fn a_dead_address_of_a_name_costs_a_quarter_of_a_second() {
         .expect(took);
     assert!((250.0..999.0).contains(&took), "{took} ms");
     let begun = Instant::now();
-    let load = format!("load two.test:{port} --connections 2 --messages 4");
+    let load = format!("load two.test:{port} --connections 2 --messages 4 {ANY_PACE}");
     let ended = with_hosts(&load).expect(0);
     assert!(
         ended.stdout.contains(&format!("127.0.0.9:{port}")),

@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::totals::Totals;
-use common::{Process, Serve, lab, peers, until, upcase};
+use common::{ANY_PACE, Process, Serve, lab, peers, until, upcase};
 use nix::sys::signal::Signal;
 use upcase::load::random::{Dice, Purpose};
 
@@ -347,7 +347,7 @@ fn start_client(number: usize) -> Process {
     let (size, arguments) = CLIENTS[number];
     Process::piped(upcase(&format!(
         "load {ADDRESS} --size {size} {arguments} --duration 24h --drain 10s --seed {number} \
-         --format json -v"
+         --format json -v {ANY_PACE}"
     )))
 }
 
