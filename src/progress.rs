@@ -117,8 +117,8 @@ impl Progress {
         let distribution = interval.response.distribution();
         let p99 = distribution.and_then(|all| all.percentile(99.0));
         self.p99 = p99.map_or(String::new(), |found| {
-            let sign = if found.bound.at_least { ">= " } else { "" };
-            format!("p99 {sign}{}", short(found.bound.value))
+            let sign = if found.at_least { ">= " } else { "" };
+            format!("p99 {sign}{}", short(found.value))
         });
     }
 

@@ -340,7 +340,7 @@ fn the_rate_is_the_one_that_was_asked_for() {
         let verdict = report.verdict();
         println!("{rate}/s: {found}, off by {error:.1e}, {late:.1e} s late, {verdict}");
         assert!(error < 1e-5 + late / time, "{rate}/s: {found}");
-        let kept = report.number("achieved_rate") / report.number("scheduled_rate") >= 0.999;
+        let kept = report.number("rate_share") >= 0.999;
         assert!(kept || verdict != "valid", "{}", report.sentences());
     }
 }

@@ -1227,7 +1227,7 @@ fn carry_out(plan: Plan, faults: Faults) -> Judged {
 /// A percentile of the response in seconds, and whether it is a lower bound.
 fn response(judged: &Judged, percentile: f64) -> (f64, bool) {
     let distribution = judged.summary.results.response.distribution().unwrap();
-    let bound = distribution.percentile(percentile).unwrap().bound;
+    let bound = distribution.percentile(percentile).unwrap();
     (bound.value.as_secs_f64(), bound.at_least)
 }
 
@@ -1246,7 +1246,7 @@ fn a_freeze_of_a_second_in_ten_is_a_p99_of_nine_tenths() {
     // Of the hundred that were sent into the freeze and the rest that waited for a connection, the
     // service time knows the hundred only: it is the number that hides the freeze.
     let service = judged.summary.results.service.distribution().unwrap();
-    let hidden = service.percentile(90.0).unwrap().bound.value;
+    let hidden = service.percentile(90.0).unwrap().value;
     assert!(hidden < Duration::from_millis(1), "{hidden:?}");
     assert_eq!(judged.findings.verdict, Verdict::ServerBound);
 }

@@ -32,8 +32,8 @@ pub fn run(target: SocketAddr, case: Case) -> anyhow::Result<()> {
         let summary = load::run(plan, |_| {})?;
         let service = summary.results.service.distribution();
         let quantile = |q| {
-            let estimate = service.as_ref().and_then(|it| it.percentile(q));
-            estimate.map_or(Duration::ZERO, |it| it.bound.value)
+            let found = service.as_ref().and_then(|it| it.percentile(q));
+            found.map_or(Duration::ZERO, |it| it.value)
         };
         let report = Report {
             messages: summary.results.counts.verified,

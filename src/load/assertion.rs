@@ -269,10 +269,7 @@ impl Demand {
                 value: distribution.mean(),
                 at_least: distribution.at_least_from().is_some(),
             }),
-            Statistic::Percentile(percentile) => {
-                let estimate = distribution.percentile(percentile);
-                estimate.map(|estimate| estimate.bound)
-            }
+            Statistic::Percentile(percentile) => distribution.percentile(percentile),
         };
         match found {
             None => {

@@ -4,14 +4,15 @@
 //! A message belongs to where it was due, not to where it was answered: a warm-up that ends in a
 //! stall does not leave the stall to nobody.
 //!
-//! Responses are recorded once, as those since the last interval; when an interval is told, and at
-//! the end, they are added to the results. With several targets they are recorded for their target
-//! as well.
+//! A response is recorded once, among the recent ones. When a block of the run or an interval ends,
+//! the recent ones are added to the results, to the open block and to the interval. So is a service.
+//! With several targets both are recorded for their target as well.
 
 use std::time::{Duration, Instant};
 
 use crate::load::connection::Message;
 use crate::load::latency::Latency;
+use crate::load::recent::Recent;
 use crate::load::results::{Counts, Loss, Results, Tally};
 use crate::load::world::KernelTimes;
 
@@ -24,10 +25,23 @@ pub struct Books {
     pub warmup: Results,
     /// What the run measured.
     pub run: Results,
-    /// Responses since the last interval: of the warm-up's messages, and of the run's.
-    recent: [Latency; 2],
+    /// What is not in the results yet: of the warm-up's messages, and of the run's.
+    recent: [Parts; 2],
+    /// Responses since the last interval, without the recent ones.
+    stretch: Latency,
+    /// When the first block began.
+    blocks_from: Instant,
+    /// When the open block ends; `None`: not at all, or blocks have not begun.
+    block_end: Option<Instant>,
     /// The run's messages by target; empty when there is only one.
     tallies: Vec<Tally>,
+}
+
+/// Durations in nanoseconds that are recorded in blocks.
+#[derive(Clone, Debug, Default)]
+struct Parts {
+    response: Recent,
+    service: Recent,
 }
 
 /// How it went in a stretch of a run.
@@ -89,15 +103,50 @@ impl Books {
         Books {
             warm,
             warmup: Results::default(),
-            run: Results::default(),
+            run: Results {
+                response: Latency::in_blocks(),
+                service: Latency::in_blocks(),
+                ..Results::default()
+            },
             recent: Default::default(),
+            stretch: Latency::default(),
+            blocks_from: warm,
+            block_end: None,
             tallies: vec![Tally::default(); several],
         }
     }
 
-    /// The warm-up ends then.
-    pub fn set_warm(&mut self, warm: Instant) {
+    /// Sets when the warm-up ends, and when the first block of the run begins: the latter at the
+    /// same time in every thread.
+    pub fn set_warm(&mut self, warm: Instant, blocks_from: Instant) {
         self.warm = warm;
+        self.blocks_from = blocks_from;
+        self.block_end = self.run.response.open_until().map(|end| blocks_from + end);
+    }
+
+    /// Ends the blocks that are over. Returns whether there were any.
+    #[inline]
+    pub fn end_blocks(&mut self, now: Instant) -> bool {
+        let is_over = self.block_end.is_some_and(|end| now >= end);
+        if is_over {
+            self.next_block(now);
+        }
+        is_over
+    }
+
+    /// Leaves the open block open for good: nothing new is due.
+    pub fn stop_blocks(&mut self) {
+        self.block_end = None;
+    }
+
+    #[cold]
+    fn next_block(&mut self, now: Instant) {
+        self.gather();
+        while self.block_end.is_some_and(|end| now >= end) {
+            self.run.service.end_block();
+            let end = self.run.response.end_block();
+            self.block_end = end.map(|end| self.blocks_from + end);
+        }
     }
 
     /// When the warm-up ends.
@@ -126,8 +175,9 @@ impl Books {
     #[inline]
     pub fn verified(&mut self, message: &Message, target: usize, response: Duration) {
         let (results, recent) = self.of(message.due);
-        recent.record(response);
-        results.verified(message, response);
+        recent.response.record(nanoseconds(response));
+        let service = results.verified(message, response);
+        recent.service.record(nanoseconds(service));
         if let Some(tally) = self.tally(target, message.due) {
             tally.verified(message, response);
         }
@@ -141,9 +191,8 @@ impl Books {
     /// A message ended otherwise.
     pub fn lost(&mut self, loss: Loss, message: &Message, target: usize, now: Instant) {
         let age = now.saturating_duration_since(message.due);
-        let (results, recent) = self.of(message.due);
-        recent.record_at_least(age);
-        results.lost(loss, message, age);
+        self.of(message.due).0.lost(loss, message, age);
+        self.stretch.record_at_least(age);
         if let Some(tally) = self.tally(target, message.due) {
             tally.lost(loss, message.lateness(), age);
         }
@@ -162,10 +211,10 @@ impl Books {
         let sendable = free.map(|since| since.max(due));
         let own = sendable.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         let age = now.saturating_duration_since(due);
-        let (results, recent) = self.of(due);
+        let results = self.of(due).0;
         results.counts.scheduled += 1;
-        recent.record_at_least(age);
         results.lost_waiting(loss, own, age);
+        self.stretch.record_at_least(age);
         if let Some(tally) = target.and_then(|target| self.tally(target, due)) {
             tally.counts.scheduled += 1;
             tally.lost(loss, None, age);
@@ -184,13 +233,19 @@ impl Books {
         self.run.counts.verified + self.warmup.counts.verified
     }
 
-    /// Takes the responses since this was last called, and adds them to the results.
+    /// Takes the responses since this was last called, and adds all recent samples to the results.
     pub fn take_recent(&mut self) -> Latency {
-        let [warmup, mut run] = std::mem::take(&mut self.recent);
-        self.warmup.response.merge(&warmup);
-        self.run.response.merge(&run);
-        run.merge(&warmup);
-        run
+        self.gather();
+        std::mem::take(&mut self.stretch)
+    }
+
+    fn gather(&mut self) {
+        let results = [&mut self.warmup, &mut self.run];
+        for (results, recent) in results.into_iter().zip(&mut self.recent) {
+            let stretch = Some(&mut self.stretch);
+            results.response.take(&mut recent.response, stretch);
+            results.service.take(&mut recent.service, None);
+        }
     }
 
     /// Takes what became of the run's messages by target, once all responses were taken.
@@ -214,7 +269,7 @@ impl Books {
     }
 
     #[inline]
-    fn of(&mut self, due: Instant) -> (&mut Results, &mut Latency) {
+    fn of(&mut self, due: Instant) -> (&mut Results, &mut Parts) {
         let [warmup, run] = &mut self.recent;
         if due < self.warm {
             (&mut self.warmup, warmup)
@@ -222,6 +277,11 @@ impl Books {
             (&mut self.run, run)
         }
     }
+}
+
+/// A duration as it is recorded; more than 584 years are taken for these.
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Interval {

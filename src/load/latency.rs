@@ -5,13 +5,19 @@
 //! that stops answering cannot look fast; and every percentile from the first censored sample on is
 //! a lower bound.
 //!
-//! A percentile is told only when at least [`BEYOND`] samples lie beyond it, and with the interval
-//! that holds the true one with 95 % confidence, from the ranks of the samples alone (order
-//! statistics; no shape is assumed, but that samples are independent).
+//! A percentile is told only when at least [`BEYOND`] samples lie beyond it. Where the samples are
+//! kept in blocks of the run as well, the 95 % interval of the true percentile can be told: by the
+//! ranks of the samples, as if there were only as many as independent ones would be worth the same
+//! (Woodruff 1952; `load/spread.rs`). An interval that could not be trusted is withheld, with the
+//! reason.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+
+use crate::load::blocks::{Block, Blocks};
+use crate::load::recent::{Recent, least_of, step_of};
+use crate::load::spread::{self, CONFIDENCE, Share, Trend, Worth};
 
 /// Significant decimal digits that are kept: a value is known to one part in a thousand.
 const DIGITS: u8 = 3;
@@ -19,8 +25,16 @@ const DIGITS: u8 = 3;
 /// Samples that must lie beyond a percentile: fewer say next to nothing about it.
 pub const BEYOND: u64 = 10;
 
-/// Standard deviations on either side that hold 95 % of a normal distribution.
-const CONFIDENCE: f64 = 1.96;
+/// Percentiles that are judged together: what happens beyond a higher one is a part of what happens
+/// beyond a lower one, so it cannot be known better.
+const LADDER: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
+
+/// The change over a run, as a part of the median, from which on there is no one distribution whose
+/// percentiles could be told.
+const DRIFT: f64 = 0.1;
+
+/// Nanoseconds in a second.
+const SECOND: f64 = 1e9;
 
 /// Durations in nanoseconds. It grows with the longest of them: none is cut off.
 #[derive(Clone, Debug)]
@@ -29,6 +43,8 @@ pub struct Latency {
     /// What lasted at least so long; none as a rule, so nothing is held for them.
     censored: Option<Box<Censored>>,
     longest: u64,
+    /// The same samples once more, by when they were recorded; `None`: that is not kept.
+    blocks: Option<Box<Blocks>>,
 }
 
 #[derive(Clone, Debug)]
@@ -46,14 +62,23 @@ pub struct Bound {
     pub at_least: bool,
 }
 
-/// A percentile, and how well it is known.
+/// The two ends of the 95 % interval of a percentile; without an upper end when that lies among
+/// censored samples.
+pub type Interval = (Duration, Option<Duration>);
+
+/// The reason why there is no interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Estimate {
-    /// The percentile of the samples.
-    pub bound: Bound,
-    /// The 95 % interval of the true one; without an upper end when that lies among censored
-    /// samples.
-    pub interval: (Duration, Option<Duration>),
+pub enum Withheld {
+    /// The samples are not kept in blocks.
+    NoBlocks,
+    /// The run has too few blocks to show how much they differ.
+    TooShort,
+    /// The samples grow or fall through the run.
+    Trend,
+    /// The largest parts of the run resemble their neighbours too much.
+    Correlated,
+    /// The samples beyond the percentile come from too few independent events.
+    FewEvents,
 }
 
 /// All samples in their order.
@@ -71,6 +96,20 @@ impl Default for Latency {
             known: histogram(),
             censored: None,
             longest: 0,
+            blocks: None,
+        }
+    }
+}
+
+impl Withheld {
+    /// Returns its name in a report for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Withheld::NoBlocks => "no-blocks",
+            Withheld::TooShort => "too-short",
+            Withheld::Trend => "trend",
+            Withheld::Correlated => "correlated",
+            Withheld::FewEvents => "few-events",
         }
     }
 }
@@ -80,9 +119,19 @@ fn histogram() -> Histogram<u64> {
 }
 
 impl Latency {
+    /// Returns none yet, to be kept in blocks as well. Durations that were measured come by
+    /// [`take`](Latency::take) alone.
+    pub fn in_blocks() -> Latency {
+        Latency {
+            blocks: Some(Box::default()),
+            ..Latency::default()
+        }
+    }
+
     /// Counts a duration that was measured.
     #[inline]
     pub fn record(&mut self, duration: Duration) {
+        debug_assert!(self.blocks.is_none(), "it would be missing in its block");
         let nanoseconds = nanoseconds(duration);
         self.longest = self.longest.max(nanoseconds);
         count(&mut self.known, nanoseconds);
@@ -92,8 +141,7 @@ impl Latency {
     pub fn record_many(&mut self, duration: Duration, times: u64) {
         let nanoseconds = nanoseconds(duration);
         self.longest = self.longest.max(nanoseconds);
-        let recorded = self.known.record_n(nanoseconds, times);
-        recorded.expect("a histogram that grows takes every value");
+        add_many(&mut self.known, nanoseconds, times);
     }
 
     /// Counts a duration of which only the beginning was seen.
@@ -108,6 +156,43 @@ impl Latency {
         });
         censored.least = censored.least.min(nanoseconds);
         count(&mut censored.histogram, nanoseconds);
+        if let Some(blocks) = &mut self.blocks {
+            let mut block = Block::default();
+            block.push(step_of(nanoseconds), 1);
+            blocks.add(block);
+        }
+    }
+
+    /// Takes durations in nanoseconds that were measured, into the open block as well; and counts
+    /// them in `also`.
+    pub fn take(&mut self, recent: &mut Recent, mut also: Option<&mut Latency>) {
+        let longest = recent.take_largest();
+        self.longest = self.longest.max(longest);
+        if let Some(also) = &mut also {
+            also.longest = also.longest.max(longest);
+        }
+        let mut block = Block::default();
+        recent.drain(|step, count| {
+            add_many(&mut self.known, least_of(step), count.into());
+            if let Some(also) = &mut also {
+                add_many(&mut also.known, least_of(step), count.into());
+            }
+            block.push(step, count.into());
+        });
+        if let Some(blocks) = &mut self.blocks {
+            blocks.add(block);
+        }
+    }
+
+    /// Ends the open block. Returns when the next one ends, after the beginning of the first; `None`
+    /// without blocks.
+    pub fn end_block(&mut self) -> Option<Duration> {
+        self.blocks.as_mut().map(|blocks| blocks.end())
+    }
+
+    /// Returns when the open block ends, after the beginning of the first; `None` without blocks.
+    pub fn open_until(&self) -> Option<Duration> {
+        self.blocks.as_ref().map(|blocks| blocks.open_until())
     }
 
     /// Adds the samples of another.
@@ -121,6 +206,9 @@ impl Latency {
                 ours.least = ours.least.min(theirs.least);
                 add(&mut ours.histogram, &theirs.histogram);
             }
+        }
+        if let (Some(ours), Some(theirs)) = (&mut self.blocks, &other.blocks) {
+            ours.merge(theirs);
         }
     }
 
@@ -153,6 +241,81 @@ impl Latency {
             longest,
         })
     }
+
+    /// Returns the 95 % interval of the true percentile, or why there is none.
+    pub fn interval(&self, percentile: f64) -> Result<Interval, Withheld> {
+        let blocks = self.blocks.as_ref().ok_or(Withheld::NoBlocks)?;
+        let all = self.distribution().ok_or(Withheld::TooShort)?;
+        let worth = worth(&all, blocks, percentile).ok_or(Withheld::TooShort)?;
+        if self.drift().is_some() {
+            return Err(Withheld::Trend);
+        }
+        // The true percentile lies between two of so many independent samples with the chance that
+        // a binomial variable, the number of samples below it, lies between their ranks.
+        let independent = worth.samples / (worth.factor * worth.factor);
+        let share = percentile / 100.0;
+        let expected = independent * share;
+        let spread = CONFIDENCE * (expected * (1.0 - share)).sqrt();
+        let low = (expected - spread).floor();
+        let high = (expected + spread).ceil() + 1.0;
+        if high > independent {
+            return Err(match worth.is_correlated {
+                true => Withheld::Correlated,
+                false => Withheld::FewEvents,
+            });
+        }
+        let rank = |part: f64| (part / independent * all.count() as f64) as u64;
+        let low = all.sample(rank(low).max(1));
+        let high = all.sample(rank(high).clamp(1, all.count()));
+        Ok((low.value, (!high.at_least).then_some(high.value)))
+    }
+
+    /// Returns how the samples grow or fall through the run, if that is no chance and so much that
+    /// they have no common distribution: by a tenth of their median.
+    pub fn drift(&self) -> Option<Trend> {
+        let median = self.distribution()?.nearest(50.0).value.as_secs_f64();
+        self.trend().filter(|trend| trend.growth() > median * DRIFT)
+    }
+
+    /// Returns how the samples grow or fall through the run, in seconds, by the means of its blocks;
+    /// `None` when that could be chance, or without blocks. See [`spread::trend`] for how often it
+    /// errs.
+    pub fn trend(&self) -> Option<Trend> {
+        let (blocks, all) = (self.blocks.as_ref()?, self.distribution()?);
+        let mut trend = spread::trend(&blocks.means(all.nearest(99.0).value))?;
+        trend.slope /= SECOND;
+        Some(trend)
+    }
+}
+
+/// Returns what the samples are worth for a percentile; `None`: the run is too short to know.
+fn worth(all: &Distribution, blocks: &Blocks, percentile: f64) -> Option<Worth> {
+    let mut events_most = f64::INFINITY;
+    let lower = LADDER.into_iter().filter(|lower| *lower < percentile);
+    let mut found = None;
+    for percentile in lower.chain([percentile]) {
+        let mut worth = spread::worth(&shares(all, blocks, percentile))?;
+        let beyond = 1.0 - percentile / 100.0;
+        worth.samples = worth.samples.min(events_most / beyond);
+        events_most = worth.samples * beyond;
+        found = Some(worth);
+    }
+    found
+}
+
+/// Returns the samples of each block and those beyond a percentile. A step may hold many equal
+/// samples: it counts as beyond if that is nearer to the share that is beyond by definition.
+fn shares(all: &Distribution, blocks: &Blocks, percentile: f64) -> Vec<Share> {
+    let step = step_of(nanoseconds(all.nearest(percentile).value));
+    let below = |step: usize| match least_of(step) {
+        0 => 0,
+        least => all.all.count_between(0, least - 1),
+    };
+    let wanted = all.count() as f64 * percentile / 100.0;
+    let distance = |step| (below(step) as f64 - wanted).abs();
+    let with_step =
+        below(step) > 0 && (below(step + 1) == all.count() || distance(step) < distance(step + 1));
+    blocks.shares(if with_step { step } else { step + 1 })
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
@@ -163,6 +326,12 @@ fn nanoseconds(duration: Duration) -> u64 {
 fn count(histogram: &mut Histogram<u64>, nanoseconds: u64) {
     histogram
         .record(nanoseconds)
+        .expect("a histogram that grows takes every value");
+}
+
+fn add_many(histogram: &mut Histogram<u64>, nanoseconds: u64, times: u64) {
+    histogram
+        .record_n(nanoseconds, times)
         .expect("a histogram that grows takes every value");
 }
 
@@ -189,25 +358,9 @@ impl Distribution {
 
     /// The duration that so many of a hundred do not exceed; `None` when too few samples lie
     /// beyond it.
-    pub fn percentile(&self, percentile: f64) -> Option<Estimate> {
-        let (count, rank) = (self.count(), self.rank(percentile));
-        let share = percentile / 100.0;
-        if count < rank + BEYOND {
-            return None;
-        }
-        // The true percentile lies between two samples with the chance that a binomial variable,
-        // the number of samples below it, lies between their ranks.
-        let expected = count as f64 * share;
-        let spread = CONFIDENCE * (expected * (1.0 - share)).sqrt();
-        let low = ((expected - spread).floor() as u64).max(1);
-        let high = ((expected + spread).ceil() as u64 + 1).min(count);
-        Some(Estimate {
-            bound: self.sample(rank),
-            interval: (
-                self.sample(low).value,
-                (high <= self.known).then(|| self.sample(high).value),
-            ),
-        })
+    pub fn percentile(&self, percentile: f64) -> Option<Bound> {
+        let rank = self.rank(percentile);
+        (self.count() >= rank + BEYOND).then(|| self.sample(rank))
     }
 
     /// Returns how many samples are longer than this; of those that are so to one part in a
@@ -266,7 +419,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::load::random::{Dice, Purpose};
 
     fn of(nanoseconds: impl IntoIterator<Item = u64>) -> Latency {
         let mut latency = Latency::default();
@@ -277,8 +429,7 @@ mod tests {
     }
 
     fn percentile(latency: &Latency, percentile: f64) -> Option<Bound> {
-        let estimate = latency.distribution()?.percentile(percentile);
-        estimate.map(|estimate| estimate.bound)
+        latency.distribution()?.percentile(percentile)
     }
 
     #[test]
@@ -330,9 +481,9 @@ mod tests {
             latency.record_at_least(Duration::from_millis(1000 + millisecond));
         }
         let distribution = latency.distribution().unwrap();
-        let p50 = distribution.percentile(50.0).unwrap().bound;
+        let p50 = distribution.percentile(50.0).unwrap();
         assert!(!p50.at_least);
-        let p99 = distribution.percentile(99.0).unwrap().bound;
+        let p99 = distribution.percentile(99.0).unwrap();
         assert!(p99.at_least);
         assert!((p99.value.as_secs_f64() - 5.85).abs() < 0.01, "{p99:?}");
         assert!(distribution.longest().at_least);
@@ -389,24 +540,6 @@ mod tests {
             prop_assert_eq!(merged.percentile(50.0), together.percentile(50.0));
             prop_assert_eq!(merged.longest(), together.longest());
             prop_assert_eq!(merged.at_least_from(), together.at_least_from());
-        }
-    }
-
-    #[test]
-    fn the_interval_holds_the_truth_in_95_of_100_runs() {
-        // Uniform samples, so that the true percentile is known: 20 ... 2,000 runs of each kind.
-        for (count, asked) in [(20, 50.0), (1000, 99.0), (2000, 90.0)] {
-            let runs = 2000;
-            let held = (0..runs).filter(|run| {
-                let dice = Dice::new(11, Purpose::Gaps, *run);
-                let latency = of((0..count).map(|place| (dice.unit(place) * 1e9) as u64));
-                let distribution = latency.distribution().unwrap();
-                let (low, high) = distribution.percentile(asked).unwrap().interval;
-                let truth = Duration::from_secs_f64(asked / 100.0);
-                low.mul_f64(0.999) <= truth && truth <= high.unwrap().mul_f64(1.001)
-            });
-            let held = held.count() as f64 / runs as f64;
-            assert!(held >= 0.94, "p{asked} of {count}: {held}");
         }
     }
 }

@@ -15,6 +15,7 @@
 //! the others; there is no polling.
 
 pub mod assertion;
+pub mod blocks;
 pub mod books;
 pub mod connection;
 pub mod dial;
@@ -32,10 +33,12 @@ pub mod preflight;
 pub mod presence;
 pub mod probe;
 pub mod random;
+pub mod recent;
 pub mod results;
 pub mod row;
 pub mod schedule;
 pub mod sizes;
+pub mod spread;
 pub mod stalls;
 pub mod step;
 pub mod summary;

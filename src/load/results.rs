@@ -81,14 +81,26 @@ pub struct Course {
     pub elapsed: Duration,
     /// Messages that were verified while others were still due, those of the warm-up included.
     pub verified_in_time: u64,
-    /// Messages that were due in the middle half of the sending.
-    pub middle_due: u64,
-    /// Replies that came in it.
-    pub middle_verified: u64,
+    /// The messages that were due and not settled, of a run with a rate that came to its last
+    /// quarter.
+    pub backlog: Option<Backlog>,
     /// Whether a signal ended the run.
     pub interrupted: bool,
     /// When messages were due from.
     pub start: Option<Instant>,
+}
+
+/// Messages that were due and not settled yet, between the end of the first quarter of a run and the
+/// last one. One that is large and shrinks again is none that grows: so of the last quarter the least
+/// counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// At the end of the first quarter.
+    pub first: u64,
+    /// The least in the last quarter.
+    pub last: u64,
+    /// Messages that were due between the two quarters.
+    pub due: u64,
 }
 
 /// The two ends of the row of sends.
@@ -293,14 +305,16 @@ impl fmt::Display for ErrorKind {
 }
 
 impl Results {
-    /// A message was answered rightly. Its response is not recorded here: see [`Books`].
+    /// A message was answered rightly. Returns its service: that and its response are recorded by
+    /// [`Books`].
     ///
     /// [`Books`]: crate::load::books::Books
-    pub fn verified(&mut self, message: &Message, response: Duration) {
+    #[inline]
+    pub fn verified(&mut self, message: &Message, response: Duration) -> Duration {
         self.counts.verified(message);
         let lateness = message.lateness().unwrap_or_default();
         self.sent(message, lateness);
-        self.service.record(response.saturating_sub(lateness));
+        response.saturating_sub(lateness)
     }
 
     /// A message was answered at `now`, and the kernel told its own times.
@@ -322,9 +336,10 @@ impl Results {
     }
 
     /// A message ended otherwise, `age` after it was due: its times are known to be at least what
-    /// they are then. Its response is not recorded here either.
+    /// they are then.
     pub fn lost(&mut self, loss: Loss, message: &Message, age: Duration) {
         self.counts.lost(loss);
+        self.response.record_at_least(age);
         match message.lateness() {
             Some(lateness) => {
                 self.sent(message, lateness);
@@ -338,6 +353,7 @@ impl Results {
     /// been.
     pub fn lost_waiting(&mut self, loss: Loss, own: Duration, age: Duration) {
         self.counts.lost(loss);
+        self.response.record_at_least(age);
         self.never_sent(own, age);
     }
 
@@ -417,8 +433,14 @@ impl Course {
         self.sending = self.sending.max(other.sending);
         self.elapsed = self.elapsed.max(other.elapsed);
         self.verified_in_time += other.verified_in_time;
-        self.middle_due += other.middle_due;
-        self.middle_verified += other.middle_verified;
+        self.backlog = self
+            .backlog
+            .zip(other.backlog)
+            .map(|(ours, theirs)| Backlog {
+                first: ours.first + theirs.first,
+                last: ours.last + theirs.last,
+                due: ours.due + theirs.due,
+            });
         self.interrupted |= other.interrupted;
         self.start = self.start.min(other.start);
     }

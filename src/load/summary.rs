@@ -6,9 +6,17 @@ use std::time::Duration;
 use crate::load::engine::Done;
 use crate::load::evidence::{Evidence, Machine, share};
 use crate::load::plan::{Pace, Plan};
-use crate::load::results::{Course, Results};
+use crate::load::results::{Backlog, Course, LATE, Results};
 use crate::load::targets::Target;
 use crate::server::stats::Totals;
+
+/// The share of the messages between the first and the last quarter of a run that may be left behind
+/// by a queue that merely wanders.
+const LEFT_BEHIND: f64 = 0.002;
+
+/// Standard deviations of the number of messages on their way, were each there by chance, that a
+/// backlog must have grown by.
+const LEFT_BY_CHANCE: f64 = 4.0;
 
 /// The result of a load run.
 #[derive(Clone, Debug)]
@@ -106,12 +114,31 @@ impl Summary {
         per_second(self.results.counts.verified as f64, self.course.elapsed)
     }
 
-    /// Replies by messages due in the middle half of the sending. Whatever is on its way at both of
-    /// its ends cancels out: it is 1 also where replies take long, or some longer than others, and
-    /// less where the server does not keep up. `None`: no message was due.
-    pub fn kept_up(&self) -> Option<f64> {
-        (self.course.middle_due > 0)
-            .then(|| self.course.middle_verified as f64 / self.course.middle_due as f64)
+    /// Returns by how many seconds the responses of a run with a rate became longer in each second of
+    /// it, as they do in a queue that gets more than is taken out of it; `None`: they did not, or not
+    /// so that it could be seen, or the run had no rate.
+    ///
+    /// The trend of the responses tells a queue that grows evenly, however slowly. One that grows and
+    /// wanders is told by what is left of it even at its least in the last quarter of the run.
+    pub fn growth(&self) -> Option<f64> {
+        self.asked_rate()?;
+        let drift = self.results.response.drift();
+        let drift = drift.filter(|drift| drift.slope > 0.0 && drift.growth() > LATE.as_secs_f64());
+        let slope = drift.map(|drift| drift.slope);
+        let grown = slope.into_iter().chain(self.left_behind()).reduce(f64::max);
+        grown.map(|grown| grown.min(1.0))
+    }
+
+    /// Returns the share of the messages that were not answered by the time others were, since more
+    /// and more waited; `None`: that cannot be said.
+    fn left_behind(&self) -> Option<f64> {
+        let Backlog { first, last, due } = self.course.backlog?;
+        // Until as many replies are on their way as a slow server has there, more and more wait.
+        let slow = self.results.response.distribution()?.nearest(99.0).value;
+        let (grown, chance) = (last as f64 - first as f64, ((first + last) as f64).sqrt());
+        let share = grown / due.max(1) as f64;
+        let is_seen = share > LEFT_BEHIND && grown > LEFT_BY_CHANCE * chance;
+        (is_seen && slow < self.course.sending / 4).then_some(share)
     }
 
     /// Returns a target's share of the scheduled messages; 0 when there were none.
@@ -143,11 +170,22 @@ impl Summary {
         open.then(|| per_second(self.results.counts.scheduled as f64, self.course.sending))
     }
 
-    /// Achieved by scheduled rate, 1 when the server kept up; `None` in a closed loop, and when
-    /// nothing was due.
+    /// Returns the share of the scheduled rate at which messages were verified, 1 when all were and
+    /// the server kept up; `None` in a closed loop, and when nothing was due.
+    ///
+    /// Where responses grow by g seconds each second, a second of the run answers what was due in
+    /// 1 - g of a second: that is the share, however long replies take and however many are on
+    /// their way at either end. Messages that are without a reply at the end are then the rest of
+    /// the queue; otherwise they are missing, as lost ones always are.
     pub fn rate_share(&self) -> Option<f64> {
-        let scheduled = self.scheduled_rate().filter(|rate| *rate > 0.0)?;
-        Some(self.achieved_rate() / scheduled)
+        self.scheduled_rate().filter(|rate| *rate > 0.0)?;
+        let counts = &self.results.counts;
+        let lost = counts.mismatched + counts.errored + counts.timed_out;
+        let without = |missing: u64| 1.0 - missing as f64 / counts.scheduled.max(1) as f64;
+        Some(match self.growth() {
+            None => without(lost + counts.unanswered),
+            Some(growth) => without(lost).min(1.0 - growth),
+        })
     }
 
     /// Verified bytes a second, one way.

@@ -83,9 +83,9 @@ pub enum Timer {
     /// Tell how it goes.
     Interval,
     /// A quarter of the time for sending is over.
-    MiddleBegins,
+    FirstQuarterEnds,
     /// Three quarters of it are.
-    MiddleEnds,
+    LastQuarterBegins,
     /// The time for sending is over.
     RunEnd,
     /// The time for what is outstanding is over.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::load::assertion::Outcome;
 use crate::load::books::Interval as Stretch;
 use crate::load::evidence::{self, Network, share};
-use crate::load::latency::{Distribution, Estimate, Latency};
+use crate::load::latency::{self, Bound, Distribution, Latency, Withheld};
 use crate::load::payload::Content;
 use crate::load::plan::{Pace, Pacing, Stop};
 use crate::load::results::{Counts, ErrorKind, Results};
@@ -53,6 +53,8 @@ struct Report {
     /// What the schedule held as it was drawn.
     scheduled_rate: Option<f64>,
     achieved_rate: f64,
+    /// The share of the scheduled rate that was answered rightly; `null` in a closed loop.
+    rate_share: Option<f64>,
     bytes_per_second: f64,
     response_us: Percentiles,
     service_us: Percentiles,
@@ -126,6 +128,9 @@ struct Percentiles {
     mean: Option<f64>,
     /// 95 %; the upper end is `null` where it is not known.
     intervals: Intervals,
+    /// Why a percentile has no interval: `too-short`, `trend`, `correlated`, `few-events`. `null`:
+    /// of these times none is told.
+    intervals_withheld: Option<Reasons>,
     /// The percentile from which on values are lower bounds; `null`: all are known.
     at_least_from: Option<f64>,
 }
@@ -136,6 +141,14 @@ struct Intervals {
     p90: Option<(f64, Option<f64>)>,
     p99: Option<(f64, Option<f64>)>,
     p99_9: Option<(f64, Option<f64>)>,
+}
+
+#[derive(Serialize)]
+struct Reasons {
+    p50: Option<&'static str>,
+    p90: Option<&'static str>,
+    p99: Option<&'static str>,
+    p99_9: Option<&'static str>,
 }
 
 /// Of the connections whose times the kernel keeps: the parts of each response.
@@ -188,8 +201,9 @@ struct Evidence {
     /// The time for which the generator may have waited while the run's own server had its CPU.
     waited_for_own_server_s: f64,
     turns_us: Percentiles,
-    /// Replies by messages due in the middle half of the sending.
-    kept_up: Option<f64>,
+    /// By how many seconds responses became longer in a second of the run; `null`: they did not, or
+    /// it may have been chance.
+    growth: Option<f64>,
     silence_s: f64,
     /// Of the busiest thread: the share of its time for which it should have worked and was not let
     /// run, and the longest such time of any thread.
@@ -359,6 +373,7 @@ fn report(judged: &Judged, exit_code: u8) -> Report {
         asked_rate: summary.asked_rate(),
         scheduled_rate: summary.scheduled_rate(),
         achieved_rate: summary.achieved_rate(),
+        rate_share: summary.rate_share(),
         bytes_per_second: summary.bytes_per_second(),
         response_us: percentiles(&results.response),
         service_us: percentiles(&results.service),
@@ -494,13 +509,23 @@ fn sends(summary: &Summary) -> Option<Sends> {
 fn percentiles(latency: &Latency) -> Percentiles {
     let distribution = latency.distribution();
     let all = distribution.as_ref();
-    let [p50, p90, p99, p99_9] =
-        [50.0, 90.0, 99.0, 99.9].map(|percentile| all?.percentile(percentile));
-    let value = |found: Option<Estimate>| Some(microseconds(found?.bound.value));
-    let interval = |found: Option<Estimate>| {
-        let (low, high) = found?.interval;
+    let points = [50.0, 90.0, 99.0, 99.9];
+    let found = points.map(|percentile| {
+        let bound = all?.percentile(percentile)?;
+        Some((bound, latency.interval(percentile)))
+    });
+    let [p50, p90, p99, p99_9] = found;
+    type Found = Option<(Bound, Result<latency::Interval, Withheld>)>;
+    let value = |found: Found| Some(microseconds(found?.0.value));
+    let interval = |found: Found| {
+        let (low, high) = found?.1.ok()?;
         Some((microseconds(low), high.map(microseconds)))
     };
+    let reason = |found: Found| Some(found?.1.err()?.name());
+    let is_kept = !found
+        .iter()
+        .flatten()
+        .any(|it| it.1 == Err(Withheld::NoBlocks));
     Percentiles {
         count: latency.count(),
         p50: value(p50),
@@ -515,6 +540,12 @@ fn percentiles(latency: &Latency) -> Percentiles {
             p99: interval(p99),
             p99_9: interval(p99_9),
         },
+        intervals_withheld: is_kept.then(|| Reasons {
+            p50: reason(p50),
+            p90: reason(p90),
+            p99: reason(p99),
+            p99_9: reason(p99_9),
+        }),
         at_least_from: all.and_then(Distribution::at_least_from),
     }
 }
@@ -534,7 +565,7 @@ fn evidence(judged: &Judged) -> Evidence {
         stolen_s: seen.machine.stolen.as_secs_f64(),
         waited_for_own_server_s: judged.summary.waited_for_own_server().as_secs_f64(),
         turns_us: percentiles(&seen.turns),
-        kept_up: judged.summary.kept_up(),
+        growth: judged.summary.growth(),
         silence_s: seen.silence.as_secs_f64(),
         absent: seen.absences.share(),
         longest_absence_s: seen.absences.longest.as_secs_f64(),

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use crate::layout::{self, Line, paragraphs};
 use crate::load::books::Interval;
-use crate::load::latency::{Bound, Latency};
+use crate::load::latency::{Bound, Latency, Withheld};
 use crate::load::payload::Difference;
 use crate::load::plan::{Close, Pace, Pacing, Plan, Stop};
 use crate::load::results::{Counts, Parts, Results};
@@ -209,17 +209,9 @@ fn write_times(page: &mut String, judged: &Judged, columns: Columns) -> fmt::Res
         )?;
     }
     write_unsupported(page, &rows)?;
+    write_withheld(page, &rows)?;
     if let Some(parts) = &results.parts {
         write_parts(page, parts, summary, columns)?;
-    }
-    if let Some(stall) = summary.stall() {
-        let stall = short(stall);
-        writeln!(
-            page,
-            "{:MARGIN$}there was a stall of {stall}: the intervals assume independent samples, and \
-             are too narrow",
-            ""
-        )?;
     }
     Ok(())
 }
@@ -340,8 +332,7 @@ fn target_cells(address: &SocketAddr, target: &Target) -> [String; 7] {
     let distribution = target.tally.response.distribution();
     let point = |place: usize| {
         let (_, percentile) = TARGET_POINTS[place];
-        let found = distribution.as_ref()?.percentile(percentile)?;
-        Some(bound(found.bound))
+        Some(bound(distribution.as_ref()?.percentile(percentile)?))
     };
     let longest = distribution.as_ref().map(|all| bound(all.longest()));
     let [p50, p90, p99, max] =
@@ -483,8 +474,10 @@ fn cells(latency: &Latency) -> Vec<String> {
     let distribution = latency.distribution();
     let cell = |percentile| {
         let found = distribution.as_ref()?.percentile(percentile)?;
-        let sign = sign(found.bound);
-        Some(sign.to_string() + &with_interval(found.bound.value, found.interval))
+        Some(match latency.interval(percentile) {
+            Ok(interval) => sign(found).to_string() + &with_interval(found.value, interval),
+            Err(_) => bound(found),
+        })
     };
     let points = POINTS.iter().map(|(_, percentile)| cell(*percentile));
     let longest = distribution.as_ref().map(|all| bound(all.longest()));
@@ -516,6 +509,50 @@ fn write_unsupported(page: &mut String, rows: &[(&str, &Latency)]) -> fmt::Resul
     Ok(())
 }
 
+/// Writes for which percentiles there is no interval, and why. That the samples of a row are not
+/// kept in blocks is no news.
+fn write_withheld(page: &mut String, rows: &[(&str, &Latency)]) -> fmt::Result {
+    for reason in WITHHELD {
+        let mut named = Vec::new();
+        for (name, latency) in rows {
+            let distribution = latency.distribution();
+            let is_withheld = |percentile| {
+                let all = distribution.as_ref();
+                all.is_some_and(|all| all.percentile(percentile).is_some())
+                    && latency.interval(percentile) == Err(reason)
+            };
+            let points = POINTS.iter().filter(|(_, it)| is_withheld(*it));
+            let points: Vec<&str> = points.map(|(point, _)| *point).collect();
+            if !points.is_empty() {
+                named.push(format!("{} {}", name.trim_start(), points.join(", ")));
+            }
+        }
+        if !named.is_empty() {
+            let named = named.join("; ");
+            writeln!(page, "{:MARGIN$}no interval: {} ({named})", "", why(reason))?;
+        }
+    }
+    Ok(())
+}
+
+/// Reasons to withhold an interval that another run might not have.
+const WITHHELD: [Withheld; 4] = [
+    Withheld::TooShort,
+    Withheld::Trend,
+    Withheld::Correlated,
+    Withheld::FewEvents,
+];
+
+fn why(reason: Withheld) -> &'static str {
+    match reason {
+        Withheld::NoBlocks => "it is not known when the samples came",
+        Withheld::TooShort => "the run is too short to show how much its parts differ",
+        Withheld::Trend => "the times grow or fall through the run",
+        Withheld::Correlated => "the times wander too slowly for a run of this length",
+        Withheld::FewEvents => "what lies beyond comes from too few independent events",
+    }
+}
+
 /// The first percentile that too few samples support, if there are any.
 fn unsupported(latency: &Latency) -> Option<&'static str> {
     let distribution = latency.distribution()?;
@@ -531,7 +568,7 @@ fn brief(latency: &Latency) -> String {
     };
     let points = POINTS.iter().filter_map(|(point, percentile)| {
         let found = distribution.percentile(*percentile)?;
-        Some(format!("{point} {}", bound(found.bound)))
+        Some(format!("{point} {}", bound(found)))
     });
     let max = format!("max {}", bound(distribution.longest()));
     points.chain([max]).collect::<Vec<_>>().join(" ")

@@ -51,7 +51,7 @@ use crate::load::plan::{
     TURN_CONNECTIONS,
 };
 use crate::load::presence::{CHECK, Presence};
-use crate::load::results::{Course, ErrorKind, Loss};
+use crate::load::results::{Backlog, Course, ErrorKind, Loss};
 use crate::load::schedule::Part;
 use crate::load::step::Step;
 use crate::load::targets::{Target, Waiting};
@@ -115,8 +115,11 @@ pub struct Engine<S> {
     first_verified: Option<Instant>,
     last_verified: Option<Instant>,
     verified_in_time: Option<u64>,
-    /// Messages due and verified when the middle half of the sending began, and at its end.
-    middle: ((u64, u64), (u64, u64)),
+    /// Messages that were due and not settled, and those that were due in all, when the first
+    /// quarter of the sending ended.
+    first_quarter: (u64, u64),
+    /// From the last quarter on.
+    backlog: Option<Backlog>,
     /// When something last went forward: a connection came up, a byte of a reply arrived, a message
     /// went out while nothing was outstanding.
     last_progress: Instant,
@@ -305,7 +308,8 @@ impl<S: Socket> Engine<S> {
             first_verified: None,
             last_verified: None,
             verified_in_time: None,
-            middle: ((0, 0), (0, 0)),
+            first_quarter: (0, 0),
+            backlog: None,
             last_progress: now,
             last_reply: now,
             drain_end: now,
@@ -375,6 +379,9 @@ impl<S: Socket> Engine<S> {
             let took = ended.saturating_duration_since(self.turn_began);
             self.evidence.turns.record(took);
             self.evidence.worked += took;
+            if self.books.end_blocks(ended) {
+                self.note_backlog(ended);
+            }
         }
         self.presence.rests(ended);
     }
@@ -426,8 +433,8 @@ impl<S: Socket> Engine<S> {
             }
             Timer::DrainEnd => self.drain_is_due = true,
             Timer::CloseEnd => self.close_is_due = true,
-            Timer::MiddleBegins => self.middle.0 = self.due_and_verified(world.now()),
-            Timer::MiddleEnds => self.middle.1 = self.due_and_verified(world.now()),
+            Timer::FirstQuarterEnds => self.first_quarter = self.behind(world.now()),
+            Timer::LastQuarterBegins => self.begin_last_quarter(world.now()),
             Timer::RunEnd => {}
         }
     }
@@ -456,6 +463,7 @@ impl<S: Socket> Engine<S> {
             return;
         }
         let now = world.now();
+        let blocks_from = start + self.plan.warmup;
         self.pacer = Pacer::new(&self.plan, self.part, start);
         // A closed loop has no schedule that could wait for the others.
         let start = if self.pacer.is_some() { start } else { now };
@@ -463,15 +471,15 @@ impl<S: Socket> Engine<S> {
         self.start = Some(start);
         self.last_progress = start;
         self.told_until = start;
-        self.books.set_warm(start + self.plan.warmup);
+        self.books.set_warm(start + self.plan.warmup, blocks_from);
         if let Stop::After(duration) = self.plan.stop {
             world.set_timer(start + duration, Timer::RunEnd);
         }
         if let Some(span) = self.plan.span().filter(|_| self.pacer.is_some()) {
             let quarter = span.saturating_sub(self.plan.warmup) / 4;
             let warm = start + self.plan.warmup;
-            world.set_timer(warm + quarter, Timer::MiddleBegins);
-            world.set_timer(warm + quarter * 3, Timer::MiddleEnds);
+            world.set_timer(warm + quarter, Timer::FirstQuarterEnds);
+            world.set_timer(warm + quarter * 3, Timer::LastQuarterBegins);
         }
         if let Some(timeout) = self.plan.timeout {
             world.set_timer(start + timeout, Timer::TimeOut);
@@ -548,10 +556,30 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    fn due_and_verified(&mut self, now: Instant) -> (u64, u64) {
-        let pacer = self.pacer.as_mut();
-        let due = pacer.map_or(0, |pacer| pacer.taken() + pacer.waiting(now));
-        (due, self.books.verified_so_far())
+    /// Returns how many messages were due and are not settled, and how many were due in all, of a
+    /// run with a rate.
+    fn behind(&mut self, now: Instant) -> (u64, u64) {
+        let Some(pacer) = &mut self.pacer else {
+            return (0, 0);
+        };
+        let waiting = pacer.waiting(now);
+        (self.outstanding + waiting, pacer.taken() + waiting)
+    }
+
+    fn begin_last_quarter(&mut self, now: Instant) {
+        let ((first, due_first), (last, due)) = (self.first_quarter, self.behind(now));
+        let due = due.saturating_sub(due_first);
+        self.backlog = Some(Backlog { first, last, due });
+    }
+
+    fn note_backlog(&mut self, now: Instant) {
+        if self.stage != Stage::Running || self.backlog.is_none() {
+            return;
+        }
+        let (behind, _) = self.behind(now);
+        if let Some(backlog) = &mut self.backlog {
+            backlog.last = backlog.last.min(behind);
+        }
     }
 
     /// The interval that ends now.
@@ -602,8 +630,7 @@ impl<S: Socket> Engine<S> {
                 sending,
                 elapsed: sending.max(replying),
                 verified_in_time: self.verified_in_time.unwrap_or(verified),
-                middle_due: self.middle.1.0.saturating_sub(self.middle.0.0),
-                middle_verified: self.middle.1.1.saturating_sub(self.middle.0.1),
+                backlog: self.backlog,
                 interrupted: self.interrupted,
                 start: self.start,
             },
@@ -703,6 +730,7 @@ impl<S: Socket> Engine<S> {
         self.tell(world);
         self.stage = Stage::Draining;
         self.sending_ended = Some(now);
+        self.books.stop_blocks();
         self.verified_in_time = Some(self.books.verified_so_far());
         self.drain_end = now + self.plan.drain;
         world.set_timer(self.drain_end, Timer::DrainEnd);

@@ -88,7 +88,7 @@ fn longest(summary: &Summary) -> Option<Part> {
 fn part(point: &'static str, percentile: f64, summary: &Summary) -> Option<Part> {
     let results = &summary.results;
     let response = results.response.distribution()?;
-    let value = response.percentile(percentile)?.bound.value;
+    let value = response.percentile(percentile)?.value;
     let longer = (response.count() as f64 * (1.0 - percentile / 100.0)) as u64;
     let above = |latency: &Latency| {
         let distribution = latency.distribution()?;

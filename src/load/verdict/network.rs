@@ -71,7 +71,7 @@ fn is_disturbed(count: u64, of: u64) -> bool {
 fn grown(summary: &Summary) -> Option<String> {
     let (growth, service) = (&summary.evidence.network.growth, &summary.results.service);
     POINTS.iter().find_map(|&(point, percentile)| {
-        let grown = growth.distribution()?.percentile(percentile)?.bound.value;
+        let grown = growth.distribution()?.percentile(percentile)?.value;
         is_grown(grown, nearest(service, percentile)).then(|| {
             format!(
                 "the round-trip time of TCP stood {} above its smallest value at {point} of the \

@@ -1,10 +1,11 @@
 //! What shows that the server was the limit of a run. Pure.
 
-use crate::load::latency::BEYOND;
+use std::time::Duration;
+
 use crate::load::results::Results;
 use crate::load::summary::Summary;
 use crate::load::verdict::thresholds::{
-    REACHED, WAITED, WAITED_FEW, of_all_time, visible, window_was_closed,
+    WAITED, WAITED_FEW, of_all_time, visible, window_was_closed,
 };
 use crate::units::short;
 
@@ -22,13 +23,15 @@ pub(super) fn server_limits(summary: &Summary) -> Vec<String> {
             short(blocked.value)
         ));
     }
-    if let Some(reached) = summary.kept_up().filter(|reached| *reached < REACHED)
-        && summary.course.middle_due - summary.course.middle_verified >= BEYOND
-    {
+    if let Some(growth) = summary.growth() {
+        let grown = |seconds: f64| short(Duration::from_secs_f64(growth * seconds));
+        let length = summary.course.sending.as_secs_f64();
         said.push(format!(
-            "the rate was not reached: {:.1} % as many replies as messages were due in the middle \
-             half of the run",
-            reached * 100.0
+            "the queue grew through the whole run: responses became longer by {} each second, so \
+             {:.2} % of the rate was answered; a run twice as long would make them {} longer",
+            grown(1.0),
+            (1.0 - growth) * 100.0,
+            grown(length),
         ));
     }
     if window_was_closed(summary) {

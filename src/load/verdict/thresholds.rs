@@ -47,9 +47,6 @@ pub(super) const RTO_MIN: Duration = Duration::from_millis(200);
 /// The part of its time in which a buffer or window may hold up a connection.
 pub(super) const LIMITED: f64 = 0.10;
 
-/// The share of the scheduled rate below which it was not reached; replies may bunch a little.
-pub(super) const REACHED: f64 = 0.99;
-
 /// A time of all connections together as a share of the time that they had.
 pub(super) fn of_all_time(time: Duration, summary: &Summary) -> f64 {
     share(time, summary.course.sending * summary.plan.connections)
@@ -67,10 +64,9 @@ pub(super) fn visible(part: &Latency, summary: &Summary) -> Option<(&'static str
 pub(super) fn highest(latency: &Latency) -> Option<(&'static str, Bound)> {
     let distribution = latency.distribution()?;
     let points = [("p99", 99.0), ("p90", 90.0), ("p50", 50.0)];
-    let supported = points.into_iter().find_map(|(point, percentile)| {
-        let found = distribution.percentile(percentile)?;
-        Some((point, found.bound))
-    });
+    let supported = points
+        .into_iter()
+        .find_map(|(point, percentile)| Some((point, distribution.percentile(percentile)?)));
     supported.or(Some(("max", distribution.longest())))
 }
 

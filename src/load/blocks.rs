@@ -1,0 +1,209 @@
+//! The samples of a run in blocks of equal time, so that it is known how much one part of the run
+//! differs from another. Pure.
+//!
+//! A sample belongs to the block in which it was settled: then only the last block is open, and a
+//! stall is one event, with the burst of replies at its end. Replies that come after the last
+//! message was due belong to the last block.
+//!
+//! Invariant: at most [`BLOCKS_MAX`] blocks, of equal length. When they are full, neighbours become
+//! one and the length doubles, so the memory of a run does not depend on how long it lasts. Blocks
+//! of several threads have the same beginning, and lengths that are multiples of each other.
+
+use std::time::Duration;
+
+use crate::load::recent::middle_of;
+use crate::load::spread::{Point, Share};
+
+/// Half of them is what is left after they were joined: enough for sixteen groups of four.
+const BLOCKS_MAX: usize = 128;
+
+/// The length of the first blocks. Ending one costs some microseconds, so shorter ones would show in
+/// the CPU time of a run; a run of a quarter of a second has enough of these.
+const LENGTH_LEAST: Duration = Duration::from_millis(10);
+
+/// The low bits of an entry, for its count.
+const COUNT_BITS: u32 = 16;
+
+/// What fits into them; a larger count takes several entries.
+const COUNT_MOST: u64 = (1 << COUNT_BITS) - 1;
+
+/// Blocks of a run, from its beginning. The last one is open.
+#[derive(Clone, Debug)]
+pub struct Blocks {
+    blocks: Vec<Block>,
+    length: Duration,
+}
+
+/// The samples of a block: entries of a step (high bits) and how many are in it, in the order of
+/// the steps.
+#[derive(Clone, Debug, Default)]
+pub struct Block(Vec<u32>);
+
+impl Default for Blocks {
+    fn default() -> Self {
+        Blocks {
+            blocks: vec![Block::default()],
+            length: LENGTH_LEAST,
+        }
+    }
+}
+
+impl Blocks {
+    /// Returns how many there are.
+    pub fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Returns the length of each.
+    pub fn length(&self) -> Duration {
+        self.length
+    }
+
+    /// Adds samples to the open block.
+    pub fn add(&mut self, samples: Block) {
+        if let Some(open) = self.blocks.last_mut() {
+            open.merge(samples);
+        }
+    }
+
+    /// Ends the open block and opens the next one. Returns when that one ends, after the beginning.
+    pub fn end(&mut self) -> Duration {
+        self.blocks.push(Block::default());
+        if self.blocks.len() > BLOCKS_MAX {
+            self.double();
+        }
+        self.open_until()
+    }
+
+    /// Returns when the open block ends, after the beginning.
+    pub fn open_until(&self) -> Duration {
+        self.length.saturating_mul(self.blocks.len() as u32)
+    }
+
+    /// Adds the blocks of another thread.
+    pub fn merge(&mut self, other: &Blocks) {
+        let mut other = other.clone();
+        while self.length < other.length {
+            self.double();
+        }
+        while other.length < self.length {
+            other.double();
+        }
+        let longer = self.blocks.len().max(other.blocks.len());
+        self.blocks.resize(longer, Block::default());
+        for (ours, theirs) in self.blocks.iter_mut().zip(other.blocks) {
+            ours.merge(theirs);
+        }
+    }
+
+    fn double(&mut self) {
+        let mut halves = std::mem::take(&mut self.blocks).into_iter();
+        while let Some(mut block) = halves.next() {
+            block.merge(halves.next().unwrap_or_default());
+            self.blocks.push(block);
+        }
+        self.length = self.length.saturating_mul(2);
+    }
+
+    /// Returns for each block how many samples it has, and how many of them are in this step or
+    /// above.
+    pub fn shares(&self, from: usize) -> Vec<Share> {
+        let share = |block: &Block| {
+            let mut share = Share::default();
+            block.each(|step, count| {
+                share.all += count as f64;
+                share.beyond += if step >= from { count as f64 } else { 0.0 };
+            });
+            share
+        };
+        self.blocks.iter().map(share).collect()
+    }
+
+    /// Returns the mean of each block that has samples, by its middle in seconds after the
+    /// beginning. Left out are: the beginning, up to `lead` but not more than half of all, since a
+    /// sample that lasts longer than the run has lasted is not there yet; and the end, where few
+    /// samples are left to come.
+    pub fn means(&self, lead: Duration) -> Vec<Point> {
+        let length = self.length.as_secs_f64();
+        let first = ((lead.as_secs_f64() / length).ceil() as usize).min(self.blocks.len() / 2);
+        let closed = self.blocks.len() - 1;
+        let mut points: Vec<(u64, Point)> = Vec::new();
+        for (place, block) in self.blocks.iter().enumerate().take(closed).skip(first) {
+            let (mut count, mut sum) = (0, 0.0);
+            block.each(|step, of_step| {
+                count += of_step;
+                sum += of_step as f64 * middle_of(step);
+            });
+            let at = (place as f64 + 0.5) * length;
+            points.push((
+                count,
+                Point {
+                    at,
+                    value: sum / count as f64,
+                },
+            ));
+        }
+        let mut counts: Vec<u64> = points.iter().map(|(count, _)| *count).collect();
+        counts.sort_unstable();
+        let usual = counts.get(counts.len() / 2).copied().unwrap_or(0);
+        while points.last().is_some_and(|(count, _)| count * 2 < usual) {
+            points.pop();
+        }
+        points.retain(|(count, _)| *count > 0);
+        points.into_iter().map(|(_, point)| point).collect()
+    }
+}
+
+impl Block {
+    /// Adds so many samples of a step, which is none below those that are there.
+    #[inline]
+    pub fn push(&mut self, step: usize, mut count: u64) {
+        while count > 0 {
+            let part = count.min(COUNT_MOST);
+            self.0.push((step << COUNT_BITS) as u32 | part as u32);
+            count -= part;
+        }
+    }
+
+    /// Calls for each entry with its step and its count.
+    fn each(&self, mut call: impl FnMut(usize, u64)) {
+        for entry in &self.0 {
+            call(
+                (entry >> COUNT_BITS) as usize,
+                u64::from(*entry) & COUNT_MOST,
+            );
+        }
+    }
+
+    fn merge(&mut self, other: Block) {
+        if self.0.is_empty() {
+            *self = other;
+        } else if !other.0.is_empty() {
+            self.0 = merged(&self.0, &other.0);
+        }
+    }
+}
+
+/// Returns the entries of both, those of one step added up where one entry can hold them.
+fn merged(ours: &[u32], theirs: &[u32]) -> Vec<u32> {
+    let mut merged = Vec::with_capacity(ours.len() + theirs.len());
+    let (mut ours, mut theirs) = (ours, theirs);
+    while let ([our, our_rest @ ..], [their, their_rest @ ..]) = (ours, theirs) {
+        let (our_step, their_step) = (our >> COUNT_BITS, their >> COUNT_BITS);
+        let sum = our.wrapping_add(their & COUNT_MOST as u32);
+        if our_step == their_step && sum >> COUNT_BITS == our_step {
+            merged.push(sum);
+            (ours, theirs) = (our_rest, their_rest);
+        } else if our_step <= their_step {
+            merged.push(*our);
+            ours = our_rest;
+        } else {
+            merged.push(*their);
+            theirs = their_rest;
+        }
+    }
+    merged.extend_from_slice(ours);
+    merged.extend_from_slice(theirs);
+    merged.shrink_to_fit();
+    merged
+}

@@ -1,0 +1,137 @@
+//! The samples of a few milliseconds, to be taken out again and again: recording one and taking it
+//! out cost what the sample costs, and not what a whole histogram would. Pure.
+//!
+//! A sample is known by its *step*. Values below 2,048 have a step each; above, each octave has
+//! 1,024 steps, so that a value is known to one part in a thousand, as in a histogram of three
+//! significant digits. 56,320 steps hold every value of 64 bits.
+
+/// The steps of an octave, as a power of two.
+const OCTAVE_BITS: u32 = 10;
+
+/// Steps that have a mark together: a cache line of counts.
+const GROUP: usize = 16;
+
+/// Groups whose marks are one word.
+const WORD: usize = u64::BITS as usize;
+
+/// Samples by step. It grows with the largest of them.
+#[derive(Clone, Debug, Default)]
+pub struct Recent {
+    counts: Vec<u32>,
+    /// A bit for each group of steps in which there may be a sample.
+    marks: Vec<u64>,
+    largest: u64,
+}
+
+/// Returns the step of a value.
+#[inline]
+pub fn step_of(value: u64) -> usize {
+    let octave = (u64::BITS - 1 - (value | 1).leading_zeros()).saturating_sub(OCTAVE_BITS);
+    ((octave as usize) << OCTAVE_BITS) + (value >> octave) as usize
+}
+
+/// Returns the least value of a step.
+pub fn least_of(step: usize) -> u64 {
+    let octave = octave_of(step);
+    ((step - (octave << OCTAVE_BITS)) as u64) << octave
+}
+
+/// Returns the value in the middle of a step.
+pub fn middle_of(step: usize) -> f64 {
+    least_of(step) as f64 + ((1u64 << octave_of(step)) / 2) as f64
+}
+
+fn octave_of(step: usize) -> usize {
+    (step >> OCTAVE_BITS).saturating_sub(1)
+}
+
+impl Recent {
+    /// Counts a sample.
+    #[inline]
+    pub fn record(&mut self, value: u64) {
+        self.largest = self.largest.max(value);
+        let step = step_of(value);
+        let group = step / GROUP;
+        match (self.counts.get_mut(step), self.marks.get_mut(group / WORD)) {
+            (Some(count), Some(marks)) => {
+                *count += 1;
+                *marks |= 1 << (group % WORD);
+            }
+            _ => self.grow(value),
+        }
+    }
+
+    /// Counts a sample for whose step there is no room yet.
+    #[cold]
+    fn grow(&mut self, value: u64) {
+        let words = step_of(value) / GROUP / WORD + 1;
+        self.marks.resize(words, 0);
+        self.counts.resize(words * WORD * GROUP, 0);
+        self.record(value);
+    }
+
+    /// Returns the largest sample since this was last called; 0 when there was none.
+    pub fn take_largest(&mut self) -> u64 {
+        std::mem::take(&mut self.largest)
+    }
+
+    /// Takes all samples out: calls for each step that has some, from the least, with their number.
+    pub fn drain(&mut self, mut call: impl FnMut(usize, u32)) {
+        for (word, marks) in self.marks.iter_mut().enumerate() {
+            while *marks != 0 {
+                let group = word * WORD + marks.trailing_zeros() as usize;
+                *marks &= *marks - 1;
+                let first = group * GROUP;
+                let counts = self.counts.get_mut(first..first + GROUP);
+                for (place, count) in counts.into_iter().flatten().enumerate() {
+                    if *count > 0 {
+                        call(first + place, std::mem::take(count));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn anything() -> impl Strategy<Value = u64> {
+        (0u32..64, any::<u64>()).prop_map(|(bits, value)| value >> bits)
+    }
+
+    proptest! {
+        #[test]
+        fn a_step_holds_its_values_to_one_part_in_a_thousand(value in anything()) {
+            let step = step_of(value);
+            prop_assert!(step < 56_320);
+            let least = least_of(step);
+            prop_assert!(least <= value && (value - least) as f64 <= value as f64 / 1024.0);
+            prop_assert!(least == 0 || step_of(least - 1) == step - 1);
+            prop_assert!((middle_of(step) - value as f64).abs() <= value as f64 / 1000.0);
+        }
+
+        #[test]
+        fn what_is_recorded_comes_out_once_and_in_order(
+            mut values in prop::collection::vec(anything(), 0..100),
+        ) {
+            let mut recent = Recent::default();
+            let mut again = Vec::new();
+            for _ in 0..2 {
+                values.iter().for_each(|value| recent.record(*value));
+                again.clear();
+                recent.drain(|step, count| {
+                    again.extend(std::iter::repeat_n(step, count as usize));
+                });
+                prop_assert_eq!(recent.take_largest(), values.iter().copied().max().unwrap_or(0));
+            }
+            values.sort_unstable();
+            let steps: Vec<usize> = values.iter().map(|value| step_of(*value)).collect();
+            prop_assert_eq!(again, steps);
+            recent.drain(|_, _| panic!("it is empty"));
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! How often the printed 95 % intervals hold, and how often a trend is found, in simulated runs of
+//! servers whose true percentiles are known. Each test prints its table; all draws are from `SEED`,
+//! so a table is the same each time.
+//!
+//! A run is kept as the load generator keeps it: samples go into a histogram, and from there into
+//! the open block of the run when that ends.
+
+use std::f64::consts::TAU;
+use std::time::Duration;
+
+use upcase::load::latency::{Latency, Withheld};
+use upcase::load::random::{Dice, Purpose};
+use upcase::load::recent::Recent;
+
+/// Of all draws.
+const SEED: u64 = 20;
+
+/// Runs of each kind of server whose intervals are held against the truth.
+const RUNS: u64 = 200;
+
+/// Runs of each kind of server in which a trend is looked for where there is none.
+const QUIET_RUNS: u64 = 1000;
+
+/// The share of the printed intervals that must hold.
+const HELD: f64 = 0.92;
+
+/// Printed intervals of a kind below which their share says nothing.
+const PRINTED_FEW: u64 = 20;
+
+/// Runs in a thousand that may be taken for ones that grow and do not.
+const FALSE_ALARMS: u64 = 3;
+
+/// The percentiles that are looked at.
+const POINTS: [f64; 3] = [50.0, 90.0, 99.0];
+
+/// When a message was answered, and how long that took, in seconds.
+type Reply = (f64, f64);
+
+/// Random numbers of one run for one purpose, one after the other.
+#[derive(Clone, Copy)]
+struct Chance {
+    dice: Dice,
+    place: u64,
+}
+
+/// The random numbers of a run.
+#[derive(Clone, Copy)]
+struct Run {
+    arrivals: Chance,
+    service: Chance,
+    pauses: Chance,
+}
+
+/// A kind of server, and how long it is measured.
+struct Kind {
+    name: &'static str,
+    seconds: f64,
+    draw: fn(Run, f64) -> Vec<Reply>,
+    /// The true percentiles; `None`: those of some hundred runs together.
+    truths: Option<[f64; 3]>,
+    /// The percentiles of which every run prints an interval; in the others it may be withheld.
+    printed: &'static [f64],
+}
+
+impl Chance {
+    fn unit(&mut self) -> f64 {
+        self.place += 1;
+        self.dice.unit(self.place)
+    }
+
+    fn exponential(&mut self, mean: f64) -> f64 {
+        -self.unit().ln() * mean
+    }
+
+    fn normal(&mut self) -> f64 {
+        let (radius, angle) = ((-2.0 * self.unit().ln()).sqrt(), self.unit());
+        radius * (TAU * angle).cos()
+    }
+
+    /// Times of a Poisson process of so many a second, without end.
+    fn times(mut self, rate: f64) -> impl Iterator<Item = f64> {
+        let mut now = 0.0;
+        std::iter::repeat_with(move || {
+            now += self.exponential(1.0 / rate);
+            now
+        })
+    }
+}
+
+impl Run {
+    fn new(number: u64) -> Run {
+        let chance = |stream| Chance {
+            dice: Dice::new(SEED, Purpose::Gaps, number * 3 + stream),
+            place: 0,
+        };
+        Run {
+            arrivals: chance(0),
+            service: chance(1),
+            pauses: chance(2),
+        }
+    }
+}
+
+/// Times at an even pace of so many a second, without end.
+fn even(rate: f64) -> impl Iterator<Item = f64> {
+    (0u64..).map(move |place| place as f64 / rate)
+}
+
+/// The replies of a server that answers in the order of arrival, one message at a time, to what
+/// arrives within so many seconds. It begins with no message in a pause, which has a beginning and
+/// an end.
+fn answer(
+    seconds: f64,
+    arrivals: impl Iterator<Item = f64>,
+    mut service: impl FnMut() -> f64,
+    pauses: impl Iterator<Item = (f64, f64)>,
+) -> Vec<Reply> {
+    let mut pauses = pauses.peekable();
+    let mut free = 0.0f64;
+    let reply = |at: f64| {
+        let mut begins = at.max(free);
+        while let Some((_, to)) = pauses.next_if(|(from, _)| *from <= begins) {
+            begins = begins.max(to);
+        }
+        free = begins + service();
+        (free, free - at)
+    };
+    arrivals.take_while(|at| *at < seconds).map(reply).collect()
+}
+
+/// A server of one place, with exponential times of service, that is so busy.
+fn busy(run: Run, seconds: f64, rate: f64, share: f64) -> Vec<Reply> {
+    let mut service = run.service;
+    let service = move || service.exponential(share / rate);
+    answer(
+        seconds,
+        run.arrivals.times(rate),
+        service,
+        std::iter::empty(),
+    )
+}
+
+/// The percentile of the response of such a server: an exponential distribution.
+fn of_busy(rate: f64, share: f64) -> Option<[f64; 3]> {
+    let mean = 1.0 / (rate / share - rate);
+    Some(POINTS.map(|point| -(1.0 - point / 100.0).ln() * mean))
+}
+
+/// Independent responses around a millisecond, which grow by so much of it to the end of the run.
+fn independent(mut run: Run, seconds: f64, growth: f64) -> Vec<Reply> {
+    let arrivals = even(1000.0).take_while(|at| *at < seconds);
+    let reply = |at| {
+        let response = 0.001 * run.service.normal().exp() * (1.0 + growth * at / seconds);
+        (at + response, response)
+    };
+    arrivals.map(reply).collect()
+}
+
+/// A fast server that pauses.
+fn pausing(run: Run, seconds: f64, pauses: impl Iterator<Item = (f64, f64)>) -> Vec<Reply> {
+    let mut service = run.service;
+    answer(
+        seconds,
+        even(1000.0),
+        move || service.exponential(1e-4),
+        pauses,
+    )
+}
+
+/// Pauses at random times, so many a second, with exponential lengths.
+fn random_pauses(run: Run, seconds: f64, rate: f64, mean: f64) -> Vec<Reply> {
+    let mut lengths = run.pauses;
+    lengths.place = 1 << 32;
+    let pauses = run.pauses.times(rate);
+    pausing(
+        run,
+        seconds,
+        pauses.map(move |at| (at, at + lengths.exponential(mean))),
+    )
+}
+
+/// Pauses of 50 ms, about one a second.
+fn periodic_pauses(mut run: Run, seconds: f64) -> Vec<Reply> {
+    // No multiple of the gap between two messages: each pause begins at another part of it.
+    let period = 0.98713;
+    let phase = run.pauses.unit() * period;
+    let pauses = (-1..).map(move |number| phase + f64::from(number) * period);
+    pausing(run, seconds, pauses.map(|from| (from, from + 0.05)))
+}
+
+/// Keeps the replies of a run of so many seconds as the load generator does.
+fn keep(mut replies: Vec<Reply>, seconds: f64) -> Latency {
+    replies.sort_unstable_by(|one, other| one.0.total_cmp(&other.0));
+    let (mut run, mut recent) = (Latency::in_blocks(), Recent::default());
+    let mut end = run.open_until();
+    for (at, response) in replies {
+        let at = Duration::from_secs_f64(at);
+        if at.as_secs_f64() < seconds && end.is_some_and(|end| at >= end) {
+            run.take(&mut recent, None);
+            while end.is_some_and(|end| at >= end) {
+                end = run.end_block();
+            }
+        }
+        recent.record(Duration::from_secs_f64(response).as_nanos() as u64);
+    }
+    run.take(&mut recent, None);
+    run
+}
+
+fn kinds() -> Vec<Kind> {
+    let all = &POINTS[..];
+    let kind = |name, seconds, draw, truths, printed| Kind {
+        name,
+        seconds,
+        draw,
+        truths,
+        printed,
+    };
+    // The standard normal deviates of the percentiles, of a lognormal distribution.
+    let lognormal = [0.0, 1.281_552, 2.326_348].map(|deviate: f64| 0.001 * deviate.exp());
+    vec![
+        kind(
+            "independent, lognormal",
+            20.0,
+            |run, s| independent(run, s, 0.0),
+            Some(lognormal),
+            all,
+        ),
+        kind(
+            "M/M/1 at 0.7, 2,000/s",
+            60.0,
+            |run, s| busy(run, s, 2000.0, 0.7),
+            of_busy(2000.0, 0.7),
+            all,
+        ),
+        kind(
+            "M/M/1 at 0.7, 1,000/s",
+            20.0,
+            |run, s| busy(run, s, 1000.0, 0.7),
+            of_busy(1000.0, 0.7),
+            &[50.0, 90.0],
+        ),
+        kind("periodic pauses", 20.0, periodic_pauses, None, all),
+        kind(
+            "random pauses, 2/s",
+            60.0,
+            |run, s| random_pauses(run, s, 2.0, 0.02),
+            None,
+            &[50.0, 90.0],
+        ),
+        kind(
+            "random pauses, 1 in 2 s",
+            60.0,
+            |run, s| random_pauses(run, s, 0.5, 0.05),
+            None,
+            &[50.0, 90.0],
+        ),
+        kind(
+            "ramp to the double",
+            20.0,
+            |run, s| independent(run, s, 1.0),
+            None,
+            &[],
+        ),
+    ]
+}
+
+#[test]
+#[ignore = "half a minute of simulation"]
+fn intervals_hold_or_are_withheld() {
+    println!("seed {SEED}, {RUNS} runs each: intervals that hold, of those that are printed");
+    for (number, kind) in kinds().into_iter().enumerate() {
+        let first = (number as u64 + 1) << 32;
+        let truths = kind.truths.unwrap_or_else(|| {
+            let mut all = Latency::default();
+            for run in 0..RUNS {
+                let replies = (kind.draw)(Run::new(first + (1 << 31) + run), kind.seconds);
+                replies
+                    .iter()
+                    .for_each(|reply| all.record(Duration::from_secs_f64(reply.1)));
+            }
+            let all = all.distribution().unwrap();
+            POINTS.map(|point| all.nearest(point).value.as_secs_f64())
+        });
+        let mut printed = [[0; 2]; 3];
+        let mut reasons: Vec<(Withheld, u32)> = Vec::new();
+        for run in 0..RUNS {
+            let latency = keep(
+                (kind.draw)(Run::new(first + run), kind.seconds),
+                kind.seconds,
+            );
+            for (place, point) in POINTS.into_iter().enumerate() {
+                match latency.interval(point) {
+                    Ok((low, high)) => {
+                        let truth = Duration::from_secs_f64(truths[place]);
+                        let holds =
+                            low.mul_f64(0.999) <= truth && truth <= high.unwrap().mul_f64(1.001);
+                        printed[place][usize::from(holds)] += 1;
+                    }
+                    Err(reason) => match reasons.iter_mut().find(|(known, _)| *known == reason) {
+                        Some((_, count)) => *count += 1,
+                        None => reasons.push((reason, 1)),
+                    },
+                }
+            }
+        }
+        print!("{:24}{:>3} s", kind.name, kind.seconds);
+        for (point, [missed, held]) in POINTS.into_iter().zip(printed) {
+            let share = f64::from(held) / f64::from(held + missed).max(1.0);
+            print!(
+                "   p{point}: {:5.1} % of {:3}",
+                share * 100.0,
+                held + missed
+            );
+        }
+        println!("   {reasons:?}");
+    }
+}
+
+/// In how many of so many runs a trend is found, and in how many of them it is one of growth.
+fn trends(draw: impl Fn(Run, f64) -> Vec<Reply>, seconds: f64, runs: u64, first: u64) -> [u64; 2] {
+    let mut found = [0; 2];
+    for run in 0..runs {
+        let latency = keep(draw(Run::new((first << 32) + run), seconds), seconds);
+        if let Some(trend) = latency.trend() {
+            found[usize::from(trend.slope > 0.0)] += 1;
+        }
+    }
+    found
+}
+
+/// A queue that is asked for so many times what it can do.
+fn asked_too_much(run: Run, seconds: f64, rate: f64, share: f64, random: bool) -> Vec<Reply> {
+    let none = std::iter::empty();
+    match random {
+        true => busy(run, seconds, rate, share),
+        false => answer(seconds, even(rate), || share / rate, none),
+    }
+}
+
+#[test]
+#[ignore = "half a minute of simulation"]
+fn a_trend_is_found_where_there_is_one() {
+    println!("seed {SEED}, trends found: falling, growing");
+    type Draw = fn(Run, f64) -> Vec<Reply>;
+    let quiet: [(&str, f64, Draw); 9] = [
+        ("independent", 8.0, |run, s| independent(run, s, 0.0)),
+        ("M/M/1 at 0.7", 8.0, |run, s| busy(run, s, 1000.0, 0.7)),
+        ("M/M/1 at 0.7", 20.0, |run, s| busy(run, s, 1000.0, 0.7)),
+        ("M/M/1 at 0.9", 4.0, |run, s| busy(run, s, 1000.0, 0.9)),
+        ("M/M/1 at 0.9", 8.0, |run, s| busy(run, s, 1000.0, 0.9)),
+        ("M/M/1 at 0.9", 20.0, |run, s| busy(run, s, 1000.0, 0.9)),
+        ("periodic pauses", 8.0, periodic_pauses),
+        ("random pauses", 8.0, |run, s| {
+            random_pauses(run, s, 2.0, 0.02)
+        }),
+        ("slow, uniform to 1 s", 8.0, |mut run, s| {
+            even(200.0)
+                .take_while(|at| *at < s)
+                .map(|at| {
+                    let r = run.service.unit();
+                    (at + r, r)
+                })
+                .collect()
+        }),
+    ];
+    for (number, (name, seconds, draw)) in quiet.into_iter().enumerate() {
+        let found = trends(draw, seconds, QUIET_RUNS, 100 + number as u64);
+        println!("{name:24} {seconds:>3} s: {found:?} of {QUIET_RUNS}");
+    }
+    let growing: [(&str, f64, Draw); 7] = [
+        ("D/D/1 at 1.01", 8.0, |run, s| {
+            asked_too_much(run, s, 1000.0, 1.01, false)
+        }),
+        ("M/M/1 at 1.01, 10,000/s", 8.0, |run, s| {
+            asked_too_much(run, s, 10_000.0, 1.01, true)
+        }),
+        ("M/M/1 at 1.01, 100,000/s", 8.0, |run, s| {
+            asked_too_much(run, s, 100_000.0, 1.01, true)
+        }),
+        ("M/M/1 at 1.05", 8.0, |run, s| {
+            asked_too_much(run, s, 1000.0, 1.05, true)
+        }),
+        ("M/M/1 at 1.05", 20.0, |run, s| {
+            asked_too_much(run, s, 1000.0, 1.05, true)
+        }),
+        ("ramp by a half", 8.0, |run, s| independent(run, s, 0.5)),
+        ("D/D/1 at 2", 8.0, |run, s| {
+            asked_too_much(run, s, 1000.0, 2.0, false)
+        }),
+    ];
+    for (number, (name, seconds, draw)) in growing.into_iter().enumerate() {
+        let found = trends(draw, seconds, 20, 200 + number as u64);
+        println!("{name:24} {seconds:>3} s: {found:?} of 20");
+    }
+}
