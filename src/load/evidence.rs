@@ -141,6 +141,8 @@ pub struct Path {
     /// Segments with data that came out of their order: what the other side sent was lost, or took
     /// another way.
     pub out_of_order: u64,
+    /// How long no data has been sent.
+    pub quiet: Duration,
     /// Time with data in flight.
     pub busy: Duration,
     /// The part of it in which the peer's window was the limit.
@@ -250,11 +252,16 @@ impl Path {
         Duration::from_nanos((recent * 1000.0) as u64)
     }
 
-    /// Returns whether a message of this age and end was sent, and not acknowledged for longer than
-    /// the kernel of the other side may hold an acknowledgment back.
-    fn holds_up(&self, &(age, end): &(Duration, u64)) -> bool {
-        let is_sent = self.unsent_bytes == 0;
-        is_sent && self.acknowledged_bytes < end && age > self.round_trip_least * 2 + HELD_BACK
+    /// Returns whether a message with this end was sent, and not acknowledged for longer than the
+    /// kernel of the other side may hold an acknowledgment back.
+    ///
+    /// The age of the message does not tell: its bytes may have waited in the send buffer, and left
+    /// a window at a time. So it counts from when data was sent last, also of other messages or
+    /// again: what is lost amid others shows in the segments that are sent again, or come out of
+    /// order.
+    fn holds_up(&self, end: u64) -> bool {
+        let is_late = self.quiet > self.round_trip_least * 2 + HELD_BACK;
+        is_late && self.unsent_bytes == 0 && self.acknowledged_bytes < end
     }
 
     fn seen(&self) -> Seen {
@@ -342,13 +349,13 @@ impl Network {
         self.round_trips += path.round_trip_least.saturating_mul(segments);
     }
 
-    /// Adds messages that have been under way for [`UNDER_WAY`] and longer, each as its age and the
-    /// end of its bytes, and the way of their connection if it was looked at.
-    pub fn add_under_way(&mut self, messages: &[(Duration, u64)], path: Option<&Path>) {
-        self.under_way += messages.len() as u64;
+    /// Adds messages that have been under way for [`UNDER_WAY`] and longer, each as the end of its
+    /// bytes, and the way of their connection if it was looked at.
+    pub fn add_under_way(&mut self, ends: &[u64], path: Option<&Path>) {
+        self.under_way += ends.len() as u64;
         if let Some(path) = path {
-            self.examined += messages.len() as u64;
-            let unacknowledged = messages.iter().filter(|message| path.holds_up(message));
+            self.examined += ends.len() as u64;
+            let unacknowledged = ends.iter().filter(|end| path.holds_up(**end));
             self.unacknowledged += unacknowledged.count() as u64;
         }
     }
@@ -489,9 +496,9 @@ mod tests {
             acknowledged_bytes,
             unsent_bytes,
             round_trip_least,
+            quiet: 110 * MILLISECOND,
             ..Path::default()
         };
-        let message = (110 * MILLISECOND, 1000);
         for (path, is_held_up) in [
             (path(999, 0, MILLISECOND), true),
             (path(1000, 0, MILLISECOND), false),
@@ -499,10 +506,10 @@ mod tests {
             (path(999, 0, 29 * MILLISECOND), true),
             (path(999, 0, 31 * MILLISECOND), false),
         ] {
-            assert_eq!(path.holds_up(&message), is_held_up, "{path:?}");
+            assert_eq!(path.holds_up(1000), is_held_up, "{path:?}");
         }
         let mut network = Network::default();
-        let messages = [message; 10];
+        let messages = [1000; 10];
         network.add_under_way(&messages[..4], Some(&path(999, 0, MILLISECOND)));
         network.add_under_way(&messages[..4], Some(&path(1000, 0, MILLISECOND)));
         network.add_under_way(&messages[..2], None);
