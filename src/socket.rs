@@ -430,8 +430,8 @@ pub struct TcpInfo {
     times: [u32; 4],
     unacked: u32,
     counters: [u32; 4],
-    /// In milliseconds, as all of `last_*`.
-    last_data_sent: u32,
+    /// How long no data has been sent: in milliseconds, as all of `last_*`.
+    pub last_data_sent: u32,
     last_ack_sent: u32,
     last_data_recv: u32,
     last_ack_recv: u32,

@@ -3,8 +3,13 @@
 
 mod common;
 
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
 use common::lab::{Lab, SERVER};
+use common::path::{Path, Way};
 use common::{ANY_PACE, Ended, Serve, upcase};
+use serde_json::{Value, json};
 
 /// A server on its host, reachable from the other.
 fn serve(lab: &Lab, arguments: &str) -> Serve {
@@ -67,10 +72,10 @@ fn the_servers_own_segments_keep_to_the_mss() {
         load.args(["--duration", "1h", "--size", "3000"]);
         let load = common::Process::start({
             let mut command = lab.on_client(&load);
-            command.stdout(std::process::Stdio::null());
+            command.stdout(Stdio::null());
             command
         });
-        let mut ss = std::process::Command::new("ss");
+        let mut ss = Command::new("ss");
         ss.args(["-Htni", "state", "established", "sport", "=", ":12000"]);
         let told = format!(" mss:{in_force} ");
         common::until(&told, || {
@@ -95,6 +100,156 @@ fn five_thousand_connections_between_two_hosts_are_all_verified() {
     let expected =
         "accepted 5,000, closed 5,000 (finished 5,000), 1,280,000 bytes in, 1,280,000 bytes out";
     assert_eq!(totals, expected);
+}
+
+/// What a run with probes and `-v` has as evidence, and the line of its probes; without the right
+/// to raw sockets, if that is said.
+fn probed(lab: &Lab, may_open_raw: bool) -> (Value, String) {
+    let load =
+        format!("load {SERVER}:12000 --rate 50 --duration 1500ms -v --format json {ANY_PACE}");
+    let mut command = upcase(&load);
+    if !may_open_raw {
+        let mut limited = Command::new("setpriv");
+        limited.args(["--bounding-set=-net_raw", "--inh-caps=-net_raw"]);
+        limited.arg(command.get_program()).args(command.get_args());
+        command = limited;
+    }
+    let ended = Ended::from(lab.on_client(&command).output().unwrap());
+    let report = ended.json();
+    assert_eq!(report["verified"], 75, "{report:#}");
+    let mut lines = ended.stderr.lines();
+    let line = lines.find(|line| line.contains("probes ("));
+    let line = line.unwrap_or_else(|| panic!("no line of probes: {}", ended.stderr));
+    (report["evidence"].clone(), line.to_string())
+}
+
+/// A command with arguments separated by spaces.
+fn words(command: &str) -> Command {
+    let mut words = command.split_whitespace();
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words);
+    command
+}
+
+/// Carries out a command on one of the hosts.
+fn done(mut command: Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+}
+
+#[test]
+fn the_targets_kernel_is_asked_in_a_way_that_is_allowed() {
+    let Some(lab) = Lab::build() else { return };
+    let _serve = serve(&lab, "");
+    let mut open = words("sysctl -w");
+    open.arg("net.ipv4.ping_group_range=0 2147483647");
+    for (is_open, may_open_raw, how) in [
+        (false, true, "ICMP echo"),
+        (false, false, "UDP to a closed port"),
+        (true, false, "ICMP echo"),
+    ] {
+        if !may_open_raw && !common::installed("setpriv") {
+            return common::skip("no setpriv (package util-linux)");
+        }
+        if is_open {
+            done(lab.on_client(&open));
+        }
+        let (evidence, line) = probed(&lab, may_open_raw);
+        let probe = &evidence["probe"];
+        assert_eq!(probe["how"], json!([how]), "{probe:#}");
+        let asked = (&probe["targets"], &probe["silent"], &probe["lost"]);
+        assert_eq!(asked, (&json!(1), &json!(0), &json!(0)), "{probe:#}");
+        // Once a second, or fifty times; a busy machine may do less.
+        let answered = probe["answered"].as_u64().unwrap();
+        let expected = if how == "ICMP echo" { 5..=76 } else { 1..=2 };
+        assert!(expected.contains(&answered), "{probe:#}");
+        let least = probe["least_us"].as_f64().unwrap();
+        assert!(least > 0.0 && least < 1e6, "{probe:#}");
+        let told = format!("probes ({how}): {answered} answered, 0 lost; round trip least ");
+        assert!(line.contains(&told), "{line}");
+    }
+}
+
+#[test]
+fn a_target_whose_kernel_does_not_answer_is_no_evidence() {
+    let Some(lab) = Lab::build() else { return };
+    if !common::installed("nft") {
+        return common::skip("no nft (package nftables)");
+    }
+    let _serve = serve(&lab, "");
+    for command in [
+        "nft add table ip test",
+        "nft add chain ip test input { type filter hook input priority 0 ; }",
+        "nft add rule ip test input ip protocol icmp drop",
+    ] {
+        done(lab.on_server(&words(command)));
+    }
+    let (evidence, line) = probed(&lab, true);
+    let probe = &evidence["probe"];
+    let seen = (&probe["silent"], &probe["answered"], &probe["least_us"]);
+    assert_eq!(seen, (&json!(1), &json!(0), &Value::Null), "{probe:#}");
+    assert!(line.contains("probes (ICMP echo): 0 answered, "), "{line}");
+    let told = evidence["sentences"].to_string();
+    let expected = "1 of 1 target gave no answer to probes (ICMP echo)";
+    assert!(told.contains(expected), "{told}");
+}
+
+#[test]
+fn a_message_that_is_lost_twice_is_seen_and_what_tcp_counted_of_it_is_told() {
+    let Some(lab) = Lab::build() else { return };
+    if !common::installed("nft") {
+        return common::skip("no nft (package nftables)");
+    }
+    let _serve = serve(&lab, "");
+    for command in [
+        "nft add table ip test",
+        "nft add chain ip test input { type filter hook input priority 0 ; }",
+        // Of forty segments with data the first, and what is sent to see whether it is lost: so it
+        // is sent once more after a timeout.
+        "nft add rule ip test input ip protocol tcp meta length > 60 numgen inc mod 40 < 2 drop",
+    ] {
+        done(lab.on_server(&words(command)));
+    }
+    let load =
+        format!("load {SERVER}:12000 --connections 1 --messages 100 --format json {ANY_PACE}");
+    let evidence = on_client(&lab, &load).json()["evidence"].clone();
+    let count = |name: &str| evidence.pointer(name).unwrap().as_u64().unwrap();
+    // A busy machine may do without a timeout.
+    assert!((1..=3).contains(&count("/host/timeouts")), "{evidence:#}");
+    // With a message was lost the acknowledgment of the reply before it: that is sent again.
+    let came_twice = count("/host/segments_came_twice");
+    assert!((1..=2).contains(&came_twice), "{evidence:#}");
+    assert_eq!(count("/host/listen_overflows"), 0, "{evidence:#}");
+    // A look comes between 100 ms and the probe after 200 ms, unless it is late itself.
+    let seen = count("/way/under_way_unacknowledged");
+    assert!((1..=3).contains(&seen), "{evidence:#}");
+}
+
+#[test]
+fn a_large_message_through_a_small_window_is_not_held_up_by_a_long_way() {
+    let way = Way {
+        delay: Duration::from_millis(15),
+        ..Way::default()
+    };
+    let path = Path {
+        requests: way,
+        replies: way,
+        seed: 1,
+    };
+    let Some(lab) = Lab::with_path(path, (0, true)) else {
+        return;
+    };
+    // The last of some windows leaves after 100 ms, out of the send buffer.
+    let _serve = serve(&lab, "--recv-buffer 64KiB");
+    let load = format!(
+        "load {SERVER}:12000 --connections 10 --rate 20 --size 300KiB --duration 3s --format json \
+         {ANY_PACE}"
+    );
+    let evidence = on_client(&lab, &load).json()["evidence"].clone();
+    let examined = evidence["way"]["under_way_examined"].as_u64().unwrap();
+    assert!(examined >= 10, "{evidence:#}");
+    let told = evidence["sentences"].to_string();
+    assert!(!told.contains("were not acknowledged"), "{evidence:#}");
 }
 
 #[test]

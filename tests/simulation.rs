@@ -110,6 +110,11 @@ struct End {
     edges: Hints,
     /// What its kernel knows of its way, as of the acknowledgments that have come.
     path: Path,
+    /// When data left last, and what is left in the send buffer, with when it leaves.
+    left_at: Option<Instant>,
+    leaving: VecDeque<(Instant, u64)>,
+    /// The last window: when it leaves, and the bytes in it.
+    window: Option<(Instant, u64)>,
     /// Those that will come, with their round trips and the bytes that they are for.
     acknowledgments: VecDeque<(Instant, Duration, u64)>,
 }
@@ -149,6 +154,9 @@ struct Faults {
     way: Option<(Duration, Duration, Duration)>,
     /// One in so many replies is lost, and sent again; 0: none.
     loses: u64,
+    /// Bytes that a connection sends in a round trip, at most; what is more waits in its send
+    /// buffer.
+    window: u64,
     /// The server dies, after so long, and is back after as long again when that is said; of
     /// several the last one.
     dies: Option<(Duration, Option<Duration>)>,
@@ -240,12 +248,43 @@ impl Net {
             path.resent_in_vain += 1;
             return RTO;
         }
+        self.longer(now)
+    }
+
+    /// How much longer the way is now.
+    fn longer(&self, now: Instant) -> Duration {
         match self.faults.way {
             Some((from, length, longer)) if now >= self.begun + from => {
                 let is_over = now >= self.begun + from + length;
                 if is_over { Duration::ZERO } else { longer }
             }
             _ => Duration::ZERO,
+        }
+    }
+
+    /// Puts bytes on their way, a window in each round trip; returns when the last ones leave.
+    fn leave(&mut self, number: usize, bytes: u64, now: Instant, round_trip: Duration) -> Instant {
+        let end = &mut self.ends[number];
+        let most = self.faults.window;
+        let mut left = bytes;
+        loop {
+            let open = end.window.filter(|(at, _)| *at + round_trip > now);
+            let (at, used) = match open {
+                None => (now, 0),
+                Some((at, used)) if used == most => (at + round_trip, 0),
+                Some(window) => window,
+            };
+            let count = left.min(most - used);
+            let leaves = at.max(now);
+            end.window = Some((at, used + count));
+            end.leaving.push_back((leaves, count));
+            // The kernel of the server acknowledges also while its program is frozen.
+            let acknowledged = (leaves + round_trip, round_trip, count);
+            end.acknowledgments.push_back(acknowledged);
+            left -= count;
+            if left == 0 {
+                return leaves;
+            }
         }
     }
 
@@ -437,12 +476,8 @@ impl Stream for Wire {
         // While the server is frozen its window closes, and the send buffer stays full.
         let passed = net.chance.microseconds(5, 50);
         let delayed = net.delayed(self.number, now);
-        // The kernel of the server acknowledges also while its program is frozen.
-        let acknowledged = (now + passed + delayed, passed + delayed, count as u64);
-        net.ends[self.number]
-            .acknowledgments
-            .push_back(acknowledged);
-        let taken = net.thawed(now + passed + delayed);
+        let leaves = net.leave(self.number, count as u64, now, passed + delayed);
+        let taken = net.thawed(leaves + passed + delayed);
         net.later(taken, Happening::Taken(self.number, count));
         net.serve(self.number, &bytes[..count], taken);
         let end = &net.ends[self.number];
@@ -499,22 +534,23 @@ impl Socket for Wire {
             && *at <= now
         {
             let path = &mut end.path;
-            let (smoothed, least) = (path.round_trip, path.round_trip_least);
-            let is_first = path.acknowledged == 0;
-            path.round_trip = match is_first {
-                true => *round_trip,
-                false => smoothed * 7 / 8 + *round_trip / 8,
-            };
-            path.round_trip_least = if is_first {
-                *round_trip
-            } else {
-                least.min(*round_trip)
-            };
+            path.round_trip = path.round_trip * 7 / 8 + *round_trip / 8;
+            path.round_trip_least = path.round_trip_least.min(*round_trip);
             path.acknowledged += 1;
             path.acknowledged_bytes += bytes;
             end.acknowledgments.pop_front();
         }
-        Ok(end.path)
+        while let Some((at, _)) = end.leaving.front()
+            && *at <= now
+        {
+            end.left_at = Some(*at);
+            end.leaving.pop_front();
+        }
+        Ok(Path {
+            unsent_bytes: end.leaving.iter().map(|(_, bytes)| bytes).sum(),
+            quiet: end.left_at.map_or(Duration::ZERO, |at| now - at),
+            ..end.path
+        })
     }
 
     fn keep_times(&mut self) -> io::Result<()> {
@@ -564,12 +600,18 @@ impl World for Virtual {
         }
         let number = net.ends.len();
         let room = net.faults.room;
+        let round_trip = net.chance.microseconds(20, 200) + net.longer(now);
         net.ends.push(End {
             target: Some(target),
             room,
+            path: Path {
+                round_trip,
+                round_trip_least: round_trip,
+                ..Path::default()
+            },
             ..End::default()
         });
-        let at = now + net.chance.microseconds(20, 200);
+        let at = now + round_trip;
         // Refused before anything was up is the end of a run, which is another test's business.
         let refuses = net.faults.refuses;
         let refused = net.ever_up && refuses > 0 && net.chance.one_in(refuses);
@@ -1215,6 +1257,7 @@ fn quick() -> Faults {
         closes: (Duration::ZERO, usize::MAX),
         way: None,
         loses: 0,
+        window: u64::MAX,
         dies: None,
     }
 }
@@ -1745,6 +1788,49 @@ fn replies_that_were_lost_are_the_networks() {
         );
         let (verdict, said) = lost(2000);
         assert_eq!(verdict, Verdict::Valid, "{said}");
+    }
+}
+
+#[test]
+fn a_large_message_takes_its_time_over_a_long_way_and_nothing_is_held_up() {
+    // A window leaves every 30 ms: the last of five after 120 ms, the last of seven after 180 ms.
+    // So a look after 100 to 200 ms may find that it has left, and is not acknowledged yet.
+    let milliseconds = Duration::from_millis;
+    let window = 10_000;
+    for (windows, loses, expected) in [
+        (1, 0, Verdict::Valid),
+        (5, 0, Verdict::Valid),
+        (6, 0, Verdict::Valid),
+        (7, 0, Verdict::Valid),
+        // What is lost is held up.
+        (1, 100, Verdict::NetworkBound),
+    ] {
+        let faults = Faults {
+            way: Some((Duration::ZERO, milliseconds(100_000), milliseconds(30))),
+            window,
+            loses,
+            ..quick()
+        };
+        let plan = Plan {
+            pace: Pace::Open {
+                rate: Rate::parse("100").unwrap(),
+                arrivals: Arrivals::Poisson,
+                pacing: Pacing::Global,
+            },
+            sizes: Sizes::Fixed(windows * window as usize),
+            ..steady(20, Pacing::Global)
+        };
+        let judged = carry_out(plan, faults);
+        let said = judged.findings.evidence.join("; ");
+        let network = &judged.summary.evidence.network;
+        println!(
+            "{windows}: {} of {} examined are not acknowledged: {said}",
+            network.unacknowledged, network.examined
+        );
+        assert_eq!(judged.findings.verdict, expected, "{windows}: {said}");
+        assert_eq!(network.unacknowledged > 0, loses > 0, "{windows}: {said}");
+        let is_examined = network.examined > 100;
+        assert_eq!(is_examined, windows > 1, "{windows}: {network:?}");
     }
 }
 

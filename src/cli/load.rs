@@ -414,6 +414,9 @@ fn carry_out(plan: Plan, log: &mut Option<File>) -> anyhow::Result<Summary> {
             }
         }
     })?;
+    if let Some(probe) = &summary.evidence.probe {
+        debug!("{}", report::text::probe(probe));
+    }
     match failure {
         // The result is reported all the same, but the incomplete log must be as well.
         Some(error) => Ok(Summary {

@@ -81,6 +81,43 @@ pub struct Machine {
     pub throttled: Duration,
     /// CPU time that the host took from this machine, of all CPUs: steal in /proc/stat.
     pub stolen: Duration,
+    /// What TCP counted on this host meanwhile.
+    pub host: Host,
+}
+
+/// What TCP counted of all connections of this host, those of other programs among them: so it
+/// decides nothing. See TcpExt in /proc/net/netstat.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// Segments that came though they had come before: TCPDSACKOldSent, TCPDSACKOfoSent. Their
+    /// acknowledgment was lost, or came too late.
+    pub came_twice: u64,
+    /// Timeouts after which a segment was sent again: TCPTimeouts.
+    pub timeouts: u64,
+    /// SYNs that were sent again: TCPSynRetrans.
+    pub syns_resent: u64,
+    /// SYNs and connections that found the queue of a listener here full: ListenOverflows.
+    pub queue_overflows: u64,
+}
+
+impl Host {
+    /// Returns what was counted between an earlier reading and this one.
+    pub fn since(&self, earlier: &Host) -> Host {
+        Host {
+            came_twice: self.came_twice.saturating_sub(earlier.came_twice),
+            timeouts: self.timeouts.saturating_sub(earlier.timeouts),
+            syns_resent: self.syns_resent.saturating_sub(earlier.syns_resent),
+            queue_overflows: self.queue_overflows.saturating_sub(earlier.queue_overflows),
+        }
+    }
+
+    /// Takes the larger of each: threads count the same host over nearly the same time.
+    fn merge(&mut self, other: &Host) {
+        self.came_twice = self.came_twice.max(other.came_twice);
+        self.timeouts = self.timeouts.max(other.timeouts);
+        self.syns_resent = self.syns_resent.max(other.syns_resent);
+        self.queue_overflows = self.queue_overflows.max(other.queue_overflows);
+    }
 }
 
 /// The round trips of packets that the kernels of the targets answer. No program and no delayed
@@ -90,12 +127,12 @@ pub struct Machine {
 pub struct Probe {
     /// How the targets were asked; where that is not the same for all, each way once.
     pub how: Vec<&'static str>,
-    /// Targets that are not on this host, ...
+    /// Targets on other hosts that were asked: of many, the first few.
     pub targets: u32,
-    /// ... and those of them that never answered.
+    /// Those of them that never answered.
     pub silent: u32,
     /// Packets that were sent while messages were due and were not answered within
-    /// [`PROBE_LOST`].
+    /// [`PROBE_LOST`], other than those whose answers the target limits.
     pub lost: u64,
     /// The smallest round trip, that of packets before the first message included; of several
     /// targets, the smallest of all.
@@ -118,7 +155,7 @@ impl Probe {
     /// `None`: too few packets were answered to know.
     pub fn way_at(&self, percentile: f64) -> Option<Duration> {
         let growth = self.growth.distribution()?;
-        let beyond = growth.count() as f64 * (1.0 - percentile / 100.0);
+        let beyond = growth.count() as f64 * (100.0 - percentile) / 100.0;
         (beyond >= PROBES_BEYOND).then(|| growth.nearest(percentile).value)
     }
 }
@@ -141,6 +178,8 @@ pub struct Path {
     /// Segments with data that came out of their order: what the other side sent was lost, or took
     /// another way.
     pub out_of_order: u64,
+    /// How long no data has been sent.
+    pub quiet: Duration,
     /// Time with data in flight.
     pub busy: Duration,
     /// The part of it in which the peer's window was the limit.
@@ -232,6 +271,7 @@ impl Machine {
         self.process = self.process.max(other.process);
         self.throttled = self.throttled.max(other.throttled);
         self.stolen = self.stolen.max(other.stolen);
+        self.host.merge(&other.host);
     }
 }
 
@@ -250,11 +290,16 @@ impl Path {
         Duration::from_nanos((recent * 1000.0) as u64)
     }
 
-    /// Returns whether a message of this age and end was sent, and not acknowledged for longer than
-    /// the kernel of the other side may hold an acknowledgment back.
-    fn holds_up(&self, &(age, end): &(Duration, u64)) -> bool {
-        let is_sent = self.unsent_bytes == 0;
-        is_sent && self.acknowledged_bytes < end && age > self.round_trip_least * 2 + HELD_BACK
+    /// Returns whether a message with this end was sent, and not acknowledged for longer than the
+    /// kernel of the other side may hold an acknowledgment back.
+    ///
+    /// The age of the message does not tell: its bytes may have waited in the send buffer, and left
+    /// a window at a time. So it counts from when data was sent last, also of other messages or
+    /// again: what is lost amid others shows in the segments that are sent again, or come out of
+    /// order.
+    fn holds_up(&self, end: u64) -> bool {
+        let is_late = self.quiet > self.round_trip_least * 2 + HELD_BACK;
+        is_late && self.unsent_bytes == 0 && self.acknowledged_bytes < end
     }
 
     fn seen(&self) -> Seen {
@@ -342,13 +387,13 @@ impl Network {
         self.round_trips += path.round_trip_least.saturating_mul(segments);
     }
 
-    /// Adds messages that have been under way for [`UNDER_WAY`] and longer, each as its age and the
-    /// end of its bytes, and the way of their connection if it was looked at.
-    pub fn add_under_way(&mut self, messages: &[(Duration, u64)], path: Option<&Path>) {
-        self.under_way += messages.len() as u64;
+    /// Adds messages that have been under way for [`UNDER_WAY`] and longer, each as the end of its
+    /// bytes, and the way of their connection if it was looked at.
+    pub fn add_under_way(&mut self, ends: &[u64], path: Option<&Path>) {
+        self.under_way += ends.len() as u64;
         if let Some(path) = path {
-            self.examined += messages.len() as u64;
-            let unacknowledged = messages.iter().filter(|message| path.holds_up(message));
+            self.examined += ends.len() as u64;
+            let unacknowledged = ends.iter().filter(|end| path.holds_up(**end));
             self.unacknowledged += unacknowledged.count() as u64;
         }
     }
@@ -489,9 +534,9 @@ mod tests {
             acknowledged_bytes,
             unsent_bytes,
             round_trip_least,
+            quiet: 110 * MILLISECOND,
             ..Path::default()
         };
-        let message = (110 * MILLISECOND, 1000);
         for (path, is_held_up) in [
             (path(999, 0, MILLISECOND), true),
             (path(1000, 0, MILLISECOND), false),
@@ -499,13 +544,27 @@ mod tests {
             (path(999, 0, 29 * MILLISECOND), true),
             (path(999, 0, 31 * MILLISECOND), false),
         ] {
-            assert_eq!(path.holds_up(&message), is_held_up, "{path:?}");
+            assert_eq!(path.holds_up(1000), is_held_up, "{path:?}");
         }
         let mut network = Network::default();
-        let messages = [message; 10];
+        let messages = [1000; 10];
         network.add_under_way(&messages[..4], Some(&path(999, 0, MILLISECOND)));
         network.add_under_way(&messages[..4], Some(&path(1000, 0, MILLISECOND)));
         network.add_under_way(&messages[..2], None);
         assert_eq!(network.held_up_messages(), 5, "half of ten");
+    }
+
+    #[test]
+    fn a_percentile_of_the_way_needs_five_probes_beyond_it() {
+        let mut probe = Probe::default();
+        assert_eq!(probe.way_at(50.0), None);
+        for number in 1..=50 {
+            probe.growth.record(number * MILLISECOND);
+            assert_eq!(probe.way_at(50.0).is_some(), number >= 10, "{number}");
+            assert_eq!(probe.way_at(90.0).is_some(), number >= 50, "{number}");
+        }
+        assert_eq!(probe.way_at(99.0), None);
+        let way = probe.way_at(90.0).unwrap();
+        assert!(way.abs_diff(45 * MILLISECOND) < MILLISECOND / 10, "{way:?}");
     }
 }

@@ -1,4 +1,5 @@
-//! What a thread gets of its machine: its CPU time, its waits for a CPU, and what the host takes.
+//! What a thread gets of its machine: its CPU time, its waits for a CPU, and what the host takes;
+//! and what TCP counted meanwhile.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::load::evidence::{Machine, share};
+use crate::load::evidence::{Host, Machine, share};
+
+/// What TCP counted in the network namespace of the thread, see proc_net(5).
+const NETSTAT: &str = "/proc/thread-self/net/netstat";
 
 /// One reading of the counters; it is about the thread that made it.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +21,7 @@ pub struct Gauge {
     waited: Duration,
     throttled: Duration,
     stolen: Duration,
+    host: Host,
 }
 
 impl Gauge {
@@ -29,6 +34,7 @@ impl Gauge {
             waited: waited().unwrap_or_default(),
             throttled: throttled(),
             stolen: stolen().unwrap_or_default(),
+            host: host(&fs::read_to_string(NETSTAT).unwrap_or_default()),
         }
     }
 
@@ -46,6 +52,7 @@ impl Gauge {
             process: now.process.saturating_sub(self.process),
             throttled: now.throttled.saturating_sub(self.throttled),
             stolen: now.stolen.saturating_sub(self.stolen),
+            host: now.host.since(&self.host),
         }
     }
 }
@@ -95,9 +102,43 @@ fn stolen() -> Option<Duration> {
     Some(Duration::from_millis(ticks * 10))
 }
 
+/// What TCP counted so far: a line of names is followed by one of their values.
+fn host(netstat: &str) -> Host {
+    let mut lines = netstat.lines().filter(|line| line.starts_with("TcpExt:"));
+    let names = lines.next().unwrap_or_default().split_whitespace();
+    let values = lines.next().unwrap_or_default().split_whitespace();
+    let counters: Vec<(&str, &str)> = names.zip(values).collect();
+    let count = |name: &str| -> u64 {
+        let found = counters.iter().find(|(known, _)| *known == name);
+        found.map_or(0, |(_, value)| value.parse().unwrap_or(0))
+    };
+    Host {
+        came_twice: count("TCPDSACKOldSent") + count("TCPDSACKOfoSent"),
+        timeouts: count("TCPTimeouts"),
+        syns_resent: count("TCPSynRetrans"),
+        queue_overflows: count("ListenOverflows"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_counters_of_tcp_are_read_by_name() {
+        let text = "TcpExt: DelayedACKs ListenOverflows TCPTimeouts TCPDSACKOldSent\n\
+                    TcpExt: 1 2 3 4\n\
+                    IpExt: InOctets ListenOverflows\n\
+                    IpExt: 5 6\n";
+        let expected = Host {
+            came_twice: 4,
+            timeouts: 3,
+            syns_resent: 0,
+            queue_overflows: 2,
+        };
+        assert_eq!(host(text), expected);
+        assert_eq!(host("TcpExt:"), Host::default());
+    }
 
     #[test]
     fn a_thread_that_works_is_seen_to_work() {

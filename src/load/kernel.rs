@@ -118,6 +118,7 @@ impl Socket for KernelSocket {
             resent: info.total_retrans.into(),
             resent_in_vain: info.dsack_dups.into(),
             out_of_order: info.rcv_ooopack.into(),
+            quiet: Duration::from_millis(info.last_data_sent.into()),
             busy: Duration::from_micros(info.busy_time),
             window_limited: Duration::from_micros(info.rwnd_limited),
             buffer_limited: Duration::from_micros(info.sndbuf_limited),

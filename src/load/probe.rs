@@ -33,6 +33,10 @@ const PERIOD: Duration = Duration::from_millis(20);
 /// The same for packets whose answers the target limits.
 const PERIOD_LIMITED: Duration = Duration::from_secs(1);
 
+/// Hosts that are asked: each takes a descriptor of those that a run has in reserve, and its share
+/// of the packets.
+const HOSTS_MAX: usize = 8;
+
 /// The first packets to a target follow each other at once, so that its smallest round trip is
 /// known before the first message.
 const FIRST: u16 = 5;
@@ -53,16 +57,7 @@ impl Prober {
         sources: &[SocketAddr],
         is_due: impl Fn(Instant) -> bool + Send + 'static,
     ) -> Option<Prober> {
-        let mut asked: Vec<SocketAddr> = Vec::new();
-        for target in targets {
-            let ip = target.ip().to_canonical();
-            let is_new = asked.iter().all(|other| other.ip() != ip);
-            if is_new && !socket::is_local(*target) {
-                let mut target = *target;
-                target.set_ip(ip);
-                asked.push(target);
-            }
-        }
+        let asked = hosts(targets, socket::is_local);
         if asked.is_empty() {
             return None;
         }
@@ -82,6 +77,19 @@ impl Prober {
         self.is_over.store(true, Ordering::Relaxed);
         self.thread.join().ok()
     }
+}
+
+/// The first targets that are not on this host, each host once.
+fn hosts(targets: &[SocketAddr], is_local: impl Fn(SocketAddr) -> bool) -> Vec<SocketAddr> {
+    let mut hosts: Vec<SocketAddr> = Vec::new();
+    for mut target in targets.iter().copied() {
+        target.set_ip(target.ip().to_canonical());
+        let is_new = hosts.iter().all(|host| host.ip() != target.ip());
+        if hosts.len() < HOSTS_MAX && is_new && !is_local(target) {
+            hosts.push(target);
+        }
+    }
+    hosts
 }
 
 /// A target, and the packets on their way to it and back.
@@ -269,8 +277,28 @@ impl Asked {
         while let Some(oldest) = self.under_way.front()
             && now - oldest.sent > PROBE_LOST
         {
-            probe.lost += u64::from(oldest.is_due);
+            // An answer that the target limits is not lost when it does not come.
+            let is_lost = oldest.is_due && self.asking != Asking::ClosedPort;
+            probe.lost += u64::from(is_lost);
             self.under_way.pop_front();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_of_the_first_eight_other_hosts_is_asked_once() {
+        let address = |text: String| text.parse::<SocketAddr>().unwrap();
+        let mut targets: Vec<SocketAddr> = (0..20)
+            .flat_map(|host| [1, 2].map(|port| address(format!("10.77.0.{host}:{port}"))))
+            .collect();
+        targets.insert(1, address("[::ffff:10.77.0.0]:1".to_string()));
+        let is_local = |target: SocketAddr| target.ip() == targets[3].ip();
+        let expected = [0, 2, 3, 4, 5, 6, 7, 8].map(|host| address(format!("10.77.0.{host}:1")));
+        assert_eq!(hosts(&targets, is_local), expected);
+        assert_eq!(hosts(&targets, |_| true), []);
     }
 }

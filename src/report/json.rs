@@ -226,14 +226,26 @@ struct Evidence {
     way: Way,
     /// `null`: all targets are on this host.
     probe: Option<Probe>,
+    host: Host,
+}
+
+/// What TCP counted of all connections of this host while messages were due, those of other
+/// programs among them.
+#[derive(Serialize)]
+struct Host {
+    segments_came_twice: u64,
+    timeouts: u64,
+    syns_resent: u64,
+    listen_overflows: u64,
 }
 
 /// Packets that the kernels of the targets answer, from before the first message on.
 #[derive(Serialize)]
 struct Probe {
     how: Vec<&'static str>,
+    /// Targets on other hosts that were asked: of many, the first few.
     targets: u32,
-    /// Targets that never answered.
+    /// Those that never answered.
     silent: u32,
     least_us: Option<f64>,
     /// Of those that were sent while messages were due.
@@ -581,6 +593,16 @@ fn evidence(judged: &Judged) -> Evidence {
         buffer_limited: share(seen.network.buffer_limited, seen.network.busy),
         way: way(&seen.network),
         probe: seen.probe.as_ref().map(probe),
+        host: host(&seen.machine.host),
+    }
+}
+
+fn host(host: &evidence::Host) -> Host {
+    Host {
+        segments_came_twice: host.came_twice,
+        timeouts: host.timeouts,
+        syns_resent: host.syns_resent,
+        listen_overflows: host.queue_overflows,
     }
 }
 

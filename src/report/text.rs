@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use crate::layout::{self, Line, paragraphs};
 use crate::load::books::Interval;
+use crate::load::evidence::Probe;
 use crate::load::latency::{Bound, Latency, Withheld};
 use crate::load::payload::Difference;
 use crate::load::plan::{Close, Pace, Pacing, Plan, Stop};
@@ -68,6 +69,28 @@ pub fn interval(interval: &Interval) -> String {
         grouped(interval.up),
         brief(&interval.response),
     )
+}
+
+/// The packets of a run that the kernels of the targets answer, on one line.
+pub fn probe(probe: &Probe) -> String {
+    let mut line = format!(
+        "probes ({}): {} answered, {} lost",
+        probe.how.join(", "),
+        grouped(probe.round_trips.count()),
+        grouped(probe.lost)
+    );
+    let Some(round_trips) = probe.round_trips.distribution() else {
+        return line;
+    };
+    let mut add = |name: &str, time| line += &format!("{name} {}", short(time));
+    add("; round trip least", probe.least.unwrap_or_default());
+    for (point, percentile) in POINTS {
+        if probe.way_at(percentile).is_some() {
+            add(&format!(", {point}"), round_trips.nearest(percentile).value);
+        }
+    }
+    add(", max", round_trips.longest().value);
+    line
 }
 
 fn write(page: &mut String, judged: &Judged, columns: Columns) -> fmt::Result {
@@ -653,4 +676,30 @@ fn write_verdict(page: &mut String, judged: &Judged) -> fmt::Result {
         writeln!(page, "             advice: {advice}")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_line_of_probes_has_the_percentiles_that_are_known() {
+        let milliseconds = Duration::from_millis;
+        let mut seen = Probe {
+            how: vec!["ICMP echo"],
+            lost: 2,
+            ..Probe::default()
+        };
+        assert_eq!(probe(&seen), "probes (ICMP echo): 0 answered, 2 lost");
+        seen.least = Some(milliseconds(1));
+        for number in 1..=50 {
+            seen.round_trips.record(milliseconds(number + 1));
+            seen.growth.record(milliseconds(number));
+        }
+        let told = "probes (ICMP echo): 50 answered, 2 lost; \
+                    round trip least 1.00 ms, p50 26.0 ms, p90 46.0 ms, max 51.0 ms";
+        assert_eq!(probe(&seen), told);
+    }
 }

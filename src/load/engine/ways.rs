@@ -44,7 +44,7 @@ impl<S: Socket> Engine<S> {
             let sent = peer.connection.messages();
             let sent = sent.filter_map(|message| Some((message.sent_at()?, message.end())));
             let old = sent.filter(|(at, _)| (from..until).contains(at));
-            let old: Vec<_> = old.map(|(at, end)| (now - at, end)).collect();
+            let old: Vec<u64> = old.map(|(_, end)| end).collect();
             if old.is_empty() {
                 continue;
             }

@@ -2,8 +2,9 @@
 //! not. Pure.
 //!
 //! The part of the generator in a response is what its own lateness and its absences are at the
-//! same percentile: it is judged wherever a percentile is printed. What they cannot explain is not
-//! its doing, however busy it was.
+//! same percentile, with the wait for connections whose replies it was not there to read: it is
+//! judged wherever a percentile is printed. What they cannot explain is not its doing, however busy
+//! it was.
 
 use std::time::Duration;
 
@@ -95,9 +96,15 @@ fn part(point: &'static str, percentile: f64, summary: &Summary) -> Option<Part>
         Some(distribution.below_longest(longer)?.value)
     };
     let held = above(&summary.evidence.absences.held);
+    let own = above(&results.own).max(held).unwrap_or_default();
+    // Messages wait for a connection until the replies before them are read. Where the generator's
+    // absences are most of a service, that wait is its own as well.
+    let service = above(&results.service).unwrap_or_default();
+    let is_turnover = held.is_some_and(|held| held > service / 2);
+    let blocked = above(&results.blocked).filter(|_| is_turnover);
     Some(Part {
         point,
-        own: above(&results.own).max(held).unwrap_or_default().min(value),
+        own: (own + blocked.unwrap_or_default()).min(value),
         response: value,
     })
 }

@@ -52,7 +52,7 @@ use crate::load::summary::Summary;
 use crate::load::verdict::client::{client_limits, first_visible, has_no_time, point_below};
 use crate::load::verdict::connecting::slow_connecting;
 use crate::load::verdict::failures::{absence, failures, nothing_measured, own_lack};
-use crate::load::verdict::network::{network_limits, unknown};
+use crate::load::verdict::network::{network_limits, unanswered_probes};
 use crate::load::verdict::pace::pace;
 use crate::load::verdict::server::server_limits;
 use crate::load::verdict::thresholds::visible;
@@ -386,6 +386,6 @@ fn asides(summary: &Summary) -> Vec<String> {
         ));
     }
     said.extend(slow_connecting(summary));
-    said.extend(unknown(summary));
+    said.extend(unanswered_probes(summary));
     said
 }

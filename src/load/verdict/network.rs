@@ -100,19 +100,30 @@ fn probed(summary: &Summary) -> Option<String> {
     })
 }
 
-/// Returns what is not known of the way to a target that does not answer packets of the run.
-pub(super) fn unknown(summary: &Summary) -> Option<String> {
-    let probe = summary.evidence.probe.as_ref()?;
-    (probe.silent > 0).then(|| {
-        format!(
+/// Returns what was not seen of the way, since packets that the targets' kernels answer were not
+/// answered.
+pub(super) fn unanswered_probes(summary: &Summary) -> Vec<String> {
+    let mut said = Vec::new();
+    let Some(probe) = &summary.evidence.probe else {
+        return said;
+    };
+    if probe.silent > 0 {
+        said.push(format!(
             "{} of {} gave no answer to probes ({}): a queue on the way of less than {} is not \
              seen",
             grouped(probe.silent),
             counted(probe.targets, "target"),
             probe.how.join(", "),
             short(HELD_BACK)
-        )
-    })
+        ));
+    } else if probe.lost > 0 {
+        said.push(format!(
+            "{} of {} to the kernels of the targets were lost, or their answers were",
+            grouped(probe.lost),
+            counted(probe.lost + probe.round_trips.count(), "packet")
+        ));
+    }
+    said
 }
 
 /// The time of segments on their way. A queue that drops what this machine itself puts into it
