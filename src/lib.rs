@@ -60,7 +60,8 @@
 //! 2  capture/calendar*   server/admission*   server/metrics*
 //! 1  logging/writer   reactor/alarm   reactor/signals   reactor/slots*   reactor/timers*   stream*
 //! 1  editor   resolve   capture/segment*   capture/layer*   capture/record*   capture/finding*
-//! 1  load/stalls*   load/schedule*   server/stats*   capture/text*   server/sandbox
+//! 2  load/stalls*   load/blocks*
+//! 1  load/schedule*   server/stats*   capture/text*   server/sandbox
 //! 1  capture/drops*
 //! 0  address*   cli/numbers*   cli/usage   lines
 //! 0  server/limits*   server/listener*   server/seldom*   load/random*

@@ -600,16 +600,44 @@ fn what_too_few_samples_support_is_not_told() {
     assert_eq!(report.0["response_us"]["p99"], serde_json::Value::Null);
     assert!(report.number("response_us/p90") > 0.0);
     let report = load("--connections 10 --messages 1000");
-    let p99 = report.number("response_us/p99");
-    let interval = &report.0["response_us"]["intervals"]["p99"];
-    let (low, high) = (interval[0].as_f64().unwrap(), interval[1].as_f64().unwrap());
-    assert!(
-        low <= p99 && p99 <= high && low < high,
-        "{low} {p99} {high}"
+    assert!(report.number("response_us/p99") > 0.0);
+    assert_eq!(
+        report.0["response_us"]["intervals"]["p99"],
+        serde_json::Value::Null
+    );
+    assert_eq!(
+        report.0["response_us"]["intervals_withheld"]["p99"],
+        "too-short"
     );
     let page = run("load --connections 10 --messages 1000").stdout;
-    assert!(
-        page.contains("p99.9: not supported, 1,000 samples"),
-        "{page}"
-    );
+    for sentence in [
+        "p99.9: not supported, 1,000 samples",
+        "no interval: the run is too short to show how much its parts differ (response p50, p90, \
+         p99)",
+    ] {
+        assert!(page.contains(sentence), "{page}");
+    }
+}
+
+#[test]
+fn a_percentile_has_its_interval_or_the_reason_why_there_is_none() {
+    let report = load("--connections 10 --rate 2000 --duration 1s");
+    let response = &report.0["response_us"];
+    for point in ["p50", "p90", "p99"] {
+        let found = report.number(&format!("response_us/{point}"));
+        match response["intervals"][point].as_array() {
+            Some(ends) => {
+                let (low, high) = (ends[0].as_f64().unwrap(), ends[1].as_f64().unwrap());
+                assert!(low <= found && found <= high, "{low} {found} {high}");
+                assert!(response["intervals_withheld"][point].is_null());
+            }
+            None => {
+                let reason = response["intervals_withheld"][point].as_str().unwrap();
+                let known = ["trend", "correlated", "few-events"];
+                assert!(known.contains(&reason), "{reason}");
+            }
+        }
+    }
+    // Where it is not known when the samples came, nothing is said of it.
+    assert!(report.0["lateness_us"]["intervals_withheld"].is_null());
 }

@@ -352,7 +352,9 @@ fn too_few_descriptors_are_said_before_anything_starts() {
 #[test]
 fn a_progress_line_is_drawn_on_a_terminal_and_leaves_nothing_behind() {
     let terminal = Terminal::new();
-    let mut command = upcase("load -q --connections 5 --duration 700ms --interval 200ms");
+    let mut command = upcase(&format!(
+        "load -q --connections 5 --duration 700ms --interval 200ms {ANY_PACE}"
+    ));
     command.stdout(Stdio::null()).stderr(terminal.slave());
     let mut child = command.spawn().unwrap();
     drop(command);

@@ -17,8 +17,8 @@ use crate::load::spread::{Point, Share};
 /// Half of them is what is left after they were joined: enough for sixteen groups of four.
 const BLOCKS_MAX: usize = 128;
 
-/// The length of the first blocks. Ending one costs some microseconds, so shorter ones would show in
-/// the CPU time of a run; a run of a quarter of a second has enough of these.
+/// The length of the first blocks. Ending one costs some microseconds, so shorter ones would show
+/// in the CPU time of a run; a run of a quarter of a second has enough of these.
 const LENGTH_LEAST: Duration = Duration::from_millis(10);
 
 /// The low bits of an entry, for its count.
@@ -49,16 +49,6 @@ impl Default for Blocks {
 }
 
 impl Blocks {
-    /// Returns how many there are.
-    pub fn len(&self) -> usize {
-        self.blocks.len()
-    }
-
-    /// Returns the length of each.
-    pub fn length(&self) -> Duration {
-        self.length
-    }
-
     /// Adds samples to the open block.
     pub fn add(&mut self, samples: Block) {
         if let Some(open) = self.blocks.last_mut() {
@@ -206,4 +196,87 @@ fn merged(ours: &[u32], theirs: &[u32]) -> Vec<u32> {
     merged.extend_from_slice(theirs);
     merged.shrink_to_fit();
     merged
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The samples of a run as they come: by step, and how many blocks end before each.
+    type Samples = Vec<(usize, u32)>;
+
+    fn samples() -> impl Strategy<Value = Samples> {
+        prop::collection::vec((0usize..20, 0u32..40), 0..60)
+    }
+
+    fn kept(samples: &Samples) -> Blocks {
+        let mut blocks = Blocks::default();
+        let mut now = LENGTH_LEAST / 2;
+        for (step, before) in samples {
+            now += LENGTH_LEAST * *before;
+            while blocks.open_until() <= now {
+                blocks.end();
+            }
+            let mut block = Block::default();
+            block.push(*step, 1);
+            blocks.add(block);
+        }
+        blocks
+    }
+
+    proptest! {
+        #[test]
+        fn each_sample_is_in_the_block_of_its_time(samples in samples(), from in 0usize..20) {
+            let blocks = kept(&samples);
+            prop_assert!(blocks.blocks.len() <= BLOCKS_MAX);
+            let mut wanted = vec![Share::default(); blocks.blocks.len()];
+            let mut now = LENGTH_LEAST / 2;
+            for (step, before) in samples {
+                now += LENGTH_LEAST * before;
+                let share = &mut wanted[(now.as_nanos() / blocks.length.as_nanos()) as usize];
+                share.all += 1.0;
+                share.beyond += if step >= from { 1.0 } else { 0.0 };
+            }
+            prop_assert_eq!(blocks.shares(from), wanted);
+        }
+
+        #[test]
+        fn threads_together_are_one_run(one in samples(), two in samples(), from in 0usize..20) {
+            let mut merged = kept(&one);
+            let other = kept(&two);
+            merged.merge(&other);
+            let in_length = |samples: &Samples| {
+                let mut blocks = kept(samples);
+                while blocks.length < merged.length {
+                    blocks.double();
+                }
+                blocks.shares(from)
+            };
+            let (mut shares, others) = (in_length(&one), in_length(&two));
+            shares.resize(shares.len().max(others.len()), Share::default());
+            for (share, other) in shares.iter_mut().zip(others) {
+                share.all += other.all;
+                share.beyond += other.beyond;
+            }
+            prop_assert_eq!(merged.shares(from), shares);
+        }
+    }
+
+    #[test]
+    fn a_step_holds_more_than_an_entry_does() {
+        let mut blocks = Blocks::default();
+        for _ in 0..3 {
+            let mut block = Block::default();
+            block.push(7, 100_000);
+            blocks.add(block);
+        }
+        let wanted = Share {
+            all: 300_000.0,
+            beyond: 300_000.0,
+        };
+        assert_eq!(blocks.shares(7), [wanted]);
+        assert_eq!(blocks.shares(8)[0].beyond, 0.0);
+    }
 }

@@ -5,8 +5,8 @@
 //! stall does not leave the stall to nobody.
 //!
 //! A response is recorded once, among the recent ones. When a block of the run or an interval ends,
-//! the recent ones are added to the results, to the open block and to the interval. So is a service.
-//! With several targets both are recorded for their target as well.
+//! the recent ones are added to the results, to the open block and to the interval. So is a
+//! service. With several targets both are recorded for their target as well.
 
 use std::time::{Duration, Instant};
 

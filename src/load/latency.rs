@@ -184,8 +184,8 @@ impl Latency {
         }
     }
 
-    /// Ends the open block. Returns when the next one ends, after the beginning of the first; `None`
-    /// without blocks.
+    /// Ends the open block. Returns when the next one ends, after the beginning of the first;
+    /// `None` without blocks.
     pub fn end_block(&mut self) -> Option<Duration> {
         self.blocks.as_mut().map(|blocks| blocks.end())
     }
@@ -277,9 +277,9 @@ impl Latency {
         self.trend().filter(|trend| trend.growth() > median * DRIFT)
     }
 
-    /// Returns how the samples grow or fall through the run, in seconds, by the means of its blocks;
-    /// `None` when that could be chance, or without blocks. See [`spread::trend`] for how often it
-    /// errs.
+    /// Returns how the samples grow or fall through the run, in seconds, by the means of its
+    /// blocks; `None` when that could be chance, or without blocks. See [`spread::trend`] for how
+    /// often it errs.
     pub fn trend(&self) -> Option<Trend> {
         let (blocks, all) = (self.blocks.as_ref()?, self.distribution()?);
         let mut trend = spread::trend(&blocks.means(all.nearest(99.0).value))?;

@@ -90,9 +90,8 @@ pub struct Course {
     pub start: Option<Instant>,
 }
 
-/// Messages that were due and not settled yet, between the end of the first quarter of a run and the
-/// last one. One that is large and shrinks again is none that grows: so of the last quarter the least
-/// counts.
+/// Messages that were due and not settled yet, at the end of the first quarter of a run and in the
+/// last one. A backlog that shrinks again does not grow, so of the last quarter the least counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
     /// At the end of the first quarter.

@@ -10,8 +10,8 @@ use crate::load::results::{Backlog, Course, LATE, Results};
 use crate::load::targets::Target;
 use crate::server::stats::Totals;
 
-/// The share of the messages between the first and the last quarter of a run that may be left behind
-/// by a queue that merely wanders.
+/// The share of the messages due between the first and the last quarter of a run that a queue which
+/// merely wanders may leave behind.
 const LEFT_BEHIND: f64 = 0.002;
 
 /// Standard deviations of the number of messages on their way, were each there by chance, that a
@@ -114,12 +114,12 @@ impl Summary {
         per_second(self.results.counts.verified as f64, self.course.elapsed)
     }
 
-    /// Returns by how many seconds the responses of a run with a rate became longer in each second of
-    /// it, as they do in a queue that gets more than is taken out of it; `None`: they did not, or not
-    /// so that it could be seen, or the run had no rate.
+    /// Returns by how many seconds the responses of a run with a rate became longer in each second
+    /// of it, as they do in a queue that gets more than is taken out of it; `None`: they did not,
+    /// or not so that it could be seen, or the run had no rate.
     ///
-    /// The trend of the responses tells a queue that grows evenly, however slowly. One that grows and
-    /// wanders is told by what is left of it even at its least in the last quarter of the run.
+    /// The trend of the responses tells a queue that grows evenly, however slowly. One that grows
+    /// and wanders is told by what is left of it even at its least in the last quarter of the run.
     pub fn growth(&self) -> Option<f64> {
         self.asked_rate()?;
         let drift = self.results.response.drift();
