@@ -60,10 +60,10 @@
 //! 2  capture/calendar*   server/admission*   server/metrics*
 //! 1  logging/writer   reactor/alarm   reactor/signals   reactor/slots*   reactor/timers*   stream*
 //! 1  editor   resolve   capture/segment*   capture/layer*   capture/record*   capture/finding*
-//! 1  load/stalls*   load/schedule*   server/stats*   capture/text*   server/sandbox
-//! 1  capture/drops*
+//! 1  load/stalls*   load/schedule*   server/stats*   server/seldom*   capture/text*
+//! 1  server/sandbox   capture/drops*
 //! 0  address*   cli/numbers*   cli/usage   lines
-//! 0  server/limits*   server/listener*   server/seldom*   load/random*
+//! 0  server/limits*   server/listener*   load/random*
 //! 0  load/sizes*   load/latency*   capture/stream*   units*   layout*   terminal
 //! 0  load/row*   load/step*   load/echo*   process   logging/line*   logging/queue   logging/stamp
 //! 0  timestamps   server/vitals   server/activation   server/places*
