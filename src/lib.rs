@@ -27,45 +27,39 @@
 //! kernel and on the scripted streams of the tests.
 //!
 //! ```text
-//! 16 main
-//! 15 cli/mod
-//! 14 cli/args
-//! 13 cli/load   cli/send   cli/serve   cli/sniff
-//! 12 cli/options   progress   report/text*   report/json*   report/mod*
-//! 11 load/verdict/mod*
-//! 10 load/verdict/client*   load/verdict/failures*   load/verdict/network*
-//! 10 load/verdict/server*   load/verdict/connecting*   load/verdict/pace*
-//! 9  load/mod   load/verdict/thresholds*
-//! 8  load/summary*   cli/values   cli/output   capture/mod
-//! 7  load/engine/messages*   load/engine/connections*   load/engine/ways*   load/own
-//! 7  capture/teller*
-//! 6  load/engine/mod*   server/mod   server/monitor   server/engine/accepting*
-//! 6  server/engine/asking*
-//! 6  server/engine/serving*   server/engine/waiting*   capture/document*
-//! 5  load/pacer*   load/kernel   load/books*   load/targets*   load/assertion*   server/board
-//! 5  server/engine/mod*
-//! 6  capture/flows*
-//! 5  capture/retired*   capture/transcript*
-//! 4  send   server/patience*   load/results*   server/kernel   capture/flow*
-//! 4  capture/live   capture/dissect*
-//! 3  race
-//! 3  load/plan*   load/connection*   load/preflight   server/keepalive*   capture/side*
-//! 3  capture/file   capture/tunnels*
-//! 2  logging/mod   reactor/mod   server/connection*   server/world*   server/watch*
-//! 2  server/http*   socket   interrupt   capture/other*
-//! 5  load/presence*   load/probe
-//! 3  load/gauge   load/world*
-//! 2  load/evidence*   load/dial*   load/payload*   capture/analysis*
-//! 2  capture/ip*   capture/links*   capture/fragments*   capture/pcap*   capture/pcapng*
-//! 2  capture/calendar*   server/admission*   server/metrics*
+//! 17 main
+//! 16 cli/mod
+//! 15 cli/args
+//! 14 cli/load   cli/send   cli/serve   cli/sniff
+//! 13 cli/options   progress   report/text*   report/json*   report/mod*
+//! 12 load/verdict/mod*
+//! 11 load/verdict/client*   load/verdict/failures*   load/verdict/network*   load/verdict/server*
+//! 11 load/verdict/connecting*   load/verdict/pace*
+//! 10 load/mod   load/verdict/thresholds*
+//! 9  load/summary*   load/engine/messages*   load/engine/connections*   load/engine/ways*
+//! 9  load/own
+//! 8  cli/values   cli/output   load/engine/mod*   capture/mod
+//! 7  load/books*   load/targets*   load/assertion*   load/presence*   capture/teller*
+//! 6  load/kernel   load/results*   load/probe   server/mod   server/monitor
+//! 6  server/engine/accepting*   server/engine/asking*   server/engine/serving*
+//! 6  server/engine/waiting*   capture/document*   capture/flows*
+//! 5  load/pacer*   load/gauge   load/world*   server/board   server/engine/mod*   capture/retired*
+//! 5  capture/transcript*
+//! 4  send   load/evidence*   server/patience*   server/kernel   capture/flow*   capture/live
+//! 4  capture/dissect*
+//! 3  race   load/plan*   load/connection*   load/preflight   load/stalls*   server/keepalive*
+//! 3  capture/side*   capture/file   capture/tunnels*
+//! 2  logging/mod   reactor/mod   socket   interrupt   load/latency*   load/dial*   load/payload*
+//! 2  server/connection*   server/world*   server/watch*   server/http*   server/admission*
+//! 2  server/metrics*   capture/other*   capture/analysis*   capture/ip*   capture/links*
+//! 2  capture/fragments*   capture/pcap*   capture/pcapng*   capture/calendar*
 //! 1  logging/writer   reactor/alarm   reactor/signals   reactor/slots*   reactor/timers*   stream*
-//! 1  editor   resolve   capture/segment*   capture/layer*   capture/record*   capture/finding*
-//! 2  load/stalls*   load/blocks*
-//! 1  load/schedule*   server/stats*   capture/text*   server/sandbox
-//! 1  capture/drops*
+//! 1  editor   resolve   load/blocks*   load/schedule*   server/stats*   server/seldom*
+//! 1  server/sandbox   capture/segment*   capture/layer*   capture/record*   capture/finding*
+//! 1  capture/text*   capture/drops*
 //! 0  address*   cli/numbers*   cli/usage   lines
-//! 0  server/limits*   server/listener*   server/seldom*   load/random*
-//! 0  load/sizes*   load/latency*   capture/stream*   units*   layout*   terminal
+//! 0  server/limits*   server/listener*   load/random*
+//! 0  load/sizes*   load/recent*   load/spread*   capture/stream*   units*   layout*   terminal
 //! 0  load/row*   load/step*   load/echo*   process   logging/line*   logging/queue   logging/stamp
 //! 0  timestamps   server/vitals   server/activation   server/places*
 //! 0  causes*   capture/bytes*   capture/linktype*   capture/filter*   capture/input

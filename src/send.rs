@@ -29,6 +29,7 @@ use crate::lines::{Lines, Next};
 use crate::race::{self, Terms, reasons};
 use crate::resolve::shown;
 use crate::socket;
+use crate::units::{Counted, counted, grouped, short};
 use crate::worker::Worker;
 
 /// What is to be sent, and where.
@@ -143,8 +144,15 @@ pub fn run(
 ) -> anyhow::Result<Ending> {
     let write = move |bytes: Vec<u8>| output.write_all(&bytes).and_then(|()| output.flush());
     let output = Worker::start("output", write).context("cannot start a thread")?;
-    let stream = connect(errand)?;
+    let begun = Instant::now();
+    let (stream, target) = connect(errand)?;
+    let took = short(begun.elapsed());
+    // Whoever reads the lines below may rely on it that a signal ends the conversation in order.
     let interrupts = Interrupts::take_over().context("cannot take signals")?;
+    let source = shown(stream.local_addr()?);
+    debug!("connected {source} -> {} in {took}", shown(target));
+    let mss = socket::mss_in_force(&stream)?;
+    debug!("MSS in force: {mss} bytes of payload");
     let conversation = Conversation {
         stream,
         timeout: errand.timeout,
@@ -171,8 +179,7 @@ pub fn run(
 }
 
 /// Connects to the address that answers first.
-fn connect(errand: &Errand) -> anyhow::Result<TcpStream> {
-    let begun = Instant::now();
+fn connect(errand: &Errand) -> anyhow::Result<(TcpStream, SocketAddr)> {
     let terms = Terms {
         source: None,
         options: &errand.options,
@@ -181,17 +188,7 @@ fn connect(errand: &Errand) -> anyhow::Result<TcpStream> {
     let (stream, target) = race::connect(&errand.targets, &terms)
         .map_err(|failures| anyhow!("cannot connect to {}", reasons(&failures, errand.timeout)))?;
     stream.set_write_timeout(Some(errand.timeout))?;
-    debug!(
-        "connected {} -> {} in {:.3?}",
-        shown(stream.local_addr()?),
-        shown(target),
-        begun.elapsed()
-    );
-    debug!(
-        "MSS in force: {} bytes of payload",
-        socket::mss_in_force(&stream)?
-    );
-    Ok(stream)
+    Ok((stream, target))
 }
 
 struct Conversation {
@@ -300,8 +297,9 @@ impl Conversation {
         }
         printed.map_err(|stop| stop.of_message(number))?;
         debug!(
-            "message {number}: {} bytes, round trip {round_trip:.3?}",
-            message.len()
+            "message {number}: {}, round trip {}",
+            bytes(message.len()),
+            short(round_trip)
         );
         Ok(())
     }
@@ -353,35 +351,37 @@ impl Conversation {
     }
 
     fn read_reply(&self, reply: &mut Vec<u8>, length: usize) -> Result<(), Stop> {
-        let mut bytes = vec![0; length.min(READ_BYTES)];
+        let mut buffer = vec![0; length.min(READ_BYTES)];
         while reply.len() < length {
-            let most = bytes.len().min(length - reply.len());
-            let fault = match self.read(&mut bytes[..most], self.timeout)? {
+            let most = buffer.len().min(length - reply.len());
+            let fault = match self.read(&mut buffer[..most], self.timeout)? {
                 Came::Bytes(count) => {
-                    reply.extend_from_slice(&bytes[..count]);
+                    reply.extend_from_slice(&buffer[..count]);
                     continue;
                 }
                 Came::End => format!(
-                    "the server closed the connection after {} of {length} bytes of the reply",
-                    reply.len()
+                    "the server closed the connection after {} of {} of the reply",
+                    grouped(reply.len() as u64),
+                    bytes(length)
                 ),
                 Came::Nothing => format!(
-                    "no more of the reply within {:?}: {} of {length} bytes came",
+                    "no more of the reply within {:?}: {} of {} came",
                     self.timeout,
-                    reply.len()
+                    grouped(reply.len() as u64),
+                    bytes(length)
                 ),
                 Came::Broken(error) if self.begun == 1 && reply.is_empty() => format!(
                     "the server closed the connection at once: {error}; it may take no more from \
                      this address (--max-connections-per-ip)"
                 ),
-                Came::Broken(error) => {
-                    format!(
-                        "after {} of {length} bytes of the reply: {error}",
-                        reply.len()
-                    )
-                }
+                Came::Broken(error) => format!(
+                    "after {} of {} of the reply: {error}",
+                    grouped(reply.len() as u64),
+                    bytes(length)
+                ),
                 Came::Signal => {
-                    let so_far = format!("{} of {length} bytes of the reply came", reply.len());
+                    let came = grouped(reply.len() as u64);
+                    let so_far = format!("{came} of {} of the reply came", bytes(length));
                     return Err(Stop::Interrupted(so_far));
                 }
             };
@@ -499,6 +499,11 @@ fn compare(message: &[u8], reply: &[u8]) -> anyhow::Result<()> {
             show(expected[place])
         ),
     }
+}
+
+/// Returns a number of bytes in words.
+fn bytes(count: usize) -> Counted<'static> {
+    counted(count as u64, "byte")
 }
 
 /// A byte for a person: `'x' (0x78)`.

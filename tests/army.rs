@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::crowd::{Client, Crowd, End, Habit};
 use common::ratio::Median;
+use common::totals::number;
 use common::{Process, Serve, lab, peers, upcase};
 use nix::sys::signal::Signal;
 
@@ -233,16 +234,10 @@ impl Healthy {
 /// The server's own count, by SIGUSR1.
 fn pending(serve: &Serve) -> u64 {
     const MARK: &str = " bytes pending, ";
-    let before = serve.process.stderr().matches(MARK).count();
-    serve.process.signal(Signal::SIGUSR1);
-    common::until("the server says how it stands", || {
-        serve.process.stderr().matches(MARK).count() > before
-    });
-    let log = serve.process.stderr();
-    let line = log.lines().rfind(|line| line.contains(MARK)).unwrap();
+    let line = serve.standing(MARK);
     let (words, _) = line.rsplit_once(MARK).unwrap();
-    let number = words.rsplit(' ').next().unwrap();
-    number.replace(',', "").parse().expect(line)
+    let pending = words.rsplit(' ').next().and_then(number);
+    pending.expect(&line)
 }
 
 /// What the buffers of the server's connections take: received, queued for sending, set aside.

@@ -6,11 +6,11 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::{fs, thread};
+use std::thread;
 
 use common::{Process, Serve, installed, skip, until, upcase};
 use log::{LevelFilter, Log, Metadata, Record};
@@ -29,17 +29,12 @@ const CLIENTS: usize = 32;
 const INJECT: &str = "inject=recvfrom:retval=1000:when=1";
 
 /// The thread of this shard.
-fn thread_of(shard: usize, process: &Process) -> u32 {
-    let id = process.id();
+fn thread_of(shard: usize, process: &Process) -> String {
     if shard == 0 {
-        return id;
+        return process.id().to_string();
     }
-    let name = format!("shard {shard}\n");
-    let tasks = fs::read_dir(format!("/proc/{id}/task")).unwrap();
-    let mut tasks = tasks.map(|task| task.unwrap().path());
-    let task = tasks.find(|task| fs::read_to_string(task.join("comm")).unwrap() == name);
-    let task = task.expect("it has a thread");
-    task.file_name().unwrap().to_str().unwrap().parse().unwrap()
+    let task = process.thread(&format!("shard {shard}"));
+    task.file_name().unwrap().to_str().unwrap().to_string()
 }
 
 /// What becomes of a client: it is answered, or its connection is at its end.
@@ -71,16 +66,8 @@ fn whichever_shard_panics_the_others_serve_their_clients_to_the_end() {
         assert!(clients.iter_mut().all(is_answered), "{told}");
 
         let mut command = Command::new("strace");
-        command.args([
-            "-o",
-            "/dev/null",
-            "-e",
-            "trace=recvfrom",
-            "-e",
-            INJECT,
-            "-p",
-        ]);
-        command.arg(thread_of(victim, &serve.process).to_string());
+        command.args(["-o", "/dev/null", "-e", "trace=recvfrom", "-e", INJECT]);
+        command.args(["-p", &thread_of(victim, &serve.process)]);
         let strace = Process::start(command);
         strace.says("attached");
         serve.process.signal(Signal::SIGUSR1);
@@ -116,21 +103,11 @@ fn a_run_whose_threads_panic_ends() {
         return skip("no strace");
     }
     let serve = Serve::start("-q");
-    let load = format!(
-        "load {} --connections 8 --threads 4 --duration 1h",
-        serve.address()
-    );
-    let load = upcase(&load);
+    let load = "--connections 8 --threads 4 --duration 1h";
+    let load = upcase(&format!("load {} {load}", serve.address()));
     let mut command = Command::new("strace");
-    command.args([
-        "-f",
-        "-o",
-        "/dev/null",
-        "-e",
-        "trace=recvfrom",
-        "-e",
-        INJECT,
-    ]);
+    command.args(["-f", "-o", "/dev/null"]);
+    command.args(["-e", "trace=recvfrom", "-e", INJECT]);
     command.arg(load.get_program()).args(load.get_args());
     command.stdin(Stdio::null());
     let mut run = Process::piped(command);
@@ -169,24 +146,20 @@ fn in_the_sandbox_the_others_go_on_as_well() {
     // The first shard runs in the thread that starts it, here that of the test.
     for victim in ["attempt", "shard 1"] {
         for backtrace in ["0", "1"] {
-            let mut command = Command::new(std::env::current_exe().unwrap());
-            command.args(["attempt", "--exact", "--ignored", "--nocapture", "-q"]);
-            command
-                .env(ATTEMPT, victim)
-                .env("RUST_BACKTRACE", backtrace);
-            command.stdin(Stdio::null()).stdout(Stdio::piped());
-            let mut process = Process::start(command);
-            let stdout = process.child().stdout.take().unwrap();
-            let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
-            let address = lines.find_map(|line| line.strip_prefix("listening on ")?.parse().ok());
-            let address: SocketAddr = address.unwrap_or_else(|| panic!("{}", process.stderr()));
+            let mut command = common::attempt();
+            command.env(ATTEMPT, victim);
+            command.env("RUST_BACKTRACE", backtrace);
+            let Serve {
+                mut process,
+                addresses,
+            } = Serve::launch(command, 1);
             let mut clients = Vec::new();
             let mut has_panicked = false;
             until("a shard panics", || {
                 // The client with which it panics is not answered. The other shard takes no SYN any
                 // more: connecting once again would last until everyone has been silent for long.
                 if !has_panicked {
-                    clients.extend(TcpStream::connect(address));
+                    clients.extend(TcpStream::connect(addresses[0]));
                     has_panicked = !clients.last_mut().is_some_and(is_answered);
                 }
                 has_panicked && process.stderr().contains("panicked at tests/panics.rs")

@@ -6,7 +6,7 @@ mod common;
 use std::alloc::Layout;
 use std::fs::{self, File};
 use std::hint::black_box;
-use std::io::{self, BufRead, BufReader, IoSliceMut, IsTerminal, Write};
+use std::io::{self, IoSliceMut, IsTerminal, Write};
 use std::mem::ManuallyDrop;
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -18,7 +18,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::terminal::Terminal;
-use common::{Process, Serve, Temporary, hears_end, read, skip, upcase};
+use common::{Serve, Temporary, hears_end, read, skip, upcase};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{MsgFlags, SockaddrIn, SockaddrStorage};
@@ -142,7 +142,7 @@ fn a_kernel_without_it_is_a_refusal_or_a_word_in_the_log() {
     assert!(told.contains(&line), "{told}");
     assert!(!String::from_utf8_lossy(&ended.stdout).contains("listening"));
 
-    let serve = serving("serve without a sandbox, auto");
+    let serve = Serve::launch(child("serve without a sandbox, auto"), 1);
     serve.process.says(refused);
     let mut client = serve.connect();
     client.write_all(b"abc").unwrap();
@@ -486,26 +486,13 @@ fn attempt() {
 }
 
 fn child(attempt: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["attempt", "--exact", "--ignored", "--nocapture", "-q"]);
-    command.env(ATTEMPT, attempt).stdin(Stdio::null());
+    let mut command = common::attempt();
+    command.env(ATTEMPT, attempt);
     command
 }
 
 fn in_child(attempt: &str) -> Output {
     child(attempt).output().unwrap()
-}
-
-/// A child that begins to listen, after what the harness prints.
-fn serving(attempt: &str) -> Serve {
-    let mut command = child(attempt);
-    command.stdout(Stdio::piped());
-    let mut process = Process::start(command);
-    let stdout = process.child().stdout.take().unwrap();
-    let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
-    let address = lines.find_map(|line| Some(line.strip_prefix("listening on ")?.parse().unwrap()));
-    let addresses = vec![address.unwrap_or_else(|| panic!("{}", process.stderr()))];
-    Serve { process, addresses }
 }
 
 /// Becomes a server on a kernel that knows neither Landlock nor seccomp.

@@ -15,7 +15,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use common::totals::Totals;
+use common::totals::{self, Totals};
 use common::{ANY_PACE, Process, Serve, lab, peers, until, upcase};
 use nix::sys::signal::Signal;
 use upcase::load::random::{Dice, Purpose};
@@ -250,21 +250,13 @@ impl Life {
     /// How many clients the server says it has.
     fn open(&self) -> u64 {
         const MARK: &str = " open, ";
-        let told = || self.server.process.stderr();
-        let count = |log: &str| log.matches(MARK).count();
-        let before = count(&told());
-        self.server.process.signal(Signal::SIGUSR1);
-        until("the server says how it stands", || count(&told()) > before);
-        let log = told();
-        let line = log.lines().rfind(|line| line.contains(MARK)).unwrap();
+        let line = self.server.standing(MARK);
         let (open, totals) = line.rsplit_once(MARK).unwrap();
-        let open: u64 = open
+        let open = open
             .rsplit(' ')
             .next()
-            .unwrap()
-            .replace(',', "")
-            .parse()
-            .expect(line);
+            .and_then(totals::number)
+            .expect(&line);
         let totals: Totals = totals.split_once("pending, ").unwrap().1.parse().unwrap();
         assert_eq!(
             totals.accepted,

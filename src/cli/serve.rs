@@ -398,8 +398,10 @@ fn room_for_clients(args: &ServeArgs, listeners: usize, descriptors: u64) -> any
     let own = process::open_descriptors() + ours + process::DESCRIPTOR_SPARE;
     match descriptors.saturating_sub(own) {
         0 => bail!(
-            "the limit on descriptors, {descriptors} (RLIMIT_NOFILE), leaves no room for clients: \
-             the server itself needs {own}"
+            "the limit on descriptors, {} (RLIMIT_NOFILE), leaves no room for clients: the server \
+             itself needs {}",
+            grouped(descriptors),
+            grouped(own)
         ),
         room => Ok(room as usize),
     }

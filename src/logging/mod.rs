@@ -40,6 +40,7 @@ use crate::logging::line::Style;
 use crate::logging::queue::Urgency;
 use crate::logging::stamp::record;
 use crate::logging::writer::Output;
+use crate::units::{agreeing, counted};
 
 /// How long a writer may take to enter the sandbox before the program goes on without waiting: a
 /// writer whose output has stalled enters it when its write is over, before it does anything else.
@@ -130,10 +131,8 @@ pub fn finish() {
     for output in outputs() {
         let dropped = output.dropped();
         if dropped > 0 {
-            let text = format!(
-                "{dropped} log lines in all are missing on {}",
-                output.name()
-            );
+            let (lines, are) = (counted(dropped, "log line"), agreeing(dropped, "is", "are"));
+            let text = format!("{lines} in all {are} missing on {}", output.name());
             notice(output.name(), Level::Warn, &text);
         }
     }

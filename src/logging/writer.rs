@@ -33,6 +33,7 @@ use crate::files::append;
 use crate::logging::line::{Style, message, styled};
 use crate::logging::queue::{Order, Queue, Urgency};
 use crate::logging::stamp::record;
+use crate::units::{agreeing, counted};
 
 /// Stack of a writer in bytes: it formats a line and makes system calls.
 const STACK_BYTES: usize = 128 << 10;
@@ -211,8 +212,11 @@ impl Writer {
                 Order::Line(line) => self.write(queue, &line),
                 Order::Dropped(count) => {
                     let text = format!(
-                        "{count} log lines were dropped here: {} did not take them in time",
-                        self.name
+                        "{} {} dropped here: {} did not take {} in time",
+                        counted(count, "log line"),
+                        agreeing(count, "was", "were"),
+                        self.name,
+                        agreeing(count, "it", "them"),
                     );
                     self.write(queue, &record(Level::Warn, &text));
                 }
@@ -227,7 +231,8 @@ impl Writer {
     /// other outputs; the first one that is accepted again follows the count of dropped lines.
     fn write(&mut self, queue: &Queue<Task>, line: &str) {
         if let Some(Fault { error, lines }) = &self.fault {
-            let text = format!("{lines} log lines are missing here: {error}");
+            let (count, are) = (counted(*lines, "log line"), agreeing(*lines, "is", "are"));
+            let text = format!("{count} {are} missing here: {error}");
             if self.write_line(&record(Level::Warn, &text)).is_ok() {
                 self.fault = None;
             }

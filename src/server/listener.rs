@@ -14,18 +14,25 @@ use nix::libc;
 #[derive(Debug)]
 pub struct Listener {
     address: SocketAddr,
-    queue: Queue,
+    state: State,
     /// How long the next pause lasts.
     pause: Duration,
     pauses: (Duration, Duration),
-    /// Nobody new can come; those who were coming have arrived by then.
-    hushed_until: Option<Instant>,
-    /// That time is over, and the kernel was, or is to be, asked for those whose event has not
-    /// come yet.
-    is_last_asked: bool,
 }
 
-/// What is known of the kernel's queue of clients.
+/// The stage of a listener, from its first client to its last, with its queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Clients come, and an event tells of each.
+    Open(Queue),
+    /// Nobody new can come. Those who were coming have arrived at this time.
+    Hushed(Queue, Instant),
+    /// All have arrived, and the kernel is asked for those whose event has not come yet. It closes
+    /// once nobody waits.
+    LastAsked(Queue),
+}
+
+/// The content of the kernel's queue of clients, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Queue {
     /// Nobody waits; an event will tell of the next one.
@@ -59,11 +66,9 @@ impl Listener {
     pub fn new(address: SocketAddr, pauses: (Duration, Duration)) -> Self {
         Listener {
             address,
-            queue: Queue::Filled,
+            state: State::Open(Queue::Filled),
             pause: pauses.0,
             pauses,
-            hushed_until: None,
-            is_last_asked: false,
         }
     }
 
@@ -72,49 +77,64 @@ impl Listener {
         self.address
     }
 
-    /// An event said that a client waits.
-    pub fn note(&mut self) {
-        if self.queue == Queue::Empty {
-            self.queue = Queue::Filled;
+    /// Returns the queue, to be changed.
+    fn queue(&mut self) -> &mut Queue {
+        match &mut self.state {
+            State::Open(queue) | State::Hushed(queue, _) | State::LastAsked(queue) => queue,
         }
+    }
+
+    /// Takes note that a client may wait.
+    pub fn note(&mut self) {
+        let queue = self.queue();
+        *queue = queue.noted();
     }
 
     /// Ends a pause: a descriptor may be free again.
     pub fn retry(&mut self) {
-        if self.queue == Queue::Paused {
-            self.queue = Queue::Filled;
+        let queue = self.queue();
+        if *queue == Queue::Paused {
+            *queue = Queue::Filled;
         }
     }
 
-    /// Whether accepting now could give a client.
+    /// Returns whether accepting now could give a client.
     pub fn is_filled(&self) -> bool {
-        self.queue == Queue::Filled
+        match self.state {
+            State::Open(queue) | State::Hushed(queue, _) | State::LastAsked(queue) => {
+                queue == Queue::Filled
+            }
+        }
     }
 
-    /// Nobody new can come from now on, and by `until` all who were coming have. The queue may
-    /// hold clients whose event is still to come.
+    /// Takes note that nobody new can come from now on, and that by `until` all who were coming
+    /// have arrived. The queue may hold clients whose event is still to come.
     pub fn hush(&mut self, until: Instant) {
-        self.hushed_until = Some(until);
-        self.note();
+        let queue = *self.queue();
+        self.state = State::Hushed(queue.noted(), until);
     }
 
     /// Once all who were coming have arrived, the kernel is asked for them: an event may be late,
     /// when more sources are ready than one wait returns, and closing would reset those clients.
     pub fn ask_at_the_end(&mut self, now: Instant) {
-        if !self.is_last_asked && self.hushed_until.is_some_and(|until| until <= now) {
-            self.is_last_asked = true;
-            self.note();
+        if let State::Hushed(queue, until) = self.state
+            && until <= now
+        {
+            self.state = State::LastAsked(queue.noted());
         }
     }
 
-    /// Whether there may be something to do: clients to accept, or an end to make.
+    /// Returns whether there may be something to do: clients to accept, or an end to make.
     pub fn is_due(&self) -> bool {
-        self.is_filled() || self.hushed_until.is_some()
+        match self.state {
+            State::Open(queue) => queue == Queue::Filled,
+            State::Hushed(..) | State::LastAsked(_) => true,
+        }
     }
 
-    /// Whether every client that could come has been accepted.
+    /// Returns whether every client that could come has been accepted.
     pub fn is_spent(&self) -> bool {
-        self.queue == Queue::Empty && self.is_last_asked
+        self.state == State::LastAsked(Queue::Empty)
     }
 
     /// Learns from an attempt to accept.
@@ -128,18 +148,28 @@ impl Listener {
         };
         match Severity::of(&error) {
             Severity::Nobody => {
-                self.queue = Queue::Empty;
+                *self.queue() = Queue::Empty;
                 Accepted::Nobody
             }
             Severity::Interrupted => Accepted::Interrupted,
             Severity::ThatClient => Accepted::Lost(error),
             Severity::Resources => {
-                self.queue = Queue::Paused;
+                *self.queue() = Queue::Paused;
                 let pause = self.pause;
                 self.pause = (pause * 2).min(self.pauses.1);
                 Accepted::Exhausted(error, pause)
             }
             Severity::Fatal => Accepted::Broken(error),
+        }
+    }
+}
+
+impl Queue {
+    /// Returns the queue when a client may have come to it. A pause is not ended by that.
+    fn noted(self) -> Queue {
+        match self {
+            Queue::Empty | Queue::Filled => Queue::Filled,
+            Queue::Paused => Queue::Paused,
         }
     }
 }
@@ -186,6 +216,33 @@ impl Severity {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_listener_is_spent_once_the_kernel_was_asked_after_all_had_arrived() {
+        let now = Instant::now();
+        let pause = Duration::from_millis(1);
+        let mut listener = Listener::new(([127, 0, 0, 1], 1).into(), (pause, pause));
+        let accept = |listener: &mut Listener, errno: i32| {
+            listener.learn::<()>(Err(io::Error::from_raw_os_error(errno)));
+        };
+        accept(&mut listener, libc::EAGAIN);
+        assert!(!listener.is_due() && !listener.is_spent());
+        listener.hush(now + pause);
+        assert!(listener.is_filled(), "an event may be late");
+        accept(&mut listener, libc::EAGAIN);
+        listener.ask_at_the_end(now);
+        assert!(listener.is_due() && !listener.is_filled() && !listener.is_spent());
+        listener.ask_at_the_end(now + pause);
+        assert!(listener.is_filled());
+        accept(&mut listener, libc::EMFILE);
+        listener.note();
+        assert!(!listener.is_filled() && !listener.is_spent());
+        listener.retry();
+        assert!(listener.is_filled());
+        accept(&mut listener, libc::EAGAIN);
+        listener.ask_at_the_end(now + pause);
+        assert!(listener.is_spent(), "the kernel is asked once");
+    }
 
     #[test]
     fn only_errors_that_make_the_socket_useless_are_fatal() {

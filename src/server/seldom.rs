@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use crate::units::grouped;
+
 /// The time between two lines about the same.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -35,7 +37,10 @@ impl fmt::Display for Untold {
         match self.0 {
             0 => Ok(()),
             1 => f.write_str(" (and once more since this was told)"),
-            count => write!(f, " (and {count} times more since this was told)"),
+            count => {
+                let count = grouped(count);
+                write!(f, " (and {count} times more since this was told)")
+            }
         }
     }
 }
@@ -55,5 +60,11 @@ mod tests {
         let told = seldom.happened(start + PAUSE).unwrap().to_string();
         assert_eq!(told, " (and 3 times more since this was told)");
         assert_eq!(seldom.happened(start + 2 * PAUSE).unwrap().to_string(), "");
+        assert_eq!(
+            Untold(1).to_string(),
+            " (and once more since this was told)"
+        );
+        let often = " (and 2,000 times more since this was told)";
+        assert_eq!(Untold(2000).to_string(), often);
     }
 }

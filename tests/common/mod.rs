@@ -49,6 +49,14 @@ pub fn upcase(arguments: &str) -> Command {
     command
 }
 
+/// This test binary once more: its ignored test `attempt`, in a process of its own.
+pub fn attempt() -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["attempt", "--exact", "--ignored", "--nocapture", "-q"]);
+    command.stdin(Stdio::null());
+    command
+}
+
 /// Runs the binary to its end.
 pub fn run(arguments: &str) -> Ended {
     Ended::from(upcase(arguments).output().expect("the binary starts"))
@@ -212,6 +220,18 @@ impl Process {
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     }
 
+    /// The folder in /proc of its thread of this name.
+    #[track_caller]
+    pub fn thread(&self, name: &str) -> PathBuf {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
+        let mut tasks = tasks.map(|task| task.unwrap().path());
+        let is_it = |task: &PathBuf| {
+            let its_name = std::fs::read_to_string(task.join("comm"));
+            its_name.is_ok_and(|its_name| its_name.trim_end() == name)
+        };
+        tasks.find(is_it).expect(name)
+    }
+
     /// A number of /proc/PID/status.
     fn status(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
@@ -272,21 +292,19 @@ impl Serve {
 
     /// Starts a command that becomes a server with so many listeners.
     pub fn launch(mut command: Command, listeners: usize) -> Serve {
+        const LISTENING: &str = "listening on ";
         let mut process = Process::start({
             command.stdout(Stdio::piped());
             command
         });
         let stdout = process.child().stdout.take().expect("a pipe");
+        // A process of a test begins with what the harness prints.
         let addresses: Vec<SocketAddr> = BufReader::new(stdout)
             .lines()
-            .take(listeners)
             .map_while(Result::ok)
-            .map(|line| {
-                line.strip_prefix("listening on ")
-                    .expect(&line)
-                    .parse()
-                    .unwrap()
-            })
+            .skip_while(|line| !line.starts_with(LISTENING))
+            .take(listeners)
+            .map(|line| line.strip_prefix(LISTENING).expect(&line).parse().unwrap())
             .collect();
         assert_eq!(addresses.len(), listeners, "{}", process.stderr());
         Serve { process, addresses }
@@ -298,6 +316,21 @@ impl Serve {
 
     pub fn connect(&self) -> TcpStream {
         connect(self.address())
+    }
+
+    /// How it stands, by its own count: the line that SIGUSR1 has it log, which has this mark.
+    #[track_caller]
+    pub fn standing(&self, mark: &str) -> String {
+        let before = self.process.stderr().matches(mark).count();
+        self.process.signal(Signal::SIGUSR1);
+        until("the server says how it stands", || {
+            self.process.stderr().matches(mark).count() > before
+        });
+        let log = self.process.stderr();
+        log.lines()
+            .rfind(|line| line.contains(mark))
+            .unwrap()
+            .to_string()
     }
 
     /// Stops it in order, checks the exit code, and gives its last line: the totals.

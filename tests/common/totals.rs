@@ -76,8 +76,8 @@ fn bytes(text: &str) -> Option<u64> {
     (noun == right).then_some(count)
 }
 
-/// A number whose thousands are separated: `1,200`.
-fn number(text: &str) -> Option<u64> {
+/// Reads a number whose thousands are separated: `1,200`.
+pub fn number(text: &str) -> Option<u64> {
     let mut groups = text.split(',');
     let first = groups.next()?;
     let right = groups.all(|group| group.len() == 3) && (1..=3).contains(&first.len());

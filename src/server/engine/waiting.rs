@@ -20,6 +20,7 @@ use crate::server::patience::{LOOKS, Mark, Stalls};
 use crate::server::stats::CloseReason;
 use crate::server::watch::Watch;
 use crate::server::world::{Output, Socket, Timer, World};
+use crate::units::counted;
 
 impl<S: Socket> Engine<S> {
     /// A client was sent something.
@@ -93,9 +94,10 @@ impl<S: Socket> Engine<S> {
             } = output;
             warn!(
                 "{}connection {token} is reset: it takes too little of its replies \
-                 (--stall-timeout, --min-rate); {acknowledged} bytes acknowledged, \
-                 {outstanding} outstanding{untold}",
-                self.label
+                 (--stall-timeout, --min-rate); {} acknowledged, {} outstanding{untold}",
+                self.label,
+                counted(acknowledged, "byte"),
+                counted(outstanding, "byte"),
             );
         }
         self.close(token, CloseReason::Stalled);
