@@ -5,7 +5,7 @@
 //! stall is one event, with the burst of replies at its end. Replies that come after the last
 //! message was due belong to the last block.
 //!
-//! Invariant: at most [`BLOCKS_MAX`] blocks, of equal length. When they are full, neighbours become
+//! Invariant: at most `BLOCKS_MAX` blocks, of equal length. When they are full, neighbours become
 //! one and the length doubles, so the memory of a run does not depend on how long it lasts. Blocks
 //! of several threads have the same beginning, and lengths that are multiples of each other.
 

@@ -102,6 +102,13 @@ pub struct Backlog {
     pub due: u64,
 }
 
+/// The share by which a backlog may grow in a run whose queue merely wanders.
+const WANDERING: f64 = 0.002;
+
+/// Standard deviations by which it may grow by chance, when as many messages are on their way as a
+/// Poisson distribution has.
+const BY_CHANCE: f64 = 4.0;
+
 /// The two ends of the row of sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sends {
@@ -422,6 +429,19 @@ impl Results {
         if send.at >= sends.last.at {
             sends.last = send;
         }
+    }
+}
+
+impl Backlog {
+    /// Returns the share of the messages due between the two quarters by which it grew; `None`: it
+    /// did not, or it may have been chance. `slow`: how long the slowest of a hundred replies take.
+    pub fn growth(&self, slow: Duration, sending: Duration) -> Option<f64> {
+        let grown = self.last as f64 - self.first as f64;
+        let share = grown / self.due.max(1) as f64;
+        let is_chance = grown < BY_CHANCE * ((self.first + self.last) as f64).sqrt();
+        // Where replies take so long, more and more are on their way until the first ones come.
+        let is_filling = slow > sending / 4;
+        (share > WANDERING && !is_chance && !is_filling).then_some(share)
     }
 }
 

@@ -6,17 +6,9 @@ use std::time::Duration;
 use crate::load::engine::Done;
 use crate::load::evidence::{Evidence, Machine, share};
 use crate::load::plan::{Pace, Plan};
-use crate::load::results::{Backlog, Course, LATE, Results};
+use crate::load::results::{Course, LATE, Results};
 use crate::load::targets::Target;
 use crate::server::stats::Totals;
-
-/// The share of the messages due between the first and the last quarter of a run that a queue which
-/// merely wanders may leave behind.
-const LEFT_BEHIND: f64 = 0.002;
-
-/// Standard deviations of the number of messages on their way, were each there by chance, that a
-/// backlog must have grown by.
-const LEFT_BY_CHANCE: f64 = 4.0;
 
 /// The result of a load run.
 #[derive(Clone, Debug)]
@@ -125,20 +117,12 @@ impl Summary {
         let drift = self.results.response.drift();
         let drift = drift.filter(|drift| drift.slope > 0.0 && drift.growth() > LATE.as_secs_f64());
         let slope = drift.map(|drift| drift.slope);
-        let grown = slope.into_iter().chain(self.left_behind()).reduce(f64::max);
+        let left = self.course.backlog.and_then(|backlog| {
+            let slow = self.results.response.distribution()?.nearest(99.0).value;
+            backlog.growth(slow, self.course.sending)
+        });
+        let grown = slope.into_iter().chain(left).reduce(f64::max);
         grown.map(|grown| grown.min(1.0))
-    }
-
-    /// Returns the share of the messages that were not answered by the time others were, since more
-    /// and more waited; `None`: that cannot be said.
-    fn left_behind(&self) -> Option<f64> {
-        let Backlog { first, last, due } = self.course.backlog?;
-        // Until as many replies are on their way as a slow server has there, more and more wait.
-        let slow = self.results.response.distribution()?.nearest(99.0).value;
-        let (grown, chance) = (last as f64 - first as f64, ((first + last) as f64).sqrt());
-        let share = grown / due.max(1) as f64;
-        let is_seen = share > LEFT_BEHIND && grown > LEFT_BY_CHANCE * chance;
-        (is_seen && slow < self.course.sending / 4).then_some(share)
     }
 
     /// Returns a target's share of the scheduled messages; 0 when there were none.
