@@ -27,13 +27,14 @@
 //! kernel and on the scripted streams of the tests.
 //!
 //! ```text
-//! 17 main
-//! 16 cli/mod
-//! 15 cli/args
-//! 14 cli/load   cli/send   cli/serve   cli/sniff
-//! 13 cli/options   progress   report/text*   report/json*   report/mod*
-//! 12 load/verdict/mod*
-//! 11 load/verdict/client*   load/verdict/failures*   load/verdict/network*   load/verdict/server*
+//! 18 main
+//! 17 cli/mod
+//! 16 cli/args
+//! 15 cli/load   cli/send   cli/serve   cli/sniff
+//! 14 cli/options   progress   report/text*   report/json*   report/mod*
+//! 13 load/verdict/mod*
+//! 12 load/verdict/server*
+//! 11 load/verdict/client*   load/verdict/failures*   load/verdict/network*
 //! 11 load/verdict/connecting*   load/verdict/pace*
 //! 10 load/mod   load/verdict/thresholds*
 //! 9  load/summary*   load/engine/messages*   load/engine/connections*   load/engine/ways*

@@ -115,6 +115,11 @@ impl Message {
         self.size.into()
     }
 
+    /// Returns whether it is the first of its connection.
+    pub fn is_first(&self) -> bool {
+        self.start() == 0
+    }
+
     /// Where its first byte stands.
     fn start(&self) -> u64 {
         self.end - self.size()

@@ -29,6 +29,8 @@ pub struct Results {
     pub response: Latency,
     /// From the send that took its last byte until then.
     pub service: Latency,
+    /// The same of the first message of each connection: the server may have had to accept it yet.
+    pub first: Latency,
     /// From when a message was due until that send: blocked and own together.
     pub lateness: Latency,
     /// The part of it in which no connection was free, or the socket took no bytes.
@@ -320,7 +322,11 @@ impl Results {
         self.counts.verified(message);
         let lateness = message.lateness().unwrap_or_default();
         self.sent(message, lateness);
-        response.saturating_sub(lateness)
+        let service = response.saturating_sub(lateness);
+        if message.is_first() {
+            self.first.record(service);
+        }
+        service
     }
 
     /// A message was answered at `now`, and the kernel told its own times.
@@ -368,6 +374,7 @@ impl Results {
         self.counts.merge(&other.counts);
         self.response.merge(&other.response);
         self.service.merge(&other.service);
+        self.first.merge(&other.first);
         self.lateness.merge(&other.lateness);
         self.blocked.merge(&other.blocked);
         self.own.merge(&other.own);

@@ -129,6 +129,15 @@ impl Report {
         })
     }
 
+    /// The share of the messages that each target had.
+    pub fn shares(&self) -> Vec<f64> {
+        let targets = self.0["per_target"].as_array();
+        let shares = targets.into_iter().flatten();
+        shares
+            .filter_map(|target| target["share"].as_f64())
+            .collect()
+    }
+
     /// Whether a thread of the run waited for a CPU for more than a fiftieth of its time, or the
     /// host took as much away.
     pub fn was_disturbed(&self) -> bool {

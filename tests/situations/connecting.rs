@@ -149,12 +149,17 @@ pub const CLOSED_LOOPS: &[Situation] = &[
 
 /// Whether the report says that connecting was slow.
 fn tells_of_connecting(report: &Report) -> bool {
-    report.tells(&["connecting", "accept queue", "accepted", "accepting"])
+    report.tells(&["connecting", "accepted", "accepts"])
 }
 
 /// Whether the report names the ports of the client's machine, and lays nothing to the server.
 fn tells_of_ports_alone(report: &Report) -> bool {
-    let servers = ["no free connection", "rate was not reached", "the server"];
+    let servers = [
+        "no free connection",
+        "the queue grew",
+        "the server set",
+        "accepts too slowly",
+    ];
     report.tells(&["local port", "ports of this machine"]) && !report.tells(&servers)
 }
 

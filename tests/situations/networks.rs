@@ -266,7 +266,14 @@ pub const CLOSED_LOOPS: &[Situation] = &[
 
 /// Whether the report speaks of the way between the two ends.
 fn tells_of_the_way(report: &Report) -> bool {
-    report.tells(&["round trip", "round-trip", "network", "link", "queue"])
+    report.tells(&[
+        "the way",
+        "round trip",
+        "round-trip",
+        "network",
+        "link",
+        "queue",
+    ])
 }
 
 /// A run over a way that the test itself makes.

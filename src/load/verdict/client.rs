@@ -12,7 +12,7 @@ use crate::load::latency::Latency;
 use crate::load::results::LATE;
 use crate::load::summary::Summary;
 use crate::load::verdict::thresholds::{
-    JUDGED_MOST, LATE_SHARE, LIMITED, LOADED, POINTS, SATURATED, STARVED, STARVED_LEAST,
+    AWAY, JUDGED_MOST, LATE_SHARE, LIMITED, LOADED, POINTS, SATURATED, STARVED, STARVED_LEAST,
     of_all_time, visible, window_was_closed,
 };
 use crate::units::short;
@@ -157,7 +157,7 @@ fn limits_of_a_schedule(summary: &Summary, rate: f64) -> Vec<String> {
 fn limits_of_a_closed_loop(summary: &Summary) -> Vec<String> {
     let mut said = Vec::new();
     let time = summary.evidence.absences.watched.mul_f64(away(summary));
-    if away(summary) > STARVED && time > STARVED_LEAST {
+    if away(summary) > AWAY && time > STARVED_LEAST {
         said.push(format!(
             "the generator was not let run for {:.0} % of its time, and busy for {:.0} %: it set \
              the pace",

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::load::results::Results;
 use crate::load::summary::Summary;
+use crate::load::verdict::connecting::full_accept_queue;
 use crate::load::verdict::thresholds::{
     WAITED, WAITED_FEW, of_all_time, visible, window_was_closed,
 };
@@ -40,6 +41,7 @@ pub(super) fn server_limits(summary: &Summary) -> Vec<String> {
             of_all_time(network.window_limited, summary) * 100.0
         ));
     }
+    said.extend(full_accept_queue(summary));
     if let Some(stall) = summary.stall() {
         said.push(format!(
             "no reply came for {} while messages were outstanding that others had in less",

@@ -31,6 +31,10 @@ pub(super) const STARVED: f64 = 0.10;
 /// ... unless it is less than the scheduler's time slices: in so short a run it says nothing.
 pub(super) const STARVED_LEAST: Duration = Duration::from_millis(10);
 
+/// The part of its time for which the generator of a closed loop may not be let run: the rate is
+/// too low by as much.
+pub(super) const AWAY: f64 = 1.0 / LATE_SHARE as f64;
+
 /// The part of its time beyond which a thread has none left for what comes next.
 pub(super) const SATURATED: f64 = 0.90;
 
