@@ -74,7 +74,7 @@ enum Quantity {
     TimedOut,
     Unanswered,
     Verified,
-    /// The share of the scheduled rate that was achieved.
+    /// The share of the scheduled rate that was answered.
     Rate,
 }
 
@@ -233,7 +233,8 @@ impl Demand {
         }
     }
 
-    /// Holds it against what a run measured; `rate`: the achieved share of the scheduled rate.
+    /// Holds it against what a run measured; `rate`: the share of the scheduled rate that was
+    /// answered.
     pub fn hold(&self, results: &Results, rate: Option<f64>) -> Assertion {
         let (found, holds) = match self.subject {
             Subject::Time(metric, statistic, bound) => {
@@ -241,7 +242,9 @@ impl Demand {
             }
             Subject::Number(quantity, bound) => {
                 let found = quantity.of(results, rate);
-                (found.to_string(), self.comparison.holds(&found, &bound))
+                // Down to a millionth: a share that is short of a bound is not rounded up to it.
+                let shown = (found * 1e6).floor() / 1e6;
+                (shown.to_string(), self.comparison.holds(&found, &bound))
             }
         };
         Assertion {

@@ -48,9 +48,6 @@ pub(super) fn slow_connecting(summary: &Summary) -> Option<String> {
             .then_some(said)
             .or_else(|| slow_first_replies(summary));
     }
-    if full_accept_queue(summary).is_some() {
-        return None;
-    }
     syns_alone_resent(summary).or_else(|| {
         Some(format!(
             "{} and {} of {} were sent again, so they were lost on the way: connecting took {took}",

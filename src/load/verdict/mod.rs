@@ -221,7 +221,11 @@ pub fn judge(summary: &Summary) -> Findings {
             findings.verdict
         ));
     }
-    findings.evidence.extend(asides(summary));
+    for said in asides(summary) {
+        if !findings.evidence.contains(&said) {
+            findings.evidence.push(said);
+        }
+    }
     findings
 }
 
