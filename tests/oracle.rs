@@ -34,12 +34,14 @@ fn end(mut sniff: Process) {
     );
 }
 
-/// Runs `load` over the link while it is captured.
+/// Runs `load` over the link while it is captured. A server with a small buffer closes its window.
 fn capture_load(lab: &Lab, file: &Path, serve: &str, load: &str) {
     let command = upcase(&format!("serve --listen {SERVER}:12000 {serve}"));
     let serve = Serve::launch(lab.on_server(&command), 1);
     let sniff = capture(lab, file);
-    let command = upcase(&format!("load {SERVER}:12000 {load} {ANY_PACE}"));
+    let command = upcase(&format!(
+        "load {SERVER}:12000 {load} {ANY_PACE},server-bound"
+    ));
     let output = lab.on_client(&command).output().unwrap();
     assert!(
         output.status.success(),
