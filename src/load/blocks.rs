@@ -34,10 +34,17 @@ pub struct Blocks {
     length: Duration,
 }
 
-/// The samples of a block: entries of a step (high bits) and how many are in it, in the order of
-/// the steps.
+/// The samples of a block: entries of a step (high bits) and how many samples are in it.
 #[derive(Clone, Debug, Default)]
-pub struct Block(Vec<u32>);
+pub struct Block {
+    entries: Vec<u32>,
+    /// How many of them were left when those of one step were last put together.
+    compact: usize,
+}
+
+/// Entries by which a block may grow before those of one step are put together: a run that ends
+/// with a million messages unanswered keeps no entry for each.
+const LOOSE_MAX: usize = 4096;
 
 impl Default for Blocks {
     fn default() -> Self {
@@ -50,14 +57,26 @@ impl Default for Blocks {
 
 impl Blocks {
     /// Adds samples to the open block.
-    pub fn add(&mut self, samples: Block) {
+    pub fn add(&mut self, samples: &Block) {
         if let Some(open) = self.blocks.last_mut() {
-            open.merge(samples);
+            open.entries.extend_from_slice(&samples.entries);
+            open.limit();
+        }
+    }
+
+    /// Adds a sample of this step to the open block.
+    pub fn record(&mut self, step: usize) {
+        if let Some(open) = self.blocks.last_mut() {
+            open.push(step, 1);
+            open.limit();
         }
     }
 
     /// Ends the open block and opens the next one. Returns when that one ends, after the beginning.
     pub fn end(&mut self) -> Duration {
+        if let Some(open) = self.blocks.last_mut() {
+            open.put_together();
+        }
         self.blocks.push(Block::default());
         if self.blocks.len() > BLOCKS_MAX {
             self.double();
@@ -82,14 +101,14 @@ impl Blocks {
         let longer = self.blocks.len().max(other.blocks.len());
         self.blocks.resize(longer, Block::default());
         for (ours, theirs) in self.blocks.iter_mut().zip(other.blocks) {
-            ours.merge(theirs);
+            ours.merge(&theirs);
         }
     }
 
     fn double(&mut self) {
         let mut halves = std::mem::take(&mut self.blocks).into_iter();
         while let Some(mut block) = halves.next() {
-            block.merge(halves.next().unwrap_or_default());
+            block.merge(&halves.next().unwrap_or_default());
             self.blocks.push(block);
         }
         self.length = self.length.saturating_mul(2);
@@ -145,19 +164,19 @@ impl Blocks {
 }
 
 impl Block {
-    /// Adds so many samples of a step, which is none below those that are there.
+    /// Adds so many samples of a step.
     #[inline]
     pub fn push(&mut self, step: usize, mut count: u64) {
         while count > 0 {
             let part = count.min(COUNT_MOST);
-            self.0.push((step << COUNT_BITS) as u32 | part as u32);
+            self.entries.push((step << COUNT_BITS) as u32 | part as u32);
             count -= part;
         }
     }
 
     /// Calls for each entry with its step and its count.
     fn each(&self, mut call: impl FnMut(usize, u64)) {
-        for entry in &self.0 {
+        for entry in &self.entries {
             call(
                 (entry >> COUNT_BITS) as usize,
                 u64::from(*entry) & COUNT_MOST,
@@ -165,37 +184,33 @@ impl Block {
         }
     }
 
-    fn merge(&mut self, other: Block) {
-        if self.0.is_empty() {
-            *self = other;
-        } else if !other.0.is_empty() {
-            self.0 = merged(&self.0, &other.0);
-        }
+    fn merge(&mut self, other: &Block) {
+        self.entries.extend_from_slice(&other.entries);
+        self.put_together();
     }
-}
 
-/// Returns the entries of both, those of one step added up where one entry can hold them.
-fn merged(ours: &[u32], theirs: &[u32]) -> Vec<u32> {
-    let mut merged = Vec::with_capacity(ours.len() + theirs.len());
-    let (mut ours, mut theirs) = (ours, theirs);
-    while let ([our, our_rest @ ..], [their, their_rest @ ..]) = (ours, theirs) {
-        let (our_step, their_step) = (our >> COUNT_BITS, their >> COUNT_BITS);
-        let sum = our.wrapping_add(their & COUNT_MOST as u32);
-        if our_step == their_step && sum >> COUNT_BITS == our_step {
-            merged.push(sum);
-            (ours, theirs) = (our_rest, their_rest);
-        } else if our_step <= their_step {
-            merged.push(*our);
-            ours = our_rest;
-        } else {
-            merged.push(*their);
-            theirs = their_rest;
+    fn limit(&mut self) {
+        if self.entries.len() - self.compact > self.compact.max(LOOSE_MAX) {
+            self.put_together();
         }
     }
-    merged.extend_from_slice(ours);
-    merged.extend_from_slice(theirs);
-    merged.shrink_to_fit();
-    merged
+
+    /// Puts together the entries of one step, as far as one entry can hold them.
+    fn put_together(&mut self) {
+        // Stable, since that is fast for what consists of some parts that are in order.
+        self.entries.sort();
+        self.entries.dedup_by(|next, kept| {
+            let sum = kept.wrapping_add(*next & COUNT_MOST as u32);
+            let fits = sum >> COUNT_BITS == *next >> COUNT_BITS;
+            if fits && *kept >> COUNT_BITS == *next >> COUNT_BITS {
+                *kept = sum;
+                return true;
+            }
+            false
+        });
+        self.entries.shrink_to_fit();
+        self.compact = self.entries.len();
+    }
 }
 
 #[cfg(test)]
@@ -221,7 +236,7 @@ mod tests {
             }
             let mut block = Block::default();
             block.push(*step, 1);
-            blocks.add(block);
+            blocks.add(&block);
         }
         blocks
     }
@@ -270,7 +285,7 @@ mod tests {
         for _ in 0..3 {
             let mut block = Block::default();
             block.push(7, 100_000);
-            blocks.add(block);
+            blocks.add(&block);
         }
         let wanted = Share {
             all: 300_000.0,
@@ -278,5 +293,16 @@ mod tests {
         };
         assert_eq!(blocks.shares(7), [wanted]);
         assert_eq!(blocks.shares(8)[0].beyond, 0.0);
+    }
+
+    #[test]
+    fn a_million_samples_without_a_reply_take_little_room() {
+        let mut blocks = Blocks::default();
+        for place in 0..1_000_000 {
+            blocks.record(place * 7 % 1000);
+        }
+        assert!(blocks.blocks[0].entries.len() <= 2 * LOOSE_MAX);
+        assert_eq!(blocks.shares(0)[0].all, 1e6);
+        assert_eq!(blocks.shares(999)[0].beyond, 1000.0);
     }
 }

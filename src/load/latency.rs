@@ -157,9 +157,7 @@ impl Latency {
         censored.least = censored.least.min(nanoseconds);
         count(&mut censored.histogram, nanoseconds);
         if let Some(blocks) = &mut self.blocks {
-            let mut block = Block::default();
-            block.push(step_of(nanoseconds), 1);
-            blocks.add(block);
+            blocks.record(step_of(nanoseconds));
         }
     }
 
@@ -180,7 +178,7 @@ impl Latency {
             block.push(step, count.into());
         });
         if let Some(blocks) = &mut self.blocks {
-            blocks.add(block);
+            blocks.add(&block);
         }
     }
 

@@ -535,27 +535,35 @@ fn write_unsupported(page: &mut String, rows: &[(&str, &Latency)]) -> fmt::Resul
 /// Writes for which percentiles there is no interval, and why. That the samples of a row are not
 /// kept in blocks is no news.
 fn write_withheld(page: &mut String, rows: &[(&str, &Latency)]) -> fmt::Result {
+    let named = rows
+        .iter()
+        .map(|(name, latency)| (name.trim_start(), withheld(latency)));
+    let named: Vec<(&str, Vec<(&str, Withheld)>)> = named.collect();
     for reason in WITHHELD {
-        let mut named = Vec::new();
-        for (name, latency) in rows {
-            let distribution = latency.distribution();
-            let is_withheld = |percentile| {
-                let all = distribution.as_ref();
-                all.is_some_and(|all| all.percentile(percentile).is_some())
-                    && latency.interval(percentile) == Err(reason)
-            };
-            let points = POINTS.iter().filter(|(_, it)| is_withheld(*it));
+        let of_row = |(name, withheld): &(&str, Vec<(&str, Withheld)>)| {
+            let points = withheld.iter().filter(|(_, found)| *found == reason);
             let points: Vec<&str> = points.map(|(point, _)| *point).collect();
-            if !points.is_empty() {
-                named.push(format!("{} {}", name.trim_start(), points.join(", ")));
-            }
-        }
-        if !named.is_empty() {
-            let named = named.join("; ");
-            writeln!(page, "{:MARGIN$}no interval: {} ({named})", "", why(reason))?;
+            (!points.is_empty()).then(|| format!("{name} {}", points.join(", ")))
+        };
+        let said: Vec<String> = named.iter().filter_map(of_row).collect();
+        if !said.is_empty() {
+            let said = said.join("; ");
+            writeln!(page, "{:MARGIN$}no interval: {} ({said})", "", why(reason))?;
         }
     }
     Ok(())
+}
+
+/// The percentiles that are printed without an interval, and why.
+fn withheld(latency: &Latency) -> Vec<(&'static str, Withheld)> {
+    let Some(all) = latency.distribution() else {
+        return Vec::new();
+    };
+    let printed = POINTS
+        .iter()
+        .filter(|(_, it)| all.percentile(*it).is_some());
+    let reasons = printed.filter_map(|(point, it)| Some((*point, latency.interval(*it).err()?)));
+    reasons.collect()
 }
 
 /// Reasons to withhold an interval that another run might not have.
