@@ -33,9 +33,9 @@
 //! 15 cli/load   cli/send   cli/serve   cli/sniff
 //! 14 cli/options   progress   report/text*   report/json*   report/mod*
 //! 13 load/verdict/mod*
-//! 12 load/verdict/server*
+//! 12 load/verdict/server*   load/verdict/pace*
 //! 11 load/verdict/client*   load/verdict/failures*   load/verdict/network*
-//! 11 load/verdict/connecting*   load/verdict/pace*
+//! 11 load/verdict/connecting*
 //! 10 load/mod   load/verdict/thresholds*
 //! 9  load/summary*   load/engine/messages*   load/engine/connections*   load/engine/ways*
 //! 9  load/own

@@ -28,7 +28,7 @@ pub const OPEN_LOOPS: &[Situation] = &[
         name: "client stopped for 5 ms again and again",
         right: &[CLIENT, VALID_UP_TO],
         why: "one of twenty messages is late by the client's doing",
-        inject: |bench| stop_and_go(bench, 5, "--connections 50 --rate 1000 --duration 2500ms"),
+        inject: |bench| stop_and_go(bench, 5, "--connections 50 --rate 1000 --duration 3s"),
         ..OPEN
     },
     Situation {
@@ -101,8 +101,8 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: client stopped again and again",
         right: &[CLIENT],
-        why: "it stood still for a quarter of its time",
-        inject: |bench| stop_and_go(bench, 25, "--connections 20 --duration 2500ms"),
+        why: "it stood still for an eighth of its time",
+        inject: |bench| stop_and_go(bench, 25, "--connections 20 --duration 3s"),
         ..CLOSED
     },
     Situation {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::load::evidence::HELD_BACK;
 use crate::load::latency::Latency;
 use crate::load::summary::Summary;
+use crate::load::verdict::connecting::lost_syns;
 use crate::load::verdict::thresholds::{SATURATED, window_was_closed};
 use crate::units::short;
 
@@ -24,6 +25,9 @@ pub(super) fn pace(summary: &Summary) -> Result<String, String> {
              lower bound of the server's",
             busy * 100.0
         ));
+    }
+    if let Some(lost) = lost_syns(summary) {
+        return Err(lost);
     }
     let think = summary.plan.think();
     let median = |of: &Latency| {
