@@ -1,4 +1,5 @@
-//! Durations, counts and rates for people: one form of each, for every command. Pure.
+//! Durations, counts and rates for people: one form of each, for every command; and durations as
+//! the numbers that are recorded. Pure.
 //!
 //! The thousands of a count are separated by commas, and its noun agrees with it: `1 client`,
 //! `2,000 clients`. Numbers that are names have no commas: ports, sequence numbers, offsets, the
@@ -6,6 +7,11 @@
 
 use std::fmt;
 use std::time::Duration;
+
+/// Returns a duration in nanoseconds; the most that 64 bits hold (584 years) for a longer one.
+pub fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
 
 /// Returns three significant digits and a unit: `850 ns`, `12.3 µs`, `1.04 ms`, `2.50 s`.
 pub fn short(duration: Duration) -> String {

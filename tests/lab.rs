@@ -6,7 +6,7 @@ mod common;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::lab::{Lab, SERVER};
+use common::lab::{Lab, SERVER, done, words};
 use common::path::{Path, Way};
 use common::{ANY_PACE, Ended, Serve, upcase};
 use serde_json::{Value, json};
@@ -123,18 +123,15 @@ fn probed(lab: &Lab, may_open_raw: bool) -> (Value, String) {
     (report["evidence"].clone(), line.to_string())
 }
 
-/// A command with arguments separated by spaces.
-fn words(command: &str) -> Command {
-    let mut words = command.split_whitespace();
-    let mut command = Command::new(words.next().unwrap());
-    command.args(words);
-    command
-}
-
-/// Carries out a command on one of the hosts.
-fn done(mut command: Command) {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {output:?}");
+/// Has the server's host drop what arrives and matches a rule.
+fn drop_on_server(lab: &Lab, rule: &str) {
+    for command in [
+        "nft add table ip test",
+        "nft add chain ip test input { type filter hook input priority 0 ; }",
+        &format!("nft add rule ip test input {rule} drop"),
+    ] {
+        done(lab.on_server(&words(command)));
+    }
 }
 
 #[test]
@@ -177,13 +174,7 @@ fn a_target_whose_kernel_does_not_answer_is_no_evidence() {
         return common::skip("no nft (package nftables)");
     }
     let _serve = serve(&lab, "");
-    for command in [
-        "nft add table ip test",
-        "nft add chain ip test input { type filter hook input priority 0 ; }",
-        "nft add rule ip test input ip protocol icmp drop",
-    ] {
-        done(lab.on_server(&words(command)));
-    }
+    drop_on_server(&lab, "ip protocol icmp");
     let (evidence, line) = probed(&lab, true);
     let probe = &evidence["probe"];
     let seen = (&probe["silent"], &probe["answered"], &probe["least_us"]);
@@ -201,15 +192,10 @@ fn a_message_that_is_lost_twice_is_seen_and_what_tcp_counted_of_it_is_told() {
         return common::skip("no nft (package nftables)");
     }
     let _serve = serve(&lab, "");
-    for command in [
-        "nft add table ip test",
-        "nft add chain ip test input { type filter hook input priority 0 ; }",
-        // Of forty segments with data the first, and what is sent to see whether it is lost: so it
-        // is sent once more after a timeout.
-        "nft add rule ip test input ip protocol tcp meta length > 60 numgen inc mod 40 < 2 drop",
-    ] {
-        done(lab.on_server(&words(command)));
-    }
+    // Of forty segments with data the first, and what is sent to see whether it is lost: so it is
+    // sent once more after a timeout.
+    let rule = "ip protocol tcp meta length > 60 numgen inc mod 40 < 2";
+    drop_on_server(&lab, rule);
     let load =
         format!("load {SERVER}:12000 --connections 1 --messages 100 --format json {ANY_PACE}");
     let evidence = on_client(&lab, &load).json()["evidence"].clone();

@@ -24,6 +24,7 @@ pub use crate::capture::finding::{Fault, Finding, Note, Role};
 use crate::capture::segment::{Flags, Segment};
 use crate::capture::side::{GoesOn, OtherSyn, Place, Side, SideRemains, TIMED_MAX};
 use crate::capture::stream::{Aside, Comparison, Difference, Expect};
+use crate::units::nanoseconds;
 
 /// Which packet of the capture, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -276,7 +277,7 @@ impl Flow {
             server: SideRemains::of(&self.server),
             reset: reset.map(|reset| reset.from),
             established: self.is_established(),
-            last_time: u64::try_from(self.last_time.as_nanos()).unwrap_or(u64::MAX),
+            last_time: nanoseconds(self.last_time),
         })
     }
 

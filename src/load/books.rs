@@ -15,6 +15,7 @@ use crate::load::latency::Latency;
 use crate::load::recent::Recent;
 use crate::load::results::{Counts, Loss, Results, Tally};
 use crate::load::world::KernelTimes;
+use crate::units::nanoseconds;
 
 /// The measurements of one thread.
 #[derive(Clone, Debug)]
@@ -277,11 +278,6 @@ impl Books {
             (&mut self.run, run)
         }
     }
-}
-
-/// A duration as it is recorded; more than 584 years are taken for these.
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Interval {

@@ -18,6 +18,7 @@ use hdrhistogram::Histogram;
 use crate::load::blocks::{Block, Blocks};
 use crate::load::recent::{Recent, least_of, step_of};
 use crate::load::spread::{self, CONFIDENCE, Share, Trend, Worth};
+use crate::units::nanoseconds;
 
 /// Significant decimal digits that are kept: a value is known to one part in a thousand.
 const DIGITS: u8 = 3;
@@ -245,7 +246,7 @@ impl Latency {
         let blocks = self.blocks.as_ref().ok_or(Withheld::NoBlocks)?;
         let all = self.distribution().ok_or(Withheld::TooShort)?;
         let worth = worth(&all, blocks, percentile).ok_or(Withheld::TooShort)?;
-        if self.drift().is_some() {
+        if drift(&all, blocks).is_some() {
             return Err(Withheld::Trend);
         }
         // The true percentile lies between two of so many independent samples with the chance that
@@ -271,19 +272,26 @@ impl Latency {
     /// Returns how the samples grow or fall through the run, if that is no chance and so much that
     /// they have no common distribution: by a tenth of their median.
     pub fn drift(&self) -> Option<Trend> {
-        let median = self.distribution()?.nearest(50.0).value.as_secs_f64();
-        self.trend().filter(|trend| trend.growth() > median * DRIFT)
+        drift(&self.distribution()?, self.blocks.as_ref()?)
     }
 
     /// Returns how the samples grow or fall through the run, in seconds, by the means of its
     /// blocks; `None` when that could be chance, or without blocks. See [`spread::trend`] for how
     /// often it errs.
     pub fn trend(&self) -> Option<Trend> {
-        let (blocks, all) = (self.blocks.as_ref()?, self.distribution()?);
-        let mut trend = spread::trend(&blocks.means(all.nearest(99.0).value))?;
-        trend.slope /= SECOND;
-        Some(trend)
+        trend(&self.distribution()?, self.blocks.as_ref()?)
     }
+}
+
+fn drift(all: &Distribution, blocks: &Blocks) -> Option<Trend> {
+    let median = all.nearest(50.0).value.as_secs_f64();
+    trend(all, blocks).filter(|trend| trend.growth() > median * DRIFT)
+}
+
+fn trend(all: &Distribution, blocks: &Blocks) -> Option<Trend> {
+    let mut trend = spread::trend(&blocks.means(all.nearest(99.0).value))?;
+    trend.slope /= SECOND;
+    Some(trend)
 }
 
 /// Returns what the samples are worth for a percentile; `None`: the run is too short to know.
@@ -314,10 +322,6 @@ fn shares(all: &Distribution, blocks: &Blocks, percentile: f64) -> Vec<Share> {
     let with_step =
         below(step) > 0 && (below(step + 1) == all.count() || distance(step) < distance(step + 1));
     blocks.shares(if with_step { step } else { step + 1 })
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[inline]

@@ -7,6 +7,7 @@ use crate::load::payload::Content;
 use crate::load::schedule::{Arrivals, End, Part, Rate};
 use crate::load::sizes::Sizes;
 use crate::socket::Options;
+use crate::units::nanoseconds;
 
 /// A load run.
 #[derive(Clone, Debug)]
@@ -134,8 +135,7 @@ pub const AT_ONCE: Duration = Duration::from_millis(500);
 /// How often connections are looked over for what has become too old.
 pub const LOOK: Duration = Duration::from_millis(100);
 
-/// How often the ways of some connections are looked at: a disturbance of a second is seen in
-/// twenty looks.
+/// The time between two samples of TCP_INFO: a disturbance of a second is seen in twenty of them.
 pub const SAMPLE: Duration = Duration::from_millis(50);
 
 /// Connections whose way one such look covers, in turn. A reading of TCP_INFO takes about 1 µs, so
@@ -233,9 +233,7 @@ impl Plan {
     /// Where the schedule of an open loop ends.
     pub fn schedule_end(&self) -> End {
         match self.stop {
-            Stop::After(duration) => {
-                End::Before(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
-            }
+            Stop::After(duration) => End::Before(nanoseconds(duration)),
             Stop::Messages(messages) => End::Number(messages),
         }
     }

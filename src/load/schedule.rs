@@ -18,7 +18,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::load::random::{Dice, Purpose};
-use crate::units::grouped;
+use crate::units::{grouped, nanoseconds};
 
 /// In nanoseconds.
 const SECOND: u64 = 1_000_000_000;
@@ -296,7 +296,7 @@ impl Series {
         if self.arrivals == Arrivals::Poisson {
             return None;
         }
-        let elapsed = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+        let elapsed = nanoseconds(elapsed);
         let last = elapsed.min(self.before.saturating_sub(1));
         // Message k is due by then if k * nanoseconds / messages, rounded down, is not beyond it.
         let (messages, nanoseconds) = (self.rate.messages, self.rate.nanoseconds);
@@ -328,7 +328,7 @@ impl Series {
 
     /// Ends the series earlier: what is due at `end` or later is not due any more.
     pub fn cut(&mut self, end: Duration) {
-        let end = u64::try_from(end.as_nanos()).unwrap_or(u64::MAX);
+        let end = nanoseconds(end);
         self.before = self.before.min(end);
     }
 

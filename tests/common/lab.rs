@@ -185,6 +185,20 @@ impl Drop for Lab {
     }
 }
 
+/// A command with arguments separated by spaces.
+pub fn words(command: &str) -> Command {
+    let mut words = command.split_whitespace();
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words);
+    command
+}
+
+/// Carries out a command, such as one on a host of a lab, that must succeed.
+pub fn done(mut command: Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+}
+
 fn on(namespace: &str, command: &Command) -> Command {
     let mut on = Command::new("ip");
     on.args(["netns", "exec", namespace])

@@ -9,8 +9,8 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 
 use super::{Bench, CLIENT, FAILED, NETWORK, OPEN, SERVER, Situation, VALID};
-use super::{CLIENT_CPU, SERVER_CPU, done, ms, words};
-use crate::common::lab::{self, Lab};
+use super::{CLIENT_CPU, SERVER_CPU, ms};
+use crate::common::lab::{self, Lab, done, words};
 use crate::common::peers::{
     freeze, halt, hogs, intervals, proxy, send_and_spoil, server, slow_server,
 };

@@ -24,7 +24,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use crate::common::lab::Lab;
+use crate::common::lab::{Lab, done, words};
 use crate::common::peers::{intervals, pinned, pinned_among_others, settle};
 use crate::common::program::Program;
 use crate::common::report::Report;
@@ -303,18 +303,6 @@ fn judged(arguments: &str) -> Command {
             command
         }
     }
-}
-
-pub fn words(command: &str) -> Command {
-    let mut words = command.split_whitespace();
-    let mut command = Command::new(words.next().unwrap());
-    command.args(words);
-    command
-}
-
-pub fn done(mut command: Command) {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {output:?}");
 }
 
 /// How often a situation is made whose word may be the machine's noise.

@@ -24,24 +24,13 @@ const FIRST_SLOW: Duration = Duration::from_millis(10);
 /// ... and so many times as long as others.
 const FIRST_TIMES: u32 = 10;
 
-/// Returns what shows that the queue of connections to be accepted was full for a part of the time
-/// that counts, where no network takes part that could have lost a SYN.
-pub(super) fn full_accept_queue(summary: &Summary) -> Option<String> {
-    let is_seen = summary.is_local && cost_time(summary);
+/// Returns what follows from SYNs that had to be sent again, if the waits for that are a part of
+/// the time that counts. Where no network takes part, it is the server's doing; otherwise it is not
+/// known whose.
+pub(super) fn costly_syns(summary: &Summary) -> Option<String> {
+    let waits = SYN_AGAIN.saturating_mul(summary.evidence.network.syns_resent as u32);
+    let is_seen = of_all_time(waits, summary) > 1.0 / f64::from(LATE_SHARE);
     is_seen.then(|| syns_alone_resent(summary)).flatten()
-}
-
-/// Returns what shows that SYNs had to be sent again for a part of the time that counts, where it
-/// is not known who lost them.
-pub(super) fn lost_syns(summary: &Summary) -> Option<String> {
-    let is_seen = !summary.is_local && cost_time(summary);
-    is_seen.then(|| syns_alone_resent(summary)).flatten()
-}
-
-/// Returns whether the wait for second SYNs is a part of the time that counts.
-fn cost_time(summary: &Summary) -> bool {
-    let lost = SYN_AGAIN.saturating_mul(summary.evidence.network.syns_resent as u32);
-    of_all_time(lost, summary) > 1.0 / f64::from(LATE_SHARE)
 }
 
 /// Returns what there is to say of slow connecting, and decides no verdict.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::load::evidence::HELD_BACK;
 use crate::load::latency::Latency;
 use crate::load::summary::Summary;
-use crate::load::verdict::connecting::lost_syns;
+use crate::load::verdict::connecting::costly_syns;
 use crate::load::verdict::thresholds::{SATURATED, window_was_closed};
 use crate::units::short;
 
@@ -26,7 +26,8 @@ pub(super) fn pace(summary: &Summary) -> Result<String, String> {
             busy * 100.0
         ));
     }
-    if let Some(lost) = lost_syns(summary) {
+    // Those of a full accept queue on this machine would be the server's limit.
+    if let Some(lost) = costly_syns(summary) {
         return Err(lost);
     }
     let think = summary.plan.think();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::load::results::Results;
 use crate::load::summary::Summary;
-use crate::load::verdict::connecting::full_accept_queue;
+use crate::load::verdict::connecting::costly_syns;
 use crate::load::verdict::thresholds::{
     WAITED, WAITED_FEW, of_all_time, visible, window_was_closed,
 };
@@ -41,7 +41,7 @@ pub(super) fn server_limits(summary: &Summary) -> Vec<String> {
             of_all_time(network.window_limited, summary) * 100.0
         ));
     }
-    said.extend(full_accept_queue(summary));
+    said.extend(costly_syns(summary).filter(|_| summary.is_local));
     if let Some(stall) = summary.stall() {
         said.push(format!(
             "no reply came for {} while messages were outstanding that others had in less",
