@@ -103,8 +103,8 @@ impl Editor {
     pub fn stop(&mut self) -> bool {
         let is_left = std::mem::replace(&mut self.is_asked, false);
         if is_left {
-            // At once: the other ways of tcsetattr(3) wait until the terminal has taken all output,
-            // and one that nobody reads takes none.
+            // At once: the other actions of tcsetattr(3) wait until the terminal has taken all
+            // output, which never happens when no program reads from its other side.
             let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &self.settings);
         }
         self.has_ended = true;

@@ -20,7 +20,7 @@ const INTERFACES_MAX: usize = 1 << 16;
 /// Stands for all further interfaces of a section.
 const FURTHER: u32 = u32::MAX;
 
-/// Places that are told one by one.
+/// Places that are named one by one; what further places declare is added up.
 const PLACES_MAX: usize = 16;
 
 /// The counters of an Interface Statistics Block, since the capture began.
@@ -100,7 +100,7 @@ pub struct Drops {
     section: u64,
     /// In all sections.
     total: u128,
-    /// Of the sections before, as many as are told.
+    /// Those of the sections before, up to [`PLACES_MAX`].
     places: Vec<Place>,
     /// What was declared at the other places.
     elsewhere: u64,

@@ -109,7 +109,7 @@ impl fmt::Display for Compression {
 
 impl std::error::Error for Compression {}
 
-/// What a compressed file holds. Its own faults are told apart from those of reading it.
+/// Decompresses a file. Its errors distinguish damaged data from a file that cannot be read.
 struct Unpacked<R>(MultiGzDecoder<R>);
 
 impl<R: BufRead> Read for Unpacked<R> {

@@ -118,8 +118,8 @@ const TURN_PACKETS: usize = 1024;
 /// How often a live capture writes out what it told, and lets ended flows go.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Tells a capture file until its end, or until `stopped`, and keeps the packets of its flows. A
-/// file of which nothing can be read is an error.
+/// Prints the transcript of a capture file until its end, or until `stopped`, and keeps the packets
+/// of its flows. A file of which nothing can be read is an error.
 pub fn read<W: Write>(
     input: impl Read + Send + 'static,
     name: &str,
@@ -160,7 +160,7 @@ pub fn read<W: Write>(
     reading.finish()
 }
 
-/// A capture file that is being told.
+/// A capture file whose transcript is being printed.
 struct Reading<'a, W> {
     reader: Reader,
     /// Where the packets of the flows are kept.
@@ -171,7 +171,8 @@ struct Reading<'a, W> {
 }
 
 impl<W: Write> Reading<'_, W> {
-    /// Tells the file as far as it goes, and returns why it goes no further, if it is not its end.
+    /// Prints the transcript as far as the file can be read. Returns why it ends there, if that is
+    /// not the end of the file.
     fn run(&mut self) -> anyhow::Result<Option<FileFault>> {
         while !is_enough(&self.stop, &self.teller) && !self.is_stopped() {
             match self.reader.next_frame() {
@@ -191,7 +192,7 @@ impl<W: Write> Reading<'_, W> {
                     break;
                 }
                 Next::Starved => {
-                    // Reading on may wait: what is known is told first.
+                    // The next read may wait: what is known is printed first.
                     self.teller.write()?;
                     self.flush();
                     match self.reader.refill() {
@@ -242,7 +243,7 @@ impl<W: Write> Reading<'_, W> {
     fn finish(mut self) -> anyhow::Result<Verdict> {
         let kept = self.excerpt.as_mut().map(BufWriter::flush);
         let is_unread = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
-        // All was told by now, and who read the packets has what it needs.
+        // The transcript is complete, and the program that read the packets needs no more.
         if !matches!(&kept, Some(Err(error)) if is_unread(error)) {
             self.has_kept(kept);
         }

@@ -233,7 +233,7 @@ impl<W: Write> Teller<W> {
     }
 
     /// So many packets were dropped until now before they could be captured. What is missing in a
-    /// flow that is told from now on may be among them.
+    /// flow whose verdict is printed later may be among them.
     pub fn dropped(&mut self, packets: u64) {
         self.verdict.dropped = packets;
     }

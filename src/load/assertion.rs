@@ -346,7 +346,7 @@ impl Assertion {
         self.outcome == Outcome::Holds
     }
 
-    /// The same, left open.
+    /// Returns this assertion as one that the run does not decide.
     pub fn undecided(self) -> Assertion {
         Assertion {
             outcome: Outcome::Undecided,

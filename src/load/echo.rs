@@ -14,7 +14,8 @@ pub struct Echo {
 }
 
 impl Echo {
-    /// Requests to this address, told from those of others by a number.
+    /// Creates requests to this address; answers carry the number, so that those to other programs
+    /// are passed over.
     pub fn new(target: IpAddr, number: u64) -> Echo {
         let (request, reply) = match target {
             IpAddr::V4(_) => (8, 0),

@@ -204,8 +204,8 @@ pub const UNDER_WAY: Duration = Duration::from_millis(100);
 /// ticks of its clock, or for a round trip when that is longer.
 pub const HELD_BACK: Duration = Duration::from_millis(50);
 
-/// What was known of a connection when it was last looked at. It is kept small: every connection
-/// has one, and there may be very many.
+/// The counters of a connection's TCP_INFO when that was last read. It is kept small: every
+/// connection has one, and there may be very many.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     /// SYNs that were sent again.
@@ -388,7 +388,7 @@ impl Network {
     }
 
     /// Adds messages that have been under way for [`UNDER_WAY`] and longer, each as the end of its
-    /// bytes, and the way of their connection if it was looked at.
+    /// bytes, and the TCP_INFO of their connection if it was read.
     pub fn add_under_way(&mut self, ends: &[u64], path: Option<&Path>) {
         self.under_way += ends.len() as u64;
         if let Some(path) = path {

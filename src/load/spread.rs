@@ -3,7 +3,7 @@
 //! Samples of a queue, or of a server that pauses, come in clusters: a thousand of them may say as
 //! much as ten independent ones. How much is seen from groups of neighbouring blocks of a run
 //! (batch means): the share of samples beyond a limit varies more from group to group than it would
-//! if samples were independent. Groups of every size are looked at, from single blocks to
+//! if samples were independent. Groups of every size are compared, from single blocks to
 //! sixteenths of the run, and the size with the widest interval counts. Where even the largest
 //! groups resemble their neighbours, the rest is added as for an autoregression of first order.
 //!

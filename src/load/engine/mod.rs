@@ -155,9 +155,9 @@ struct Member {
 /// How far the looks have come.
 #[derive(Clone, Copy, Debug)]
 struct Looks {
-    /// The line whose connection was looked at last.
+    /// The line whose connection was sampled last.
     line: usize,
-    /// Messages that were sent before this have been looked at, if they were under way for long.
+    /// Messages that were sent before this were examined, if they were under way for long.
     sent_before: Instant,
 }
 
@@ -202,7 +202,7 @@ struct Peer<S> {
     phase: Phase,
     /// When this phase began.
     since: Instant,
-    /// What was known of its way when it was last looked at.
+    /// The counters of its TCP_INFO when that was last read.
     seen: Seen,
     /// Messages queued so far.
     messages: u64,
