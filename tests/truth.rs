@@ -6,8 +6,8 @@
 //! nothing is done again.
 //!
 //! `UPCASE_SITUATION='a name, or a part of some'` runs these alone (`open loops`, `closed loops`:
-//! all of a kind), `UPCASE_QUIET=1 UPCASE_BUSY=0` as often, `UPCASE_SEED=2` with other seeds,
-//! `UPCASE_JUDGED=PATH` another build of `load`.
+//! all of a kind; several, with `|` between them), `UPCASE_QUIET=1 UPCASE_BUSY=0` as often,
+//! `UPCASE_SEED=2` with other seeds, `UPCASE_JUDGED=PATH` another build of `load`.
 
 mod common;
 mod situations;
@@ -126,16 +126,19 @@ fn chosen() -> Vec<&'static Situation> {
     let Ok(asked) = std::env::var("UPCASE_SITUATION") else {
         return all().collect();
     };
-    if let Some(one) = all().find(|situation| situation.name == asked) {
-        return vec![one];
+    let mut some = Vec::new();
+    for part in asked.split('|') {
+        let whole: Vec<_> = all().filter(|it| it.name == part).collect();
+        let meant = |situation: &&Situation| match part {
+            "open loops" => situation.pace == Pace::Open,
+            "closed loops" => situation.pace == Pace::Closed,
+            _ if whole.is_empty() => situation.name.contains(part),
+            name => situation.name == name,
+        };
+        let before = some.len();
+        some.extend(all().filter(meant));
+        assert!(some.len() > before, "no situation is called {part}");
     }
-    let is_asked = |situation: &&Situation| match asked.as_str() {
-        "open loops" => situation.pace == Pace::Open,
-        "closed loops" => situation.pace == Pace::Closed,
-        part => situation.name.contains(part),
-    };
-    let some: Vec<_> = all().filter(is_asked).collect();
-    assert!(!some.is_empty(), "no situation is called {asked}");
     some
 }
 

@@ -132,14 +132,12 @@ pub const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// a server that takes no more says so by the first segment that it sends, a round trip later.
 pub const AT_ONCE: Duration = Duration::from_millis(500);
 
-/// How often connections are looked over for what has become too old.
+/// How often connections are looked over for what has become too old, and TCP_INFO of some is
+/// read: a disturbance of a second is seen in ten of such samples.
 pub const LOOK: Duration = Duration::from_millis(100);
 
-/// The time between two samples of TCP_INFO: a disturbance of a second is seen in twenty of them.
-pub const SAMPLE: Duration = Duration::from_millis(50);
-
-/// Connections whose way one such look covers, in turn. A reading of TCP_INFO takes about 1 µs, so
-/// all looks together take less than a thousandth of a CPU.
+/// Connections whose TCP_INFO is read at one such time, in turn. A reading takes about 1 µs, so
+/// that all of them together take less than a thousandth of a CPU.
 pub const SAMPLE_CONNECTIONS: usize = 16;
 /// What a message may be older than its timeout before it is given up, as a part of that: looking
 /// over thousands of connections takes a while, and so is not done for each message.

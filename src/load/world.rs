@@ -76,8 +76,6 @@ pub enum Timer {
     Look,
     /// Check whether the thread of a closed loop came round in time.
     Presence,
-    /// Look at the ways of some connections.
-    Sample,
     /// A message may have become older than its timeout.
     TimeOut,
     /// Tell how it goes.

@@ -422,7 +422,6 @@ impl<S: Socket> Engine<S> {
             Timer::Reopen(line) => self.reopen(world, line),
             Timer::Look => self.look(world),
             Timer::Presence => self.watch_presence(world),
-            Timer::Sample => self.sample(world),
             Timer::TimeOut => self.time_out(world),
             // One that was overtaken by the end of the run has nothing to tell.
             Timer::Interval if world.now() < self.tell_next => {}
@@ -490,7 +489,6 @@ impl<S: Socket> Engine<S> {
         if self.pacer.is_none() {
             self.watch_presence(world);
         }
-        world.set_timer(self.books.warm(), Timer::Sample);
         for line in 0..self.lines.len() {
             match self.lines[line].token {
                 Some(token) if self.pacer.is_none() => self.peers.requeue(token),
@@ -906,6 +904,7 @@ impl<S: Socket> Engine<S> {
             Stage::Connecting | Stage::Ready => self.give_up_connecting(world, now),
             Stage::Running | Stage::Draining => {
                 self.check_presence(world);
+                self.sample_paths(now);
                 self.look_for_unacknowledged(now);
                 self.look_at_peers(world, now);
                 if self.is_stuck(now) {

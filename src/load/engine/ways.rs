@@ -5,17 +5,18 @@ use std::time::Instant;
 
 use crate::load::engine::{Engine, Phase, Stage};
 use crate::load::evidence::UNDER_WAY;
-use crate::load::plan::{SAMPLE, SAMPLE_CONNECTIONS};
-use crate::load::world::{Socket, Timer, World};
+use crate::load::plan::SAMPLE_CONNECTIONS;
+use crate::load::world::Socket;
 
 /// Connections that one look for messages that are not acknowledged reads TCP_INFO of, at most; the
 /// others are taken to be like them.
 const EXAMINED_MAX: u32 = 32;
 
 impl<S: Socket> Engine<S> {
-    /// Looks at the ways of some connections, and sets the timer for the next look.
-    pub(super) fn sample<W: World<Socket = S>>(&mut self, world: &mut W) {
-        if self.stage != Stage::Running {
+    /// Reads TCP_INFO of some connections, the next ones at each call. What was sent before the
+    /// warm-up ended does not count.
+    pub(super) fn sample_paths(&mut self, now: Instant) {
+        if self.stage != Stage::Running || now < self.books.warm() {
             return;
         }
         for _ in 0..self.lines.len().min(SAMPLE_CONNECTIONS) {
@@ -27,7 +28,6 @@ impl<S: Socket> Engine<S> {
                 network.look(&mut peer.seen, peer.socket.path());
             }
         }
-        world.set_timer(world.now() + SAMPLE, Timer::Sample);
     }
 
     /// Looks for messages that have become so old since the look before that they should be
