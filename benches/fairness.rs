@@ -1,8 +1,10 @@
-//! Eight greedy streams beside 1,000 ping-pongs: what the streams do to the pings, for several
-//! budgets of a turn (`--turn-bytes`), and what each budget does to the streams.
+//! Benchmarks fairness: 8 streams of large messages beside 1,000 ping-pong connections. Prints how
+//! much the streams slow the pings down for several budgets of a turn (`--turn-bytes`), and the
+//! throughput of the streams with each budget.
 //!
-//! Pings without and with the streams alternate; the ratio of their medians is taken pair by pair.
-//! All clients share the machine with the server, so part of the ratio is the streams' own client.
+//! Pings without and with streams alternate, and the ratio of their medians is computed per pair.
+//! All clients share the machine with the server, so part of the ratio is due to the streams' own
+//! client.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -51,7 +53,7 @@ fn main() {
     }
 }
 
-/// The median response in microseconds.
+/// Returns the median response time in microseconds.
 fn ping(server: &Serve) -> f64 {
     let report = load(server, &format!("{PINGS} --duration 1s"));
     report["response_us"]["p50"].as_f64().expect("a number")
@@ -65,7 +67,7 @@ fn ping_beside_streams(server: &Serve) -> f64 {
     ping(server)
 }
 
-/// Megabytes a second of the streams alone.
+/// Returns the megabytes per second of the streams alone.
 fn stream(server: &Serve) -> f64 {
     let report = load(server, &format!("{STREAMS} --duration 1s"));
     report["bytes_per_second"].as_f64().expect("a number") / 1e6

@@ -1,9 +1,10 @@
-//! What the load generator itself can do: messages a second and CPU time a message over 1,000
-//! connections against `serve`, and what it costs that every reply is verified.
+//! Benchmarks the load generator itself: messages per second and CPU time per message over 1,000
+//! connections against `serve`, and the cost of verifying every reply.
 //!
-//! Two kinds of runs, with and without verification, alternate; the ratio is taken pair by pair,
-//! since the machine's speed drifts, and drifts for both. Instructions a message are counted under
-//! callgrind as a slope between two runs of different length, so that the start costs nothing.
+//! Runs with and without verification alternate. The ratio is computed per pair: the speed of the
+//! machine drifts, but within a pair it is nearly the same for both. Instructions per message are
+//! counted under callgrind as the slope between two runs of different length, so that the start of
+//! the program is not included.
 
 mod common;
 #[path = "../tests/common/ratio.rs"]
@@ -21,10 +22,10 @@ use upcase::load::summary::Summary;
 const CONNECTIONS: u32 = 1000;
 const MESSAGES: u64 = 200_000;
 
-/// Pairs of runs.
+/// Number of pairs of runs.
 const PAIRS: usize = 17;
 
-/// Messages of the two runs under callgrind, over few connections.
+/// Messages of the two runs under callgrind, which use few connections.
 const COUNTED: [u64; 2] = [10_000, 40_000];
 const COUNTED_CONNECTIONS: u32 = 20;
 
@@ -55,7 +56,7 @@ fn compare(target: SocketAddr) {
     let mut ratios = Vec::new();
     run(target, CONNECTIONS, MESSAGES, true);
     for pair in 0..PAIRS {
-        // In turns first, so that neither has the warmer caches as a rule.
+        // Both kinds take turns in being first, so that neither usually has the warmer caches.
         let order = [pair % 2 == 0, pair % 2 != 0];
         let summaries = order.map(|verify| run(target, CONNECTIONS, MESSAGES, verify));
         let cost = |verify| {
@@ -101,7 +102,7 @@ fn count(target: SocketAddr) {
     );
 }
 
-/// Instructions in user space of a run of its own process, start and end included.
+/// Counts the instructions in user space of a run in a process of its own, start and end included.
 fn instructions(target: SocketAddr, messages: u64, verify: bool) -> f64 {
     let output = callgrind::command()
         .arg(std::env::current_exe().expect("this program"))

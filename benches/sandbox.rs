@@ -1,8 +1,9 @@
-//! What the sandbox costs `serve`: its CPU time a message, in it to without it.
+//! Benchmarks the cost of the sandbox of `serve`: the ratio of the CPU time per message with it to
+//! that without it.
 //!
-//! Two servers stand side by side and are loaded in turns: one, the other twice, the one. A ratio
-//! is taken of each such round, since the machine's speed drifts, and drifts for both. CPU time is
-//! that of all threads, by the clock that the kernel keeps for the process.
+//! Two servers, A and B, run at the same time and are loaded in the order A, B, B, A. Each such
+//! round gives one ratio: the speed of the machine drifts, but within a round it is nearly the same
+//! for both. CPU time is that of all threads, from the kernel's CPU clock of the process.
 
 mod common;
 #[path = "../tests/common/ratio.rs"]
@@ -30,7 +31,7 @@ fn main() {
     }
     for round in 0..ROUNDS {
         let mut cost = [0.0; 2];
-        // In turns first, so that neither has the warmer caches as a rule.
+        // The servers take turns in being first, so that neither usually has the warmer caches.
         let (one, other) = (round % 2, 1 - round % 2);
         for place in [one, other, other, one] {
             cost[place] += servers[place].cost() / 2.0;
@@ -51,7 +52,7 @@ fn main() {
     );
 }
 
-/// `upcase serve` on a free port, stopped with this program.
+/// `upcase serve` on a free port. It is stopped when it is dropped.
 struct Server {
     process: Process,
     address: SocketAddr,
@@ -66,7 +67,7 @@ impl Server {
         Server { process, address }
     }
 
-    /// Loads it, and tells its CPU time a message in microseconds.
+    /// Loads the server; returns its CPU time per message in microseconds.
     fn cost(&self) -> f64 {
         let cpu = || self.process.cpu().expect("the server runs");
         let before = cpu();

@@ -1,8 +1,9 @@
-//! `upcase sniff` beside tshark: packets a second of the same file, told in full by both, one after
-//! the other in one run; and the memory that a file of ten times as many packets takes.
+//! Benchmarks `upcase sniff` against tshark: packets per second when both print every packet of the
+//! same capture file, one program after the other in one run of the benchmark; and the memory that
+//! `upcase sniff` takes for a file of ten times as many packets.
 //!
-//! The figures are medians of the ratios pair by pair: the machine's speed drifts, and drifts for
-//! both.
+//! The ratio is the median over pairs of runs: the speed of the machine drifts, but within a pair
+//! it is nearly the same for both programs.
 
 #[path = "../tests/common/craft.rs"]
 mod craft;
@@ -76,7 +77,7 @@ fn compare(path: &Path) {
     );
 }
 
-/// Runs a command to its end: how long it took, and its memory in RAM at its peak, in bytes.
+/// Runs a command to its end; returns how long it took and its peak resident memory in bytes.
 fn time(mut command: Command) -> (Duration, u64) {
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let begun = Instant::now();

@@ -1,8 +1,8 @@
-//! What TCP_NOTSENT_LOWAT costs: throughput, and CPU time of the server a byte, for several values
-//! against none, under three loads.
+//! Benchmarks the cost of TCP_NOTSENT_LOWAT: throughput, and the server's CPU time per byte, for
+//! several values compared with none, under three loads.
 //!
-//! All servers stand side by side and are loaded one after the other, in another order in each
-//! round; ratios are taken within a round, since the machine's speed drifts.
+//! All servers run at the same time and are loaded one after the other, in another order in each
+//! round. Ratios are computed within a round, because the speed of the machine drifts.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -49,7 +49,7 @@ fn main() {
     }
 }
 
-/// Bytes a second, and clock ticks of the server a byte.
+/// Returns bytes per second, and the server's clock ticks per byte.
 fn measure(server: &Serve, arguments: &str) -> (f64, f64) {
     let ticks = server.process.cpu_ticks();
     let arguments = format!(

@@ -1,21 +1,21 @@
-//! Network addresses as a person types them. Pure.
+//! Parses network addresses as users type them. Pure.
 //!
-//! An address goes through two steps. This file reads its form, and reports what is wrong with it
-//! without asking the machine. [`crate::resolve`] then asks for what only the machine knows: the
-//! index of an interface and the addresses of a name.
+//! An address is read in two steps. This file parses its form, and reports syntax errors without
+//! consulting the machine. [`crate::resolve`] then looks up what only the machine knows: the index
+//! of an interface and the addresses of a name.
 //!
 //! These forms are read, each with the prefix `tcp://` as well:
 //!
 //! ```text
 //! HOST  HOST:PORT                     a name or an IPv4 address
-//! [IPv6]  [IPv6]:PORT                 an IPv6 address stands in brackets
+//! [IPv6]  [IPv6]:PORT                 an IPv6 address, in brackets
 //! [fe80::1%eth0]:PORT  [fe80::1%2]    with its zone: an interface, by name or index (RFC 4007)
 //! PORT  :PORT  *:PORT                 every address of this host
 //! ```
 //!
-//! Invariants: a link-local address has a zone, since it means nothing without its link; nothing
-//! else has one. An IPv4 address that is written within IPv6 (`::ffff:10.0.0.1`) becomes IPv4. No
-//! address stands for several hosts.
+//! Invariants: a link-local address has a zone, since it is ambiguous without its link; no other
+//! address has one. An IPv4 address that is written within IPv6 (`::ffff:10.0.0.1`) becomes IPv4.
+//! Multicast addresses and 255.255.255.255 are refused, since they denote several hosts.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -23,7 +23,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// The port of an upcase server, unless another one is given.
 pub const PORT_DEFAULT: u16 = 12000;
 
-/// An address whose form was read.
+/// A parsed address. Its name, if it has one, is not resolved yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     /// The part before the port.
@@ -39,7 +39,7 @@ pub enum Host {
     Any,
     /// An address, with its zone when it is link-local.
     Ip(IpAddr, Option<Zone>),
-    /// A name that has to be looked up.
+    /// A name that has to be resolved.
     Name(String),
 }
 
@@ -54,8 +54,8 @@ const INTERFACE_NAME_BYTES_MAX: usize = 15;
 const HOST_NAME_BYTES_MAX: usize = 253;
 
 impl Address {
-    /// Returns true when this stands for every address of a family, and the other for one of them
-    /// with the same port: a host does not let both be listened on.
+    /// Returns whether this is the wildcard address of a family, and `other` another address of
+    /// that family with the same port: a host does not allow listening on both.
     pub fn covers(&self, other: &Address) -> bool {
         match (&self.host, &other.host) {
             (Host::Ip(all, _), Host::Ip(one, _)) => {
@@ -66,7 +66,7 @@ impl Address {
         }
     }
 
-    /// Reads one of the forms above. The error says what is wrong, in words.
+    /// Parses one of the forms above. The error describes the fault in words.
     pub fn parse(text: &str) -> Result<Address, String> {
         let text = without_scheme(text)?;
         if text.is_empty() {
@@ -102,7 +102,8 @@ pub fn parse_ip(text: &str) -> Result<(IpAddr, Option<Zone>), String> {
     Ok((ip.into(), None))
 }
 
-/// Checks that an address is not that of several hosts. The error says so, and what to do.
+/// Checks that an address denotes one host: it is neither a multicast nor the broadcast address.
+/// The error says which of them it is, and what to write instead.
 pub fn check_single(ip: IpAddr) -> Result<(), String> {
     let is_broadcast = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
     let kind = match (ip.is_multicast(), is_broadcast) {
@@ -113,12 +114,14 @@ pub fn check_single(ip: IpAddr) -> Result<(), String> {
     Err(of_several_hosts(ip, kind))
 }
 
-/// Returns the error for an address of several hosts: `kind` is `a multicast`, for example.
+/// Returns the error for an address that denotes several hosts; `kind` is `a multicast`, for
+/// example.
 pub fn of_several_hosts(ip: IpAddr, kind: &str) -> String {
     format!("{ip} is {kind} address, and TCP connects two hosts: name the address of one host")
 }
 
-/// Checks that an address can be that of a server. The error says what it stands for.
+/// Checks that an address can be that of a server: it is not the unspecified address. The error
+/// says what the address denotes.
 pub fn check_target(ip: IpAddr) -> Result<(), String> {
     if !ip.is_unspecified() {
         return Ok(());
@@ -140,7 +143,7 @@ pub fn without_port(address: SocketAddr) -> String {
     }
 }
 
-/// The form in which [`Address::parse`] reads it.
+/// Writes the form that [`Address::parse`] reads.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
@@ -157,7 +160,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// Takes `tcp://` away; in a URL the `%` of a zone may be written as `%25` (RFC 6874).
+/// Removes `tcp://`, and replaces `%25` with `%`: a URL may have the zone in that form (RFC 6874).
 fn without_scheme(text: &str) -> Result<String, String> {
     let Some((scheme, rest)) = text.split_once("://") else {
         return Ok(text.to_string());
@@ -252,7 +255,7 @@ fn host_of(text: &str) -> Result<Host, String> {
     Ok(Host::Name(text.to_string()))
 }
 
-/// Reads an IPv6 address without its brackets, and holds the invariant about zones.
+/// Parses an IPv6 address without its brackets, and enforces the invariant about zones.
 fn ipv6(text: &str) -> Result<Host, String> {
     let (address, zone) = match text.split_once('%') {
         Some((address, zone)) => (address, Some(zone)),

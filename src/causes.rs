@@ -1,7 +1,7 @@
-//! Errors for people: what failed, and why. Pure.
+//! Formats an error and its causes for people, on one line. Pure.
 
-/// Returns an error with its causes on one line, each of them once: the text of an error may end
-/// with that of its cause, and the cause is in the chain all the same.
+/// Returns an error and its causes on one line, each of them once: where the text of an error ends
+/// with that of its cause, the cause is not repeated.
 pub fn told(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
@@ -25,7 +25,7 @@ mod tests {
 
     use super::*;
 
-    /// An error whose text holds that of its cause, as those of some libraries do.
+    /// An error whose text contains that of its cause, as in some libraries.
     #[derive(Debug)]
     struct Repeating(io::Error);
 

@@ -1,12 +1,12 @@
-//! Lines that a person types at a terminal, with a prompt and line editing (rustyline).
+//! Reads lines that a user types at a terminal, with a prompt and line editing (rustyline).
 //!
-//! A terminal without an editor passes on at most 4,095 bytes of a line, and takes an arrow key for
-//! bytes of the line. The editor has neither limitation.
+//! A terminal in canonical mode passes on at most 4,095 bytes of a line, and adds the bytes of an
+//! arrow key to the line. The editor has neither limitation.
 //!
-//! rustyline blocks until a line is complete, and the caller has to notice a dead server meanwhile.
-//! So it runs in a [`Worker`]: the caller requests a line, waits for the descriptor of the editor
-//! together with its others, and takes the answer. When the caller ends first, the thread is left
-//! behind, and [`Editor::stop`] restores the settings of the terminal.
+//! rustyline blocks until a line is complete, but the caller must notice a dead server while it
+//! waits. So rustyline runs in a [`Worker`]: the caller requests a line, polls the descriptor of
+//! the editor together with its others, and takes the result. When the caller ends first, the
+//! thread is not joined, and [`Editor::stop`] restores the settings of the terminal.
 
 use std::collections::VecDeque;
 use std::env;
@@ -24,15 +24,15 @@ use crate::worker::Worker;
 
 const PROMPT: &str = "> ";
 
-/// The answer of the editor's thread.
+/// The result of one prompt.
 type Answer = Result<String, ReadlineError>;
 
 /// A terminal with a line editor.
 #[derive(Debug)]
 pub struct Editor {
-    /// Shows the prompt, and returns the line that was typed.
+    /// The thread that shows the prompt and returns the line that was typed.
     prompt: Worker<(), Answer>,
-    /// True when a line was requested and its answer was not taken.
+    /// Whether a line was requested whose result was not taken yet.
     is_asked: bool,
     has_ended: bool,
     lines: VecDeque<Vec<u8>>,
@@ -66,7 +66,7 @@ impl Editor {
         }))
     }
 
-    /// Returns the next line if it was taken already; else the prompt is shown.
+    /// Returns the next line if it was received already; otherwise shows the prompt.
     pub fn take(&mut self) -> Next {
         if let Some(line) = self.lines.pop_front() {
             return Next::Line(line);
@@ -81,8 +81,8 @@ impl Editor {
         Next::NotYet
     }
 
-    /// Takes an answer; blocks unless the descriptor is readable. Control-C ends the lines, as
-    /// Control-D does.
+    /// Receives the result of the prompt; blocks unless the descriptor is readable. Control-C ends
+    /// the input, as Control-D does.
     pub fn fill(&mut self) -> io::Result<()> {
         let answer = self.prompt.take()?;
         self.is_asked = false;
@@ -98,13 +98,13 @@ impl Editor {
         Ok(())
     }
 
-    /// Restores the settings of the terminal. Returns true when a prompt was left unanswered: the
-    /// cursor still stands in its line.
+    /// Restores the settings of the terminal if a prompt is still shown. Returns whether one was:
+    /// the cursor is then still in its line.
     pub fn stop(&mut self) -> bool {
         let is_left = std::mem::replace(&mut self.is_asked, false);
         if is_left {
-            // At once: the other actions of tcsetattr(3) wait until the terminal has taken all
-            // output, which never happens when no program reads from its other side.
+            // TCSANOW, since the other actions of tcsetattr(3) wait until the terminal has
+            // transmitted all output, which never happens when no program reads from its other end.
             let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &self.settings);
         }
         self.has_ended = true;

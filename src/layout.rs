@@ -1,20 +1,21 @@
-//! Lines that fit a terminal: a line is put together from parts, and goes on in the next row, with
-//! an indent, where it would exceed the columns. Pure.
+//! Lays out lines for the width of a terminal: a line is assembled from parts, and continues in the
+//! next row, with an indent, where it would exceed the columns. Pure.
 //!
-//! Invariant: no row is wider than the columns. With the row breaks, their indents and the gaps
-//! that they replace taken out, the text is the same as on one row. Without columns (a pipe, a
-//! file) everything stays on one row.
+//! Invariant: no row is wider than the columns. Apart from the row breaks, their indents and the
+//! gaps that they replace, the text is the same as on one row. Without a number of columns (for a
+//! pipe or a file) everything stays on one row.
 
 use unicode_width::UnicodeWidthChar;
 
-/// A terminal narrower than this is treated as one of this width: what is printed there stays
-/// readable when the window is widened.
+/// Minimum number of columns. A narrower terminal is treated as one of this width, so that the text
+/// is readable when the window is widened.
 pub const COLUMNS_MIN: usize = 20;
 
-/// In fewer columns indents shrink, since the room is worth more than the alignment.
+/// The number of columns below which a terminal is narrow: indents shrink there, since space
+/// matters more than alignment.
 const NARROW: usize = 60;
 
-/// The indent in a narrow terminal, in columns.
+/// The largest indent in a narrow terminal, in columns.
 const NARROW_INDENT: usize = 2;
 
 /// A line under construction.
@@ -22,20 +23,20 @@ const NARROW_INDENT: usize = 2;
 pub struct Line<'a> {
     out: &'a mut String,
     columns: Option<usize>,
-    /// Columns that are left free in each row after the first.
+    /// Indent of each row after the first, in columns.
     indent: usize,
-    /// Columns taken in this row.
+    /// Columns used in the current row.
     used: usize,
-    /// True while only the indent stands in this row.
+    /// Whether the current row has nothing but its indent yet.
     fresh: bool,
 }
 
-/// Returns whether a terminal of these columns is narrow.
+/// Returns whether a terminal with this number of columns is narrow.
 pub fn is_narrow(columns: Option<usize>) -> bool {
     columns.is_some_and(|columns| columns < NARROW)
 }
 
-/// Returns the columns that a text takes.
+/// Returns the number of columns that a text occupies.
 pub fn width(text: &str) -> usize {
     if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
         return text.len();
@@ -47,8 +48,8 @@ fn columns_of(character: char) -> usize {
     character.width().unwrap_or(0)
 }
 
-/// Appends a whole line of words; rows after the first begin with `indent` columns. Spaces at its
-/// end are left out.
+/// Appends a line of words; rows after the first are indented by `indent` columns. Spaces at the
+/// end of the text are omitted.
 pub fn paragraph(out: &mut String, columns: Option<usize>, indent: usize, text: &str) {
     let text = text.trim_end_matches(' ');
     let mut line = Line::begin(out, columns, indent);
@@ -81,7 +82,7 @@ impl<'a> Line<'a> {
         line
     }
 
-    /// Returns the size of an indent in these columns.
+    /// Returns an indent, reduced if the terminal is narrow.
     fn indent_of(&self, indent: usize) -> usize {
         match is_narrow(self.columns) {
             true => indent.min(NARROW_INDENT),
@@ -89,13 +90,13 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// Appends a part that takes no room, such as a colour.
+    /// Appends a part of zero width, such as the escape sequence of a colour.
     pub fn code(&mut self, code: &str) {
         self.out.push_str(code);
     }
 
-    /// Appends a part that stays in one row when a row can hold it. The gap before it is left out
-    /// at the beginning of a row.
+    /// Appends a part, which stays in one row if a row can hold it. The gap before it is omitted at
+    /// the beginning of a row.
     pub fn part(&mut self, gap: &str, text: &str) {
         let gap = if self.fresh { "" } else { gap };
         self.fresh = false;
@@ -117,8 +118,8 @@ impl<'a> Line<'a> {
         self.broken(columns, text);
     }
 
-    /// Appends a part that a function writes. Where everything stays on one row this costs no more
-    /// than writing it directly.
+    /// Appends a part that `write` produces. Without a number of columns, `write` appends to the
+    /// output directly, and no temporary string is needed.
     pub fn written(&mut self, gap: &str, write: impl Fn(&mut String)) {
         if self.columns.is_some() {
             let mut text = String::new();
@@ -132,15 +133,14 @@ impl<'a> Line<'a> {
         write(self.out);
     }
 
-    /// Returns whether this row has room for such a part as well.
+    /// Returns whether the current row has room for a gap and a text.
     pub fn holds(&self, gap: &str, text: &str) -> bool {
         let needed = width(gap) + width(text);
         self.columns
             .is_none_or(|columns| self.used + needed <= columns)
     }
 
-    /// Appends words, each of which stays in one row when a row can hold it. All their spaces are
-    /// kept.
+    /// Appends words, each of which stays in one row if a row can hold it. All spaces are kept.
     pub fn words(&mut self, text: &str) {
         if self.columns.is_none() {
             return self.out.push_str(text);
@@ -149,7 +149,7 @@ impl<'a> Line<'a> {
             .for_each(|word| self.part("", word));
     }
 
-    /// Appends words that a function writes.
+    /// Appends words that `write` produces.
     pub fn written_words(&mut self, write: impl Fn(&mut String)) {
         if self.columns.is_none() {
             return self.written("", write);
@@ -172,7 +172,7 @@ impl<'a> Line<'a> {
         self.out.push('\n');
     }
 
-    /// Appends a text that may exceed the row, broken where necessary.
+    /// Appends a text, with a row break before each character that would exceed the row.
     fn broken(&mut self, columns: usize, text: &str) {
         for character in text.chars() {
             let needed = columns_of(character);

@@ -1,7 +1,7 @@
-//! Lines from a descriptor, which can be polled together with other descriptors.
+//! Reads lines from a descriptor that can be polled together with other descriptors.
 //!
 //! A line ends with LF, and everything before it belongs to the line, including a CR and bytes that
-//! are not text. What stands behind the last LF is a line too, unless it is empty.
+//! are not text. The bytes after the last LF, if there are any, are a line too.
 //!
 //! The standard library's buffered reader is not used: it may hold a line while poll(2) reports
 //! that there is nothing to read.
@@ -16,29 +16,29 @@ use log::warn;
 /// are dropped. See termios(3), canonical mode.
 const TERMINAL_LINE_BYTES_MAX: usize = 4095;
 
-/// The bytes of one read from a descriptor.
+/// Maximum number of bytes of one read from the descriptor.
 const READ_BYTES: usize = 64 * 1024;
 
-/// The next line, as far as it was read.
+/// The result of a request for the next line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
     /// A line, without its LF.
     Line(Vec<u8>),
-    /// No line follows.
+    /// The end of the input: no line follows.
     End,
     /// No line is complete: wait until the descriptor is readable, then call [`Lines::fill`].
     NotYet,
 }
 
-/// The lines of a descriptor.
+/// A reader of the lines of a descriptor.
 #[derive(Debug)]
 pub struct Lines {
     source: File,
     is_terminal: bool,
-    /// Bytes that were read and not taken yet, from `taken` on.
+    /// Bytes that were read. Those before `taken` were returned as lines.
     buffer: Vec<u8>,
     taken: usize,
-    /// Bytes from `taken` on that have no LF.
+    /// Number of bytes from `taken` on that are known to contain no LF.
     searched: usize,
     has_ended: bool,
 }
@@ -106,7 +106,8 @@ impl Lines {
     }
 }
 
-/// Returns true for errors that pass: another process may have made the descriptor non-blocking.
+/// Returns whether an error is transient. `WouldBlock` is one of these: another process may have
+/// made the descriptor non-blocking.
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{Interrupted, WouldBlock};
     matches!(error.kind(), Interrupted | WouldBlock)
@@ -124,8 +125,8 @@ mod tests {
 
     use super::*;
 
-    /// Returns all lines of these pieces, each of which is written when no line is left of those
-    /// before.
+    /// Returns all lines of these pieces. Each piece is written once all lines of the pieces before
+    /// it were taken.
     fn lines(pieces: &[&[u8]]) -> Vec<Vec<u8>> {
         let (reader, writer) = io::pipe().unwrap();
         let mut lines = Lines::new(reader.into());

@@ -1,7 +1,8 @@
-//! The program: reads the command line, carries it out, says how it ended.
+//! The entry point of the program: parses the command line, runs the command, and returns the exit
+//! code.
 //!
-//! Signals and panics are prepared before anything else, and the log is written out at the end,
-//! whatever the outcome.
+//! The handlers of signals and panics are installed before anything else, and the log is flushed at
+//! the end, whatever the outcome.
 
 use std::panic;
 use std::process::ExitCode;

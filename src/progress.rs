@@ -1,6 +1,6 @@
-//! The progress of a load run: a live line on a terminal, which is written nowhere else; and, where
-//! there is none, an occasional line of the log while connections come up, so that a run that has
-//! not begun yet is not silent.
+//! Shows the progress of a load run: on a terminal as a live line, which is written nowhere else;
+//! without a terminal as an occasional log line while connections are being established, so that a
+//! run that has not begun yet is not silent.
 
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
@@ -15,30 +15,33 @@ use crate::load::plan::{Plan, Stop};
 use crate::terminal;
 use crate::units::{counted, grouped, short};
 
-/// Connecting that takes longer than this is announced; a shorter wait needs no explanation.
+/// The expected time of connecting above which the log announces it. A shorter wait needs no
+/// explanation.
 const ANNOUNCED: Duration = Duration::from_secs(2);
 
-/// How often the log has a line while connections come up.
+/// Interval of the log lines while connections are being established.
 const CONNECTING_LINE: Duration = Duration::from_secs(10);
 
-/// Returns the time that connecting takes by `--connect-rate`; zero without one.
+/// Returns the time that connecting takes at the rate of `--connect-rate`; zero without that
+/// option.
 fn connect_time(plan: &Plan) -> Duration {
     let seconds = |rate| f64::from(plan.connections - 1) / f64::from(rate);
     Duration::from_secs_f64(plan.connect_rate.map_or(0.0, seconds))
 }
 
-/// The log lines of a run that connects.
+/// The log lines about a run that is connecting.
 #[derive(Debug)]
 pub struct Connecting {
     connections: u32,
     begun: Instant,
-    /// The time that it takes by the rate.
+    /// The time that connecting takes at the rate of `--connect-rate`.
     time: Duration,
     next: Instant,
 }
 
 impl Connecting {
-    /// Takes note that connecting begins. When it will take a while, the log says how long.
+    /// Records that connecting begins. If it will take longer than `ANNOUNCED`, logs the expected
+    /// time.
     pub fn new(plan: &Plan) -> Connecting {
         let (begun, time) = (Instant::now(), connect_time(plan));
         if let Some(rate) = plan.connect_rate.filter(|_| time > ANNOUNCED) {
@@ -58,7 +61,8 @@ impl Connecting {
         }
     }
 
-    /// Takes note of a snapshot of the run.
+    /// Logs the number of connections that are up, at most once in `CONNECTING_LINE`, until the run
+    /// has started.
     pub fn note(&mut self, glance: &Glance) {
         let now = Instant::now();
         if glance.start.is_some() || now < self.next {
@@ -71,7 +75,8 @@ impl Connecting {
     }
 }
 
-/// Returns what is left of a time that began then, for a line; empty when nothing is.
+/// Returns the rest of a time that began at `begun`, as text to append to a line; empty when none
+/// is left.
 fn left(begun: Instant, time: Duration) -> String {
     match time.saturating_sub(begun.elapsed()) {
         Duration::ZERO => String::new(),
@@ -79,7 +84,7 @@ fn left(begun: Instant, time: Duration) -> String {
     }
 }
 
-/// The line. It vanishes when this is dropped.
+/// The progress line on a terminal. It is erased when this is dropped.
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
@@ -92,7 +97,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A line on standard error; `None` when that is not a terminal.
+    /// Returns a line on standard error; `None` when that is not a terminal.
     pub fn new(plan: &Plan) -> Option<Progress> {
         if !stderr().is_terminal() {
             return None;
@@ -112,7 +117,7 @@ impl Progress {
         })
     }
 
-    /// Keeps what the last interval showed.
+    /// Stores the 99th percentile of the response time in an interval, which the line then shows.
     pub fn note(&mut self, interval: &Interval) {
         let distribution = interval.response.distribution();
         let p99 = distribution.and_then(|all| all.percentile(99.0));
@@ -122,7 +127,7 @@ impl Progress {
         });
     }
 
-    /// Draws what a look at the run showed.
+    /// Draws a snapshot of the run.
     pub fn show(&mut self, glance: &Glance) {
         let parts = match glance.start {
             None => {
@@ -142,7 +147,7 @@ impl Progress {
         self.bar.tick();
     }
 
-    /// Messages a second since the last look.
+    /// Returns the number of verified messages a second since the previous snapshot.
     fn rate(&mut self, glance: &Glance) -> u64 {
         let now = Instant::now();
         let (before, verified) = self
@@ -171,7 +176,7 @@ impl Progress {
     }
 }
 
-/// Returns as many parts as one row holds, the first ones first.
+/// Joins as many of the parts as fit into one row, from the first on.
 fn fitting(parts: Vec<String>, columns: Option<usize>) -> String {
     let mut line = String::new();
     for part in parts.iter().filter(|part| !part.is_empty()) {

@@ -1,13 +1,13 @@
 //! Connects to the first of several addresses that answers ("happy eyeballs", RFC 8305).
 //!
-//! A name often has an IPv6 and an IPv4 address, and one of them may be dead: its SYNs vanish. The
-//! addresses are tried one after the other, the families in turn. Each attempt has a head start of
-//! [`HEAD_START`] before the next one begins beside it; when one has failed, the next one begins at
-//! once. The first connection that comes up wins, and the others are closed. So each dead address
-//! costs a quarter of a second, not a timeout.
+//! A name often has an IPv6 and an IPv4 address, and one of them may be unreachable: its SYNs are
+//! lost. The addresses are tried one after the other, alternating between the families. Each
+//! attempt has a head start of [`HEAD_START`] before the next one begins in parallel; when an
+//! attempt fails, the next one begins at once. The first connection to be established is returned,
+//! and the others are closed. So each unreachable address costs 250 ms instead of a timeout.
 //!
-//! Every attempt has the whole timeout, counted from its own SYN: a short timeout must not end the
-//! race before the last address was tried.
+//! Every attempt has the full timeout, counted from its own SYN, so that a short timeout does not
+//! end the search before the last address was tried.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,39 +20,39 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::resolve::shown;
 use crate::socket::{self, Options};
 
-/// How long an attempt is alone before the next one begins: the Connection Attempt Delay that
-/// RFC 8305 recommends, section 5.
+/// Delay from the start of an attempt to the start of the next one, unless the attempt fails
+/// before: the Connection Attempt Delay that RFC 8305 recommends, section 5.
 pub const HEAD_START: Duration = Duration::from_millis(250);
 
-/// The options of an attempt.
+/// The parameters of an attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'a> {
     /// The address to connect from, with port 0.
     pub source: Option<SocketAddr>,
-    /// Options of the connection.
+    /// Socket options of the connection.
     pub options: &'a Options,
-    /// How long each attempt may take.
+    /// Maximum duration of each attempt.
     pub timeout: Duration,
 }
 
-/// The reason why an address did not become the connection.
+/// A failed attempt: the address, and the reason.
 #[derive(Debug)]
 pub struct Failure {
-    /// The address.
+    /// The address that was tried.
     pub address: SocketAddr,
-    /// `TimedOut` also when this side gave up waiting.
+    /// The reason; `TimedOut` also when [`Terms::timeout`] has expired.
     pub error: io::Error,
 }
 
-/// An attempt under way.
+/// An attempt in progress.
 struct Attempt {
     address: SocketAddr,
     stream: TcpStream,
     deadline: Instant,
 }
 
-/// Returns the connection that came up first, as a blocking socket, with its address. The error has
-/// a failure for each address, in the order in which they failed.
+/// Returns the connection that was established first, as a blocking socket, and its address. The
+/// error has a failure for each address, in the order in which they failed.
 pub fn connect(
     addresses: &[SocketAddr],
     terms: &Terms,
@@ -93,7 +93,7 @@ pub fn connect(
     }
 }
 
-/// Returns every address with the reason why it is not connected.
+/// Returns a text that lists every address with the reason why it could not be connected to.
 pub fn reasons(failures: &[Failure], timeout: Duration) -> String {
     let reason = |Failure { address, error }: &Failure| {
         let address = shown(*address);
@@ -113,8 +113,8 @@ pub fn reasons(failures: &[Failure], timeout: Duration) -> String {
     reasons.join("; ")
 }
 
-/// Returns the addresses with the families in turn, beginning with that of the first one; within a
-/// family their order stays (RFC 8305, section 4).
+/// Returns the addresses in an order in which the families alternate, beginning with that of the
+/// first address. Within a family the order is kept (RFC 8305, section 4).
 fn in_turn(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     let v6_is_first = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (first, second): (Vec<SocketAddr>, Vec<SocketAddr>) = addresses
@@ -138,8 +138,8 @@ fn begin(address: SocketAddr, terms: &Terms, now: Instant) -> io::Result<Attempt
     })
 }
 
-/// Waits until an attempt has ended, or until the time is over. An error of poll(2) ends the wait
-/// as well: the attempts are checked next.
+/// Waits until an attempt has succeeded or failed, or until the time has elapsed. An error of
+/// poll(2) ends the wait as well: the caller then checks the attempts.
 fn wait(under_way: &[Attempt], time: Duration) {
     let mut polled: Vec<PollFd> = under_way
         .iter()
@@ -149,7 +149,8 @@ fn wait(under_way: &[Attempt], time: Duration) {
     let _ = poll(&mut polled, timeout.as_ref());
 }
 
-/// Checks the outcome of every attempt. Failures are moved to their list.
+/// Checks every attempt. Returns the first established connection, and moves failed attempts to
+/// `failures`.
 fn settle(
     under_way: &mut Vec<Attempt>,
     failures: &mut Vec<Failure>,
@@ -170,7 +171,7 @@ fn settle(
     None
 }
 
-/// Returns whether an attempt has succeeded; `None` while it is under way.
+/// Returns whether an attempt has succeeded; `None` while it is in progress.
 fn outcome(attempt: &Attempt) -> io::Result<Option<()>> {
     match socket::connected(&attempt.stream)? {
         None if Instant::now() >= attempt.deadline => Err(io::ErrorKind::TimedOut.into()),
@@ -194,8 +195,8 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    /// A listener whose queue is full, with the clients that fill it: the kernel drops every SYN
-    /// that comes.
+    /// A listener whose accept queue is full, and the clients that fill it: the kernel drops every
+    /// further SYN.
     struct Dead {
         address: SocketAddr,
         _listener: Socket,

@@ -1,5 +1,5 @@
-//! The facts about an address that only this machine has: the index of an interface, the addresses
-//! of a name, and whether an address belongs to this host.
+//! Looks up the facts about an address that only this machine knows: the index of an interface, the
+//! addresses of a name, and whether an address belongs to this host.
 //!
 //! A socket address holds the zone of a link-local address as an index, `%2`. A person reads and
 //! types the name, `%eth0`: [`shown`] returns an address in that form.
@@ -14,7 +14,7 @@ use socket2::{Domain, Socket, Type};
 use crate::address::{Address, Host, Zone, check_single, of_several_hosts, without_port};
 
 /// Returns every socket address of an address, in the order of getaddrinfo(3) and without
-/// repetitions; `port` counts where the address has none. All addresses of this host are `[::]`.
+/// duplicates. `port` is used for an address without a port. [`Host::Any`] becomes `[::]`.
 pub fn resolve(address: &Address, port: u16) -> anyhow::Result<Vec<SocketAddr>> {
     let port = address.port.unwrap_or(port);
     match &address.host {
@@ -49,19 +49,19 @@ pub fn socket_address(ip: IpAddr, zone: Option<&Zone>, port: u16) -> anyhow::Res
     }
 }
 
-/// Checks that an address is not that of several hosts, also when only the networks of this host
-/// show it: `10.77.0.255`.
+/// Checks that an address denotes one host: it is neither a multicast nor a broadcast address. The
+/// kernel is asked for the broadcast addresses of this host's networks, such as `10.77.0.255`.
 fn check(ip: IpAddr) -> anyhow::Result<()> {
     check_single(ip).map_err(anyhow::Error::msg)?;
     match is_broadcast(ip) {
         Ok(true) => bail!("{}", of_several_hosts(ip, "a broadcast")),
-        // Without a route, or without a socket, using the address fails with a reason of its own.
+        // Without a route or a socket, using the address fails later, with an error of its own.
         _ => Ok(()),
     }
 }
 
-/// Returns whether the kernel takes this for a broadcast address: it connects a UDP socket to it
-/// (which sends nothing) only when SO_BROADCAST is set, udp(7).
+/// Returns whether the kernel treats this as a broadcast address: it then connects a UDP socket to
+/// it only when SO_BROADCAST is set, udp(7). Connecting sends no packet.
 fn is_broadcast(ip: IpAddr) -> io::Result<bool> {
     const PORT: u16 = 9;
     if !ip.is_ipv4() {
@@ -77,7 +77,8 @@ fn is_broadcast(ip: IpAddr) -> io::Result<bool> {
     Ok(socket.connect(&address).is_ok())
 }
 
-/// Returns the index of an interface. A name comes before an index: an interface may be named `7`.
+/// Returns the index of an interface. A name has precedence over an index, since an interface may
+/// be named `7`.
 fn interface_index(Zone(zone): &Zone) -> anyhow::Result<u32> {
     if let Ok(index) = if_nametoindex(zone.as_str()) {
         return Ok(index);
@@ -113,7 +114,7 @@ pub fn shown_ip(address: SocketAddr) -> String {
     }
 }
 
-/// Returns the zone of an address by name; `None` when it has none, or one without a name.
+/// Returns the name of an address's zone; `None` when it has no zone, or one without a name.
 fn zone(address: SocketAddr) -> Option<String> {
     match address {
         SocketAddr::V6(v6) if v6.scope_id() > 0 => interface_name(v6.scope_id()),
@@ -121,14 +122,15 @@ fn zone(address: SocketAddr) -> Option<String> {
     }
 }
 
-/// Returns whether an error of bind(2) says that this host does not have the address: it belongs
-/// to another one, or its family is not there at all.
+/// Returns whether an error of bind(2) means that this host does not have the address: it belongs
+/// to another host, or its family is not supported.
 pub fn is_foreign(error: &io::Error) -> bool {
     use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
     matches!(error.raw_os_error(), Some(EADDRNOTAVAIL | EAFNOSUPPORT))
 }
 
-/// Returns the error when this host cannot listen on an address: "cannot listen on ...".
+/// Returns the error for an address that this host cannot bind to, such as "cannot listen on ...",
+/// with advice on common causes.
 pub fn cannot(what: &str, address: SocketAddr, error: io::Error) -> anyhow::Error {
     use nix::libc::{EACCES, EADDRINUSE};
     let advice = match error.raw_os_error() {

@@ -1,16 +1,16 @@
-//! The console client: sends messages one after the other and prints what comes back.
+//! The console client: sends messages one after the other and prints the replies.
 //!
-//! Plain blocking sockets of the standard library. It shares no I/O code with the server, and so
-//! is an independent witness of what the server does.
+//! It uses blocking sockets of the standard library. It shares no I/O code with the server, and so
+//! is an independent check of what the server does.
 //!
-//! A line in, a line out: every line of the input is a message without its LF, and its reply is
-//! printed as a line. An empty line has nothing to send, and is printed as an empty line. So the
-//! output is the input in upper case, byte for byte, including a CR.
+//! Every line of the input, without its LF, is a message, and its reply is printed as a line. An
+//! empty line is not sent, and is printed as an empty line. So the output is the input in upper
+//! case, byte for byte, including a CR.
 //!
-//! The client always waits for a signal as well, and at the prompt also for the server, which must
-//! not send anything then. So a dead server is reported at once, not with the next message. Output
-//! is written by a thread of its own, since a pipe or a terminal that nobody reads may block it for
-//! any time.
+//! Whenever the client waits, it also waits for a signal, and at the prompt for the connection, on
+//! which the server must not send anything then. So a dead server is reported at once, not with the
+//! next message. Output is written by a separate thread, since a pipe or a terminal that no process
+//! reads may block it indefinitely.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -32,16 +32,17 @@ use crate::socket;
 use crate::units::{Counted, counted, grouped, short};
 use crate::worker::Worker;
 
-/// What is to be sent, and where.
+/// The messages to send, and the server to send them to.
 #[derive(Clone, Debug)]
 pub struct Errand {
-    /// The addresses of the server, tried as [`race`] does.
+    /// The addresses of the server, to be tried as in [`race`].
     pub targets: Vec<SocketAddr>,
     /// The messages; an empty list means the lines of the input.
     pub messages: Vec<Vec<u8>>,
     /// Options of the connection.
     pub options: socket::Options,
-    /// How long to wait for the connection, for each part of a reply, and for the end.
+    /// Maximum time to wait for the connection, for each part of a reply, and for the server's
+    /// close.
     pub timeout: Duration,
 }
 
@@ -83,7 +84,7 @@ impl Input {
         }
     }
 
-    /// Leaves the prompt, if there is one. Returns true when its line has to be ended.
+    /// Ends the prompt, if there is one. Returns whether its line still needs a line break.
     fn stop(&mut self) -> bool {
         match self {
             Input::Lines(_) => false,
@@ -101,42 +102,44 @@ impl AsFd for Input {
     }
 }
 
-/// The outcome of an errand that could be begun.
+/// The outcome of an errand whose connection was established.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// Every reply was right and the connection was closed in order.
     Good,
-    /// Something was wrong, and was logged.
+    /// A fault was found and logged.
     Bad,
-    /// Every reply was right, and the rest was not sent: a signal came before a reply was complete,
-    /// or the reader of the output has gone away.
+    /// Every reply so far was right, but the errand was not completed: a signal arrived before a
+    /// reply was complete and printed or the server had closed its side, or the reader of the
+    /// output has closed it.
     Unfinished,
 }
 
 /// The reason why a conversation ended early.
 enum Stop {
-    /// The server did something wrong.
+    /// A fault of the server or of the connection.
     Fault(anyhow::Error),
-    /// A signal came while the server owed something, which the text describes.
+    /// A signal arrived while something was outstanding, which the text describes.
     Interrupted(String),
-    /// The reader of the output has gone away, and needs no more.
+    /// The reader of the output has closed it, and needs no more.
     Unread,
-    /// This side failed: standard input or output.
+    /// A failure of this process, such as an error of standard input or output.
     Failure(anyhow::Error),
 }
 
-/// A message of at most this length fits into the buffers of both ends, so that it can be sent in
-/// full before its reply is read. A longer one is sent by a thread of its own meanwhile.
+/// A message of at most this length fits into the socket buffers of both ends, so that it can be
+/// sent in full before its reply is read. A longer one is sent by a separate thread while its reply
+/// is read.
 const SENT_AT_ONCE_BYTES: usize = 4 * 1024;
 
-/// How long the server may take to close its side after a signal, and the output to take what was
-/// printed, while the user waits.
+/// Maximum time after a signal for the server to close its side, and for the output to accept what
+/// was printed, while the user waits.
 const TIME_AFTER_SIGNAL: Duration = Duration::from_secs(1);
 
-/// The bytes of one read of a reply.
+/// Maximum number of bytes of one read of a reply.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Does the errand. Fails when nothing could be sent at all, or when input or output failed.
+/// Carries out the errand. Fails when nothing could be sent at all, or when input or output failed.
 pub fn run(
     errand: &Errand,
     input: Input,
@@ -147,7 +150,7 @@ pub fn run(
     let begun = Instant::now();
     let (stream, target) = connect(errand)?;
     let took = short(begun.elapsed());
-    // Whoever reads the lines below may rely on it that a signal ends the conversation in order.
+    // Once the log lines below are visible, a signal must end the conversation cleanly.
     let interrupts = Interrupts::take_over().context("cannot take signals")?;
     let source = shown(stream.local_addr()?);
     debug!("connected {source} -> {} in {took}", shown(target));
@@ -197,11 +200,11 @@ struct Conversation {
     input: Input,
     output: Worker<Vec<u8>, io::Result<()>>,
     interrupts: Interrupts,
-    /// Messages taken so far, the empty ones included.
+    /// Messages begun so far, including empty ones.
     begun: usize,
     /// Messages sent so far.
     sent: usize,
-    /// True when a signal came at the prompt.
+    /// Whether a signal arrived at the prompt.
     is_interrupted: bool,
 }
 
@@ -215,12 +218,12 @@ impl Conversation {
         };
         if self.input.stop() {
             self.output.give(b"\n".to_vec());
-            // Only for the eye: whoever does not read it misses nothing.
+            // Cosmetic: nothing is lost if the output does not accept it.
             let _ = wait(&[self.output.as_fd()], Some(TIME_AFTER_SIGNAL));
         }
         match outcome {
             Ok(()) => self.close(),
-            // The exchange so far is right; the connection is closed as after the last message.
+            // The replies so far were right; the connection is closed as after the last message.
             Err(Stop::Unread) => {
                 let is_all_sent = !messages.is_empty() && self.begun == messages.len();
                 self.close()?;
@@ -230,7 +233,8 @@ impl Conversation {
         }
     }
 
-    /// Exchanges the lines of the input, until it ends or a signal comes.
+    /// Sends the lines of the input and prints their replies, until the input ends or a signal
+    /// arrives.
     fn exchange_lines(&mut self) -> Result<(), Stop> {
         loop {
             match self.input.take() {
@@ -248,8 +252,8 @@ impl Conversation {
         }
     }
 
-    /// Waits at the prompt. The server must not send anything then: whatever comes from it is a
-    /// fault.
+    /// Waits at the prompt for input or a signal. The server must not send anything then: bytes, a
+    /// close or an error on the connection are a fault.
     fn wait_for_input(&self) -> Result<Awaited, Stop> {
         let descriptors = [
             self.interrupts.as_fd(),
@@ -263,7 +267,7 @@ impl Conversation {
         }
     }
 
-    /// Reads what came from the server while it owed nothing, and returns the fault.
+    /// Reads from the connection, on which nothing was expected, and returns the fault.
     fn what_the_server_did(&self) -> anyhow::Error {
         let mut surplus = [0; 64];
         match (&self.stream).read(&mut surplus) {
@@ -304,8 +308,8 @@ impl Conversation {
         Ok(())
     }
 
-    /// Writes a line. After a signal the output has a bounded time for it; the signal is left for
-    /// the next wait.
+    /// Writes a line. After a signal the time for it is bounded; the signal is not consumed, so
+    /// that the next wait reports it as well.
     fn print(&self, line: Vec<u8>) -> Result<(), Stop> {
         self.output.give(line);
         let descriptors = [self.output.as_fd(), self.interrupts.as_fd()];
@@ -324,7 +328,7 @@ impl Conversation {
         })
     }
 
-    /// Returns the reply to a message; with a stop, as much of it as came.
+    /// Sends a message and returns its reply; with a stop, the part of the reply that was received.
     fn ask(&self, message: &[u8]) -> (Vec<u8>, Option<Stop>) {
         let mut reply = Vec::new();
         let stream = &self.stream;
@@ -338,7 +342,7 @@ impl Conversation {
                     return Some(Stop::Fault(anyhow!("cannot send: {error}")));
                 }
             } else {
-                // An error of sending shows in the reply as well: it stays incomplete.
+                // An error of sending is detected as well: the reply stays incomplete.
                 scope.spawn(send);
             }
             let stop = self.read_reply(&mut reply, message.len()).err();
@@ -390,7 +394,7 @@ impl Conversation {
         Ok(())
     }
 
-    /// Waits for the server, and reads once.
+    /// Waits for the server or a signal, and reads once.
     fn read(&self, bytes: &mut [u8], time: Duration) -> anyhow::Result<Came> {
         let descriptors = [self.interrupts.as_fd(), self.stream.as_fd()];
         Ok(match wait(&descriptors, Some(time))? {
@@ -404,7 +408,7 @@ impl Conversation {
         })
     }
 
-    /// Our FIN, then the server's; nothing may come between.
+    /// Sends FIN and waits for the server's FIN. Bytes that arrive before it are a fault.
     fn close(self) -> Result<(), Stop> {
         self.stream
             .shutdown(Shutdown::Write)
@@ -439,7 +443,7 @@ enum Came {
     Bytes(usize),
     End,
     Broken(io::Error),
-    /// The time is over.
+    /// The timeout has expired.
     Nothing,
     Signal,
 }
@@ -461,15 +465,15 @@ impl Stop {
     }
 }
 
-/// Turns an error of this side into a stop.
+/// Converts an error of this process to a stop.
 impl From<anyhow::Error> for Stop {
     fn from(error: anyhow::Error) -> Stop {
         Stop::Failure(error)
     }
 }
 
-/// Waits until one of the descriptors is readable, has ended or is broken, and returns the place of
-/// the first of them; `None` when the time is over.
+/// Waits until one of the descriptors is readable, has ended or is broken, and returns the index of
+/// the first such descriptor; `None` when the time has elapsed.
 fn wait(descriptors: &[BorrowedFd], time: Option<Duration>) -> anyhow::Result<Option<usize>> {
     let end = time.map(|time| Instant::now() + time);
     loop {
@@ -501,12 +505,12 @@ fn compare(message: &[u8], reply: &[u8]) -> anyhow::Result<()> {
     }
 }
 
-/// Returns a number of bytes in words.
+/// Returns a number of bytes with its noun: `2,000 bytes`.
 fn bytes(count: usize) -> Counted<'static> {
     counted(count as u64, "byte")
 }
 
-/// A byte for a person: `'x' (0x78)`.
+/// Returns a byte in a readable form: `'x' (0x78)`.
 fn show(byte: u8) -> String {
     format!("'{}' (0x{byte:02x})", byte.escape_ascii())
 }

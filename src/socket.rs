@@ -1,7 +1,8 @@
-//! TCP sockets: made, configured, connected. Every socket option is set in this file, under the
-//! name of its setsockopt(2).
+//! Creates, configures and connects TCP sockets. Every option of a TCP socket is set in this file,
+//! under its name in setsockopt(2), except SO_TIMESTAMPING ([`crate::timestamps`]) and the write
+//! timeout of [`crate::send`].
 //!
-//! Accepted sockets inherit the options of their listener, so a new client costs no call here.
+//! Accepted sockets inherit the options of their listener, so that a new client needs no call here.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -19,31 +20,35 @@ use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type}
 
 use crate::stream::Stream;
 
-/// What TCP_MAXSEG takes, in bytes: Linux refuses less than 88 and more than 32767 (`EINVAL`).
+/// The values that TCP_MAXSEG accepts, in bytes: Linux refuses less than 88 and more than 32767
+/// (`EINVAL`).
 pub const MSS_RANGE: RangeInclusive<u16> = 88..=32767;
 
-/// Clients that may wait to be accepted, unless the user says otherwise. It is Linux' own default
-/// of `net.core.somaxconn`; std's 128 loses SYNs when thousands connect at once.
+/// The default backlog: the number of clients that may wait to be accepted. It is Linux' own
+/// default of `net.core.somaxconn`; with std's 128, SYNs are dropped when thousands of clients
+/// connect at once.
 pub const BACKLOG_DEFAULT: u32 = 4096;
 
-/// The options of a connection, each `None` or false: the kernel's default.
+/// The socket options of a connection. `None` leaves an option at the kernel's default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// TCP_MAXSEG in bytes, see [`MSS_RANGE`]. It caps both directions: what is announced to the
-    /// peer and what is sent. With timestamps a segment carries 12 bytes less (RFC 7323).
+    /// TCP_MAXSEG in bytes, see [`MSS_RANGE`]. It limits both directions: the MSS that is announced
+    /// to the peer, and the segments that are sent. With timestamps a segment carries 12 bytes less
+    /// (RFC 7323).
     pub mss: Option<u16>,
     /// SO_RCVBUF in bytes, before the kernel doubles it for its own bookkeeping.
     pub recv_buffer: Option<usize>,
     /// SO_SNDBUF in bytes, before the kernel doubles it for its own bookkeeping.
     pub send_buffer: Option<usize>,
-    /// Leave Nagle's algorithm on (RFC 896). Otherwise TCP_NODELAY is set.
+    /// Whether Nagle's algorithm stays enabled (RFC 896). Otherwise TCP_NODELAY is set.
     pub nagle: bool,
-    /// SO_KEEPALIVE, with times so long that the kernel sends probes only when [`probe`] asks.
+    /// SO_KEEPALIVE, with times so long that the kernel sends probes only on request, see
+    /// [`probe`].
     pub probes: bool,
-    /// TCP_USER_TIMEOUT: how long what was sent may stay unacknowledged, or the peer's window shut,
-    /// before the kernel gives the connection up.
+    /// TCP_USER_TIMEOUT: maximum time that sent data may stay unacknowledged, or the peer's window
+    /// closed, before the kernel aborts the connection.
     pub user_timeout: Option<Duration>,
-    /// TCP_NOTSENT_LOWAT in bytes: how much of what is not sent yet the kernel takes.
+    /// TCP_NOTSENT_LOWAT in bytes: limit on the unsent data that the kernel accepts.
     pub unsent_most: Option<u32>,
 }
 
@@ -53,7 +58,8 @@ const KEEPALIVE_LONGEST: Duration = Duration::from_secs(32_767);
 /// The largest TCP_KEEPCNT.
 const KEEPALIVE_COUNT_MOST: u32 = 127;
 
-/// A value that the kernel did not grant as asked. It does so silently; we do not.
+/// An option whose requested value the kernel did not grant. The kernel does not report that, so
+/// upcase does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Regrant {
     option: &'static str,
@@ -82,13 +88,13 @@ impl fmt::Display for Regrant {
     }
 }
 
-/// The families of the clients of an IPv6 wildcard listener: IPV6_V6ONLY, ipv6(7). It is set in
-/// either case, since its default is a sysctl. On other addresses it has no effect.
+/// The address families of an IPv6 wildcard listener's clients: IPV6_V6ONLY, ipv6(7). The option is
+/// set in either case, since its default is a sysctl. On other addresses it has no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Families {
-    /// IPv6 alone: something else listens on IPv4 addresses with the same port.
+    /// IPv6 only: another socket listens on IPv4 addresses with the same port.
     Ipv6,
-    /// IPv4 clients as well.
+    /// IPv6 and IPv4.
     Both,
 }
 
@@ -101,12 +107,12 @@ impl Families {
     }
 }
 
-/// A listening socket, and what was not granted as asked. Without `backlog`,
-/// [`BACKLOG_DEFAULT`] or what the kernel allows.
+/// Returns a listening socket, and the options that the kernel did not grant as requested. Without
+/// `backlog` the backlog is [`BACKLOG_DEFAULT`], or less where the kernel allows less.
 ///
-/// With [`Families::Both`] an IPv6 wildcard takes IPv4 clients as well. SO_REUSEADDR lets a server
-/// start while connections of its predecessor are in TIME_WAIT.
-/// With SO_REUSEPORT other listeners may share the port, each with a queue of its own.
+/// With [`Families::Both`] an IPv6 wildcard address accepts IPv4 clients as well. SO_REUSEADDR lets
+/// a server start while connections of its predecessor are in TIME_WAIT. With SO_REUSEPORT other
+/// listeners may share the port, each with its own accept queue.
 pub fn listen(
     address: SocketAddr,
     families: Families,
@@ -125,7 +131,7 @@ pub fn listen(
     Ok((TcpListener::from_std(socket.into()), regrants))
 }
 
-/// Whether nobody listens at this address, with or without SO_REUSEPORT.
+/// Checks that no socket listens on this address, with or without SO_REUSEPORT.
 pub fn check_free(address: SocketAddr, families: Families) -> io::Result<()> {
     let socket = new(address)?;
     socket.set_reuse_address(true)?;
@@ -138,8 +144,9 @@ pub fn check_source(source: SocketAddr) -> io::Result<()> {
     bind_source(&new(source)?, source)
 }
 
-/// Returns whether an address is one of this host's: packets to it leave from it and never come to
-/// a wire. No packet is sent: connect(2) on a datagram socket chooses a route.
+/// Returns whether an address belongs to this host: the kernel also chooses it as the source of
+/// packets to it, and these never reach a wire. No packet is sent: connect(2) on a datagram socket
+/// only chooses a route.
 pub fn is_local(address: SocketAddr) -> bool {
     let route = || {
         let domain = Domain::for_address(address);
@@ -151,8 +158,8 @@ pub fn is_local(address: SocketAddr) -> bool {
     ip.is_loopback() || route().is_some_and(|from| from.ip().to_canonical() == ip)
 }
 
-/// The same for a socket that somebody else has made and that listens already. Without `backlog`
-/// its queue stays as it is.
+/// Configures a listening socket that another program has created, and returns it as [`listen`]
+/// does. Without `backlog` its backlog is not changed. Fails if the socket does not listen.
 pub fn adopt(
     listener: std::net::TcpListener,
     options: &Options,
@@ -171,8 +178,8 @@ pub fn adopt(
     Ok((TcpListener::from_std(socket.into()), regrants))
 }
 
-/// Takes the client that has waited longest, and tells its address when that is wanted: that takes
-/// half a hundredth of the CPU time of a client with one message. See accept(2).
+/// Accepts the client that has waited longest, and returns its address if `wants_address`: that
+/// takes 0.5 % of the CPU time of a client with one message. See accept(2).
 #[inline(always)]
 pub fn accept(
     listener: &TcpListener,
@@ -188,7 +195,8 @@ pub fn accept(
     Ok((TcpStream::from_std(socket.into()), address.map(canonical)))
 }
 
-/// Returns the address of an IPv4 client of an IPv6 wildcard listener, as IPv4.
+/// Returns the address of a client; that of an IPv4 client of an IPv6 wildcard listener is
+/// converted from IPv6 to IPv4.
 fn canonical(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
         ip if ip == address.ip() => address,
@@ -196,8 +204,8 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// A socket for a connection of ours that has not begun to connect. Each step is a call of its own,
-/// so that a caller can say which one failed.
+/// A socket for an outgoing connection that has not begun to connect. Each step is a separate call,
+/// so that a caller can report which one failed.
 #[derive(Debug)]
 pub struct Outgoing(Socket);
 
@@ -207,7 +215,7 @@ impl Outgoing {
         Ok(Outgoing(new(target)?))
     }
 
-    /// Sets the options that are asked for.
+    /// Sets the options. Values that the kernel does not grant are not reported.
     pub fn configure(&self, options: &Options) -> io::Result<()> {
         configure(&self.0, options).map(drop)
     }
@@ -244,7 +252,8 @@ pub fn connect(
 /// Returns whether a connection attempt has succeeded; `None` while it is under way. A connection
 /// with itself is refused, see `refuse_itself`.
 pub fn connected(stream: &TcpStream) -> io::Result<Option<()>> {
-    // A connection that has failed, also after it was up, has no peer: its error is pending.
+    // A connection that has failed, even after it was established, has no peer: its error is
+    // pending.
     match stream.peer_addr() {
         Ok(peer) => refuse_itself(stream, peer).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotConnected => {
@@ -256,10 +265,10 @@ pub fn connected(stream: &TcpStream) -> io::Result<Option<()>> {
 
 /// Returns the error ECONNREFUSED when both ends of a connection are the same socket.
 ///
-/// Where no socket listens at a port of the local range (net.ipv4.ip_local_port_range), the kernel
-/// may choose that very port for our end. SYN then meets SYN, which is a simultaneous open (RFC
-/// 9293, 3.5), and the socket would read what it sent. It is closed by a reset: in TIME_WAIT it
-/// would keep a server from that port.
+/// Where no socket listens on a port of the local range (net.ipv4.ip_local_port_range), the kernel
+/// may choose that very port for the client. Its SYN then reaches itself, which is a simultaneous
+/// open (RFC 9293, 3.5), and the socket would read what it sent. It is closed by a reset, since in
+/// TIME_WAIT it would keep a server from that port.
 fn refuse_itself(socket: &impl AsFd, peer: SocketAddr) -> io::Result<()> {
     let socket = SockRef::from(socket);
     let near = socket.local_addr()?.as_socket();
@@ -270,13 +279,15 @@ fn refuse_itself(socket: &impl AsFd, peer: SocketAddr) -> io::Result<()> {
     Err(io::Error::from_raw_os_error(libc::ECONNREFUSED))
 }
 
-/// What the kernel would not grant of `options`, found out on a socket made for it.
+/// Returns the options that the kernel would not grant as requested, determined on a socket created
+/// for this purpose.
 pub fn regrants(options: &Options) -> io::Result<Vec<Regrant>> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     configure(&socket, options)
 }
 
-/// The payload bytes of a full segment on this connection: TCP_MAXSEG of a connected socket.
+/// Returns the payload bytes of a full segment on this connection: TCP_MAXSEG of a connected
+/// socket.
 pub fn mss_in_force(stream: &std::net::TcpStream) -> io::Result<u32> {
     SockRef::from(stream).tcp_mss()
 }
@@ -306,10 +317,10 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// Returns whether the kernel returns as many bytes as requested. The version alone may be wrong:
-/// an emulated kernel has one as well, and distributions port features back. The crate nix takes a
-/// shorter answer for a fault of this program and panics; that panic is caught, without its
-/// message.
+/// Returns whether the kernel returns all of [`TcpInfo`]. The version alone is not reliable: an
+/// emulated kernel has one as well, and distributions backport features. The crate nix treats a
+/// shorter result as a fault of this program and panics; that panic is caught, and its message is
+/// suppressed.
 fn is_tcp_info_whole() -> io::Result<bool> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     let hook = panic::take_hook();
@@ -322,20 +333,20 @@ fn is_tcp_info_whole() -> io::Result<bool> {
     }
 }
 
-/// How the kernel of a host is asked for an answer in which its programs have no part.
+/// A kind of request that the kernel of a host answers by itself, without a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asking {
     /// ICMP echo from a datagram socket, which sysctl net.ipv4.ping_group_range may allow: icmp(7).
     Echo,
-    /// ICMP echo from a raw socket, for those who may open one: raw(7).
+    /// ICMP echo from a raw socket, which needs CAP_NET_RAW: raw(7).
     RawEcho,
-    /// A datagram of UDP to a port that nobody listens at. Its answer is an error that waits in the
-    /// queue for errors: IP_RECVERR, ip(7).
+    /// A UDP datagram to a port on which no socket listens. The response is an error in the
+    /// socket's error queue: IP_RECVERR, ip(7).
     ClosedPort,
 }
 
 impl Asking {
-    /// Returns its name for people.
+    /// Returns the name of the kind in messages.
     pub fn name(self) -> &'static str {
         match self {
             Asking::Echo | Asking::RawEcho => "ICMP echo",
@@ -344,10 +355,10 @@ impl Asking {
     }
 }
 
-/// The port that is asked when nobody is to listen at it: the first one of traceroute(8).
+/// The UDP port on which no socket is expected to listen: the first one of traceroute(8).
 const CLOSED_PORT: u16 = 33_434;
 
-/// Returns a nonblocking socket that asks a host.
+/// Returns a nonblocking socket that is connected to a host, for requests of this kind.
 pub fn asking(
     asking: Asking,
     mut target: SocketAddr,
@@ -383,10 +394,10 @@ pub fn tcp_info(stream: &TcpStream) -> io::Result<TcpInfo> {
     Ok(getsockopt(stream, TcpInformation)?)
 }
 
-/// From now on the kernel drops every SYN that comes to this listener; handshakes that have begun
-/// go on. A client asks again after a second (RFC 6298), and may then find another server.
+/// Makes the kernel drop every further SYN to this listener; handshakes in progress continue. A
+/// client retransmits its SYN after a second (RFC 6298), and may then reach another server.
 pub fn drop_syns(listener: &TcpListener) -> io::Result<()> {
-    // In the language of socket filters (linux/filter.h); the packet begins with its TCP header.
+    // A program of classic BPF (linux/filter.h); the packet begins with its TCP header.
     const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
     const IF_ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
     const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
@@ -401,26 +412,27 @@ pub fn drop_syns(listener: &TcpListener) -> io::Result<()> {
     ])
 }
 
-/// How many clients wait to be accepted: `tcpi_unacked` of a listener.
+/// Returns the number of clients in the accept queue: `tcpi_unacked` of a listener.
 pub fn clients_in_queue(listener: &TcpListener) -> io::Result<u64> {
     Ok(getsockopt(listener, TcpInformation)?.unacked.into())
 }
 
-/// Lets the kernel send a keep-alive probe at the next tick of its clock, or when no segment has
-/// come for a second. The connection has [`Options::probes`]: a TCP_KEEPIDLE that is over when it
-/// is set is due at once, and the kernel repeats the probe only after TCP_KEEPINTVL. See tcp(7),
-/// and `tcp_sock_set_keepidle_locked` and `tcp_keepalive_timer` in Linux.
+/// Makes the kernel send a keep-alive probe at its next clock tick, or once no segment has arrived
+/// for a second. The connection must have [`Options::probes`]: a TCP_KEEPIDLE that has already
+/// elapsed when it is set is due at once, and the kernel repeats the probe only after
+/// TCP_KEEPINTVL. See tcp(7), and `tcp_sock_set_keepidle_locked` and `tcp_keepalive_timer` in
+/// Linux.
 pub fn probe(stream: &TcpStream) -> io::Result<()> {
     Ok(setsockopt(stream, sockopt::TcpKeepIdle, &1)?)
 }
 
-/// Closing this connection resets it: SO_LINGER with a time of 0, socket(7).
+/// Makes closing this connection reset it: SO_LINGER with a time of 0, socket(7).
 pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_linger(Some(Duration::ZERO))
 }
 
 /// The beginning of `struct tcp_info`, linux/tcp.h; Linux has all of it since 5.4. Times are in
-/// microseconds.
+/// microseconds, unless stated otherwise.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct TcpInfo {
@@ -430,7 +442,7 @@ pub struct TcpInfo {
     times: [u32; 4],
     unacked: u32,
     counters: [u32; 4],
-    /// How long no data has been sent: in milliseconds, as all of `last_*`.
+    /// Time since data was last sent, in milliseconds, like all fields `last_*`.
     pub last_data_sent: u32,
     last_ack_sent: u32,
     last_data_recv: u32,
@@ -438,72 +450,74 @@ pub struct TcpInfo {
     path: [u32; 2],
     /// The smoothed round-trip time.
     pub rtt: u32,
-    /// Its mean deviation.
+    /// The mean deviation of the round-trip time.
     pub rttvar: u32,
     more_counters: [u32; 6],
-    /// Segments sent again, SYNs included.
+    /// Retransmitted segments, including SYNs.
     pub total_retrans: u32,
     pacing_rates: [u64; 2],
     bytes_acked: u64,
     bytes_received: u64,
     segments: [u32; 2],
-    /// Bytes that the kernel was given and has not sent yet.
+    /// Bytes in the send buffer that were not sent yet.
     pub notsent_bytes: u32,
-    /// The smallest round-trip time seen.
+    /// The smallest measured round-trip time.
     pub min_rtt: u32,
     data_segs_in: u32,
     /// Segments with data that were sent.
     pub data_segs_out: u32,
-    /// The rate at which data was acknowledged last, in bytes a second.
+    /// The rate at which data was acknowledged most recently, in bytes a second.
     pub delivery_rate: u64,
     /// Time with data in flight.
     pub busy_time: u64,
-    /// The part of it in which the peer's window was the limit.
+    /// Part of `busy_time` in which the peer's receive window was the limit.
     pub rwnd_limited: u64,
-    /// The part of it in which the send buffer was the limit.
+    /// Part of `busy_time` in which the send buffer was the limit.
     pub sndbuf_limited: u64,
     /// Segments that were acknowledged.
     pub delivered: u32,
     delivered_ce: u32,
     bytes_sent: u64,
     bytes_retrans: u64,
-    /// Segments sent again that the peer had already: it said so by D-SACK (RFC 2883).
+    /// Spurious retransmissions: retransmitted segments that the peer had already, as it reported
+    /// by D-SACK (RFC 2883).
     pub dsack_dups: u32,
     reord_seen: u32,
-    /// Segments with data that came out of their order.
+    /// Segments with data that arrived out of order.
     pub rcv_ooopack: u32,
     snd_wnd: u32,
 }
 
 impl TcpInfo {
-    /// Bytes that the peer has acknowledged: `tcpi_bytes_acked` (RFC 4898).
+    /// Returns the bytes that the peer has acknowledged: `tcpi_bytes_acked` (RFC 4898).
     pub fn acknowledged(&self) -> u64 {
         self.bytes_acked
     }
 
-    /// Bytes that the kernel was given and the peer has not acknowledged.
+    /// Returns the bytes in the send buffer that the peer has not acknowledged, sent or not.
     pub fn outstanding(&self) -> u64 {
         let sent = self.bytes_sent.saturating_sub(self.bytes_retrans);
         sent.saturating_sub(self.bytes_acked) + u64::from(self.notsent_bytes)
     }
 
-    /// How long no byte has come and none has gone out.
+    /// Returns the time since data was last sent or received.
     pub fn quiet(&self) -> Duration {
         Duration::from_millis(self.last_data_sent.min(self.last_data_recv).into())
     }
 
-    /// Returns how long no segment has come; one without bytes counts as well.
+    /// Returns the time since the last segment arrived, with or without data.
     pub fn heard(&self) -> Duration {
         Duration::from_millis(self.last_ack_recv.min(self.last_data_recv).into())
     }
 
-    /// Returns the keep-alive and window probes that were sent since then: `tcpi_probes`.
+    /// Returns the number of keep-alive and window probes that were sent since the last segment
+    /// arrived: `tcpi_probes`.
     pub fn unanswered(&self) -> u32 {
         self.probes.into()
     }
 }
 
-/// TCP_INFO, by the way in which nix makes all socket options.
+/// The socket option TCP_INFO, in the form in which nix defines all socket options.
 #[derive(Clone, Copy, Debug)]
 struct TcpInformation;
 
@@ -537,7 +551,8 @@ fn new(address: SocketAddr) -> io::Result<Socket> {
     Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))
 }
 
-/// Sets what is asked for. Buffers go before bind and connect: the window scale depends on them.
+/// Sets the options, and returns those that the kernel did not grant as requested. Must precede
+/// bind and connect, since the window scale depends on the buffers.
 fn configure(socket: &Socket, options: &Options) -> io::Result<Vec<Regrant>> {
     let mut regrants = Vec::new();
     if !options.nagle {
@@ -583,7 +598,8 @@ fn configure(socket: &Socket, options: &Options) -> io::Result<Vec<Regrant>> {
     Ok(regrants)
 }
 
-/// The kernel reads a C int; socket2 would wrap a larger value around.
+/// Limits a size to what a C int holds, which the kernel reads; socket2 would wrap a larger value
+/// around.
 fn clamp_to_int(bytes: usize) -> usize {
     bytes.min(i32::MAX as usize)
 }

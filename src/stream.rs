@@ -1,58 +1,61 @@
-//! A byte stream that never blocks, and the rules of edge-triggered readiness, obeyed in one place.
+//! The interface of a non-blocking byte stream, and the rules of edge-triggered readiness in one
+//! place.
 //!
-//! epoll says "something happened" once and then is silent until something happens again, so
-//! whoever reads or writes must know when the kernel has nothing more to say. [`Readiness`] keeps
-//! that knowledge for one connection. Its rules (epoll(7), "edge-triggered", and measurements):
+//! An edge-triggered epoll reports a change once, and nothing more until the next change, so a
+//! reader or writer must remember whether the kernel may still have bytes or room for it.
+//! [`Readiness`] keeps that state for one connection. Its rules come from epoll(7),
+//! "edge-triggered", and from measurements:
 //!
-//! - A flag of an event is a hint. It permits a try; only the result of the try decides.
-//! - `EWOULDBLOCK`, a short read or a short write mean that the kernel is drained and that another
-//!   edge will come. `EINTR` means nothing at all: try again.
-//! - Two things make a short read not final: data and FIN may share one event, and a read stops
-//!   before an urgent mark. Once an event spoke of either, reads go on to `EWOULDBLOCK` or the end.
+//! - A flag of an event is a hint. It permits an attempt; only the result of the attempt decides.
+//! - `EWOULDBLOCK`, a short read or a short write mean that the kernel has no more bytes, or no
+//!   more room, and that another event will follow. After `EINTR` the call is repeated.
+//! - A short read is not conclusive in two cases: data and FIN may share one event, and a read
+//!   stops before an urgent mark. Once an event has reported either, reads continue until
+//!   `EWOULDBLOCK` or the end of the stream.
 //!
-//! Invariant: while a direction is marked not ready, no system call is made in it.
+//! Invariant: while a direction is marked as not ready, no system call is made for it.
 
 use std::io;
 
-/// What the connections need of a TCP socket in non-blocking mode.
+/// The operations of a non-blocking TCP socket that connections use.
 ///
-/// The kernel's sockets implement it, and so do the scripted ones of the tests.
+/// The kernel's sockets implement it, and so do the scripted streams of the tests.
 pub trait Stream {
     /// Receives into `buffer`; 0 is the end of the stream. See recv(2).
     fn recv(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Sends a prefix of `bytes` and tells its length. See send(2).
+    /// Sends a prefix of `bytes` and returns its length. See send(2).
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize>;
 
     /// Sends FIN after everything sent so far. See shutdown(2), `SHUT_WR`.
     fn shutdown_write(&mut self) -> io::Result<()>;
 }
 
-/// What one event said of a stream.
+/// The flags of one event of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hints {
-    /// A read may find bytes, the end or an error.
+    /// A read may return bytes, the end of the stream or an error.
     pub readable: bool,
-    /// A write may be accepted, or find an error.
+    /// A write may be accepted, or return an error.
     pub writable: bool,
-    /// The peer's FIN, an urgent mark or an error is in the queue: a short read is not final.
+    /// The peer's FIN, an urgent mark or an error is queued: a short read is not conclusive.
     pub exceptional: bool,
-    /// The peer's FIN has come: what can still be read is finite.
+    /// The peer's FIN has arrived: the bytes that can still be read are finite.
     pub ended: bool,
 }
 
-/// What a read found.
+/// The result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
-    /// So many bytes, at least one.
+    /// The number of bytes that were read, at least one.
     Bytes(usize),
     /// The peer's FIN: no byte follows.
     End,
-    /// Nothing now; an event will say when.
+    /// There is nothing to read now. An event will follow when there is.
     Blocked,
 }
 
-/// What is known of one connection's readiness between events.
+/// The readiness of one connection, as it is known between events.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Readiness {
     readable: bool,
@@ -62,9 +65,10 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// A fresh socket: writable, since its send buffer is empty, and silent until its first event.
+    /// Returns the state of a new socket: writable, since its send buffer is empty, and not
+    /// readable until its first event.
     ///
-    /// Registering a socket reports what is there already, so nothing is missed.
+    /// Registering a socket with epoll reports what is there already, so nothing is missed.
     pub fn new() -> Self {
         Readiness {
             readable: false,
@@ -74,7 +78,8 @@ impl Readiness {
         }
     }
 
-    /// Takes note of an event. Nothing is forgotten: a flag is cleared by results only.
+    /// Records the flags of an event. It sets flags only: they are cleared by the results of reads
+    /// and writes.
     #[inline]
     pub fn note(&mut self, hints: Hints) {
         self.readable |= hints.readable;
@@ -83,18 +88,18 @@ impl Readiness {
         self.peer_ended |= hints.ended;
     }
 
-    /// Whether an event has told of the peer's FIN.
+    /// Returns whether an event has reported the peer's FIN.
     pub fn has_peer_ended(&self) -> bool {
         self.peer_ended
     }
 
-    /// Whether a read may find something.
+    /// Returns whether a read may return something.
     #[inline]
     pub fn is_readable(&self) -> bool {
         self.readable
     }
 
-    /// Whether a write may be accepted, so that it is worth while to prepare bytes for it.
+    /// Returns whether a write may be accepted, so that it is worthwhile to prepare bytes for it.
     pub fn is_writable(&self) -> bool {
         self.writable
     }
@@ -123,7 +128,8 @@ impl Readiness {
         }
     }
 
-    /// Writes once, if there may be room. Fewer bytes than given: an event will say when to go on.
+    /// Writes once, if there may be room, and returns the number of bytes that were accepted. After
+    /// fewer bytes than given, an event will follow when there is room again.
     #[inline(always)]
     pub fn send(&mut self, stream: &mut impl Stream, bytes: &[u8]) -> io::Result<usize> {
         if !self.writable || bytes.is_empty() {
@@ -139,8 +145,8 @@ impl Readiness {
     }
 }
 
-/// What a call came to: `None` when it was interrupted and is to be made again, and in it `None`
-/// when it would block.
+/// Classifies the result of a system call. The outer `None` means that it was interrupted and has
+/// to be repeated, the inner `None` that it would block.
 #[inline(always)]
 fn settled(result: io::Result<usize>) -> Option<io::Result<Option<usize>>> {
     match result {

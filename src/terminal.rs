@@ -3,15 +3,15 @@
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
 
-/// Returns the columns of the terminal that this stream leads to; `None` when it leads elsewhere,
-/// or when the terminal does not report them.
+/// Returns the number of columns of the terminal that this stream is connected to; `None` when it
+/// is not a terminal, or the terminal does not report its size.
 pub fn columns(stream: &impl AsFd) -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(stream.as_fd()).ok()?;
     (size.ws_col > 0).then_some(size.ws_col.into())
 }
 
-/// Returns whether colours are wanted on this stream: it leads to a terminal that has them, and the
-/// user has not asked for none (<https://no-color.org>).
+/// Returns whether to use colours on this stream: it is a terminal that supports them, and the user
+/// has not disabled them with NO_COLOR (<https://no-color.org>).
 pub fn has_color(stream: &impl IsTerminal) -> bool {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let dumb = set("TERM").is_some_and(|term| term == "dumb");

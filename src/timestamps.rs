@@ -1,12 +1,13 @@
-//! The kernel's own times of a connection's bytes, and of datagrams: SO_TIMESTAMPING, socket(7) and
-//! the kernel's networking/timestamping document.
+//! Reads the kernel's timestamps of the bytes of a connection, and of received datagrams:
+//! SO_TIMESTAMPING, socket(7) and the kernel's networking/timestamping document.
 //!
-//! Sending: when the last byte of a send(2) was handed to the device, the kernel puts a note into
-//! the socket's error queue, with the offset of that byte from where this was switched on.
-//! Receiving: each recvmsg(2) tells when the last segment it read from came off the device. Both
-//! are times of CLOCK_REALTIME; they are turned into instants of the monotonic clock by reading
-//! both clocks at once, so that a step of the wall clock meanwhile is all that could go wrong.
-//! The kernel begins with receive times a moment after the first socket of a machine asked.
+//! Sending: when the last byte of a send(2) is handed to the device, the kernel puts a timestamp
+//! into the socket's error queue, with the offset of that byte from the point at which timestamps
+//! were enabled. Receiving: each recvmsg(2) returns the time at which the last segment that it read
+//! from arrived from the device. Both are times of CLOCK_REALTIME. They are converted to instants
+//! of the monotonic clock by reading both clocks together, so that only a step of the wall clock
+//! between timestamp and conversion makes them wrong. The kernel begins to record receive times a
+//! moment after the first socket of a machine has enabled them.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
@@ -22,27 +23,29 @@ use nix::sys::socket::{
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 
-/// `ee_origin` of a note about a time, linux/errqueue.h.
+/// `ee_origin` of a transmit timestamp, linux/errqueue.h.
 const ORIGIN_TIMESTAMPING: u8 = 4;
 
-/// Notes that may wait to be asked for. A message has one for each send that it took; whoever does
-/// not ask shall not pay for more.
+/// Maximum number of transmit timestamps that are kept until they are requested. A message has one
+/// for each send(2) that it took. Further ones are discarded, so that a caller that does not
+/// request them uses no more memory.
 const NOTES_MAX: usize = 4096;
 
-/// What the kernel tells of one connection.
+/// The kernel's timestamps of one connection.
 #[derive(Debug)]
 pub struct Timestamps {
     control: Vec<u8>,
-    /// How many bytes had left, and when.
+    /// Transmit timestamps, each with the number of bytes that had been sent by then.
     sent: VecDeque<(u64, Instant)>,
-    /// Bytes that had left by the last note.
+    /// Number of bytes that had been sent by the last transmit timestamp.
     noted: u64,
-    /// When what was read last was received.
+    /// Receive time of the bytes that were read last.
     received: Option<Instant>,
 }
 
 impl Timestamps {
-    /// Switches them on for a connection that has sent nothing. Errors are those of setsockopt(2).
+    /// Enables timestamps for a connection that has sent nothing yet. Errors are those of
+    /// setsockopt(2).
     pub fn switch_on(socket: &impl AsFd) -> io::Result<Timestamps> {
         let flags = TimestampingFlag::SOF_TIMESTAMPING_SOFTWARE
             | TimestampingFlag::SOF_TIMESTAMPING_TX_SOFTWARE
@@ -58,7 +61,7 @@ impl Timestamps {
         })
     }
 
-    /// Receives as recv(2) does, and keeps the time.
+    /// Receives as recv(2) does, and stores the receive time.
     pub fn recv(&mut self, socket: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<usize> {
         let mut parts = [IoSliceMut::new(buffer)];
         let control = Some(&mut self.control[..]);
@@ -67,12 +70,14 @@ impl Timestamps {
         Ok(message.bytes)
     }
 
-    /// When the kernel received what was read last.
+    /// Returns the time at which the kernel received the bytes that were read last, if it recorded
+    /// one.
     pub fn received(&self) -> Option<Instant> {
         self.received
     }
 
-    /// When the byte before `end` was handed to the device; to be asked with ever larger ends.
+    /// Returns the time at which the byte before offset `end` was handed to the device, if it is
+    /// known. Must be called with increasing values of `end`.
     pub fn sent(&mut self, socket: &impl AsRawFd, end: u64) -> io::Result<Option<Instant>> {
         while let Some(note) = self.next_note(socket)? {
             if self.sent.len() < NOTES_MAX {
@@ -88,7 +93,8 @@ impl Timestamps {
         Ok(None)
     }
 
-    /// The next note of the error queue.
+    /// Returns the next transmit timestamp of the error queue, with the number of bytes sent by
+    /// then.
     fn next_note(&mut self, socket: &impl AsRawFd) -> io::Result<Option<(u64, Instant)>> {
         let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
         loop {
@@ -99,7 +105,8 @@ impl Timestamps {
                 received => received?,
             };
             if let (Some(at), Some(byte)) = (time(&message), byte(&message)) {
-                // The kernel counts in 32 bits: the nearest such byte after the last one is meant.
+                // The kernel's offset has 32 bits: it means the nearest matching byte after the
+                // last one.
                 self.noted += u64::from(byte.wrapping_add(1).wrapping_sub(self.noted as u32));
                 return Ok(Some((self.noted, monotonic(at))));
             }
@@ -107,25 +114,25 @@ impl Timestamps {
     }
 }
 
-/// When datagrams came.
+/// The receive times of the datagrams of a socket.
 #[derive(Debug)]
 pub struct Arrivals {
     control: Vec<u8>,
 }
 
-/// A datagram, or the error that one came back with.
+/// A received datagram, or an error that was reported for a sent one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
-    /// Its bytes.
+    /// Length of the datagram in bytes.
     pub bytes: usize,
-    /// When it came off the device; `None`: the kernel does not tell.
+    /// Time at which it arrived from the device; `None` if the kernel recorded none.
     pub at: Option<Instant>,
-    /// From the queue for errors: the error, and the host that reported it.
+    /// From the error queue: the error number, and the host that reported it.
     pub error: Option<(i32, IpAddr)>,
 }
 
 impl Arrivals {
-    /// Switches them on for a datagram socket. Errors are those of setsockopt(2).
+    /// Enables receive times for a datagram socket. Errors are those of setsockopt(2).
     pub fn switch_on(socket: &impl AsFd) -> io::Result<Arrivals> {
         let flags = TimestampingFlag::SOF_TIMESTAMPING_SOFTWARE
             | TimestampingFlag::SOF_TIMESTAMPING_RX_SOFTWARE;
@@ -133,7 +140,8 @@ impl Arrivals {
         Ok(Arrivals { control: control() })
     }
 
-    /// Receives what has come, if something has: a datagram, or from the queue for errors.
+    /// Receives a datagram, or an entry of the error queue if `from_errors`; `None` if there is
+    /// none.
     pub fn recv(
         &mut self,
         socket: &impl AsRawFd,
@@ -157,14 +165,14 @@ impl Arrivals {
     }
 }
 
-/// Room for the control messages of one datagram: its times, and an error.
+/// Returns a buffer for the control messages of one datagram: its timestamps, and an error.
 fn control() -> Vec<u8> {
     let times = nix::cmsg_space!([TimeSpec; 3]);
     let error = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
     vec![0; times.capacity() + error.capacity()]
 }
 
-/// The software time among the control messages, since the epoch.
+/// Returns the software timestamp among the control messages, since the epoch.
 fn time(message: &RecvMsg<'_, '_, ()>) -> Option<Duration> {
     message.cmsgs().ok()?.find_map(|control| match control {
         ControlMessageOwned::ScmTimestampsns(times) => {
@@ -175,13 +183,13 @@ fn time(message: &RecvMsg<'_, '_, ()>) -> Option<Duration> {
     })
 }
 
-/// The offset of the byte that a note is about.
+/// Returns the offset of the byte that a transmit timestamp is about.
 fn byte(message: &RecvMsg<'_, '_, ()>) -> Option<u32> {
     let (note, _) = error(message)?;
     (note.ee_origin == ORIGIN_TIMESTAMPING).then_some(note.ee_data)
 }
 
-/// What a message of the queue for errors is about, and the host that it is from, if one is.
+/// Returns the error in an entry of the error queue, and the host that reported it, if one did.
 fn error(message: &RecvMsg<'_, '_, ()>) -> Option<(libc::sock_extended_err, Option<IpAddr>)> {
     message.cmsgs().ok()?.find_map(|control| match control {
         ControlMessageOwned::Ipv4RecvErr(error, from) => {
@@ -196,7 +204,7 @@ fn error(message: &RecvMsg<'_, '_, ()>) -> Option<(libc::sock_extended_err, Opti
     })
 }
 
-/// An instant of the wall clock as one of the monotonic clock.
+/// Converts a time of the wall clock to an instant of the monotonic clock.
 fn monotonic(time: Duration) -> Instant {
     let (now, wall) = both_clocks();
     match wall.checked_sub(time) {
@@ -205,8 +213,9 @@ fn monotonic(time: Duration) -> Instant {
     }
 }
 
-/// One moment on both clocks. The wall clock is read between two readings of the other; being
-/// preempted there shows as a long gap, and the reading is made anew.
+/// Returns one moment on both clocks. The wall clock is read between two readings of the monotonic
+/// clock. A long gap between these shows that the thread was preempted, and the reading is
+/// repeated.
 fn both_clocks() -> (Instant, Duration) {
     const GAP: Duration = Duration::from_nanos(500);
     const ATTEMPTS: u32 = 8;
@@ -253,7 +262,7 @@ mod tests {
             assert_eq!(stamps.recv(&near, &mut bytes).unwrap(), 100);
             let after = Instant::now();
             let sent = stamps.sent(&near, 100 * number).unwrap().unwrap();
-            // The kernel begins to take the times of what comes a while after it was asked to.
+            // The kernel begins to record receive times a while after they were enabled.
             let Some(received) = stamps.received() else {
                 continue;
             };

@@ -1,26 +1,27 @@
-//! Durations, counts and rates for people: one form of each, for every command; and durations as
-//! the numbers that are recorded. Pure.
+//! Formats durations, counts and rates for people, in one form for every command, and converts
+//! durations to the numbers that are recorded. Pure.
 //!
 //! The thousands of a count are separated by commas, and its noun agrees with it: `1 client`,
-//! `2,000 clients`. Numbers that are names have no commas: ports, sequence numbers, offsets, the
-//! numbers of packets and connections.
+//! `2,000 clients`. Numbers that identify something have no commas: ports, sequence numbers,
+//! offsets, the numbers of packets and connections.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Returns a duration in nanoseconds; the most that 64 bits hold (584 years) for a longer one.
+/// Returns a duration in nanoseconds, or the maximum of 64 bits (584 years) for a longer one.
 pub fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Returns three significant digits and a unit: `850 ns`, `12.3 µs`, `1.04 ms`, `2.50 s`.
+/// Returns a duration with three significant digits and a unit: `850 ns`, `12.3 µs`, `1.04 ms`,
+/// `2.50 s`.
 pub fn short(duration: Duration) -> String {
     let (divisor, unit) = unit(duration);
     format!("{} {unit}", digits(duration, divisor))
 }
 
-/// Returns a duration with an interval in the same unit, where that is near:
-/// `12.3 µs [12.1, 12.6]`; `?` is an end that is not known.
+/// Returns a duration and an interval in the same unit: `12.3 µs [12.1, 12.6]`. An upper end of
+/// more than three digits in that unit has a unit of its own; an unknown upper end is `?`.
 pub fn with_interval(duration: Duration, (low, high): (Duration, Option<Duration>)) -> String {
     const NEAR: f64 = 999.5;
     let (divisor, _) = unit(duration);
@@ -53,7 +54,7 @@ fn digits(duration: Duration, divisor: f64) -> String {
     }
 }
 
-/// Returns the decimals that make three significant digits of a value from 1 to 1,000.
+/// Returns the number of decimals with which a value from 1 to 1,000 has three significant digits.
 fn decimals(value: f64) -> usize {
     match value {
         v if v >= 99.95 => 0,
@@ -107,7 +108,7 @@ impl fmt::Display for Grouped {
 }
 
 impl<'a> Counted<'a> {
-    /// Returns the count, the beginning of its noun, and its ending.
+    /// Returns the count, the stem of its noun, and the ending of the noun.
     pub fn parts(self) -> (u64, &'a str, &'static str) {
         let Counted(count, noun) = self;
         let stem = noun.strip_suffix('y');
@@ -128,8 +129,8 @@ impl fmt::Display for Counted<'_> {
     }
 }
 
-/// Returns events a second: grouped from 1,000 on, below that with four significant digits at most
-/// and without the zeros that say nothing: `166,446`, `333.3`, `50`, `0.25`.
+/// Returns a rate in events a second: with separated thousands from 1,000 on; below that with at
+/// most four significant digits, without trailing zeros: `166,446`, `333.3`, `50`, `0.25`.
 pub fn rate(per_second: f64) -> String {
     if per_second >= 999.95 {
         return grouped(per_second.round() as u64).to_string();
@@ -144,8 +145,8 @@ pub fn rate(per_second: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_string()
 }
 
-/// Returns bytes a second with a decimal unit, three significant digits from 1 kB on: `85 B/s`,
-/// `1.28 kB/s`, `10.7 MB/s`.
+/// Returns a rate in bytes a second with a decimal unit, and three significant digits from 1 kB on:
+/// `85 B/s`, `1.28 kB/s`, `10.7 MB/s`.
 pub fn throughput(bytes_per_second: f64) -> String {
     let (divisor, unit) = match bytes_per_second {
         b if b < 999.5 => return format!("{} B/s", rate(bytes_per_second)),

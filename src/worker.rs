@@ -1,7 +1,7 @@
-//! A thread for work that may block, with a descriptor that is readable when a result is there.
+//! A thread for work that may block, with a descriptor that is readable when a result is available.
 //!
-//! So the caller can wait for the result together with other descriptors. When the caller ends
-//! first, the thread is left behind, wherever it is blocked.
+//! So the caller can poll for the result together with other descriptors. When the caller ends
+//! first, the thread is not joined, even if it is blocked.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -14,7 +14,7 @@ use std::thread;
 pub struct Worker<O, R> {
     orders: Sender<O>,
     results: Receiver<R>,
-    /// Has a byte for each result.
+    /// Readable while a result is available: holds one byte for each of them.
     bell: UnixStream,
 }
 
@@ -43,14 +43,14 @@ impl<O: Send + 'static, R: Send + 'static> Worker<O, R> {
         })
     }
 
-    /// Hands an order over.
+    /// Queues an order for the thread.
     pub fn give(&self, order: O) {
-        // Without its thread there is no result either, which `take` reports.
+        // If the thread has ended, `take` returns the error.
         let _ = self.orders.send(order);
     }
 
-    /// Takes the result of the oldest order; blocks unless the descriptor is readable. It is an
-    /// error when the thread has ended.
+    /// Takes the result of the oldest order; blocks unless the descriptor is readable. Fails if the
+    /// thread has ended.
     pub fn take(&self) -> io::Result<R> {
         (&self.bell).read_exact(&mut [0])?;
         self.results.recv().map_err(io::Error::other)

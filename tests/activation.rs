@@ -1,5 +1,5 @@
-//! `upcase serve` under systemd: sockets that are handed over, what the service manager is told,
-//! and the units that come with it.
+//! Tests `upcase serve` under systemd: listening sockets that it inherits, its notifications to the
+//! service manager, and the unit files in `deploy/systemd`.
 
 mod common;
 
@@ -21,16 +21,17 @@ use common::{
 use nix::sys::signal::Signal;
 use socket2::SockRef;
 
-/// The command, with these sockets handed over from descriptor 3 on.
+/// Returns the command, run so that it inherits these sockets from descriptor 3 on.
 fn with_sockets(sockets: &[&dyn Handed], command: &Command) -> Command {
     for_process("$$", sockets, command)
 }
 
-/// `LISTEN_PID` must be the process' own, so it is started by a shell that becomes it.
+/// Returns a shell command that passes the sockets on, sets `LISTEN_PID` to `id` and replaces
+/// itself with the command, so that `$$` as the id is that of the server's process.
 fn for_process(id: &str, sockets: &[&dyn Handed], command: &Command) -> Command {
     let mut moves = String::new();
     let places: Vec<usize> = (3..).take(sockets.len()).collect();
-    // First out of the way, since the test may have them at the places of each other.
+    // Move the sockets to high descriptors first: each may have the target number of another one.
     for (socket, place) in sockets.iter().zip(&places) {
         moves += &format!("exec {}<&{}; ", place + 100, socket.descriptor());
     }
@@ -92,14 +93,14 @@ fn sockets_that_are_handed_over_are_all_there_is_unless_more_is_said() {
     for &address in &serve.addresses {
         let mut client = connect(address);
         echoes(&mut client, "abc");
-        // The options are set on either.
+        // The socket options are set on either socket.
         let mss = SockRef::from(&client).tcp_mss().unwrap();
         assert_eq!(mss, 988, "{address}");
     }
     serve.stop();
 }
 
-/// While nobody runs clients wait in the queue, and the next process serves them.
+/// While no server runs, clients wait in the accept queue, and the next process serves them.
 #[test]
 fn clients_notice_nothing_of_a_restart() {
     let (socket, address) = listener();
@@ -131,13 +132,14 @@ fn clients_notice_nothing_of_a_restart() {
     assert_eq!(read(&mut early, 17), b"BEFORE ANY SERVER");
 }
 
-/// The socket lives on with its giver: its events must not wake a server that has left it.
+/// The process that passed the socket on keeps it open: events of the socket must not wake a server
+/// that has stopped listening on it.
 #[test]
 fn a_stopping_server_sleeps_although_clients_come() {
     let (socket, address) = listener();
     let serve = Serve::launch(with_sockets(&[&socket], &upcase("serve")), 1);
     let mut stuck = connect(address);
-    // It never reads, so the server owes it something for as long as this lasts.
+    // The client never reads, so the server has bytes pending for it as long as the test runs.
     let while_it_is_read = Duration::from_millis(500);
     stuck.set_write_timeout(Some(while_it_is_read)).unwrap();
     while stuck.write(&[b'x'; 65536]).is_ok() {}
@@ -207,7 +209,7 @@ fn it_works_with_systemd_itself() {
     activator.says("stopped: accepted 1, closed 1 (finished 1)");
 }
 
-/// A service manager, as far as it listens.
+/// The receiving end of a service manager's notification socket.
 struct Manager(UnixDatagram);
 
 impl Manager {
@@ -224,7 +226,7 @@ impl Manager {
     }
 }
 
-/// It starts, is asked to stop, and stops.
+/// Starts a server, stops it, and checks that it notifies the manager of both.
 fn a_life(name: &str, arguments: &str, manager: &Manager) {
     let mut command = upcase(&format!("serve --listen 127.0.0.1:0 {arguments}"));
     command.env("NOTIFY_SOCKET", name);
@@ -268,7 +270,7 @@ fn notify_path() -> PathBuf {
     std::env::temp_dir().join(format!("upcase-test-notify-{}", std::process::id()))
 }
 
-/// The units that come with upcase, judged by systemd.
+/// systemd checks the unit files that upcase ships: `systemd-analyze security` and `verify`.
 #[test]
 fn the_units_are_well_formed_and_leave_little_open() {
     if !installed("systemd-analyze") {
@@ -295,7 +297,7 @@ fn the_units_are_well_formed_and_leave_little_open() {
     assert_eq!(fault, None, "{judged:#?}");
 }
 
-/// The value of a setting in the unit of the service.
+/// Returns the value of a setting in the service unit.
 fn setting(key: &str) -> String {
     let unit = include_str!("../deploy/systemd/upcase.service");
     let mut values = unit.lines().filter_map(|line| line.strip_prefix(key));
@@ -303,7 +305,7 @@ fn setting(key: &str) -> String {
     value.unwrap_or_else(|| panic!("{key}")).to_string()
 }
 
-/// The number behind a word of ExecStart.
+/// Returns the number that follows an option in `ExecStart`.
 fn option(name: &str) -> f64 {
     let command = setting("ExecStart");
     let mut words = command.split_whitespace().skip_while(|word| *word != name);
@@ -311,7 +313,8 @@ fn option(name: &str) -> f64 {
     value.trim_end_matches('s').parse().unwrap()
 }
 
-/// What was seen on a real systemd: each line keeps the port open, or an end from being a failure.
+/// Settings whose need was observed on a real systemd: each keeps the port open, or keeps an
+/// ordinary exit from counting as a failure.
 #[test]
 fn the_units_keep_the_port_open_and_fit_their_limits() {
     let socket = include_str!("../deploy/systemd/upcase.socket");
@@ -319,7 +322,7 @@ fn the_units_keep_the_port_open_and_fit_their_limits() {
         socket.contains("\nFreeBind=yes\n"),
         "an address that comes after the boot"
     );
-    // A start that is refused for good would close the socket unit as well.
+    // When systemd refuses all further starts, it closes the socket unit as well.
     assert_eq!(setting("StartLimitIntervalSec"), "0");
     assert_eq!(setting("Restart"), "on-failure");
     let unit = include_str!("../deploy/systemd/upcase.service");
@@ -331,7 +334,7 @@ fn the_units_keep_the_port_open_and_fit_their_limits() {
     assert_eq!(setting("SuccessExitStatus"), "1");
     let stop: f64 = setting("TimeoutStopSec").parse().unwrap();
     assert!(stop > option("--drain-timeout") + 5.0);
-    // The arithmetic of the comment.
+    // The calculation in the comment of the unit file.
     let needed = option("--max-connections") * 0.7e6 + 20e6;
     let bytes = |key| {
         let value = setting(key);
@@ -342,8 +345,9 @@ fn the_units_keep_the_port_open_and_fit_their_limits() {
     assert!(setting("LimitNOFILE").parse::<f64>().unwrap() > option("--max-connections") + 64.0);
 }
 
-/// With the command of the unit: a client that never reads and one that talks on delay a restart by
-/// no more than the drain, and those who wait meanwhile are served by the next process.
+/// With the `ExecStart` command of the unit, a client that never reads and a client that keeps
+/// sending delay a restart by no more than the drain timeout. Clients that connect during the drain
+/// are served by the next process.
 #[test]
 fn a_restart_with_the_command_of_the_unit_is_short() {
     let command = setting("ExecStart");

@@ -1,5 +1,5 @@
-//! The forms of an address that are taken, and what they mean on a socket: zones, names, and both
-//! families at one port.
+//! Tests the forms of an address that the command line accepts, and their effect on sockets: zones,
+//! host names, and IPv4 and IPv6 on one port.
 
 mod common;
 
@@ -12,7 +12,7 @@ use common::{ANY_PACE, Ended, PATIENCE, Process, Serve, deserted, read, until, u
 use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 
-/// Whether a client that connects to this address is served.
+/// Returns whether a client that connects to this address is served.
 fn is_served(address: &str) -> bool {
     let Ok(mut stream) = TcpStream::connect(address) else {
         return false;
@@ -38,7 +38,7 @@ fn an_ipv6_wildcard_takes_ipv4_clients_and_says_so() {
 #[test]
 fn both_wildcards_can_be_listened_on_with_one_port() {
     for (ipv4, shards) in [("0.0.0.0", 1), ("127.0.0.1", 1), ("0.0.0.0", 3)] {
-        // Another process may take the port meanwhile.
+        // Another process may bind the port first.
         let serve = (0..10).find_map(|_| {
             let port = deserted().port();
             let addresses = format!("--listen [::]:{port} --listen {ipv4}:{port}");
@@ -137,7 +137,7 @@ fn link_local_addresses_have_a_zone_wherever_an_address_is_taken() {
     let load = "load [fe80::1%wire] --source fe80::2%wire --connections 3 --messages 30";
     let ended = on_client(&format!("{load} {ANY_PACE}")).expect(0);
     assert!(ended.stdout.contains("30 verified"), "{ended:#?}");
-    // Nothing listens there: the zone of a failed target is named as well.
+    // No server listens on this port: the error names the zone as well.
     let ended = on_client("send [fe80::1%wire]:1 x").expect(3);
     let told = "cannot connect to [fe80::1%wire]:1: connection refused";
     assert!(ended.stderr.contains(told), "{ended:#?}");

@@ -1,5 +1,6 @@
-//! Clients that send and never read, by the thousand: what they cost the server and the kernel,
-//! what the healthy ones feel of them, when they are gone.
+//! Tests `serve` against thousands of clients that send and never read: the memory that they cost
+//! the server and the kernel, the response times of well-behaved clients beside them, and the time
+//! until they are reset.
 
 mod common;
 
@@ -15,7 +16,8 @@ use common::totals::number;
 use common::{Process, Serve, lab, peers, upcase};
 use nix::sys::signal::Signal;
 
-/// They send for ever and have little room of their own, so that all is the server's to hold.
+/// Attackers send without end and have small socket buffers, so that the server's side holds all
+/// bytes.
 const ATTACKER: Habit = Habit {
     bytes: u64::MAX,
     closes: false,
@@ -25,10 +27,12 @@ const ATTACKER: Habit = Habit {
 
 const HEALTHY: &str = "--connections 100 --rate 2000";
 
-/// What one read may take: the most that a server may have pending for a client.
+/// Maximum number of bytes of one read, which is the most that a server may have pending for a
+/// client.
 const READ: u64 = 64 << 10;
 
-/// The most memory that the kernel gives to all TCP sockets, in pages: tcp(7).
+/// File with the limits of the memory of all TCP sockets, in pages; the third number is the
+/// maximum: tcp(7).
 const TCP_MEM: &str = "/proc/sys/net/ipv4/tcp_mem";
 const PAGE: u64 = 4096;
 
@@ -61,7 +65,7 @@ fn the_healthy_feel_little_of_those_who_never_read() {
     const QUIET: Duration = Duration::from_secs(2);
     upcase::process::raise_descriptor_limit().unwrap();
     let clients = std::env::var("UPCASE_ARMY").map_or(2000, |count| count.parse().unwrap());
-    // All are to have come before the first is reset.
+    // All attackers must have connected before the first one is reset.
     let stall = Duration::from_secs(1 + clients as u64 / 1000);
     lab::alone(|| {
         let serve = Serve::start(&format!(
@@ -118,10 +122,10 @@ fn a_few_thousand_that_never_read_cannot_exhaust_the_kernel() {
     });
 }
 
-/// What became of an attack, in bytes for each attacker.
+/// The results of an attack. Sizes are in bytes per attacker.
 #[derive(Debug)]
 struct Attack {
-    /// Bytes converted and not taken by the kernel, as the server counts them.
+    /// Bytes that were converted and not accepted by the kernel, as the server counts them.
     pending: u64,
     /// Growth of the server's memory in RAM.
     resident: u64,
@@ -129,14 +133,14 @@ struct Attack {
     kernel: u64,
     /// TCP buffers of the whole machine, both ends: sockstat.
     kernel_of_both: u64,
-    /// Caches of the kernel that grew on the whole machine, both ends: Slab of meminfo.
+    /// Growth of the kernel's slab caches on the whole machine, both ends: Slab of meminfo.
     slab_of_both: u64,
-    /// From the first connect until all had come.
+    /// Time from the first connect to the last progress of any attacker.
     arrival: Duration,
-    /// From an attacker's last progress to its reset.
+    /// Shortest time from an attacker's last progress to its reset.
     first_gone: Duration,
     last_gone: Duration,
-    /// Median response of the healthy, from before the attack until it was over.
+    /// Median response time of the well-behaved clients, from before the attack until its end.
     healthy_micros: f64,
 }
 
@@ -170,7 +174,7 @@ impl Attack {
         let begun = Instant::now();
         let mut army = Crowd::new(ATTACKER);
         army.join_all(clients, serve.address());
-        // Nothing moves any more; each look at all of them takes time, so there are few.
+        // Wait until no client has made progress for 300 ms.
         let mut moved = begun;
         let last_moved = |clients: &[Client]| clients.iter().map(|client| client.moved).max();
         army.until("the army stands", |clients| {
@@ -206,7 +210,7 @@ impl Attack {
     }
 }
 
-/// Clients that behave.
+/// A load run of well-behaved clients.
 struct Healthy(Process);
 
 impl Healthy {
@@ -218,7 +222,7 @@ impl Healthy {
         Healthy(load)
     }
 
-    /// Ends them. In microseconds.
+    /// Stops the run and returns its median response time in microseconds.
     #[track_caller]
     fn median_response(mut self) -> f64 {
         self.0.signal(Signal::SIGTERM);
@@ -231,7 +235,7 @@ impl Healthy {
     }
 }
 
-/// The server's own count, by SIGUSR1.
+/// Returns the number of pending bytes that the server reports on SIGUSR1.
 fn pending(serve: &Serve) -> u64 {
     const MARK: &str = " bytes pending, ";
     let line = serve.standing(MARK);
@@ -240,7 +244,8 @@ fn pending(serve: &Serve) -> u64 {
     pending.expect(&line)
 }
 
-/// What the buffers of the server's connections take: received, queued for sending, set aside.
+/// Returns the bytes in the buffers of the server's connections: received, queued for sending, and
+/// forward-allocated.
 fn socket_memory(serve: &Serve) -> u64 {
     let mut ss = Command::new("ss");
     let port = format!(":{}", serve.address().port());
@@ -258,7 +263,7 @@ fn socket_memory(serve: &Serve) -> u64 {
     text.split("skmem:(").skip(1).map(of_one).sum()
 }
 
-/// Memory of all TCP sockets of this machine.
+/// Returns the memory of all TCP sockets of this machine, in pages.
 fn tcp_pages() -> u64 {
     let text = fs::read_to_string("/proc/thread-self/net/sockstat").unwrap();
     let line = text.lines().find(|line| line.starts_with("TCP:")).unwrap();

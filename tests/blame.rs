@@ -1,14 +1,16 @@
-//! Whether the verdict of `load` blames the right one: the table below holds faults that are done
-//! to the server, to the network and to the generator itself, and what each must be called. Above
-//! all, a run that its own client limited is never `valid`.
+//! Tests that the verdict of `load` names the right cause of a fault: the table in
+//! `situations/faults.rs` holds faults that are injected into the server, the network and the
+//! generator itself, each with its right verdicts. Above all, a run that its own client limited is
+//! never `valid`.
 //!
-//! Real time, real links and pinned CPUs: ignored by default, run by `.ci/run`. The server has CPU
-//! 0 and the generator CPU 1, so that what is done to one does not touch the other. One fault
-//! alone: `UPCASE_FAULT='the name' cargo test --release --test blame -- --ignored the_verdict`.
+//! Real time, real links and pinned CPUs: ignored by default, run by `.ci/run`. The server runs on
+//! CPU 0 and the generator on CPU 1, so that a fault of one does not affect the other. For one
+//! fault alone: `UPCASE_FAULT='the name' cargo test --release --test blame -- --ignored
+//! the_verdict`.
 //!
-//! On a machine that others use, a run may honestly be client-bound. It is done again, at most
-//! three times in all, when the fault is not the client's and the report says that the client was
-//! late by its own doing; the last attempt counts.
+//! On a shared machine a run may rightly be judged client-bound. It is repeated, at most three
+//! times in all, when its fault is not the client's and the report says that the client itself was
+//! late; the last attempt counts.
 
 mod common;
 mod situations;
@@ -42,17 +44,18 @@ fn the_table_holds_faults_of_every_kind() {
     }
 }
 
-/// A run that is told five times a second.
+/// Options of a run that reports five times a second.
 const TOLD: &str = "--connections 20 --rate 1000 --duration 2s -v --interval 200ms";
 
-/// The first line of /proc/stat when so many hundredths of a second were stolen, always as long.
+/// Returns the first line of /proc/stat with this steal time in hundredths of a second, always of
+/// the same length.
 fn stat(stolen: u32) -> Vec<u8> {
     format!("cpu  1 0 1 1 0 0 0 {stolen:08} 0 0\n").into_bytes()
 }
 
 #[test]
 fn what_the_host_takes_is_seen_and_printed() {
-    // The run sees a /proc/stat of its own: no host can be asked to take a CPU away.
+    // The run sees a substitute for /proc/stat, since a test cannot make the host steal CPU time.
     let told = Temporary::new(&stat(100));
     let file = std::fs::OpenOptions::new()
         .write(true)

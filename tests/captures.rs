@@ -1,5 +1,6 @@
-//! What `sniff` reads: every kind of file, link type, tunnel and fragment, each told as the plain
-//! conversation is; and every one of them cut, damaged and at its bounds.
+//! Tests the captures that `sniff` reads: every kind of file, link type, tunnel and fragment, whose
+//! transcript must equal that of the plain conversation; and each of them truncated, damaged and at
+//! its limits.
 
 mod common;
 
@@ -22,7 +23,7 @@ use upcase::capture::other::Other;
 
 const PORT: u16 = 40_000;
 
-/// A conversation in IPv4, or in IPv6.
+/// Returns the packets of a conversation, in IPv4 or in IPv6.
 fn conversation(v6: bool) -> Vec<Vec<u8>> {
     let packets = talk(PORT).into_iter();
     packets
@@ -30,12 +31,12 @@ fn conversation(v6: bool) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// A pcapng file of frames, a millisecond apart.
+/// Returns a pcapng file of frames, a millisecond apart.
 fn pcapng(link: u16, frames: &[Vec<u8>]) -> Vec<u8> {
     files::pcapng(link, &files::timed(frames))
 }
 
-/// The segments of a document without the numbers of the packets that brought them.
+/// Returns the segments of a document without the numbers and times of their packets.
 fn segments(objects: &[Value]) -> Vec<Value> {
     let segments = objects.iter().filter(|value| value["kind"] == "segment");
     let without_number = segments.cloned().map(|mut value| {
@@ -47,7 +48,8 @@ fn segments(objects: &[Value]) -> Vec<Value> {
     without_number.collect()
 }
 
-/// Told as the plain conversation is, and all well.
+/// Checks that the segments of a file are those of the plain conversation, and that the verdict is
+/// good.
 #[track_caller]
 fn is_the_conversation(name: &str, file: Vec<u8>, v6: bool) {
     let (_, plain) = tell(pcapng(101, &conversation(v6))).unwrap();
@@ -105,7 +107,7 @@ fn every_case_that_was_read_wrongly_is_read() {
         case("snaplen-68-cuts-syn-options.pcap")
     ))
     .stdout;
-    // The date stands before the first packet.
+    // The date is on the line before the first packet.
     let line = |number: usize| told.lines().nth(1 + 2 * number).unwrap_or_default();
     for syn in [line(0), line(1)] {
         assert!(
@@ -131,7 +133,7 @@ fn every_link_type_and_tunnel_is_looked_into() {
     }
 }
 
-/// Headers that only IPv6 has: of an IPv4 packet one of IPv6 is made.
+/// Returns whether the headers exist in IPv6 only: an IPv4 packet is converted to IPv6 for them.
 fn is_made_ipv6(name: &str) -> bool {
     [
         "hop-by-hop options",
@@ -161,7 +163,7 @@ fn conversations_in_different_networks_are_told_apart() {
     let labels =
         |ip: &Vec<u8>| wrap::ethernet([0x88, 0x47], &[&[0, ip[15], 1, 64], &ip[..]].concat());
     type Way<'a> = &'a dyn Fn(&Vec<u8>) -> Vec<u8>;
-    // Each packet twice, as on both sides of a router, of a trunk, of a tunnel.
+    // Each packet is captured twice, as on both sides of a router, of a trunk, of a tunnel.
     let twice: [[Way<'_>; 2]; 6] = [
         [&tagged(5), &tagged(6)],
         [&plain, &tagged(6)],
@@ -186,7 +188,7 @@ fn conversations_in_different_networks_are_told_apart() {
             "{number}"
         );
     }
-    // Tags in one direction only, as a switch mirrors them.
+    // VLAN tags in one direction only, as on the mirror port of a switch.
     let frames: Vec<Vec<u8>> = conversation(false)
         .iter()
         .map(|ip| {
@@ -247,7 +249,7 @@ fn a_route_that_is_used_up_leaves_the_destination_as_it_is() {
     }
 }
 
-/// Frames of a protocol that may carry TCP and cannot be looked into: names, and how to make them.
+/// Returns frames of protocols that may carry TCP and that `sniff` cannot decode, with their names.
 fn closed() -> Vec<(&'static str, Vec<u8>)> {
     let secret = [9; 40];
     let ip = |protocol| wrap::plain(&wrap::ipv4(protocol, &secret));
@@ -279,7 +281,7 @@ fn closed() -> Vec<(&'static str, Vec<u8>)> {
         ("TCP/IP compression (VJ)", ppp([0, 0x2d])),
         ("MACsec", wrap::ethernet([0x88, 0xe5], &secret)),
         ("TRILL", wrap::ethernet([0x22, 0xf3], &secret)),
-        // On the port of a tunnel, and not one that is understood.
+        // On the port of a tunnel, with a header that is not supported.
         (
             "VXLAN",
             wrap::plain(&wrap::ipv4(17, &wrap::udp(9, 4789, &[0; 20]))),
@@ -315,7 +317,7 @@ fn what_is_not_looked_into_is_counted_by_its_name() {
             [format!("9 packets in {name} were not looked into")]
         );
     }
-    // These carry none.
+    // These frames carry no TCP.
     let udp = wrap::plain(&wrap::ipv4(17, &wrap::udp(53, 50_000, &[1; 40])));
     let keep_alive = wrap::plain(&wrap::ipv4(17, &wrap::udp(4500, 4500, &[0xff])));
     let ike = wrap::plain(&wrap::ipv4(17, &wrap::udp(4500, 4500, &[0; 28])));
@@ -346,7 +348,7 @@ fn a_frame_of_nothing_but_headers_comes_to_an_end() {
     assert_eq!(verdict.notes, [note]);
 }
 
-/// An IPv4 packet in fragments of so many bytes.
+/// Splits an IPv4 packet into fragments with `size` bytes of payload.
 fn fragments(ip: &[u8], size: usize) -> Vec<Vec<u8>> {
     let length = ip.len() - 20;
     let starts = (0..length).step_by(size);
@@ -364,7 +366,7 @@ fn fragments(ip: &[u8], size: usize) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// An IPv6 packet in fragments of so many bytes.
+/// Splits an IPv6 packet into fragments with `size` bytes of payload.
 fn fragments6(ip: &[u8], size: usize) -> Vec<Vec<u8>> {
     let payload = &ip[40..];
     let starts = (0..payload.len()).step_by(size);
@@ -385,7 +387,7 @@ fn fragments6(ip: &[u8], size: usize) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// The conversation, each packet of which was given an identification of its own.
+/// Returns the conversation, with a distinct identification in each IPv4 packet.
 fn identified(v6: bool) -> Vec<Vec<u8>> {
     let packets = conversation(v6).into_iter().enumerate();
     packets
@@ -418,7 +420,7 @@ fn fragments_are_put_together_in_any_order() {
                 if backwards {
                     parts.reverse();
                 }
-                // A packet in one piece that comes twice is a repetition of the segment.
+                // A second copy of an unfragmented packet would be a retransmitted segment.
                 let copies = if doubled && parts.len() > 1 { 2 } else { 1 };
                 frames.extend(parts.into_iter().flat_map(|part| vec![part; copies]));
             }
@@ -475,7 +477,7 @@ fn fragments_that_are_missing_or_contradict_are_told() {
     let text = "2 fragments were captured of the IP packet 5 from 10.77.0.1 to 10.77.0.2, and \
                 others are missing: it is not put together";
     assert_eq!(faults[0].1, text);
-    // A part that another one overlaps, with other content.
+    // A second copy of a fragment, with different content.
     let faults = told(&|parts| {
         let mut other = parts[1].clone();
         other[30] = b'?';
@@ -485,7 +487,7 @@ fn fragments_that_are_missing_or_contradict_are_told() {
     let contradict = "IP fragments contradict each other and are not put together: ";
     let text = format!("{contradict}24 to 48 came again with other content");
     assert_eq!(faults[0].1, text);
-    // One that begins within another.
+    // A fragment that begins within another one.
     let faults = told(&|parts| {
         let mut other = parts[1].clone();
         other[7] -= 1;
@@ -635,7 +637,7 @@ fn what_is_no_packet_is_passed_over_whatever_its_size() {
     let mut blocks = Blocks::new(false);
     blocks.interface(101, &[]);
     for (number, ip) in (0..).zip(&conversation(false)) {
-        // Names, statistics, secrets, and kinds that nobody knows.
+        // Names, statistics, secrets, and an unknown block type.
         let kind = [4, 5, 10, 0x7777_7777][number as usize % 4];
         blocks.block(
             kind,
@@ -645,7 +647,7 @@ fn what_is_no_packet_is_passed_over_whatever_its_size() {
     }
     is_the_conversation("large blocks", blocks.file, false);
 
-    // A packet that is too long is named, and those behind it are told.
+    // A packet that is too long is reported, and the packets after it are read.
     let mut blocks = Blocks::new(false);
     blocks.interface(101, &[]);
     blocks.packet(0, 0, &vec![0x45; 5 << 20]);
@@ -713,7 +715,7 @@ fn a_block_that_contradicts_itself_is_named() {
     assert!(text.contains("a section of version 2.0, not 1"), "{text}");
 }
 
-/// A link type that is not read is named, once for all its packets.
+/// An unsupported link type is reported by name, once for all its packets.
 #[test]
 fn link_types_that_are_not_read_are_refused_by_name() {
     for (link, name) in [
@@ -761,7 +763,7 @@ fn packets_have_the_numbers_that_wireshark_gives_them() {
     }
 }
 
-/// The drops that a file declares: their sum, and the sentences of the verdict.
+/// Returns the number of drops that a file declares, and the findings of the verdict.
 #[track_caller]
 fn declared(build: impl Fn(&mut Blocks)) -> (u64, Vec<String>) {
     let told = [false, true].map(|big_endian| {
@@ -785,7 +787,7 @@ fn declared(build: impl Fn(&mut Blocks)) -> (u64, Vec<String>) {
     told[0].clone()
 }
 
-/// The conversation; `drops`: what is declared with its packets, in turn.
+/// Adds the packets of the conversation, each with its drop count from `drops`.
 fn with_drops(blocks: &mut Blocks, drops: &[Option<u64>]) {
     for (number, ip) in (0..).zip(&conversation(false)) {
         let drops = drops.get(number as usize).copied().flatten();
@@ -806,7 +808,7 @@ fn packets_that_the_file_declares_as_dropped_make_it_incomplete() {
                     (epb_dropcount), that of packet 3 first";
     assert_eq!((count, &told[..]), (5, &[sentence.to_string()][..]));
 
-    // Statistics of several kinds, of which the last ones hold.
+    // Statistics of several kinds; the last block of an interface counts.
     let statistics = |blocks: &mut Blocks, interface, options: &[(u16, u64)]| {
         let options: Vec<_> = options
             .iter()
@@ -828,7 +830,7 @@ fn packets_that_the_file_declares_as_dropped_make_it_incomplete() {
         (&[(7, 1)], 1),
         (&[(4, 90), (5, 2), (6, 80), (7, 3), (8, 77)], 5),
         (&[(6, 80), (8, 77)], 3),
-        // They wait in the buffers of the system, which dropped none.
+        // Not delivered yet, but in the buffers of the system, which dropped none.
         (&[(6, 80), (7, 0), (8, 77)], 0),
         (&[(4, 90), (6, 80)], 0),
         (&[], 0),
@@ -858,7 +860,7 @@ fn packets_that_the_file_declares_as_dropped_make_it_incomplete() {
         [sentence("3 packets were", 0), sentence("4 packets were", 1)]
     );
 
-    // Both speak of the same packets.
+    // Packet blocks and statistics count the same packets, so the larger count is taken.
     for (of_statistics, count) in [(5, 5), (6, 6), (4, 5), (0, 5)] {
         let (dropped, told) = declared(|blocks| {
             with_drops(blocks, &by_packets);
@@ -879,7 +881,7 @@ fn drops_are_declared_by_the_obsolete_block_as_well_and_in_every_section() {
     let sentence = "8 packets were dropped on interface 0, as its Packet Blocks declare (drops \
                     count), that of packet 2 first";
     assert_eq!((count, &told[..]), (8, &[sentence.to_string()][..]));
-    // This number says that it is not known.
+    // 0xffff means that the count is unknown.
     let (count, told) = declared(|blocks| obsolete(blocks, [0xffff, 0]));
     assert_eq!((count, told.len()), (0, 0));
 
@@ -915,7 +917,7 @@ fn a_live_capture_declares_in_its_file_what_the_kernel_dropped() {
     assert_eq!(findings(&told), [sentence]);
 }
 
-/// The numbers are any, of interfaces that are not described, and cut off.
+/// Arbitrary counts, counts of interfaces that are not described, and truncated options.
 #[test]
 fn odd_declarations_of_drops_are_counted_and_never_too_much() {
     let mut blocks = Blocks::new(false);
@@ -965,12 +967,12 @@ fn gzip_is_read_in_one_piece_and_in_several() {
         let members = [gzip(&file[..cut]), gzip(&file[cut..])].concat();
         is_the_conversation("two members", members, false);
     }
-    // Cut off: what is before is told.
+    // Truncated: the part before the cut is read.
     let whole = gzip(&file);
     let (verdict, told) = tell(whole[..whole.len() - 9].to_vec()).unwrap();
     assert!(!verdict.is_good());
     assert!(!of_kind(&told, "segment").is_empty());
-    // Damaged at its end: the checksum.
+    // Damaged in the checksum at its end.
     let mut damaged = whole.clone();
     let place = damaged.len() - 6;
     damaged[place] ^= 1;
@@ -982,8 +984,8 @@ fn gzip_is_read_in_one_piece_and_in_several() {
     assert!(tell(gzip(b"no capture at all, but long enough for one")).is_err());
 }
 
-/// Wherever a compressed file is cut, and whatever is changed in it, the answer is a verdict or one
-/// line that says a thing once.
+/// Wherever a compressed file is truncated or changed, the result is a verdict or a one-line error
+/// that names the fault once.
 #[test]
 fn what_is_wrong_with_a_compression_is_said_once() {
     let whole = gzip(&pcapng(101, &conversation(false)));
@@ -1004,7 +1006,7 @@ fn what_is_wrong_with_a_compression_is_said_once() {
         }
     }
     assert!(refused > 10, "{refused}");
-    // From where the data begin: the header holds a name and a time.
+    // Start at the data, behind the header, which holds a name and a time.
     for place in 10..whole.len() {
         let mut changed = whole.clone();
         changed[place] ^= 0x10;
@@ -1012,7 +1014,7 @@ fn what_is_wrong_with_a_compression_is_said_once() {
             Err(error) => error.to_string(),
             Ok((verdict, _)) => match verdict.faults.last() {
                 Some(fault) => fault.text.clone(),
-                // The bits that fill up the last byte mean nothing.
+                // The padding bits of the last byte have no meaning.
                 None if verdict.is_good() => continue,
                 None => panic!("{place}: {verdict:#?}"),
             },
@@ -1034,7 +1036,7 @@ fn has_a_plural_of_one(text: &str) -> bool {
     })
 }
 
-/// Of a number of one the noun has no plural.
+/// Messages use the singular after the number one.
 #[test]
 fn one_of_a_thing_is_said_as_one() {
     assert!(has_a_plural_of_one("it has 1 bytes, and"));
@@ -1122,7 +1124,7 @@ fn other_compressions_are_named_with_the_command() {
 fn interfaces_are_bounded_in_memory_and_what_exceeds_the_bound_is_named() {
     let mut blocks = Blocks::new(false);
     let ip = &conversation(false)[0];
-    // 30 MB of them, the shortest that can be.
+    // 30 MB of interface blocks of the minimum length.
     for _ in 0..1_500_000 {
         let body = [blocks.halves(&[101, 0]), blocks.words(&[0])].concat();
         blocks.block(1, &body);
@@ -1133,7 +1135,7 @@ fn interfaces_are_bounded_in_memory_and_what_exceeds_the_bound_is_named() {
     blocks.packet(1_500_000, 0, ip);
     let file = Temporary::new(&blocks.file);
     let command = format!("sniff --format json --read {}", file.0.display());
-    // The file comes through a pipe that stays open: memory is measured while it waits.
+    // The file is read from a pipe that stays open: memory is measured while `sniff` waits.
     let fifo = Fifo::new();
     let mut sniff = Process::piped(upcase(&format!("sniff --read {}", fifo.path())));
     let mut writer = fifo.writer();
@@ -1179,7 +1181,7 @@ impl Fifo {
         self.0.0.display().to_string()
     }
 
-    /// Waits for the reader.
+    /// Opens the FIFO for writing; waits for the reader.
     fn writer(&self) -> std::fs::File {
         std::fs::OpenOptions::new()
             .write(true)
@@ -1188,7 +1190,7 @@ impl Fifo {
     }
 }
 
-/// Half of a conversation, then silence.
+/// Returns a capture that ends in the middle of the conversation.
 fn beginning() -> Vec<u8> {
     pcapng(101, &conversation(false)[..5])
 }
@@ -1227,7 +1229,7 @@ fn a_fifo_that_nobody_writes_to_is_left_at_the_first_signal() {
     let fifo = Fifo::new();
     let mut sniff = Process::piped(upcase(&format!("sniff --read {}", fifo.path())));
     ends_at_once(&mut sniff, Signal::SIGINT);
-    // Nor does it end by itself: a writer that comes late is read from.
+    // Without a signal it keeps waiting, and reads from a writer that opens the FIFO later.
     let mut sniff = Process::piped(upcase(&format!("sniff --read {}", fifo.path())));
     waits(&sniff);
     fifo.writer()
@@ -1236,7 +1238,7 @@ fn a_fifo_that_nobody_writes_to_is_left_at_the_first_signal() {
     assert!(sniff.ended().expect(0).stdout.contains("verdict: all well"));
 }
 
-/// Sends the signal when all that came was read: it ends with its verdict.
+/// Sends the signal once all input was read, and checks that the process ends with its verdict.
 #[track_caller]
 fn ends_at_once(sniff: &mut Process, signal: Signal) {
     waits(sniff);
@@ -1246,7 +1248,7 @@ fn ends_at_once(sniff: &mut Process, signal: Signal) {
     assert!(ended.stdout.contains("verdict: "), "{}", ended.stdout);
 }
 
-/// Until it waits for something: in poll, with its signals handled.
+/// Waits until the process waits in poll, with its signal handlers installed.
 #[track_caller]
 fn waits(sniff: &Process) {
     let path = format!("/proc/{}/wchan", sniff.id());
@@ -1255,7 +1257,7 @@ fn waits(sniff: &Process) {
     });
 }
 
-/// Thousands on a release build, where `.ci/run` has it done again.
+/// Number of fuzz cases: thousands in a release build, which `.ci/run` tests as well.
 const FUZZ_CASES: u32 = if cfg!(debug_assertions) { 300 } else { 20_000 };
 
 proptest! {
@@ -1344,7 +1346,7 @@ proptest! {
     }
 }
 
-/// Input by a function.
+/// A reader that calls a function for each read.
 struct Pieces<F>(F);
 
 impl<F: FnMut(&mut [u8]) -> std::io::Result<usize>> std::io::Read for Pieces<F> {

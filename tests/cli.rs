@@ -1,12 +1,12 @@
-//! What the command line refuses: one clear line on standard error, nothing on standard output, and
-//! the right exit code; and the forms of values that it takes. What cannot run at all is told by
-//! the files of the commands.
+//! Tests the errors of the command line and the forms of values that it accepts: a wrong command
+//! line gives one clear line on standard error, nothing on standard output, and the right exit
+//! code. Other failures at run time are tested in the files of the commands.
 
 mod common;
 
 use common::{Serve, run};
 
-/// Wrong command lines of `serve`, each with words of its answer.
+/// Wrong command lines of `serve`, each with a part of its error message.
 const SERVE: &[(&str, &str)] = &[
     ("serve -v -q", "--verbose cannot be used with --quiet"),
     ("serve -q -q", "--quiet is given more than once"),
@@ -300,7 +300,7 @@ const LOAD: &[(&str, &str)] = &[
     ("load *:5", "the host is missing: 127.0.0.1:5"),
 ];
 
-/// Wrong command lines of `send`, `sniff` and of no command.
+/// Wrong command lines of `send` and `sniff`, and without a valid command.
 const OTHERS: &[(&str, &str)] = &[
     ("send", "TARGET is missing: HOST or HOST:PORT"),
     ("send host:0 x", "nothing can listen on port 0"),
@@ -371,7 +371,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("--log-file", "'--log-file <PATH>' needs a value"),
 ];
 
-/// Command lines that are right and cannot be carried out.
+/// Valid command lines that cannot be carried out.
 const CANNOT_RUN: &[(&str, &str)] = &[
     (
         "load --payload /dev/zero",
@@ -423,8 +423,7 @@ const CANNOT_RUN: &[(&str, &str)] = &[
     ),
 ];
 
-/// Values that are taken, in command lines that fail only later: their source is not a local
-/// address, or nothing listens at their target.
+/// Command lines with valid values. They fail later, because their source is not a local address.
 const TAKEN: &[&str] = &[
     "load --connections 1,000",
     "load --connections 1k --threads 10",
@@ -488,7 +487,7 @@ fn an_address_of_several_hosts_is_refused_wherever_one_is_taken() {
     }
 }
 
-/// Checks that a command line is answered with one line that holds these words.
+/// Checks that a command line gives one line of error that contains `told`.
 #[track_caller]
 fn is_answered(arguments: &str, code: i32, told: &str) {
     let ended = run(arguments);
@@ -522,7 +521,7 @@ fn a_target_has_the_port_of_upcase_unless_it_has_its_own() {
     let serve = Serve::start("");
     let ended = run(&format!("send tcp://{} hello", serve.address())).expect(0);
     assert_eq!(ended.stdout, "HELLO\n");
-    // Nothing needs to listen on port 12000: the answer names it in any case.
+    // No server is needed on port 12000: the error names the port.
     let ended = run("send 127.0.0.77 hello --timeout 1s").expect(3);
     assert!(
         ended

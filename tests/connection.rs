@@ -1,6 +1,6 @@
-//! The two connection state machines alone, on a scripted stream that behaves as the kernel does
-//! under edge-triggered epoll: it blocks, shortens, interrupts, resets, merges edges, and reports
-//! each edge once.
+//! Tests the connection state machines of `serve` and `load` on a scripted stream that behaves as
+//! the kernel does under edge-triggered epoll: it blocks, transfers fewer bytes than requested,
+//! interrupts calls, resets, merges edges, and reports each edge once.
 //!
 //! proptest prints the script of a failure and keeps its seed, so every failure can be replayed.
 
@@ -18,17 +18,17 @@ use upcase::stream::{Hints, Received, Stream};
 /// The kernel's side of one TCP socket.
 #[derive(Debug, Default)]
 struct Pipe {
-    /// Bytes that have come and were not read yet.
+    /// Bytes that have arrived and were not read yet.
     inbound: VecDeque<u8>,
-    /// How far a read may go before it stops at an urgent mark.
+    /// Number of bytes before the urgent mark, at which a read stops.
     mark: Option<usize>,
     fin: bool,
     reset: bool,
-    /// The next call is interrupted by a signal.
+    /// Whether a signal interrupts the next call.
     interrupt: bool,
-    /// Room in the send buffer.
+    /// Free bytes in the send buffer.
     room: usize,
-    /// A write fell short, so the next room is an edge: SOCK_NOSPACE.
+    /// Whether the last write was short, so that the next free bytes are an edge: SOCK_NOSPACE.
     short_of_room: bool,
     outbound: Vec<u8>,
     fins_sent: u32,
@@ -126,7 +126,7 @@ impl Stream for Pipe {
         Ok(count)
     }
 
-    /// shutdown(2) is never interrupted.
+    /// Counts a FIN. A signal never interrupts shutdown(2).
     fn shutdown_write(&mut self) -> io::Result<()> {
         if self.reset {
             return Err(io::ErrorKind::NotConnected.into());
@@ -136,18 +136,18 @@ impl Stream for Pipe {
     }
 }
 
-/// What happens to a server's connection, in order.
+/// One step of a script for a server's connection.
 #[derive(Clone, Debug)]
 enum Step {
     Arrive(Vec<u8>),
     Mark,
     Room(usize),
     Interrupt,
-    /// The reactor reports what has gathered.
+    /// The reactor reports the edges since the last turn.
     Turn,
-    /// The reactor reports something that is not so.
+    /// The reactor reports readiness that the stream does not have.
     Spurious(Hints),
-    /// A stopping server looks for silent connections.
+    /// A stopping server checks whether the connection is silent.
     Look,
 }
 
@@ -169,14 +169,14 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A server's connection on a pipe, and what must always hold of them.
+/// A server's connection on a pipe, with the invariants of both.
 struct Server {
     pipe: Pipe,
     connection: Connection,
     scratch: Vec<u8>,
     traffic: Traffic,
     input: Vec<u8>,
-    /// Looks since its FIN.
+    /// Number of checks since the connection sent its FIN, if it has.
     lingers: Option<u32>,
     closed: Option<CloseReason>,
 }
@@ -234,8 +234,8 @@ impl Server {
         self.serve();
     }
 
-    /// Turns until the connection waits or is closed; each one stays within its budget and moves
-    /// bytes, so that they come to an end.
+    /// Runs turns until the connection waits or is closed. Each turn stays within its budget and
+    /// moves bytes, so that the loop ends.
     fn serve(&mut self) {
         while self.closed.is_none() {
             let before = self.traffic.bytes_in;
@@ -272,8 +272,9 @@ impl Server {
         assert_eq!(self.traffic.bytes_out, answered as u64);
     }
 
-    /// Nothing is left undone when all edges were reported: bytes may stay unread only behind
-    /// bytes that cannot be sent, and those only while an edge for room will come.
+    /// Checks that no work is left when all edges were reported: bytes may stay unread only while
+    /// pending bytes cannot be sent, and pending bytes may stay unsent only while a writable edge
+    /// is due.
     fn check_settled(&self) {
         if self.closed.is_none() && self.pipe.edges == Hints::default() {
             let blocked = self.pipe.short_of_room && self.connection.pending() > 0;
@@ -357,7 +358,7 @@ proptest! {
                 return Ok(());
             }
         }
-        // Silence, room and looks close it, whatever came before.
+        // Silence, buffer space and checks close the connection, whatever the steps before.
         server.turn();
         for _ in 0..20 {
             server.pipe.gets_room(100_000);
@@ -370,7 +371,7 @@ proptest! {
     }
 }
 
-/// A client that sends without end: no read of it ever blocks.
+/// A stream from a client that sends without end: no read of it ever blocks.
 struct Flood;
 
 impl Stream for Flood {
@@ -413,7 +414,7 @@ fn a_client_that_sends_without_end_is_closed_when_its_linger_is_over() {
     assert_eq!(serve(&mut connection), Progress::Closed(CloseReason::Late));
 }
 
-/// A load connection on a pipe whose far end echoes in upper case, in pieces of any size.
+/// A load connection on a pipe whose peer echoes in upper case, in pieces of any size.
 struct Client {
     pipe: Pipe,
     connection: LoadConnection,
@@ -442,7 +443,7 @@ impl Client {
         self.connection.queue(size, now, now, now);
     }
 
-    /// The far end reads and answers up to so many bytes.
+    /// Reads and echoes up to `bytes` bytes as the peer; `spoil` changes the byte at an offset.
     fn echo(&mut self, bytes: usize, spoil: Option<(usize, u8)>) {
         let end = (self.echoed + bytes).min(self.pipe.outbound.len());
         let mut reply = self.pipe.outbound[self.echoed..end].to_ascii_uppercase();

@@ -1,5 +1,6 @@
-//! A server whose process runs out of descriptors, in the process of this one test: its limit is
-//! lowered here. Pauses are an hour long, so that only a close can end one.
+//! Tests a server whose process runs out of descriptors. This is the only test of its binary,
+//! because it lowers the limit of its own process. Accept pauses last an hour, so that only a close
+//! can end one.
 
 mod common;
 
@@ -36,7 +37,8 @@ fn each_close_lets_the_next_client_in() {
     setrlimit(Resource::RLIMIT_NOFILE, open + 1, hard).unwrap();
     let server = thread::spawn(move || server.run());
 
-    // A place becomes free only when a client before has gone; its turn comes all the same.
+    // A descriptor becomes free only when an earlier client closes; each client is served all the
+    // same.
     for client in &mut clients {
         client.write_all(b"hello").unwrap();
         assert_eq!(read(client, 5), b"HELLO");

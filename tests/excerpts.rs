@@ -1,5 +1,5 @@
-//! `sniff --read --write`: the packets of the flows in a file of their own, of the same format and
-//! with everything that stands in their records.
+//! Tests excerpts, the files that `sniff --read --write` writes: they hold the packets of the
+//! selected flows, in the format of the original and with everything that is in their records.
 
 mod common;
 
@@ -13,12 +13,14 @@ use common::wrap::{self, talk};
 use common::{Ended, Temporary, fed, run, sniff, tshark, upcase};
 use serde_json::Value;
 
-/// Two conversations packet by packet in turn, the second with a server on port 12001, and between
-/// them packets that are not TCP. Returns all frames, and those of the first conversation.
+/// Returns all frames of a capture, and those of its first conversation. The capture holds two
+/// conversations whose packets alternate, the second with a server on port 12001, and between them
+/// packets that are not TCP.
 fn mixed() -> (Frames, Frames) {
     let first = talk(40_000).into_iter().map(|ip| wrap::plain(&ip));
     let second = talk(40_001).into_iter().map(|mut ip| {
-        // The server's port stands in the place of the target's in what the client sends.
+        // The server's port is the destination port in the client's packets, the source port in its
+        // own.
         let place = if ip[15] == 2 { 23 } else { 21 };
         ip[place] += 1;
         wrap::plain(&ip)
@@ -33,7 +35,7 @@ fn mixed() -> (Frames, Frames) {
     (all, own)
 }
 
-/// Runs `sniff` over a file, and returns what it says and what it keeps of port 12000.
+/// Runs `sniff` on a file, and returns its output and the excerpt that it writes of port 12000.
 fn excerpt(file: &[u8]) -> (Ended, Vec<u8>) {
     let (file, kept) = (
         Temporary::new(file),
@@ -44,7 +46,7 @@ fn excerpt(file: &[u8]) -> (Ended, Vec<u8>) {
     (ended, fs::read(&kept.0).unwrap())
 }
 
-/// What is said of a file, without the numbers of packets.
+/// Returns the objects of a document without the numbers of packets.
 fn said(document: &str) -> Vec<Value> {
     let mut objects = objects(document);
     for object in &mut objects {
@@ -61,7 +63,7 @@ fn said(document: &str) -> Vec<Value> {
     objects
 }
 
-/// What is said of an excerpt is what was said of the whole file.
+/// Checks that the document of an excerpt equals that of the whole file, except for packet numbers.
 #[track_caller]
 fn says_the_same(ended: &Ended, kept: &[u8]) {
     let again = sniff(&Temporary::new(kept), "--port 12000 --format json");
@@ -92,8 +94,8 @@ fn an_excerpt_of_a_pcap_file_is_the_file_without_the_other_packets() {
     }
 }
 
-/// What is made of pcap is written as pcap in the ordinary way: few programs read the others, and
-/// their kind is found out by their first packets, which may be others here.
+/// An excerpt of a pcap file of any variant is a standard pcap file: few programs read the other
+/// variants, and they detect the variant by the first packets, which may differ in an excerpt.
 #[test]
 fn an_excerpt_of_an_odd_pcap_file_is_an_ordinary_one() {
     let (all, own) = mixed();
@@ -119,9 +121,9 @@ fn an_excerpt_of_an_odd_pcap_file_is_an_ordinary_one() {
     }
 }
 
-/// A file of two sections, the second in the other byte order, with interfaces of two kinds,
-/// comments, statistics and names. `every`: with the packets of both conversations, else of the
-/// first one alone.
+/// Returns a file of two sections, the second in the other byte order, with interfaces of two link
+/// types, comments and statistics. With `every` it holds names and the packets of both
+/// conversations, otherwise only the packets of the first one.
 fn sections(every: bool) -> Vec<u8> {
     let (all, own) = mixed();
     let kept = if every { &all } else { &own };
@@ -162,7 +164,7 @@ fn an_excerpt_of_a_pcapng_file_keeps_the_blocks_as_they_are() {
     assert!(kept.len() < sections(true).len());
     says_the_same(&ended, &kept);
 
-    // The length of a section is that of another one now.
+    // A section length is not copied, since a section of an excerpt has another length.
     let mut told = all.clone();
     told[16..24].copy_from_slice(&(all.len() as u64 / 2).to_le_bytes());
     let (_, kept) = excerpt(&told);
@@ -215,8 +217,8 @@ fn tshark_reads_an_excerpt_as_it_reads_the_packets_in_the_whole_file() {
     }
 }
 
-/// What may belong to a flow and cannot be read, and fragments, are kept: the verdict speaks of
-/// them.
+/// Packets that may belong to a flow and cannot be read, and fragments, are kept, because the
+/// verdict reports them.
 #[test]
 fn what_the_verdict_speaks_of_is_kept() {
     let (mut all, _) = mixed();
@@ -244,9 +246,9 @@ fn drops_that_a_file_declares_are_declared_by_its_excerpt() {
         let mut blocks = Blocks::new(big_endian);
         blocks.interface(1, &[]);
         for (number, (_, frame)) in (0..).zip(&all) {
-            // With a packet of the flow, of another one, and of no flow.
+            // With packets of the flow, of the other flow, and of no flow.
             let drops = blocks.long([0, 1, 0, 2, 0, 4, 8, 0, 0][number % 9]);
-            // Several have the same time.
+            // Several packets have the same time.
             blocks.packet_with(0, number as u64 / 4, frame, &[(4, &drops)]);
         }
         let (ended, kept) = excerpt(&blocks.file);
@@ -277,7 +279,7 @@ fn an_excerpt_goes_through_a_pipe() {
     assert!(transcript.contains("verdict: all well"), "{transcript}");
     assert!(told.contains("9 packets, 1 flow"), "{told}");
 
-    // From standard input, with the options that end it early.
+    // From standard input, with an option that ends the run early.
     let kept = Temporary::new(b"");
     let options = format!(
         "--read - --port 12000 --count 10 --write {}",
@@ -313,7 +315,7 @@ fn the_file_that_is_read_is_not_written_over() {
         assert_eq!(ended.stderr, told, "{command}");
         assert_eq!(fs::read(&file.0).unwrap(), whole, "{command}");
     }
-    // Nor is another one, when there is nothing to read.
+    // Another file is not overwritten either when there is nothing to read.
     let (empty, other) = (Temporary::new(b""), Temporary::new(b"precious"));
     let options = format!("--write {}", other.0.display());
     sniff(&empty, &options).expect(3);

@@ -1,5 +1,5 @@
-//! A server whose descriptors run out and come back: its soft limit is changed from the outside
-//! while it runs, prlimit(1).
+//! Tests a server whose descriptors run out and become available again: prlimit(1) changes its soft
+//! limit from outside while it runs.
 //!
 //! `UPCASE_SEED=n` repeats the random run.
 
@@ -19,7 +19,7 @@ use common::totals::Totals;
 use common::{Serve, hears_end, read, until};
 use nix::sys::signal::Signal;
 
-/// The most that a client may wait once there is room.
+/// Maximum time that a client may wait once a descriptor is free.
 const SERVED_WITHIN: Duration = Duration::from_millis(100);
 
 /// Changes the soft limit on descriptors of a running server.
@@ -30,7 +30,8 @@ fn limit(serve: &Serve, descriptors: usize) {
     assert!(prlimit.status().expect("prlimit").success());
 }
 
-/// The descriptor that the server's next client would get: with this limit there is room for none.
+/// Returns the descriptor that the server's next client would get. With this number as its limit,
+/// the server cannot accept another client.
 fn next_descriptor(serve: &Serve) -> usize {
     let path = format!("/proc/{}/fd", serve.process.id());
     let open = fs::read_dir(path).unwrap();
@@ -62,7 +63,7 @@ fn totals(serve: Serve) -> Totals {
     totals
 }
 
-/// Clients who connect and send, and whom nobody can accept now.
+/// Connects clients that send a message while the server cannot accept them.
 fn who_wait(serve: &Serve, count: usize) -> Vec<TcpStream> {
     let connect = |_| {
         let mut client = serve.connect();
@@ -83,7 +84,7 @@ fn descriptors_run_out_and_come_back_and_nobody_is_lost() {
         let full = next_descriptor(&serve);
         limit(&serve, full);
         let mut waiting = who_wait(&serve, 20);
-        // Those who are in are served as before.
+        // Connected clients are served as before.
         clients.iter_mut().for_each(ping);
         assert_eq!(next_descriptor(&serve), full, "somebody came in");
         let room = Instant::now();
@@ -129,7 +130,7 @@ fn without_descriptors_it_sleeps_and_says_so_once_a_second() {
     let told = log.matches("no new clients for now").count();
     assert!((2..=4).contains(&told), "{log}");
 
-    // One leaves, and one of those who wait comes in, without any descriptor more.
+    // When one client closes, its descriptor serves the waiting clients one after the other.
     leave(client);
     for mut client in waiting.drain(..) {
         assert_eq!(read(&mut client, 4), b"WAIT");
@@ -186,7 +187,7 @@ fn limits_that_change_all_the_time_lose_nobody() {
     let seed = seed.map_or(1, |seed| seed.parse().expect("UPCASE_SEED is a number"));
     println!("UPCASE_SEED={seed}");
     let serve = Serve::start("");
-    // It has all descriptors of its own when it has served somebody.
+    // After it has served a client, the server has opened all descriptors of its own.
     let mut first = serve.connect();
     ping(&mut first);
     let base = next_descriptor(&serve) - 1;

@@ -1,25 +1,26 @@
-//! The real server while system calls fail: strace makes the nth call of a kind return an error.
+//! Tests the real server while its system calls fail: strace makes the nth call of a kind return an
+//! error.
 //!
-//! After the faults every client that waits and every new one is served within 100 ms, nothing
-//! panics, and the books balance. A case is told as strace's own expression, so that it can be
-//! repeated by hand:
+//! After the faults every waiting client and every new one is served within 100 ms, nothing panics,
+//! and the totals balance. A case is printed as strace's own expression, so that it can be repeated
+//! by hand:
 //!
 //! ```text
 //! strace -f -p PID -e inject=accept4:error=EMFILE:when=3
 //! ```
 //!
-//! `UPCASE_FAULT=accept4:error=EMFILE:when=3` sweeps only the cases that begin so.
+//! `UPCASE_FAULT=accept4:error=EMFILE:when=3` runs only the cases that begin with this text.
 //!
 //! Left out, since no kernel does it and no server can survive it:
-//! - `EAGAIN` of accept4, recvfrom and sendto when there was something to do: an edge-triggered
-//!   epoll does not tell it again.
-//! - Errors that say "the next may be well" of accept4, and `EINTR`, for ever: trying again at once
-//!   is the right answer to each one.
-//! - A failing `sendto` in a signal's handler, or `recvfrom` on its pipe: the request to stop is
-//!   lost. So the server is stopped when strace has left it.
+//! - `EAGAIN` of accept4, recvfrom and sendto when the call could have proceeded: an edge-triggered
+//!   epoll does not report the readiness again.
+//! - Endless `EINTR`, and endless errors of accept4 after which the next call may succeed: an
+//!   immediate retry is the right response to each one.
+//! - A failing `sendto` in a signal handler, or `recvfrom` on its pipe: the request to stop is
+//!   lost. So the server is stopped after strace has detached.
 //! - `ENOMEM` of mmap and brk: Rust's allocator ends the process.
-//! - A `close` of a client that is not made: Linux gives the descriptor back and sends FIN whatever
-//!   close(2) says, and strace can only leave the call out.
+//! - A `close` of a client that is not executed: Linux releases the descriptor and sends FIN
+//!   whatever close(2) returns, and strace can only suppress the call.
 
 mod common;
 
@@ -38,36 +39,36 @@ use common::{PATIENCE, Process, Serve, Temporary, connect, noise};
 use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 
-/// What every server here is started with. The small buffer makes it send in parts. A call that
-/// strace replaces would be one that the sandbox kills.
+/// Arguments of every server in this file. The small buffer makes the server send in parts. The
+/// sandbox is off, since it would kill the process for a call that strace replaces.
 const ARGUMENTS: &str = "--send-buffer 16KiB --sandbox off";
 
-/// The most that a client may wait once the fault is over.
+/// Maximum time that a client may wait once the fault is over.
 const SERVED_WITHIN: Duration = Duration::from_millis(100);
 
-/// A case must hold in one of so many attempts where time is concerned: the machine is shared.
+/// Number of attempts of which one must hold where time is concerned: the machine is shared.
 const ATTEMPTS: u32 = 3;
 
-/// Cases at a time.
+/// Number of cases that run at a time.
 const WORKERS: usize = 3;
 
-/// Each call of a kind is made to fail once, from the first to this one.
+/// Number of calls of a kind that are made to fail, each one in a case of its own.
 const CALLS: u32 = 20;
 
-/// Clients of one case: enough for as many calls of each kind.
+/// Number of rounds of clients in one case: enough for as many calls of each kind.
 const ROUNDS: usize = 8;
 const CLIENTS_PER_ROUND: usize = 3;
 
-/// How long a fault lasts, at most, that goes on until strace leaves.
+/// Maximum duration of a fault that lasts until strace detaches.
 const LASTING: Duration = Duration::from_millis(1200);
 
-/// CPU time of one case: a server that spins through [`LASTING`] takes 120 ticks.
+/// Maximum CPU time of one case: a server that spins through [`LASTING`] takes 120 ticks.
 const CPU_TICKS_MAX: u64 = 40;
 
-/// What a failing call may do.
+/// The harm that a failing call may do to clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Harm {
-    /// Nothing that a client could see.
+    /// No harm that a client could see.
     None,
     /// Each fault may end one client, for a named reason.
     OneClient,
@@ -85,16 +86,16 @@ const fn fault(call: &'static str, harm: Harm, errors: &'static [&'static str]) 
     Fault { call, errors, harm }
 }
 
-/// The client stays in the queue until there is room for it.
+/// Faults after which the client stays in the accept queue until there is room for it.
 #[rustfmt::skip]
 const EXHAUSTED: Fault =
     fault("accept4", Harm::None, &["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EPERM"]);
 
-/// What is swept, call by call.
+/// The faults of the sweeps.
 #[rustfmt::skip]
 const FAULTS: [Fault; 8] = [
     EXHAUSTED,
-    // accept(2), "Error handling": network errors of a client that is lost; the next may be well.
+    // accept(2), "Error handling": network errors of a lost client; the next call may succeed.
     fault("accept4", Harm::None, &[
         "EINTR", "ECONNABORTED", "EPROTO", "ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH",
         "ENONET", "ENOPROTOOPT", "EOPNOTSUPP", "ETIMEDOUT",
@@ -125,14 +126,14 @@ impl Fault {
 /// One fault at certain calls.
 #[derive(Clone, Debug)]
 struct Case {
-    /// As strace wants it: `accept4:error=EMFILE:when=3`.
+    /// The fault in strace's syntax: `accept4:error=EMFILE:when=3`.
     inject: String,
     call: &'static str,
     harm: Harm,
 }
 
 impl Case {
-    /// How the books name the end of a client whom this fault hit.
+    /// Returns the close reason under which the totals count a client that this fault ended.
     fn end(&self) -> &'static str {
         let error = self.inject.split(['=', ':']).nth(2).unwrap_or_default();
         match error {
@@ -150,7 +151,7 @@ fn after_each_call_that_fails_every_client_is_served() {
     for fault in FAULTS {
         for n in 1..=CALLS {
             cases.extend(fault.cases(&n.to_string()));
-            // Several in a row as well: the pauses before accepting grow.
+            // Several calls in a row as well, since the accept pause grows with each failure.
             cases.extend(fault.cases(&format!("{n}..{}", n + 3)));
         }
     }
@@ -170,7 +171,8 @@ fn after_faults_that_last_every_client_is_served() {
     sweep(cases);
 }
 
-/// The loop cannot go on without these calls: it says so, and its clients hear the end.
+/// The event loop cannot continue without these calls: the process ends with a line that names the
+/// error, and its clients receive the end of their connections.
 #[test]
 #[ignore = "sweeps system calls under strace"]
 fn a_loop_that_has_lost_its_descriptors_ends_with_a_line_that_says_so() {
@@ -202,7 +204,7 @@ fn a_loop_that_has_lost_its_descriptors_ends_with_a_line_that_says_so() {
     }
 }
 
-/// Calls of the start, and what they may say.
+/// System calls at the start, and the errors that they may return.
 #[rustfmt::skip]
 const START: [(&str, &[&str]); 10] = [
     ("epoll_create1", &["EMFILE", "ENFILE", "ENOMEM"]),
@@ -231,13 +233,13 @@ fn a_start_that_fails_is_one_line_and_exit_code_3() {
     }
 }
 
-/// Whether the server does not come up because this call fails; otherwise there is no nth call.
+/// Returns whether the server fails to start because of this call. Otherwise there is no nth call.
 fn start_fails(call: &str, error: &str, n: u32) -> bool {
     let binary = env!("CARGO_BIN_EXE_upcase");
     let listen = "serve --listen 127.0.0.1:0 --listen [::1]:0";
     let inject = format!("inject={call}:error={error}:when={n}");
     let mut command = Command::new("strace");
-    // As a grandchild, so that the process that is started becomes the server.
+    // strace runs as a grandchild (`-D`), so that the started process becomes the server.
     command.args(["-D", "-f", "-o", "/dev/null", "-e", &inject, binary]);
     command.args(
         listen
@@ -269,7 +271,7 @@ fn start_fails(call: &str, error: &str, n: u32) -> bool {
     true
 }
 
-/// What fails while the server stops is seen by nobody either.
+/// System calls during the stop, and errors of theirs that no client may notice.
 #[rustfmt::skip]
 const STOPPING: [(&str, &[&str]); 6] = [
     ("epoll_pwait", &["EINTR"]),
@@ -306,7 +308,7 @@ fn a_call_that_fails_while_the_server_stops_costs_no_client_its_replies() {
     });
 }
 
-/// The server is stopped with a client in its queue, one who is silent and one who reads late.
+/// Stops a server with one client in its accept queue, a silent one and one that reads late.
 fn stop_under(call: &str, inject: &str) {
     let mut serve = Serve::start(ARGUMENTS);
     let mut silent = serve.connect();
@@ -323,7 +325,7 @@ fn stop_under(call: &str, inject: &str) {
     serve.process.signal(Signal::SIGCONT);
     assert_eq!(common::read(&mut queued, 3), b"DEF", "{inject}");
     common::hears_end(&mut silent);
-    // The server has looked at its clients meanwhile, and owes this one much.
+    // The server has checked its clients by now, and has many bytes pending for this one.
     let replies = common::read(&mut late, message.len());
     assert!(replies == message.to_ascii_uppercase(), "{inject}");
     common::hears_end(&mut late);
@@ -344,7 +346,7 @@ fn stop_under(call: &str, inject: &str) {
     );
 }
 
-/// A client with a receive buffer that holds little.
+/// Returns a client with a small receive buffer.
 fn slow_reader(address: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -353,7 +355,7 @@ fn slow_reader(address: SocketAddr) -> TcpStream {
     socket.into()
 }
 
-/// Only a server that takes the first step sends FIN by itself: here to clients that idle.
+/// Only a server that closes first sends FIN by itself: here, because its clients are idle.
 #[test]
 #[ignore = "sweeps system calls under strace"]
 fn a_fin_that_cannot_be_sent_ends_that_client_alone() {
@@ -388,7 +390,7 @@ fn a_fin_that_cannot_be_sent_ends_that_client_alone() {
     }
 }
 
-/// Runs all cases, some at a time, and tells the longest that a client waited after a fault.
+/// Runs all cases, some at a time, and prints the longest time that a client waited after a fault.
 fn sweep(mut cases: Vec<Case>) {
     if !common::installed("strace") {
         return common::skip("no strace");
@@ -426,7 +428,7 @@ fn sweep(mut cases: Vec<Case>) {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// One case, until it holds in time; the books must balance in every attempt.
+/// Repeats a case until it holds in time. The totals must balance in every attempt.
 fn hold(case: &Case) -> Result<Duration, String> {
     let mut waits = Vec::new();
     for _ in 0..ATTEMPTS {
@@ -439,7 +441,7 @@ fn hold(case: &Case) -> Result<Duration, String> {
     Err(format!("clients waited {waits:?} after the fault"))
 }
 
-/// Clients come and go while calls fail, and afterwards. Tells the longest wait.
+/// Runs clients while calls fail, and afterwards. Returns the longest wait.
 fn attempt(case: &Case) -> Result<Duration, String> {
     let serve = Serve::start(ARGUMENTS);
     let strace = Strace::attach(&serve.process, &case.inject);
@@ -465,7 +467,7 @@ fn attempt(case: &Case) -> Result<Duration, String> {
         return Err(format!("{spent} ticks of CPU time"));
     }
     check_rate(&log)?;
-    // A fault that lasts until strace leaves is over then; another with its last call.
+    // A lasting fault ends when strace detaches; any other fault ends with its last call.
     let ends = times
         .iter()
         .copied()
@@ -475,7 +477,8 @@ fn attempt(case: &Case) -> Result<Duration, String> {
     Ok(waits.max().unwrap_or_default())
 }
 
-/// A client that was answered: when it had sent its message, and when the last byte was back.
+/// A client that received its reply, with the times at which it had sent its message and received
+/// the last byte.
 #[derive(Clone, Copy, Debug)]
 struct Visit {
     sent: SystemTime,
@@ -483,7 +486,7 @@ struct Visit {
 }
 
 impl Visit {
-    /// How long it waited while no fault kept the server from answering.
+    /// Returns how long the client waited while no fault kept the server from replying.
     fn wait(&self, ends: &[SystemTime]) -> Duration {
         let before = ends.iter().filter(|end| **end < self.answered).max();
         let since = before.map_or(self.sent, |end| self.sent.max(*end));
@@ -491,8 +494,9 @@ impl Visit {
     }
 }
 
-/// Some clients at a time, one of them with a message that is sent in parts. `None` is one that
-/// was lost; a wrong byte or a client that hears nothing at all is an error.
+/// Runs some clients at a time, one of them with a message that is sent in parts. `None` is a
+/// client whose connection was lost; a wrong byte, or a client that gets neither a reply nor an
+/// end, is an error.
 fn round(address: SocketAddr) -> Result<Vec<Option<Visit>>, String> {
     let mut clients = Vec::new();
     for number in 0..CLIENTS_PER_ROUND {
@@ -529,7 +533,7 @@ fn converse(stream: &mut TcpStream, message: &[u8], sent: SystemTime) -> io::Res
     }
 }
 
-/// Stops the server, and holds its totals against what the clients saw. Gives its log.
+/// Stops the server, and compares its totals with the results of the clients. Returns its log.
 fn check_books(
     mut serve: Serve,
     case: &Case,
@@ -568,22 +572,22 @@ fn check_books(
     Ok(log)
 }
 
-/// strace beside a server.
+/// A strace process that is attached to a server.
 struct Strace {
     process: Process,
     log: Temporary,
 }
 
-/// The faults that there were.
+/// The faults that occurred.
 struct Faults {
-    /// When each call failed.
+    /// The time at which each call failed.
     times: Vec<SystemTime>,
-    /// When it was certain that no other would.
+    /// The time from which no further call could fail.
     over: SystemTime,
 }
 
 impl Strace {
-    /// Makes calls fail from now on.
+    /// Attaches to a server, and makes its calls fail from now on.
     fn attach(server: &Process, inject: &str) -> Strace {
         let log = Temporary::new(b"");
         let mut command = Command::new("strace");

@@ -1,5 +1,5 @@
-//! `upcase serve` with clients that others wrote: Python, netcat, socat. Exact replies for text,
-//! for all 256 byte values and for UTF-8.
+//! Tests `upcase serve` with clients written in other languages and by others: Python, netcat,
+//! socat. Replies must be exact for text, for all 256 byte values and for UTF-8.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! What takes long, or much of the machine: ignored by default, run one at a time by `.ci/run` on
-//! a release build.
+//! Tests memory, system calls per message and timing at full scale, which take long or much of the
+//! machine: ignored by default, run one at a time by `.ci/run` on a release build.
 
 mod common;
 
@@ -105,8 +105,8 @@ fn memory_stays_flat_for_a_file_of_a_million_packets() {
         println!("{packets} packets: {peak} bytes at the peak");
         peaks.push(peak);
     }
-    // What is kept of the connections that have ended, for as long as TIME-WAIT lasts: less than a
-    // hundred bytes each in a table that may be half empty. Nothing else grows.
+    // Ended connections are kept for the length of TIME-WAIT: less than a hundred bytes each, in a
+    // table that may be half empty. Nothing else grows.
     let ended = (1_000_000 - 100_000) / PACKETS_OF_A_CONNECTION;
     assert!(peaks[1] < peaks[0] + ended * 256, "{peaks:?}");
 }
@@ -116,7 +116,7 @@ fn memory_stays_flat_for_a_file_of_a_million_packets() {
 fn a_paced_client_measures_what_a_bare_one_does() {
     const SETS: usize = 8;
     let serve = Serve::start("");
-    // Others use this machine as well: one set of rounds in which they left it alone is enough.
+    // The machine is shared: one undisturbed set of rounds is enough.
     let good = (0..SETS).any(|_| {
         let (service, lateness) = paced_to_bare(serve.address());
         println!("paced to bare, median: service {service:.3}, lateness asleep {lateness:.3}");
@@ -129,8 +129,8 @@ fn a_paced_client_measures_what_a_bare_one_does() {
     assert!(spinning < bare.lateness / 4.0, "{spinning}, {bare:?}");
 }
 
-/// The service time and the own lateness of a paced client, each as a multiple of a bare client's:
-/// the medians of several rounds.
+/// Returns the service time and the own lateness of a paced client, each as a multiple of those of
+/// a bare (blocking) client: the medians of several rounds.
 fn paced_to_bare(target: SocketAddr) -> (f64, f64) {
     const ROUNDS: usize = 9;
     let mut ratios: Vec<(f64, f64)> = (0..ROUNDS)
@@ -148,9 +148,9 @@ fn paced_to_bare(target: SocketAddr) -> (f64, f64) {
     (service, ratios[ROUNDS / 2].1)
 }
 
-/// The report of a paced run over one connection, and what a blocking client found that sends at
-/// the same times. One after the other: side by side, each would find the server awake or asleep by
-/// when the other sends.
+/// Returns the report of a paced run over one connection, and the results of a blocking client that
+/// sends at the same pace. They run one after the other: in parallel, the sends of one would decide
+/// whether the other finds the server awake or asleep.
 fn after_a_bare_client(target: SocketAddr, arguments: &str) -> (serde_json::Value, Bare) {
     let bare = bare_client(target, 1500);
     let arguments = format!(
@@ -160,14 +160,15 @@ fn after_a_bare_client(target: SocketAddr, arguments: &str) -> (serde_json::Valu
     (run(&arguments).expect(0).json(), bare)
 }
 
-/// Medians in microseconds.
+/// Results of a blocking client: medians in microseconds.
 #[derive(Debug)]
 struct Bare {
     service: f64,
     lateness: f64,
 }
 
-/// Wakes by a timerfd as the paced client does: nanosleep(2) adds the thread's timer slack.
+/// Measures a blocking client. A timerfd wakes it, as it wakes the paced client: nanosleep(2) would
+/// add the thread's timer slack.
 fn bare_client(target: SocketAddr, messages: u32) -> Bare {
     let mut stream = TcpStream::connect(target).unwrap();
     stream.set_nodelay(true).unwrap();

@@ -1,39 +1,42 @@
-//! Whether `load` measures what it says it measures: each known way to a wrong number has a test
-//! that would fail if `load` went it. What is right is computed by the tests, from the schedule and
-//! from what they did to the server; what a noisy machine may disturb is done again, at most three
-//! times, while the report itself says that the machine was taken away.
+//! Tests that `load` measures what it claims to measure: for each known pitfall of load generators
+//! there is a test that fails if `load` has it. The tests compute the right values from the
+//! schedule and from what they did to the server. A measurement that other work on the machine may
+//! disturb is repeated, at most three times in all, while the report itself says that other
+//! processes or the host took CPU time from it.
 //!
-//! The pitfalls of load generators, and what holds each shut; unit tests stand in the file named:
+//! The pitfalls of load generators, and the tests against each; unit tests are in the file named:
 //!
 //! 1. The clock starts when a message is sent: `the_response_counts_from_when_a_message_was_due`,
 //!    `a_freeze_in_the_middle_is_in_the_response_of_all_that_were_due_meanwhile`.
-//! 2. What is not answered is forgotten: `a_dead_tail_is_a_lower_bound_and_a_failure`,
-//!    `a_server_that_stays_dead_cannot_look_fast`; load/latency:
-//!    `a_dead_tail_makes_lower_bounds`,
+//! 2. Unanswered messages are left out: `a_dead_tail_is_a_lower_bound_and_a_failure`,
+//!    `a_server_that_stays_dead_cannot_look_fast`; load/latency: `a_dead_tail_makes_lower_bounds`,
 //!    `a_percentile_with_censored_samples_never_exceeds_the_truth`; load/assertion:
 //!    `a_lower_bound_holds_upwards_only`.
-//! 3. Timers of a whole millisecond: `half_of_all_messages_leave_within_half_a_millisecond`.
-//! 4. A clock that is read once a turn: `replies_that_come_together_are_timed_one_by_one`.
+//! 3. Timers have a resolution of a whole millisecond:
+//!    `half_of_all_messages_leave_within_half_a_millisecond`.
+//! 4. The clock is read only once a turn: `replies_that_come_together_are_timed_one_by_one`.
 //! 5. Sends wait behind reads: `what_is_due_does_not_wait_for_a_row_of_replies`.
-//! 6. A rate that is rounded: `the_rate_is_the_one_that_was_asked_for`,
+//! 6. The rate is rounded: `the_rate_is_the_one_that_was_asked_for`,
 //!    `a_number_of_messages_is_kept_however_late_the_last_reply_is`,
 //!    `the_rate_of_poisson_arrivals_is_held_against_the_schedule_as_drawn`; load/schedule:
 //!    `message_k_is_due_within_a_nanosecond_of_k_over_rate`.
-//! 7. Threads that fire together: `the_messages_of_several_threads_interleave`; load/schedule:
-//!    `the_parts_are_the_whole_without_overlap`.
-//! 8. Only one kind of queue: `a_connection_that_hangs_holds_up_its_own_line_or_one_message`.
+//! 7. All threads send at the same times: `the_messages_of_several_threads_interleave`;
+//!    load/schedule: `the_parts_are_the_whole_without_overlap`.
+//! 8. There is only one kind of queue:
+//!    `a_connection_that_hangs_holds_up_its_own_line_or_one_message`.
 //! 9. A message counts as sent when its send begins: `a_message_is_sent_when_its_last_byte_is`;
 //!    tests/connection: `messages_are_answered_in_order_however_the_bytes_are_cut`.
-//! 10. Samples that are left out: `delayed_connections_are_in_the_percentiles_as_the_proxy_saw_it`.
-//! 11. A histogram that ends: load/latency: `the_longest_is_never_cut_off`.
-//! 12. A warm-up that vanishes: `the_warm_up_is_kept_under_its_name`.
-//! 13. Percentiles that are averaged: load/latency: `merging_is_counting_together`;
+//! 10. Samples are left out: `delayed_connections_are_in_the_percentiles_as_the_proxy_saw_it`.
+//! 11. The histogram has an upper limit: load/latency: `the_longest_is_never_cut_off`.
+//! 12. The samples of the warm-up are discarded: `the_warm_up_is_kept_under_its_name`.
+//! 13. Percentiles are averaged: load/latency: `merging_is_counting_together`;
 //!     `the_messages_of_several_threads_interleave` counts the samples of all threads.
-//! 14. Replies out of the order of all connections: `connections_may_be_answered_in_any_order`.
-//! 15. Half a round trip: `a_reply_takes_as_long_as_the_server_holds_it`.
-//! 16. A clock that can be set: `no_time_is_taken_from_a_clock_that_can_be_set`.
-//! 17. Percentiles of too few samples: `what_too_few_samples_support_is_not_told`; load/latency:
-//!     `a_percentile_needs_ten_samples_beyond_it`,
+//! 14. Replies must arrive in the same order over all connections:
+//!     `connections_may_be_answered_in_any_order`.
+//! 15. Half a round trip is reported: `a_reply_takes_as_long_as_the_server_holds_it`.
+//! 16. The clock can be set: `no_time_is_taken_from_a_clock_that_can_be_set`.
+//! 17. Percentiles are computed from too few samples: `what_too_few_samples_support_is_not_told`;
+//!     load/latency: `a_percentile_needs_ten_samples_beyond_it`,
 //!     `the_interval_holds_the_truth_in_95_of_100_runs`.
 
 mod common;
@@ -51,7 +54,7 @@ use common::{PATIENCE, Process, Serve, Temporary, run, until, upcase};
 use nix::sys::signal::Signal;
 use upcase::load::schedule::{Arrivals, End, Part, Rate, Series};
 
-/// Answers in upper case until the end, and calls `before` with the bytes before each reply.
+/// Replies in upper case until the client closes; calls `before` with the bytes before each reply.
 fn answer(mut stream: std::net::TcpStream, mut before: impl FnMut(&[u8])) {
     let mut bytes = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = stream.read(&mut bytes) {
@@ -63,15 +66,15 @@ fn answer(mut stream: std::net::TcpStream, mut before: impl FnMut(&[u8])) {
     }
 }
 
-/// The sample of `samples` that so many of a hundred do not exceed.
+/// Returns the sample that `percentile` percent of `samples` do not exceed.
 fn percentile(mut samples: Vec<Duration>, percentile: f64) -> Duration {
     samples.sort_unstable();
     let rank = (samples.len() as f64 * percentile / 100.0).ceil() as usize;
     samples[rank.max(1) - 1]
 }
 
-/// Responses of a run at a constant rate whose server stood still for a while: what was due
-/// meanwhile waited until its end, everything else was answered at once.
+/// Returns the response times of a run at a constant rate whose server was frozen for a while:
+/// messages that were due during the freeze waited until its end, all others were answered at once.
 fn responses_of_a_freeze(rate: u32, messages: u32, freeze: Duration) -> Vec<Duration> {
     let waited = |number: u32| freeze.saturating_sub(Duration::from_secs(1) / rate * number);
     (0..messages).map(waited).collect()
@@ -93,14 +96,14 @@ fn a_freeze_in_the_middle_is_in_the_response_of_all_that_were_due_meanwhile() {
     let (found, least, most) = (report.time("response_us/p99"), truth(least), truth(most));
     println!("response p99 {found:?}, truth {least:?} to {most:?}");
     assert!(found >= least.mul_f64(0.98) && found <= most.mul_f64(1.02));
-    // Ten were in flight; that the others waited for a connection is shown beside it.
+    // Ten messages were in flight. The others waited for a connection, which is `blocked` time.
     let service = report.time("service_us/p99");
     println!(
         "service p99 {service:?}, blocked p99 {:?}",
         report.time("blocked_us/p99")
     );
     assert!(service < found / 2, "{service:?}");
-    // Whose fault it is stands in tests/blame.rs.
+    // Which verdict is right is tested in tests/blame.rs.
     assert_ne!(report.verdict(), "valid", "{}", report.sentences());
 }
 
@@ -122,8 +125,8 @@ fn a_server_that_stays_dead_cannot_look_fast() {
     let (verified, unanswered) = (report.count("verified"), report.count("unanswered"));
     assert_eq!(verified + unanswered, 15_000, "each of them is counted");
     assert!((4000..5001).contains(&unanswered), "{unanswered}");
-    // One in a hundred is 150 messages of those that were never answered, and the oldest are 150
-    // ms apart: at least 4.85 s, and by the time that the run waited for them, more.
+    // One percent is 150 messages, all of them unanswered, and the oldest 150 were due within 150
+    // ms: so p99 is at least 4.85 s, and more by the time that the run waited for replies.
     let found = report.time("response_us/p99");
     let dead = Duration::from_millis(unanswered + 1000 - 150);
     println!("p99 >= {found:?}, truth >= {dead:?}, {unanswered} unanswered");
@@ -143,7 +146,7 @@ fn a_server_that_stays_dead_cannot_look_fast() {
 
 #[test]
 fn the_response_counts_from_when_a_message_was_due() {
-    // Of 1,000 messages, 300 are due while each of the four connections hangs.
+    // Of 1,000 messages, 300 are due while the four connections hang.
     let stall = Duration::from_millis(300);
     let (report, _) = calm(|| {
         let until = Arc::new(Mutex::new(None));
@@ -181,7 +184,7 @@ fn the_response_counts_from_when_a_message_was_due() {
 
 #[test]
 fn a_dead_tail_is_a_lower_bound_and_a_failure() {
-    // Each connection answers 100 messages, and then reads on without a word.
+    // Each connection answers 100 messages, and then reads without replying.
     let address = server(|_, mut stream| {
         let mut bytes = [0; 64];
         for _ in 0..100 {
@@ -200,7 +203,7 @@ fn a_dead_tail_is_a_lower_bound_and_a_failure() {
         "two in flight, 198 behind them"
     );
     assert_eq!(report.number("response_us/at_least_from"), 50.0);
-    // Three quarters of the dead are older than this when the run ends.
+    // Three quarters of the unanswered messages are older than this when the run ends.
     let found = report.time("response_us/p90");
     assert!(found >= Duration::from_millis(250), "{found:?}");
     assert_eq!(report.verdict(), "failed");
@@ -213,7 +216,8 @@ fn a_dead_tail_is_a_lower_bound_and_a_failure() {
 
 #[test]
 fn half_of_all_messages_leave_within_half_a_millisecond() {
-    // Due at every fraction of a millisecond: whole ones would be half of one late in the middle.
+    // Messages are due at every fraction of a millisecond: timers of a whole millisecond would make
+    // them half a millisecond late in the median.
     let report = calm_load("--connections 4 --rate 333.3 --duration 1s");
     let own = report.time("own_us/p50");
     println!("own lateness p50 {own:?}");
@@ -223,7 +227,7 @@ fn half_of_all_messages_leave_within_half_a_millisecond() {
 #[test]
 fn replies_that_come_together_are_timed_one_by_one() {
     const COUNT: u32 = 500;
-    // All are due at once, and all replies wait in the kernel when the run looks for them.
+    // All messages are due at once, and all replies are in the kernel when the run reads them.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let arguments = format!(
         "load {} --connections {COUNT} --messages {COUNT} --rate 10000000 --format json",
@@ -249,8 +253,9 @@ fn replies_that_come_together_are_timed_one_by_one() {
     let report = Report::of(load.ended());
     assert_eq!(report.count("verified"), u64::from(COUNT));
     assert_eq!(report.count("scheduled"), u64::from(COUNT));
-    // No machine reads, checks and books a reply in less than 0.3 us; the times are kept to a
-    // thousandth, so that those of one reading of the clock would all be the same.
+    // No machine reads, checks and records a reply in less than 0.3 us. The histogram has a
+    // resolution of a thousandth, so that replies timed by one reading of the clock would have
+    // equal times.
     let (low, high) = (
         report.time("response_us/p50"),
         report.time("response_us/p90"),
@@ -261,8 +266,8 @@ fn replies_that_come_together_are_timed_one_by_one() {
     assert!(between > Duration::from_nanos(300), "{between:?}");
 }
 
-/// Runs 800 messages at 2,000/s, of which the replies to the first 500 come at once, while the run
-/// stands still. Gives the longest time for which the server then saw no new message.
+/// Runs 800 messages at 2,000/s; the replies to the first 500 arrive at once, while the run is
+/// stopped. Returns the longest time for which the server then received no new message.
 fn run_with_a_row_of_replies() -> (Report, Duration) {
     let held = Arc::new((Mutex::new(0), Condvar::new()));
     let gate = Arc::clone(&held);
@@ -304,7 +309,8 @@ fn run_with_a_row_of_replies() -> (Report, Duration) {
 
 #[test]
 fn what_is_due_does_not_wait_for_a_row_of_replies() {
-    // Reading the row takes one long turn, in which a message is due every half a millisecond.
+    // Reading these replies takes one long turn, in which a message is due every half a
+    // millisecond.
     let (report, gap) = calm(run_with_a_row_of_replies);
     assert_eq!(
         (report.count("scheduled"), report.count("verified")),
@@ -347,7 +353,7 @@ fn the_rate_is_the_one_that_was_asked_for() {
 
 #[test]
 fn a_number_of_messages_is_kept_however_late_the_last_reply_is() {
-    // Ten more would be due until the last reply.
+    // Ten more messages would be due before the last reply arrives.
     let hold = Duration::from_millis(50);
     let address = server(move |_, stream| answer(stream, |_| thread::sleep(hold)));
     for pacing in ["global", "per-connection"] {
@@ -372,7 +378,8 @@ fn the_rate_of_poisson_arrivals_is_held_against_the_schedule_as_drawn() {
         }
         count
     };
-    // A draw a tenth short: held against what was asked for, the demand could not hold.
+    // The schedule that this seed draws is a tenth short: against the nominal rate, the assertion
+    // could not hold.
     let seed = (1..).find(|seed| drawn(*seed) <= 270).unwrap();
     let arguments = "--connections 20 --rate 300 --arrivals poisson --duration 1s";
     let demand = "--assert rate>=0.99";
@@ -401,8 +408,8 @@ fn the_messages_of_several_threads_interleave() {
         let mut arrivals = arrivals;
         arrivals.sort_unstable();
         let gaps = arrivals.windows(2).map(|pair| pair[1] - pair[0]);
-        // Four threads that fire together leave three of four gaps empty; interleaved, each is
-        // 2.5 ms.
+        // If four threads send at the same times, three of four gaps are empty; interleaved, each
+        // gap is 2.5 ms.
         let short = gaps
             .filter(|gap| *gap < Duration::from_micros(1250))
             .count();
@@ -428,7 +435,7 @@ fn a_connection_that_hangs_holds_up_its_own_line_or_one_message() {
 
 #[test]
 fn a_message_is_sent_when_its_last_byte_is() {
-    // More than all buffers between the two hold, and a server that does not read for a while.
+    // The message exceeds all buffers on its path, and the server does not read for a while.
     let size = 32 << 20;
     let pause = Duration::from_millis(300);
     let address = server(move |_, mut stream| {
@@ -487,8 +494,8 @@ fn delayed_connections_are_in_the_percentiles_as_the_proxy_saw_it() {
         let truth = percentile(held.clone(), point);
         let found = report.time(&format!("response_us/p{point}"));
         println!("p{point}: {found:?}, truth {truth:?}");
-        // The way between the two takes a hundredth of it, and on a busy machine more; a sample of
-        // the connections would miss by all of it.
+        // The path to the proxy adds a hundredth, and more on a busy machine. Percentiles of some
+        // of the connections only would be off by the whole value.
         assert!((found.as_secs_f64() / truth.as_secs_f64() - 1.0).abs() < 0.05);
     }
 }
@@ -638,6 +645,6 @@ fn a_percentile_has_its_interval_or_the_reason_why_there_is_none() {
             }
         }
     }
-    // Where it is not known when the samples came, nothing is said of it.
+    // Lateness is not recorded in blocks of time, so it has neither intervals nor a reason.
     assert!(report.0["lateness_us"]["intervals_withheld"].is_null());
 }

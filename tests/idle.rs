@@ -1,5 +1,5 @@
-//! What ten thousand connections cost that do nothing, with timeouts on: almost no system call
-//! between the probes of the keep-alive, which cost each connection three in two minutes.
+//! Tests the cost of ten thousand idle connections with timeouts on: almost no system calls between
+//! the keep-alive probes, which take three calls for each connection in two minutes.
 
 mod common;
 
@@ -15,7 +15,8 @@ use nix::sys::signal::Signal;
 
 const CLIENTS: usize = 10_000;
 
-/// Longer than a quarter of the stall timeout and its grain: what was sent has been looked after.
+/// Time of sleep after which the server counts as idle: longer than a quarter of the stall timeout
+/// and its granularity, so that it has checked what was sent.
 const SETTLED: Duration = Duration::from_secs(9);
 
 const WINDOW: Duration = Duration::from_secs(20);
@@ -31,7 +32,7 @@ fn ten_thousand_idle_connections_cost_at_most_one_system_call_a_second() {
             let arguments = format!("--idle-timeout 10m --shards {shards}");
             let calls = calls_while_idle(&arguments);
             println!("{arguments}: {calls} system calls in {WINDOW:?}, one client's included");
-            // Of all shards together, which is less than was asked for.
+            // The count is that of all shards together, which is stricter than required.
             assert!(calls <= WINDOW.as_secs(), "{calls}");
         }
     });
@@ -57,7 +58,7 @@ fn calls_while_idle(arguments: &str) -> u64 {
     calls
 }
 
-/// Waits until the process has slept for a while without a break.
+/// Waits until the process has slept for [`SETTLED`] without a wake-up.
 fn wait_until_settled(process: &Process) {
     let deadline = Instant::now() + 3 * PATIENCE;
     let (mut sleeps, mut since) = (process.sleeps(), Instant::now());
@@ -70,7 +71,8 @@ fn wait_until_settled(process: &Process) {
     }
 }
 
-/// Counts for a while, and then those of one client more, so that it is seen that they are counted.
+/// Counts the system calls of [`WINDOW`] and those of one more client, which show that calls are
+/// counted.
 fn system_calls(serve: &Serve) -> u64 {
     let table = Temporary::new(b"");
     let mut strace = Command::new("strace");

@@ -1,9 +1,9 @@
-//! How often the printed 95 % intervals hold, and how often a trend is found, in simulated runs of
-//! servers whose true percentiles are known. Each test prints its table; all draws are from `SEED`,
-//! so a table is the same each time.
+//! Tests how often the printed 95 % confidence intervals hold, and how often a trend is found, in
+//! simulated runs of servers whose true percentiles are known. Each test prints its table; all
+//! draws are from `SEED`, so a table is the same each time.
 //!
-//! A run is kept as the load generator keeps it: samples go into a histogram, and from there into
-//! the open block of the run when that ends.
+//! A run is recorded as the load generator records it: samples are counted in a histogram, and move
+//! from there into the open block of the run when that block ends.
 
 use std::collections::BTreeMap;
 use std::f64::consts::TAU;
@@ -14,31 +14,31 @@ use upcase::load::random::{Dice, Purpose};
 use upcase::load::recent::Recent;
 use upcase::load::results::Backlog;
 
-/// Of all draws.
+/// Seed of all draws.
 const SEED: u64 = 20;
 
-/// Runs of each kind of server whose intervals are held against the truth.
+/// Number of runs of each kind of server whose intervals are compared with the true percentiles.
 const RUNS: u64 = 200;
 
-/// Runs of each kind of server in which a trend is looked for where there is none.
+/// Number of runs of each kind of server in which a trend is tested for where there is none.
 const QUIET_RUNS: u64 = 1000;
 
-/// The share of the printed intervals that must hold.
+/// Minimum share of the printed intervals that must hold.
 const HELD: f64 = 0.92;
 
-/// Printed intervals of a kind below which their share says nothing.
+/// Number of printed intervals of a kind below which their share is not significant.
 const PRINTED_FEW: u64 = 20;
 
-/// Of the runs of a healthy server, those that may be taken for ones that grow.
+/// Maximum number of runs of a healthy server that may be judged to grow.
 const FALSE_ALARMS: u64 = 3;
 
-/// The percentiles that are looked at.
+/// The percentiles that are tested.
 const POINTS: [f64; 3] = [50.0, 90.0, 99.0];
 
-/// When a message was answered, and how long that took, in seconds.
+/// The time at which a message was answered, and its response time, in seconds.
 type Reply = (f64, f64);
 
-/// Random numbers of one run for one purpose, one after the other.
+/// The random numbers of one run for one purpose, one after the other.
 #[derive(Clone, Copy)]
 struct Chance {
     dice: Dice,
@@ -53,14 +53,14 @@ struct Run {
     pauses: Chance,
 }
 
-/// A kind of server, and how long it is measured.
+/// A kind of server, and the duration of its runs.
 struct Kind {
     name: &'static str,
     seconds: f64,
     draw: fn(Run, f64) -> Vec<Reply>,
-    /// The true percentiles; `None`: those of some hundred runs together.
+    /// The true percentiles; with `None` they are those of some hundred further runs together.
     truths: Option<[f64; 3]>,
-    /// The percentiles of which every run prints an interval; in the others it may be withheld.
+    /// The percentiles of which every run must print an interval; for others it may be withheld.
     printed: &'static [f64],
 }
 
@@ -79,7 +79,7 @@ impl Chance {
         radius * (TAU * angle).cos()
     }
 
-    /// Times of a Poisson process of so many a second, without end.
+    /// Returns the times of a Poisson process with this rate a second, without end.
     fn times(mut self, rate: f64) -> impl Iterator<Item = f64> {
         let mut now = 0.0;
         std::iter::repeat_with(move || {
@@ -103,14 +103,14 @@ impl Run {
     }
 }
 
-/// Times at an even pace of so many a second, without end.
+/// Returns times at this constant rate a second, without end.
 fn even(rate: f64) -> impl Iterator<Item = f64> {
     (0u64..).map(move |place| place as f64 / rate)
 }
 
-/// The replies of a server that answers in the order of arrival, one message at a time, to what
-/// arrives within so many seconds. It begins with no message in a pause, which has a beginning and
-/// an end.
+/// Returns the replies of a server to the messages that arrive within `seconds`. It handles one
+/// message at a time, in the order of arrival. It begins no message in a pause, which has a
+/// beginning and an end.
 fn answer(
     seconds: f64,
     arrivals: impl Iterator<Item = f64>,
@@ -130,7 +130,7 @@ fn answer(
     arrivals.take_while(|at| *at < seconds).map(reply).collect()
 }
 
-/// A server of one place, with exponential times of service, that is so busy.
+/// Simulates an M/M/1 queue with this arrival rate and the utilization `share`.
 fn busy(run: Run, seconds: f64, rate: f64, share: f64) -> Vec<Reply> {
     let mut service = run.service;
     let service = move || service.exponential(share / rate);
@@ -142,13 +142,14 @@ fn busy(run: Run, seconds: f64, rate: f64, share: f64) -> Vec<Reply> {
     )
 }
 
-/// The percentile of the response of such a server: an exponential distribution.
+/// Returns the percentiles of the response time of such a queue: an exponential distribution.
 fn of_busy(rate: f64, share: f64) -> Option<[f64; 3]> {
     let mean = 1.0 / (rate / share - rate);
     Some(POINTS.map(|point| -(1.0 - point / 100.0).ln() * mean))
 }
 
-/// Independent responses around a millisecond, which grow by so much of it to the end of the run.
+/// Draws independent response times around a millisecond, which grow by the share `growth` until
+/// the end of the run.
 fn independent(mut run: Run, seconds: f64, growth: f64) -> Vec<Reply> {
     let arrivals = even(1000.0).take_while(|at| *at < seconds);
     let reply = |at| {
@@ -158,7 +159,7 @@ fn independent(mut run: Run, seconds: f64, growth: f64) -> Vec<Reply> {
     arrivals.map(reply).collect()
 }
 
-/// A fast server that pauses.
+/// Simulates a fast server that pauses.
 fn pausing(run: Run, seconds: f64, pauses: impl Iterator<Item = (f64, f64)>) -> Vec<Reply> {
     let mut service = run.service;
     answer(
@@ -169,7 +170,7 @@ fn pausing(run: Run, seconds: f64, pauses: impl Iterator<Item = (f64, f64)>) -> 
     )
 }
 
-/// Pauses at random times, so many a second, with exponential lengths.
+/// Simulates a server with pauses at random times, `rate` a second, with exponential lengths.
 fn random_pauses(run: Run, seconds: f64, rate: f64, mean: f64) -> Vec<Reply> {
     let mut lengths = run.pauses;
     lengths.place = 1 << 32;
@@ -181,16 +182,16 @@ fn random_pauses(run: Run, seconds: f64, rate: f64, mean: f64) -> Vec<Reply> {
     )
 }
 
-/// Pauses of 50 ms, about one a second.
+/// Simulates a server with pauses of 50 ms, about one a second.
 fn periodic_pauses(mut run: Run, seconds: f64) -> Vec<Reply> {
-    // No multiple of the gap between two messages: each pause begins at another part of it.
+    // Not a multiple of the gap between two messages: each pause begins at another part of it.
     let period = 0.98713;
     let phase = run.pauses.unit() * period;
     let pauses = (-1..).map(move |number| phase + f64::from(number) * period);
     pausing(run, seconds, pauses.map(|from| (from, from + 0.05)))
 }
 
-/// Keeps the replies of a run of so many seconds as the load generator does.
+/// Records the replies of a run of `seconds` as the load generator does.
 fn keep(mut replies: Vec<Reply>, seconds: f64) -> Latency {
     replies.sort_unstable_by(|one, other| one.0.total_cmp(&other.0));
     let (mut run, mut recent) = (Latency::in_blocks(), Recent::default());
@@ -218,7 +219,7 @@ fn kinds() -> Vec<Kind> {
         truths,
         printed,
     };
-    // The standard normal deviates of the percentiles, of a lognormal distribution.
+    // The percentiles of a lognormal distribution, from standard normal deviates.
     let lognormal = [0.0, 1.281_552, 2.326_348].map(|deviate: f64| 0.001 * deviate.exp());
     vec![
         kind(
@@ -322,15 +323,15 @@ fn intervals_hold_or_are_withheld() {
     assert!(wrong.is_empty(), "{wrong:?}");
 }
 
-/// Intervals that were printed, and those of them that held.
+/// The number of intervals that were printed, and of those that held.
 #[derive(Clone, Copy, Default)]
 struct Printed {
     all: u64,
     held: u64,
 }
 
-/// In how many of so many runs a trend is found that falls, and in how many one that grows; and the
-/// mean of the slopes of the latter.
+/// Returns the number of runs in which a falling trend is found, the number in which a growing one
+/// is found, and the mean slope of the latter.
 fn trends(
     draw: impl Fn(Run, f64) -> Vec<Reply>,
     seconds: f64,
@@ -348,7 +349,7 @@ fn trends(
     (found, slopes / found[1].max(1) as f64)
 }
 
-/// A queue that is asked for so many times what it can do.
+/// Simulates a queue whose arrival rate is `share` times its capacity, at random or at even times.
 fn asked_too_much(run: Run, seconds: f64, rate: f64, share: f64, random: bool) -> Vec<Reply> {
     let none = std::iter::empty();
     match random {
@@ -357,7 +358,7 @@ fn asked_too_much(run: Run, seconds: f64, rate: f64, share: f64, random: bool) -
     }
 }
 
-/// In how many of so many runs the backlog is found to have grown.
+/// Returns the number of runs in which the backlog is found to have grown.
 fn growing_backlogs(
     draw: impl Fn(Run, f64) -> Vec<Reply>,
     seconds: f64,
@@ -388,10 +389,11 @@ fn growing_backlogs(
     (0..runs).filter(grows).count() as u64
 }
 
-/// Draws the replies of a run of so many seconds.
+/// A function that draws the replies of a run of this many seconds.
 type Draw = fn(Run, f64) -> Vec<Reply>;
 
-/// Servers that keep up: name, seconds, the most runs that may be taken for ones that grow.
+/// Returns servers that keep up: name, seconds, and the maximum number of runs that may be judged
+/// to grow.
 fn quiet() -> Vec<(&'static str, f64, u64, Draw)> {
     vec![
         ("independent", 8.0, FALSE_ALARMS, |run, s| {
@@ -431,9 +433,10 @@ fn quiet() -> Vec<(&'static str, f64, u64, Draw)> {
     ]
 }
 
-/// Servers that do not: name, seconds, the least runs of twenty in which the trend or the backlog
-/// must tell, and the true slope where the queue is an even one. A random one that is hardly above
-/// its limit has no trend that could be told from wandering: its backlog tells it.
+/// Returns servers that do not keep up: name, seconds, the minimum number of twenty runs in which
+/// the trend or the backlog must be found, and the true slope where the queue is deterministic. A
+/// random queue hardly above its capacity has no trend that can be distinguished from fluctuation:
+/// its backlog shows the growth.
 fn growing() -> Vec<(&'static str, f64, u64, Option<f64>, Draw)> {
     vec![
         (

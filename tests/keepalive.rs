@@ -1,5 +1,6 @@
-//! Keep-alive on the kernel: idle clients stay, however many came at once; clients that have
-//! vanished (nftables drops what they send) are reset within the documented time.
+//! Tests keep-alive on the real kernel: idle clients stay connected, however many connected at
+//! once, and clients that have vanished (nftables drops what they send) are reset within the
+//! documented time.
 
 mod common;
 
@@ -11,24 +12,25 @@ use common::totals::Totals;
 use common::{Serve, lab};
 use std::io::ErrorKind;
 
-/// What `serve` is asked for, and what follows from it.
+/// A test case: the options of `serve`, the numbers of clients, and the times that follow.
 struct Case {
     arguments: &'static str,
     clients: usize,
     vanishing: usize,
-    /// How long all clients are idle before some vanish.
+    /// Time for which all clients are idle before some vanish.
     idle: Duration,
-    /// `--keepalive` and four pauses.
+    /// Documented time until a vanished client is reset: `--keepalive` and four pauses between
+    /// probes.
     end: Duration,
-    /// A client is spared for at least so long.
+    /// Minimum time until a vanished client is reset.
     least: Duration,
 }
 
-/// What is allowed beyond the documented time: the machine may be busy, and the kernel's clock and
-/// the test are coarse.
+/// Tolerance beyond the documented time: the machine may be busy, and the kernel's clock and the
+/// test are coarse.
 const LATE: Duration = Duration::from_millis(700);
 
-/// From the last segment of a client that vanishes until it is reset. The others stay.
+/// Checks the time from when some clients vanish until they are reset, and that the others stay.
 fn vanish(case: &Case) {
     let serve = Serve::start(case.arguments);
     let mut crowd = Crowd::new(Habit {
@@ -100,7 +102,7 @@ fn on_a_host_of_its_own(case: &Case) {
 
 #[test]
 fn who_vanishes_is_reset_after_four_probes_whatever_the_stall_timeout() {
-    // The last segment came at most a second before the rules were there.
+    // The last segment arrived at most a second before the rules were in force.
     on_a_host_of_its_own(&Case {
         arguments: "--keepalive 1s --stall-timeout 5s",
         clients: 200,

@@ -1,5 +1,6 @@
-//! The split of a response by the kernel's own times: a delay of a millisecond that the test puts
-//! into the server, or into the client between the kernel and the read, lands in its part.
+//! Tests the split of a response time by the kernel's own timestamps: a delay of a millisecond that
+//! the test adds in the server, or in the client between the kernel and the read, appears in its
+//! part.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -18,11 +19,12 @@ use upcase::reactor::Event;
 
 const DELAY: Duration = Duration::from_millis(1);
 
-/// Of the delay, in microseconds. The run without it wakes from a deeper sleep, which takes some
-/// tens of microseconds more on a machine that has little to do.
+/// Minimum part of the delay that must appear, in microseconds. The run without the delay wakes
+/// from a deeper sleep, which takes some tens of microseconds more on a machine that has little to
+/// do.
 const ENOUGH: f64 = 850.0;
 
-/// Keeps this thread busy: a sleep would end when the scheduler likes.
+/// Keeps this thread busy for `time`: the end of a sleep would depend on the scheduler.
 fn spin(time: Duration) {
     let end = Instant::now() + time;
     while Instant::now() < end {
@@ -30,7 +32,7 @@ fn spin(time: Duration) {
     }
 }
 
-/// A server for one client, that takes so much time for each message.
+/// Starts a server for one client that takes `delay` for each message.
 fn server(delay: Duration) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -49,7 +51,8 @@ fn server(delay: Duration) -> SocketAddr {
     address
 }
 
-/// A paced run over one connection, whose loop takes so much time before each event is served.
+/// Carries out a paced run over one connection, whose loop waits `delay` before it handles each I/O
+/// event.
 fn carry_out(target: SocketAddr, delay: Duration) -> Results {
     let plan = Arc::new(Plan {
         pace: Pace::Open {
@@ -86,7 +89,7 @@ fn carry_out(target: SocketAddr, delay: Duration) -> Results {
     engine.finish().books.run
 }
 
-/// The medians of the parts and of the response, in microseconds.
+/// Returns the medians of the parts and of the response, in microseconds.
 fn medians(results: &Results) -> [f64; 5] {
     let Parts {
         lateness,
@@ -96,7 +99,7 @@ fn medians(results: &Results) -> [f64; 5] {
         negative,
     } = &**results.parts.as_ref().expect("the kernel tells its times");
     assert_eq!(*negative, 0, "parts below -2 us");
-    // The kernel may begin a moment after it was asked to.
+    // The kernel may begin to take timestamps a moment after it was requested to.
     let (told, verified) = (lateness.count(), results.counts.verified);
     assert!(
         told <= verified && told >= verified - verified / 5,
@@ -115,7 +118,8 @@ fn medians(results: &Results) -> [f64; 5] {
     ]
 }
 
-/// How much of the delay showed in each part: against a run without it, in the same test.
+/// Returns how much of the delay appears in each part, compared with a run without it in the same
+/// test.
 fn shifts(server_delay: Duration, client_delay: Duration) -> [f64; 5] {
     let plain = medians(&carry_out(server(Duration::ZERO), Duration::ZERO));
     let slow = medians(&carry_out(server(server_delay), client_delay));

@@ -1,5 +1,6 @@
-//! Over a link between two hosts: the documented conversation, the MSS in force, thousands of
-//! connections. The hosts are network namespaces, see [`common::lab`].
+//! Tests upcase over a link between two hosts: the documented conversation, the MSS in force,
+//! thousands of connections, and the probes of `load`. The hosts are network namespaces, see
+//! [`common::lab`].
 
 mod common;
 
@@ -11,7 +12,7 @@ use common::path::{Path, Way};
 use common::{ANY_PACE, Ended, Serve, upcase};
 use serde_json::{Value, json};
 
-/// A server on its host, reachable from the other.
+/// Starts a server on its host, reachable from the other.
 fn serve(lab: &Lab, arguments: &str) -> Serve {
     let command = upcase(&format!("serve --listen {SERVER}:12000 {arguments}"));
     Serve::launch(lab.on_server(&command), 1)
@@ -67,7 +68,7 @@ fn the_servers_own_segments_keep_to_the_mss() {
         ("", "--mss 1000", 988),
     ] {
         let serve = serve(&lab, server);
-        // The client holds its connection while the server's kernel is asked.
+        // The client keeps its connection open while `ss` reads the state of the server's socket.
         let mut load = upcase(&format!("load {SERVER}:12000 --connections 1 {client}"));
         load.args(["--duration", "1h", "--size", "3000"]);
         let load = common::Process::start({
@@ -102,8 +103,8 @@ fn five_thousand_connections_between_two_hosts_are_all_verified() {
     assert_eq!(totals, expected);
 }
 
-/// What a run with probes and `-v` has as evidence, and the line of its probes; without the right
-/// to raw sockets, if that is said.
+/// Returns the evidence of a run with probes and `-v`, and the line of its log about the probes.
+/// Unless `may_open_raw`, the run has no right to raw sockets.
 fn probed(lab: &Lab, may_open_raw: bool) -> (Value, String) {
     let load =
         format!("load {SERVER}:12000 --rate 50 --duration 1500ms -v --format json {ANY_PACE}");
@@ -123,7 +124,7 @@ fn probed(lab: &Lab, may_open_raw: bool) -> (Value, String) {
     (report["evidence"].clone(), line.to_string())
 }
 
-/// Has the server's host drop what arrives and matches a rule.
+/// Makes the server's host drop arriving packets that match a rule.
 fn drop_on_server(lab: &Lab, rule: &str) {
     for command in [
         "nft add table ip test",
@@ -156,7 +157,8 @@ fn the_targets_kernel_is_asked_in_a_way_that_is_allowed() {
         assert_eq!(probe["how"], json!([how]), "{probe:#}");
         let asked = (&probe["targets"], &probe["silent"], &probe["lost"]);
         assert_eq!(asked, (&json!(1), &json!(0), &json!(0)), "{probe:#}");
-        // Once a second, or fifty times; a busy machine may do less.
+        // Answers arrive once a second over UDP, fifty times over ICMP; a busy machine may send
+        // fewer.
         let answered = probe["answered"].as_u64().unwrap();
         let expected = if how == "ICMP echo" { 5..=76 } else { 1..=2 };
         assert!(expected.contains(&answered), "{probe:#}");
@@ -192,21 +194,22 @@ fn a_message_that_is_lost_twice_is_seen_and_what_tcp_counted_of_it_is_told() {
         return common::skip("no nft (package nftables)");
     }
     let _serve = serve(&lab, "");
-    // Of forty segments with data the first, and what is sent to see whether it is lost: so it is
-    // sent once more after a timeout.
+    // Drop the first of every forty data segments, and the probe that is sent to see whether it is
+    // lost: so it is retransmitted once more after a timeout.
     let rule = "ip protocol tcp meta length > 60 numgen inc mod 40 < 2";
     drop_on_server(&lab, rule);
     let load =
         format!("load {SERVER}:12000 --connections 1 --messages 100 --format json {ANY_PACE}");
     let evidence = on_client(&lab, &load).json()["evidence"].clone();
     let count = |name: &str| evidence.pointer(name).unwrap().as_u64().unwrap();
-    // A busy machine may do without a timeout.
+    // On a busy machine a loss may be repaired without a timeout.
     assert!((1..=3).contains(&count("/host/timeouts")), "{evidence:#}");
-    // With a message was lost the acknowledgment of the reply before it: that is sent again.
+    // The lost message carried the acknowledgment of the reply before it: that reply is
+    // retransmitted.
     let came_twice = count("/host/segments_came_twice");
     assert!((1..=2).contains(&came_twice), "{evidence:#}");
     assert_eq!(count("/host/listen_overflows"), 0, "{evidence:#}");
-    // A look comes between 100 ms and the probe after 200 ms, unless it is late itself.
+    // A sample is taken between 100 ms and the probe after 200 ms, unless sampling itself is late.
     let seen = count("/way/under_way_unacknowledged");
     assert!((1..=3).contains(&seen), "{evidence:#}");
 }
@@ -225,7 +228,7 @@ fn a_large_message_through_a_small_window_is_not_held_up_by_a_long_way() {
     let Some(lab) = Lab::with_path(path, (0, true)) else {
         return;
     };
-    // The last of some windows leaves after 100 ms, out of the send buffer.
+    // A message takes several windows, and the last one leaves the send buffer after 100 ms.
     let _serve = serve(&lab, "--recv-buffer 64KiB");
     let load = format!(
         "load {SERVER}:12000 --connections 10 --rate 20 --size 300KiB --duration 3s --format json \

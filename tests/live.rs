@@ -1,5 +1,6 @@
-//! Live captures of `sniff` on links of the lab: what the filter in the kernel lets through, what
-//! is numbered, and that `--write` keeps the frames as they were on the wire.
+//! Tests live captures of `sniff` on links of the lab: which packets the filter in the kernel
+//! passes, which packets are numbered, and that `--write` keeps the frames as they were on the
+//! wire.
 
 mod common;
 
@@ -15,7 +16,7 @@ use common::{Ended, Process, Serve, Temporary, run, tshark, upcase};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// Sends frames, one a line in hexadecimal, out of an interface.
+/// A script that sends frames, one a line in hexadecimal, out of an interface.
 const INJECT: &str = "
 import socket, sys
 sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
@@ -24,7 +25,7 @@ for line in sys.stdin:
     sender.send(bytes.fromhex(line))
 ";
 
-/// Makes an interface of packets without headers, and has these arrive there.
+/// A script that creates an interface without link headers, and makes packets arrive there.
 const TUNNEL: &str = "
 import fcntl, os, struct, subprocess, sys
 tunnel = os.open('/dev/net/tun', os.O_RDWR)
@@ -61,7 +62,7 @@ fn inject(lab: &Lab, frames: &[Vec<u8>]) {
     assert!(python.wait().unwrap().success());
 }
 
-/// Captures on a host of the lab until it is told to end.
+/// Starts a capture on a host of the lab; it ends after this many flows.
 fn listen(command: Command, flows: usize, file: &Temporary) -> Process {
     let mut command = command;
     let patience = common::PATIENCE.as_secs();
@@ -77,7 +78,7 @@ fn listen(command: Command, flows: usize, file: &Temporary) -> Process {
     sniff
 }
 
-/// The frames that were kept, without their times.
+/// Returns the frames that were kept, without their times.
 fn frames(file: &Temporary) -> Vec<Vec<u8>> {
     frames_of(&file.0)
         .into_iter()
@@ -90,7 +91,7 @@ fn objects(ended: &Ended, kind: &str) -> Vec<Value> {
     objects.filter(|value| value["kind"] == kind).collect()
 }
 
-/// The numbers of the segments that a document tells.
+/// Returns the numbers of the segments in a document.
 fn numbers(ended: &Ended) -> Vec<u64> {
     let segments = objects(ended, "segment");
     segments
@@ -99,7 +100,7 @@ fn numbers(ended: &Ended) -> Vec<u64> {
         .collect()
 }
 
-/// Frames that are of no matter: other ports, other protocols.
+/// Returns frames that belong to no flow of the capture: other ports, other protocols.
 fn noise() -> Vec<Vec<u8>> {
     let mut other = talk(7)[0].clone();
     other[22..24].copy_from_slice(&80_u16.to_be_bytes());
@@ -141,7 +142,7 @@ fn frames_are_kept_as_they_were_on_the_wire_and_only_those_of_flows_are_numbered
     inject(&lab, &sent);
     for (mut sniff, file) in sniffs.into_iter().zip(&files) {
         let ended = sniff.ended().expect(0);
-        // The host itself may have told its neighbours something; nothing else is left out.
+        // Frames that the hosts themselves send, such as neighbour discovery, are not kept either.
         let kept = frames(file);
         for (number, (kept, own)) in kept.iter().zip(&own).enumerate() {
             assert_eq!(kept, own, "frame {}", number + 1);

@@ -1,5 +1,5 @@
-//! `upcase load` from the outside: against our server, against its own, and against servers that
-//! answer wrongly, late or not at all.
+//! Tests `upcase load` as a process: against `upcase serve`, against a server of its own, and
+//! against servers that answer wrongly, late or not at all.
 
 mod common;
 
@@ -18,7 +18,8 @@ use common::{ANY_PACE, PATIENCE, Process, Serve, run, until, upcase};
 use nix::sys::signal::Signal;
 use upcase::units::grouped;
 
-/// Answers in upper case until the end; `change` may spoil a reply, whose offset it gets.
+/// Replies in upper case until the client closes; `change` may alter a reply, whose offset it
+/// receives.
 fn echo(mut stream: TcpStream, change: impl Fn(usize, &mut Vec<u8>)) {
     let mut offset = 0;
     let mut bytes = [0; 4096];
@@ -32,8 +33,8 @@ fn echo(mut stream: TcpStream, change: impl Fn(usize, &mut Vec<u8>)) {
     }
 }
 
-/// Runs `load` with `--format json`, checks the exit code and that every message has one fate. On a
-/// machine that others use as well, the client may be the limit: that is not what is tested here.
+/// Runs `load` with `--format json`, checks the exit code and that every message has one outcome.
+/// On a shared machine the client may be the bottleneck: that is not tested here, so it is allowed.
 #[track_caller]
 fn load(arguments: &str, code: i32) -> Report {
     let command = format!("load --format json {ANY_PACE} {arguments}");
@@ -143,7 +144,7 @@ fn all_connections_are_up_before_the_first_message() {
         let (mut first, _) = listener.accept().unwrap();
         let mut byte = [0; 1];
         first.read_exact(&mut byte).unwrap();
-        // A message is here, so the others must be in the queue already.
+        // A message has arrived, so the other connections must be in the accept queue already.
         listener.set_nonblocking(true).unwrap();
         let others: Vec<_> = (0..2).map(|_| listener.accept()).collect();
         others.iter().all(Result::is_ok)
@@ -200,7 +201,7 @@ fn a_wrong_byte_is_located_and_only_its_connection_is_closed() {
 
 #[test]
 fn the_reply_of_another_connection_is_noticed() {
-    // Two clients, and each is sent what the other should get.
+    // Each of two clients is sent the reply of the other.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -452,7 +453,7 @@ fn a_signal_while_connections_come_up_is_waited_out_in_sleep() {
 
 #[test]
 fn a_signal_while_connecting_on_a_terminal_ends_in_a_report() {
-    // A listener whose queue is full after a few: the other connections stay under way.
+    // The accept queue of this listener is soon full: the other connections stay in progress.
     let listener =
         socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     listener
@@ -495,7 +496,7 @@ fn a_signal_while_connecting_on_a_terminal_ends_in_a_report() {
 #[test]
 fn a_run_that_its_client_limited_is_exit_code_4() {
     let serve = Serve::start("");
-    // What `load` measures of itself when it is stopped for a while, beside what is asked of it.
+    // Runs `load`, stops its process for a while, and returns its output; `more` are more options.
     let stopped = |more: &str| {
         let arguments = format!(
             "{} --connections 10 --rate 500 --duration 1s",
@@ -522,7 +523,7 @@ fn a_run_that_its_client_limited_is_exit_code_4() {
     stopped("--assert verified<1").expect(1);
 }
 
-/// Runs `body` where the local ports are 40000 and 40001, and nobody else is.
+/// Runs `body` on a host of its own whose only local ports are 40000 and 40001.
 fn with_two_ports(body: impl FnOnce() + Send) {
     alone(|| {
         std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40001").unwrap();
@@ -533,7 +534,7 @@ fn with_two_ports(body: impl FnOnce() + Send) {
 #[test]
 fn a_connection_that_meets_itself_is_refused() {
     with_two_ports(|| {
-        // Nobody listens at 40000, which is the first local port that the kernel chooses.
+        // No server listens on port 40000, which is the first local port that the kernel chooses.
         for _ in 0..3 {
             let ended = run("load 127.0.0.1:40000 --connections 2 -q").expect(3);
             let told = "nothing listens at 127.0.0.1:40000 (connection refused)";
@@ -545,8 +546,8 @@ fn a_connection_that_meets_itself_is_refused() {
                 ended.stderr
             );
         }
-        // A plain socket does meet itself there; one of the runs above that had closed such
-        // a connection in order would have left it in TIME_WAIT, and the port in use.
+        // A plain socket does connect to itself there. Had a run above closed such a connection in
+        // order, it would be in TIME_WAIT, and the port in use.
         let stream = TcpStream::connect("127.0.0.1:40000").expect("it meets itself");
         assert_eq!(stream.local_addr().unwrap(), stream.peer_addr().unwrap());
     });
@@ -644,7 +645,7 @@ fn a_server_that_takes_no_more_from_an_address_is_named_as_such() {
     let _first = serve.connect();
     let arguments = format!("load {} --connections 2 --duration 300ms", serve.address());
     let ended = run(&arguments);
-    // A refusal that comes before the run has looked is one of connecting.
+    // A reset that arrives before the run checks a connection counts as a failure to connect.
     assert!(matches!(ended.code, Some(1 | 3)), "{ended:?}");
     let told = ended.stdout + &ended.stderr;
     assert!(told.contains("at once"), "{told}");
@@ -709,7 +710,7 @@ fn shares_are_equal_by_target_unless_asked_otherwise() {
     assert_eq!(shares(&report), [20, 20]);
     assert_eq!(report.number("per_target/0/share"), 0.5);
     assert!(report.time("per_target/1/response_us/max") >= Duration::from_millis(200));
-    // Of more than it can take it gets what it takes, and the run keeps the rate.
+    // Of more than it can take, the slow target gets what it takes, and the run keeps the rate.
     let ended = run(&format!(
         "load {targets} --rate 60 --pacing first-free --format json"
     ));
@@ -720,7 +721,7 @@ fn shares_are_equal_by_target_unless_asked_otherwise() {
     assert_eq!(report.0["pacing"], "first-free");
 }
 
-/// A server that holds every message for so many milliseconds.
+/// Starts a server that holds every message for this many milliseconds.
 fn slowed(milliseconds: u64) -> SocketAddr {
     server(move |_, stream| {
         echo(stream, |_, _| {
@@ -745,7 +746,7 @@ fn a_server_that_is_killed_or_stopped_amid_a_run_is_named_with_its_time() {
             false => serve.process.child().kill().unwrap(),
         }
         if stop {
-            // A second request does not wait for the closes, which never come.
+            // A second signal ends the wait for closes, which never arrive.
             until("it waits for closes", || load.stderr().contains("drain "));
             load.signal(Signal::SIGTERM);
             load.signal(Signal::SIGTERM);
@@ -848,8 +849,9 @@ fn half_of_the_local_ports_is_said_to_be_slow_with_the_sources_that_help() {
 #[test]
 #[ignore = "ten seconds"]
 fn a_server_that_goes_on_closing_is_waited_for_by_all_threads() {
-    // Every three seconds it closes a connection: the two of the first thread, and then the one of
-    // the second thread, which sees nothing for nine seconds. The source tells whose it is.
+    // The server closes a connection every three seconds: the two of the first thread, and then
+    // that of the second thread, for which nothing happens for nine seconds. The source address
+    // shows the thread.
     let closed = std::sync::Arc::new(std::sync::Mutex::new(0));
     let address = server(move |_, stream| {
         let held = stream.try_clone().unwrap();

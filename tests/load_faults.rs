@@ -1,8 +1,9 @@
-//! `upcase load` while system calls of its own fail: strace makes the nth call of a kind return an
-//! error. A call that fails for one connection costs at most that connection, is told with its
-//! errno and its count, and the run goes on. Only a call of the start may end it, with one line.
+//! Tests `upcase load` while its own system calls fail: strace makes the nth call of a kind return
+//! an error. A call that fails for one connection costs at most that connection and is reported
+//! with its errno and its count, and the run continues. Only a call at the start may end the run,
+//! with one line.
 //!
-//! `UPCASE_FAULT=epoll_ctl` sweeps only the calls whose name begins so.
+//! `UPCASE_FAULT=epoll_ctl` runs only the calls whose name begins with this text.
 
 mod common;
 
@@ -11,7 +12,7 @@ use std::process::Command;
 
 use common::{ANY_PACE, Ended, Serve, Temporary, run};
 
-/// Messages of a run that is swept: over twenty connections, each replaced after five.
+/// Options of a run of the sweep: 400 messages over twenty connections, each replaced after five.
 const RUN: &str = "--connections 20 --churn 5 --messages 400 --kernel-timestamps=4";
 
 /// What a failing call may cost.
@@ -23,7 +24,7 @@ enum Cost {
     Messages,
 }
 
-/// A call, what it returns, and the part of the calls that belong to the start of the process.
+/// A system call, its error, the text that reports the error, what it may cost, and more options.
 struct Fault {
     call: &'static str,
     error: &'static str,
@@ -57,7 +58,8 @@ const FAULTS: [Fault; 11] = [
     fault("recvmsg", Cost::Messages, ""),
 ];
 
-/// Runs `load` with one kind of call made to fail, and counts how often it did.
+/// Runs `load` while calls of one kind fail; returns its output and the number of failed calls of
+/// connections.
 fn under(call: &str, error: &str, when: &str, arguments: &str) -> (Ended, u64) {
     let log = Temporary::new(b"");
     let mut command = Command::new("strace");
@@ -67,19 +69,20 @@ fn under(call: &str, error: &str, when: &str, arguments: &str) -> (Ended, u64) {
     command.arg(env!("CARGO_BIN_EXE_upcase"));
     command.args(arguments.split_whitespace());
     let ended = Ended::from(command.output().unwrap());
-    // strace counts the calls of each thread apart. The first thread makes none for a connection.
+    // strace counts the calls of each thread separately. The first thread makes none for a
+    // connection.
     let log = fs::read_to_string(&log.0).unwrap();
     let thread = |line: &str| line.split_whitespace().next().map(str::parse::<u32>);
     let main = log.lines().filter_map(|line| thread(line)?.ok()).min();
-    // A send of nothing asks whether a pipe for signals is one of the socket kind, and one of a
-    // single byte wakes another thread: neither belongs to a connection.
+    // An empty send tests whether the signal pipe is a socket, and a send of a single byte wakes
+    // another thread: neither belongs to a connection.
     let faults = log.lines().filter(|line| line.ends_with("(INJECTED)"));
     let faults = faults.filter(|line| !line.contains("\"\", 0") && !line.contains("\", 1, "));
     let faults = faults.filter(|line| thread(line).and_then(Result::ok) != main);
     (ended, faults.count() as u64)
 }
 
-/// The faults that a report tells: errors by errno, and evidence that could not be read.
+/// Returns the number of faults in a report: errors by errno, and evidence that could not be read.
 fn told(report: &serde_json::Value, text: &str) -> u64 {
     let errors = report["errors"].as_object().unwrap().iter();
     let told = errors.filter(|(kind, _)| kind.contains(text));
@@ -87,7 +90,7 @@ fn told(report: &serde_json::Value, text: &str) -> u64 {
     errors + report["evidence"]["tcp_info_unread"].as_u64().unwrap()
 }
 
-/// Whether the fault hit a connection, and not the start of the process.
+/// Runs a case; returns whether the fault hit a connection, and not the start of the process.
 fn check(fault: &Fault, when: &str, serve: &Serve) -> bool {
     let Fault {
         call, error, more, ..
@@ -100,7 +103,7 @@ fn check(fault: &Fault, when: &str, serve: &Serve) -> bool {
     let case = format!("{call}:error={error}:when={when} {more}");
     assert!(!ended.stderr.contains("panicked"), "{case}: {ended:?}");
     if ended.code == Some(3) {
-        // A call of the start; its one line says what could not be done.
+        // A call at the start failed; the one line names it.
         assert!(ended.stderr.contains("os error"), "{case}: {ended:?}");
         assert_eq!(ended.stderr.lines().count(), 1, "{case}: {ended:?}");
         return false;
@@ -147,7 +150,7 @@ fn a_call_that_fails_costs_one_connection_and_is_told() {
     }
 }
 
-/// The check before the run makes its sockets in another thread.
+/// The check before the run creates its sockets in another thread.
 #[test]
 fn a_source_that_goes_away_is_named_without_a_port() {
     if !common::installed("strace") {
@@ -162,8 +165,8 @@ fn a_source_that_goes_away_is_named_without_a_port() {
     }
 }
 
-/// The server of the run closes its listener when accept(2) reports an error for which it is no
-/// listener: clients that were not accepted yet are reset.
+/// The server of the run closes its listener when accept(2) reports an error that means that it is
+/// no listener: connections that were not accepted yet are reset.
 #[test]
 fn what_was_measured_is_reported_also_when_the_server_of_the_run_fails() {
     if !common::installed("strace") {
@@ -183,7 +186,7 @@ fn what_was_measured_is_reported_also_when_the_server_of_the_run_fails() {
             assert!(report["verified"].as_u64().unwrap() > 0, "{report:#}");
             assert!(report["own_server"].is_object(), "{report:#}");
         } else if !ended.stdout.is_empty() {
-            // Clients may be up before the first one is accepted: then the run begins.
+            // All clients may be connected before the first one is accepted: then the run begins.
             assert_eq!(ended.json()["verified"], 0, "{ended:?}");
         }
     }
@@ -204,7 +207,7 @@ fn timers_that_cannot_be_set_make_a_run_coarse_and_end_none() {
         assert!(faults > 0, "{when}: no call was made to fail");
         assert_eq!(ended.json()["verified"], 200, "{when}: {ended:?}");
     }
-    // Without strace it is the same run, on time.
+    // Without faults a run against the same server is on time.
     let arguments = format!(
         "load {} --connections 10 --messages 100 {ANY_PACE}",
         serve.address()

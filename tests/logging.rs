@@ -1,4 +1,5 @@
-//! The log: nobody waits for it, what is lost is counted where it is missing, and all else comes.
+//! Tests the log: no thread waits for it, lost lines are counted at the place where they are
+//! missing, and all other lines are written.
 
 mod common;
 
@@ -20,7 +21,7 @@ use rustix::io::ioctl_fionbio;
 use upcase::logging::queue::{CAPACITY_BYTES, Urgency};
 use upcase::logging::writer::Output;
 
-/// A server whose standard error is this.
+/// A server whose standard error the test chooses.
 struct Quiet {
     child: Child,
     address: std::net::SocketAddr,
@@ -47,7 +48,7 @@ impl Quiet {
         Quiet { child, address }
     }
 
-    /// So many clients come and go.
+    /// Serves this many clients, one after the other.
     fn serves(&self, clients: usize) {
         for _ in 0..clients {
             let mut client = connect(self.address);
@@ -60,7 +61,7 @@ impl Quiet {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 
-    /// Stops it, and gives the exit code with the time that it took.
+    /// Stops the server; returns its exit code and the time that it took.
     fn stop(mut self) -> (Option<i32>, Duration) {
         self.signal(Signal::SIGTERM);
         let begun = Instant::now();
@@ -80,7 +81,7 @@ impl Drop for Quiet {
     }
 }
 
-/// What is dropped is at most what is logged here: clients, and the server's own lines.
+/// The reader loses log lines only: those about clients, and the server's own.
 #[test]
 fn a_stalled_reader_of_standard_error_costs_lines_and_nothing_else() {
     for arguments in ["-v", "-v --shards 3", "-v --sandbox off"] {
@@ -147,7 +148,7 @@ fn a_slow_reader_gets_every_line() {
     );
 }
 
-/// The count of lines that did not fit comes where they are missing.
+/// The number of lines that did not fit is written where they are missing.
 #[test]
 fn a_reader_that_comes_back_is_told_how_many_lines_are_missing() {
     let (path, mut both_ends) = stalled::full_fifo();
@@ -160,7 +161,7 @@ fn a_reader_that_comes_back_is_told_how_many_lines_are_missing() {
     let dropped = output.dropped() as usize;
     assert!((400..=500).contains(&dropped), "{dropped} of {count}");
 
-    // The last line is the sign that all has come.
+    // The last line marks the end of the output.
     output.line("the end\n", Urgency::Urgent);
     let reader = thread::spawn(move || {
         let mut text = Vec::new();
@@ -201,7 +202,7 @@ fn an_output_in_non_blocking_mode_gets_every_line() {
     assert_eq!(closed.count(), 500);
 }
 
-/// A device that is full, a reader that has gone away: no reason to stop serving.
+/// A full device, or a reader that has closed, is no reason to stop serving.
 #[test]
 fn an_output_that_fails_is_told_on_the_other() {
     let mut command = upcase("serve --listen 127.0.0.1:0 --metrics 127.0.0.1:0");
@@ -243,7 +244,8 @@ fn an_output_that_fails_is_told_on_the_other() {
     assert!(log.contains("stopped: accepted 10"), "{log}");
 }
 
-/// Every option that names a file to write to. A capture needs a privilege, after its file.
+/// Every option that names a file to write to. A capture opens its file before it needs a
+/// privilege.
 #[test]
 fn a_fifo_that_nobody_reads_is_named_in_one_line() {
     let fifo = stalled::fifo();
@@ -292,7 +294,7 @@ fn a_fifo_with_a_reader_is_a_log_file_as_well() {
     assert!(next().starts_with("{\""));
 }
 
-/// To open it again fails then, in the sandbox, and that is all.
+/// Reopening the log file fails then, in the sandbox, without further effect.
 #[test]
 fn a_fifo_whose_reader_has_gone_ends_no_server() {
     let fifo = stalled::fifo();
@@ -309,7 +311,8 @@ fn a_fifo_whose_reader_has_gone_ends_no_server() {
     assert_eq!(serve.process.wait().code(), Some(0));
 }
 
-/// The last message of a command that fails is its own, and a log file has it as well.
+/// The last message of a failing command is one line that begins with `upcase:`; a log file has the
+/// message as well.
 #[test]
 fn the_last_message_is_one_line_on_every_output() {
     let log = Temporary::new(b"");
@@ -323,7 +326,7 @@ fn the_last_message_is_one_line_on_every_output() {
     assert_eq!(ended.stderr.lines().count(), 1);
     let log = fs::read_to_string(&log.0).unwrap();
     assert!(log.contains(&format!("[ERROR] {message}")), "{log}");
-    // It does not wait for ever for somebody to read it.
+    // The process does not wait without limit for a reader.
     let (_reader, writer) = stalled::pipe();
     let mut command = upcase("serve --listen 192.0.2.1:9");
     let begun = Instant::now();
@@ -331,7 +334,8 @@ fn the_last_message_is_one_line_on_every_output() {
     assert!(begun.elapsed() < Duration::from_secs(8));
 }
 
-/// A server whose standard error is the stream that JOURNAL_STREAM names, or another.
+/// Returns the lines of a server whose standard error is the stream that JOURNAL_STREAM names, or
+/// another one.
 fn journal_lines(arguments: &str, is_named: bool) -> Vec<String> {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let theirs = OwnedFd::from(theirs);
@@ -381,7 +385,7 @@ fn the_journal_gets_priorities_and_no_time() {
     assert!(lines[0].contains("Z [INFO] "), "{lines:?}");
 }
 
-/// The terminal has its colours, unless it is told otherwise.
+/// A terminal has colours, unless `NO_COLOR` is set.
 #[test]
 fn a_terminal_has_colours() {
     for (variable, is_colored) in [("UPCASE_TEST", true), ("NO_COLOR", false)] {
@@ -402,7 +406,8 @@ fn a_terminal_has_colours() {
     }
 }
 
-/// The writer of the log must not slow down the reactor: it shares no table of descriptors.
+/// The thread that writes the log must not slow down the reactor: it shares no table of descriptors
+/// with it.
 #[test]
 fn the_writer_has_descriptors_of_its_own() {
     let serve = Serve::start("");

@@ -1,5 +1,5 @@
-//! A server whose memory runs out: its limit on data is changed from the outside while it runs,
-//! prlimit(1). Who needs memory that is not there is reset or waits; all others are served.
+//! Tests a server whose memory runs out: prlimit(1) changes its limit on data from outside while it
+//! runs. A client for which memory is missing is reset or waits; all others are served.
 
 mod common;
 
@@ -24,7 +24,7 @@ fn limit(serve: &Serve, bytes: &str) {
     assert!(prlimit.status().expect("prlimit").success());
 }
 
-/// From now on it can have so many bytes more.
+/// Limits the server to its present data and this many bytes more.
 fn leave(serve: &Serve, bytes: u64) {
     let path = format!("/proc/{}/status", serve.process.id());
     let status = fs::read_to_string(path).unwrap();
@@ -42,7 +42,7 @@ fn ping(client: &mut TcpStream) {
 #[test]
 fn who_needs_memory_that_is_not_there_is_reset_and_the_others_are_served() {
     const CLIENTS: usize = 200;
-    // Each that never reads has 64 KiB of replies pending in the server: 12 MiB together.
+    // Each client that never reads has 64 KiB of replies pending in the server: 12 MiB together.
     let serve = Serve::start("--send-buffer 4KiB --stall-timeout off");
     let mut well = serve.connect();
     ping(&mut well);
@@ -54,7 +54,7 @@ fn who_needs_memory_that_is_not_there_is_reset_and_the_others_are_served() {
         buffers: Some(64 << 10),
     });
     crowd.join_all(CLIENTS, serve.address());
-    // Those that do not read hear of a reset when they write.
+    // Clients that do not read notice a reset when they write.
     crowd.until("some are reset", |clients| {
         clients.iter().filter(|client| client.end.is_some()).count() >= 20
     });
@@ -85,7 +85,6 @@ fn who_needs_memory_that_is_not_there_is_reset_and_the_others_are_served() {
 fn without_memory_for_the_table_newcomers_wait_and_come_in_when_there_is_some() {
     const CLIENTS: usize = 6000;
     upcase::process::raise_descriptor_limit().unwrap();
-    // One that never reads holds the memory that the allocator keeps in reserve.
     let serve = Serve::start("--idle-timeout 1h");
     let mut well = serve.connect();
     ping(&mut well);

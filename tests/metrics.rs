@@ -1,4 +1,5 @@
-//! `upcase serve --metrics` from the outside: right, and within reach whoever visits.
+//! Tests `upcase serve --metrics` as a process: the figures are right, and the page stays available
+//! whatever its visitors do.
 
 mod common;
 
@@ -16,10 +17,10 @@ use common::{
 };
 use nix::sys::signal::Signal;
 
-/// What a visitor of the page has in all.
+/// Total time that a visit of the page may take.
 const VISIT_TIME: Duration = Duration::from_secs(2);
 
-/// A server with a page.
+/// A server with a metrics page.
 struct Watched {
     serve: Serve,
     page: SocketAddr,
@@ -53,7 +54,7 @@ impl Watched {
         Figures::of(&reply.body)
     }
 
-    /// Waits until a figure is so.
+    /// Waits until a figure has this value, and returns the figures.
     #[track_caller]
     fn tells(&self, name: &str, value: f64) -> Figures {
         let mut figures = self.scrape();
@@ -94,7 +95,7 @@ impl Figures {
         named.map(|(_, value)| value).sum()
     }
 
-    /// Every client that came is there or gone, for a reason.
+    /// Checks that every accepted client is connected or was closed, for a reason.
     #[track_caller]
     fn balance(&self) {
         let open = self.get("upcase_connections");
@@ -106,7 +107,7 @@ impl Figures {
         );
     }
 
-    /// The buckets of a histogram only grow, up to its count.
+    /// Checks that the buckets of a histogram only grow, up to its count.
     #[track_caller]
     fn accumulate(&self, name: &str) {
         let prefix = format!("{name}_bucket{{le=\"");
@@ -174,7 +175,7 @@ fn echo(client: &mut TcpStream, text: &str) {
     );
 }
 
-/// One client that ends in order, one that resets, and one that stays.
+/// Runs a client that closes in order, one that resets, and one that stays, which it returns.
 fn converse(serve: &Serve) -> TcpStream {
     let mut ends = serve.connect();
     echo(&mut ends, "hello");
@@ -225,7 +226,7 @@ fn the_figures_of_the_process_are_those_of_the_kernel() {
     visitor.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
     let figures = Figures::of(&Reply::read(&mut visitor).body);
     let process = format!("/proc/{}", watched.serve.process.id());
-    // The visitor still holds its place.
+    // The server still has the visitor's descriptor open, as when it counted.
     let open = fs::read_dir(format!("{process}/fd")).unwrap().count();
     assert_eq!(figures.get("process_open_fds"), open as f64);
     assert_eq!(
@@ -349,7 +350,7 @@ fn who_is_slow_has_two_seconds_in_all() {
     let pause = Duration::from_millis(50);
     slow.set_read_timeout(Some(pause)).unwrap();
     let mut first = [0; 1];
-    // Each byte is in time; together they are not.
+    // Each byte arrives in time; together they exceed the time of a visit.
     while let Err(error) = slow.peek(&mut first) {
         let is_quiet = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
         assert!(is_quiet, "{error}");
@@ -375,7 +376,7 @@ fn hostile_visitors_neither_keep_others_from_the_page_nor_clients_from_their_rep
         for begin in begins {
             let mut stream = connect(watched.page);
             stream.set_nonblocking(true).unwrap();
-            // The server may have had enough of it.
+            // The server may have closed the connection already.
             let _ = stream.write_all(begin.as_bytes());
             if begin.len() == 1 {
                 let _ = stream.shutdown(Shutdown::Write);
@@ -387,7 +388,7 @@ fn hostile_visitors_neither_keep_others_from_the_page_nor_clients_from_their_rep
         assert!(begun.elapsed() < VISIT_TIME, "{:?}", begun.elapsed());
         echo(&mut client, "undisturbed");
     }
-    // They are still there at their end, and the server's end of them is not.
+    // The visitors still have their sockets open, and the server has closed its own.
     assert_eq!(hostile.len(), 100);
     until("all visitors are gone", || {
         watched.scrape().get("process_open_fds") <= descriptors
@@ -400,7 +401,7 @@ fn hostile_visitors_neither_keep_others_from_the_page_nor_clients_from_their_rep
     assert!(totals.starts_with("accepted 1, closed 1"), "{totals}");
 }
 
-/// Sends without reading until the kernel takes no more, so that replies are owed.
+/// Sends without reading until the kernel accepts no more, so that replies are pending.
 fn owed_replies(serve: &Serve) -> TcpStream {
     let mut client = serve.connect();
     client.set_nonblocking(true).unwrap();
@@ -430,12 +431,12 @@ fn while_it_stops_it_is_not_healthy_and_still_tells_how_it_stands() {
     let health = ask(watched.page, "GET /healthz HTTP/1.0\r\n\r\n");
     assert_eq!(health.status, "503 Service Unavailable");
     assert_eq!(health.body, "stopping\n");
-    // One shard has no clients and ends soon; nobody waits for it from then on.
+    // One shard has no clients and ends soon; a snapshot does not wait for it from then on.
     watched.serve.process.signal(Signal::SIGUSR1);
     watched.serve.process.says("1 open, ");
     watched.tells("upcase_silent_shards", 0.0);
 
-    // Neither the page nor who visits it keeps the process.
+    // Neither the page nor a visitor of it keeps the process alive.
     let visitor = connect(watched.page);
     client.shutdown(Shutdown::Write).unwrap();
     std::io::copy(&mut client, &mut std::io::sink()).unwrap();

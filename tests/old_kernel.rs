@@ -1,5 +1,5 @@
-//! A kernel that is too old is told in one line, and nothing panics. What such a kernel answers is
-//! put in the place of this one's by a library that is loaded before libc (LD_PRELOAD).
+//! Tests that a kernel that is too old gives an error of one line, and no panic. A library that is
+//! loaded before libc (LD_PRELOAD) replaces the answers of this kernel with those of an old one.
 
 mod common;
 
@@ -8,7 +8,8 @@ use std::process::Command;
 
 use common::{Ended, Temporary, run, upcase};
 
-/// Before Linux 4.19 TCP_INFO had 192 bytes.
+/// A library that shortens TCP_INFO to the 192 bytes that it had before Linux 4.19, and replaces
+/// the release that uname(2) returns.
 const LIBRARY: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -37,7 +38,7 @@ int uname(struct utsname *name) {
 }
 "#;
 
-/// Removed with its test.
+/// The built library, which is removed with its test.
 struct Library(PathBuf);
 
 impl Library {

@@ -1,5 +1,6 @@
-//! `upcase sniff` beside tshark, on captures of real traffic and on what a bad network makes of
-//! them: every field and every word of every segment.
+//! Tests `upcase sniff` against tshark as the reference: on captures of real traffic, on damaged
+//! copies of them and on crafted packets, every field and every analysis word of every segment must
+//! agree.
 
 mod common;
 
@@ -14,7 +15,7 @@ use common::wrap::{self, WRAPS, talk};
 use common::{ANY_PACE, Process, Serve, Temporary, tshark, upcase};
 use nix::sys::signal::Signal;
 
-/// Captures on the server's host, from when it says so until it is told to end.
+/// Starts a capture on the server's host, which lasts until a signal.
 fn capture(lab: &Lab, file: &Path) -> Process {
     let arguments = format!("sniff --interface wire --brief --write {}", file.display());
     let mut command = lab.on_server(&upcase(&arguments));
@@ -68,7 +69,8 @@ fn agrees(file: &Path, what: &str) {
     );
 }
 
-/// What a bad network and a bad capture do: packets vanish, come twice, come late.
+/// Damages a capture as a bad network and a bad capture do: packets are lost, duplicated and
+/// delayed.
 fn mangle(frames: &Frames, seed: u64) -> Frames {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut chance = |one_in: u64| {
@@ -99,7 +101,7 @@ fn mangle(frames: &Frames, seed: u64) -> Frames {
         }
         mangled.push((*time, bytes.clone()));
     }
-    // Pauses here and there: what comes late is judged by how late it is.
+    // Pauses in some places: the analysis of a delayed packet depends on its delay.
     let mut shift = Duration::ZERO;
     for (time, _) in &mut mangled {
         if chance(25) {
@@ -163,7 +165,7 @@ fn a_network_that_loses_packets_is_told_as_tshark_tells_it() {
     agrees(&file.0, "5 % loss");
 }
 
-/// Clients that do what a well-behaved one seldom does, each on a connection of its own.
+/// A script of clients with rare behaviour, each on a connection of its own.
 const ODD_CLIENTS: &str = "
 import socket, struct, time
 SERVER = ('10.77.0.1', 12000)
@@ -241,7 +243,7 @@ fn odd_clients_are_told_as_tshark_tells_them() {
     end(sniff);
     serve.stop();
     agrees(&file.0, "odd clients");
-    // And they were as odd as they should be.
+    // Check that the rare behaviour did occur.
     let told = tshark::sniff(&file.0);
     for word in [
         "keep_alive",
@@ -271,9 +273,9 @@ impl Dice {
     }
 }
 
-/// Conversations of two ends that do not care: they repeat themselves, jump ahead, close their
-/// windows, probe, and acknowledge what they like. Numbers begin anywhere, also just before they
-/// wrap.
+/// Returns a conversation of two ends that ignore the protocol: they repeat themselves, jump ahead,
+/// close their windows, probe, and acknowledge arbitrary numbers. Sequence numbers begin anywhere,
+/// also directly before they wrap.
 fn nonsense(dice: &mut Dice, flow: u16) -> Frames {
     let base = [dice.roll(1 << 32) as u32, u32::MAX - dice.roll(3000) as u32];
     let mut time = Duration::from_millis(1_000_000 + u64::from(flow) * 60_000);

@@ -1,8 +1,8 @@
-//! A fault of the program itself: one thread panics, and the rest comes to an end in order.
+//! Tests a panic in one thread: the other threads continue and end in order.
 //!
 //! Nothing in the product panics on purpose. So strace makes a read from the pipe of requests
-//! return more bytes than its buffer has, which no kernel does; and where the sandbox is closed,
-//! which strace would violate, a logger of this test panics amid the accepting of a client.
+//! return more bytes than its buffer holds, which no kernel does. Inside the sandbox, which strace
+//! would violate, a logger of this test panics while a client is accepted.
 
 mod common;
 
@@ -19,16 +19,17 @@ use upcase::logging;
 use upcase::server::sandbox::Sandbox;
 use upcase::server::{Config, Server};
 
-/// Says that this process is to be a server in its sandbox.
+/// Environment variable that makes this process a server in its sandbox, and names the thread that
+/// is to panic.
 const ATTEMPT: &str = "UPCASE_TEST_PANIC";
 
-/// Clients of one server: some for each shard, but for one case in a billion.
+/// Number of clients of one server: each shard gets some, except in one case in a billion.
 const CLIENTS: usize = 32;
 
-/// More bytes than the buffer has.
+/// A read that returns more bytes than its buffer holds.
 const INJECT: &str = "inject=recvfrom:retval=1000:when=1";
 
-/// The thread of this shard.
+/// Returns the thread id of a shard.
 fn thread_of(shard: usize, process: &Process) -> String {
     if shard == 0 {
         return process.id().to_string();
@@ -37,7 +38,7 @@ fn thread_of(shard: usize, process: &Process) -> String {
     task.file_name().unwrap().to_str().unwrap().to_string()
 }
 
-/// What becomes of a client: it is answered, or its connection is at its end.
+/// Returns whether a client gets its reply; otherwise its connection has ended.
 fn is_answered(client: &mut TcpStream) -> bool {
     let mut byte = [0];
     let asked = client.write_all(b"x");
@@ -96,7 +97,7 @@ fn whichever_shard_panics_the_others_serve_their_clients_to_the_end() {
     }
 }
 
-/// A thread that panics before the run has begun counts as ready: nobody waits for it.
+/// A thread that panics before the run has begun counts as ready: no other thread waits for it.
 #[test]
 fn a_run_whose_threads_panic_ends() {
     if !installed("strace") {
@@ -119,7 +120,8 @@ fn a_run_whose_threads_panic_ends() {
     assert!(last.ends_with(" of the run broke off"), "{ended:?}");
 }
 
-/// Panics when a thread accepts its twentieth client: the other has some by then.
+/// A logger that panics when a thread accepts its twentieth client: the other thread has some
+/// clients by then.
 struct Trap {
     thread: String,
     accepted: AtomicUsize,
@@ -156,8 +158,9 @@ fn in_the_sandbox_the_others_go_on_as_well() {
             let mut clients = Vec::new();
             let mut has_panicked = false;
             until("a shard panics", || {
-                // The client with which it panics is not answered. The other shard takes no SYN any
-                // more: connecting once again would last until everyone has been silent for long.
+                // The client at which the shard panics gets no reply. The other shard accepts no
+                // more SYNs: another connect would last until all clients have been silent for
+                // long.
                 if !has_panicked {
                     clients.extend(TcpStream::connect(addresses[0]));
                     has_panicked = !clients.last_mut().is_some_and(is_answered);
@@ -187,7 +190,7 @@ fn attempt() {
     };
     log::set_boxed_logger(Box::new(trap)).unwrap();
     logging::hear_panics();
-    // The outputs are started; that there is a logger already is the trap.
+    // Starts the outputs. The error is expected, since the trap is the logger already.
     logging::start(LevelFilter::Debug, None).unwrap_err();
     log::set_max_level(LevelFilter::Debug);
     let config = Config {

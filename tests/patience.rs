@@ -1,4 +1,5 @@
-//! The server's limits and its patience, from the outside: caps, timeouts, the drain, shards.
+//! Tests the limits and timeouts of `serve` as a process: connection limits, timeouts, the drain,
+//! shards.
 
 mod common;
 
@@ -18,7 +19,7 @@ fn ping(client: &mut TcpStream) {
     assert_eq!(read(client, 4), b"PING");
 }
 
-/// Whether something to read comes within a moment.
+/// Returns whether nothing to read arrives within a moment.
 fn hears_nothing(client: &mut TcpStream) -> bool {
     client
         .set_read_timeout(Some(Duration::from_millis(100)))
@@ -30,7 +31,7 @@ fn hears_nothing(client: &mut TcpStream) -> bool {
     silent
 }
 
-/// A client whose own buffers are small, so that it acknowledges in small steps.
+/// Returns a client whose own buffers are small, so that it acknowledges in small steps.
 fn small_client(serve: &Serve) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(8 << 10).unwrap();
@@ -40,7 +41,8 @@ fn small_client(serve: &Serve) -> TcpStream {
     client
 }
 
-/// Sends without reading until the server is reset or takes nothing for so long.
+/// Sends without reading until the connection fails or nothing can be sent for `patience`. Returns
+/// the error, if there is one.
 fn send_until_error(client: &mut TcpStream, patience: Duration) -> Option<ErrorKind> {
     client.set_nonblocking(true).unwrap();
     let mut progress = Instant::now();
@@ -140,7 +142,7 @@ fn who_is_silent_for_the_idle_timeout_hears_fin_and_who_is_not_does_not() {
     let serve = Serve::start("--idle-timeout 400ms --send-buffer 8KiB --recv-buffer 8KiB");
     let mut idle = serve.connect();
     ping(&mut idle);
-    // Owed replies that it does not take: no case for the idle timeout.
+    // Replies are pending for this client, which does not read: the idle timeout does not apply.
     let mut owed = small_client(&serve);
     assert_eq!(
         send_until_error(&mut owed, Duration::from_millis(100)),
@@ -183,7 +185,7 @@ fn who_takes_nothing_or_drips_is_reset_and_an_honest_slow_reader_is_not() {
                 None
             );
             drip.set_nonblocking(false).unwrap();
-            // The reset comes before the bytes that it still has.
+            // The reset is reported before the client has read the bytes that it still has.
             until("the drip is reset", || {
                 drip.read_exact(&mut [0]).unwrap();
                 let error = drip.take_error().unwrap();
@@ -198,7 +200,7 @@ fn who_takes_nothing_or_drips_is_reset_and_an_honest_slow_reader_is_not() {
                     (&slow).write_all(&bytes).unwrap();
                     slow.shutdown(Shutdown::Write).unwrap();
                 });
-                // 40 KiB a second, five times what is asked for, for more than three timeouts.
+                // 40 KiB a second, five times the required rate, for more than three timeouts.
                 let mut replies = Vec::<u8>::new();
                 let mut part = [0; 4096];
                 loop {
@@ -281,7 +283,7 @@ fn shards_share_the_clients_and_add_up() {
 #[test]
 fn a_second_signal_is_heard_when_the_first_shard_has_nobody_left() {
     let mut serve = Serve::start("--shards 8 --drain-timeout 1h");
-    // On one of eight shards; where it is the first, this shows nothing.
+    // The client is on one of eight shards; if that is the first one, this test shows nothing.
     let mut owed = serve.connect();
     assert_eq!(
         send_until_error(&mut owed, Duration::from_millis(100)),
@@ -289,7 +291,7 @@ fn a_second_signal_is_heard_when_the_first_shard_has_nobody_left() {
     );
     serve.process.signal(Signal::SIGTERM);
     let threads = format!("/proc/{}/task", serve.process.id());
-    // Three are left: the first one, that of the client, and the writer of the log.
+    // Three threads are left: the first shard, the client's shard, and the writer of the log.
     until("the others have ended", || {
         fs::read_dir(&threads).unwrap().count() <= 3
     });
@@ -356,7 +358,7 @@ fn a_wrong_limit_is_one_line_and_exit_code_2() {
     }
 }
 
-/// How many of these clients are answered. All have sent a byte before.
+/// Returns how many of these clients get a reply. All have sent a byte before.
 fn answered(clients: &mut [TcpStream]) -> usize {
     let mut count = 0;
     for client in clients {
@@ -379,7 +381,7 @@ fn the_cap_is_that_of_all_shards_and_a_place_goes_to_whichever_has_clients_waiti
     };
     let mut clients: Vec<TcpStream> = (0..CAP).map(|_| connect()).collect();
     assert_eq!(answered(&mut clients), CAP);
-    // The kernel spreads them over the shards; whose clients leave does not matter.
+    // The kernel distributes them over the shards; it does not matter whose clients leave.
     let mut waiting: Vec<TcpStream> = (0..3 * CAP).map(|_| connect()).collect();
     serve
         .process
@@ -404,7 +406,7 @@ fn the_cap_is_that_of_all_shards_and_a_place_goes_to_whichever_has_clients_waiti
     assert!(totals.starts_with("accepted 32, closed 32"), "{totals}");
 }
 
-/// Whether there is nothing to read now.
+/// Returns whether there is nothing to read now.
 fn hears_nothing_now(client: &mut TcpStream) -> bool {
     client.set_nonblocking(true).unwrap();
     let found = client.peek(&mut [0]);

@@ -1,11 +1,11 @@
-//! Whether the simulations find bugs: each patch of `planted/` breaks one rule of the server, or of
-//! the load generator, in a copy of the sources, and their simulation must fail there within
-//! a minute.
+//! Tests whether the simulations find bugs (mutation tests): each patch of `planted/` breaks one
+//! rule of the server, or of the load generator, in a copy of the sources, and their simulation
+//! must fail there within a minute.
 //!
 //! A patch begins with the rule that it breaks. The copy has a target directory of its own, in
 //! which the dependencies are built once.
 //!
-//! `UPCASE_PLANTED=name` sweeps only the patches whose name contains this.
+//! `UPCASE_PLANTED=name` applies only the patches whose name contains this text.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,25 +13,25 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A bug that is not found within this time is not found.
+/// Time after which a bug counts as not found.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a simulation says whose dice have shown too little: that finds no bug.
+/// Message of a simulation whose random runs covered too little: that is no finding.
 const COVERAGE: &str = "the runs are to show everything";
 
-/// Characters of a finding that are printed: some hold the whole state of a run.
+/// Maximum number of characters of a finding that are printed: some hold the whole state of a run.
 const FINDING_SHOWN: usize = 120;
 
-/// A simulation that hunts bugs.
+/// A simulation that must find bugs.
 struct Hunter {
-    /// Where they are, in `planted/`.
+    /// Folder of its bugs, in `planted/`.
     folder: &'static str,
     test: &'static str,
-    /// Its sources.
+    /// Path of its sources.
     path: &'static str,
-    /// What is run of it; nothing: all.
+    /// Filter of its tests that are run; if empty, all are run.
     filter: &'static str,
-    /// What stands before the seed in its output, when there are dice in the test that failed.
+    /// Text before the seed in its output, if the failed test uses random numbers.
     seed: &'static str,
 }
 
@@ -53,7 +53,7 @@ const HUNTERS: [Hunter; 2] = [
 ];
 
 impl Hunter {
-    /// The bugs that it is to find.
+    /// Returns the patches of the bugs that it must find.
     fn patches(&self) -> Vec<PathBuf> {
         let wanted = std::env::var("UPCASE_PLANTED").unwrap_or_default();
         let entries = fs::read_dir(source("tests/planted").join(self.folder)).unwrap();
@@ -83,7 +83,7 @@ impl Copy {
         copy
     }
 
-    /// Copies what is under this path.
+    /// Copies the files under this path.
     fn files(&self, path: &str) {
         let (from, to) = (source(path), self.folder.join(path));
         if from.is_dir() {
@@ -98,7 +98,7 @@ impl Copy {
         }
     }
 
-    /// Applies a patch, or takes it back.
+    /// Applies a patch, or reverts it.
     fn patch(&self, patch: &Path, takes_back: bool) {
         let mut command = Command::new("patch");
         command.args([
@@ -117,7 +117,7 @@ impl Copy {
         assert!(done.success(), "{} does not fit any more", patch.display());
     }
 
-    /// Builds a simulation, and tells where it is.
+    /// Builds a simulation, and returns the path of its executable.
     fn build(&self, hunter: &Hunter) -> Result<PathBuf, String> {
         let built = Command::new(env!("CARGO"))
             .args([
@@ -186,17 +186,17 @@ impl Drop for Copy {
     }
 }
 
-/// How a run of the simulation went.
+/// The outcome of a run of a simulation.
 struct Outcome {
-    /// `None`: it did not come to an end.
+    /// Whether the run passed; `None` if it did not end in time.
     passed: Option<bool>,
     seconds: f64,
     output: String,
 }
 
 impl Outcome {
-    /// What the simulation says of the bug, in its first line. `None`: nothing, or it passed all
-    /// the same, or had no end.
+    /// Returns the first line of the report of the bug. `None` if there is no report, or if the run
+    /// passed or did not end.
     fn finding(&self) -> Option<&str> {
         if self.passed != Some(false) {
             return None;
@@ -206,7 +206,8 @@ impl Outcome {
         told.find(|told| !told.contains(COVERAGE))
     }
 
-    /// A seed with which it is found, unless a test without dice alone finds it.
+    /// Returns a seed with which the bug is found, or `-` if a test without random numbers finds
+    /// it.
     fn seed(&self, hunter: &Hunter) -> &str {
         let rest = self.output.split_once(hunter.seed).map(|(_, rest)| rest);
         let seed = rest.and_then(|rest| rest.split_whitespace().next());
@@ -218,7 +219,7 @@ fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// The manifest without what only the benchmarks and other tests need.
+/// Returns the manifest without the dependencies of benchmarks and of other tests.
 fn slim(manifest: &str) -> String {
     let manifest = manifest.split("[[bench]]").next().unwrap();
     let lines = manifest.lines();
@@ -243,7 +244,7 @@ fn every_patch_is_small_and_says_which_rule_it_breaks() {
     }
 }
 
-/// What each hunk of a patch expects to find: its context, and the lines that it takes out.
+/// Returns the text that each hunk of a patch expects: its context and the lines that it removes.
 fn expected(patch: &str) -> Vec<String> {
     let hunks = patch.split("\n@@ ").skip(1);
     let text = |hunk: &str| {

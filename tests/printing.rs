@@ -1,6 +1,6 @@
-//! What `upcase sniff` prints: Markdown that shows what it shows, times with date and zone, windows
-//! and options, rows that fit a terminal, and outputs that cannot be written. Of the other commands
-//! the same outputs.
+//! Tests the output of `upcase sniff`: Markdown that renders payloads unchanged, times with date
+//! and zone, windows and options, rows that fit a terminal, and outputs that cannot be written. The
+//! outputs of the other commands are tested in the same way.
 
 mod common;
 
@@ -21,14 +21,14 @@ use serde_json::Value;
 
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
 
-/// 2026-11-22, 07:23:10 UTC.
+/// 2026-11-22, 07:23:10 UTC, in seconds since 1970.
 const NOON: u64 = 1_795_332_190;
 
 fn sample() -> String {
     format!("{DATA}/uppercase-echo-python.pcap")
 }
 
-/// A pcap file of IP packets, with their times in seconds since 1970.
+/// Returns a pcap file of IP packets, with their times in seconds since 1970.
 fn pcap<'a>(packets: impl Iterator<Item = (u64, &'a [u8])>) -> Temporary {
     let frames = (0..).zip(packets).map(|(number, (time, packet))| {
         let time = Duration::from_secs(time) + Duration::from_micros(number);
@@ -37,7 +37,7 @@ fn pcap<'a>(packets: impl Iterator<Item = (u64, &'a [u8])>) -> Temporary {
     Temporary::new(&Shape::plain(101).file(&frames.collect::<Vec<_>>()))
 }
 
-/// A conversation in which the sides take turns with these payloads, the client first.
+/// Returns a conversation in which the sides take turns with these payloads, the client first.
 fn conversation(payloads: &[Vec<u8>]) -> Talk {
     let mut talk = Talk::open(40_000, 1000, 2000);
     for (number, payload) in payloads.iter().enumerate() {
@@ -54,10 +54,11 @@ fn kept(talk: &Talk) -> Temporary {
     pcap(talk.packets.iter().map(|packet| (NOON, &packet[..])))
 }
 
-/// What a reader sees of a Markdown document: the text of every paragraph and item, a line each.
+/// Returns what a reader of a Markdown document sees: the text of every paragraph and item, a line
+/// each.
 fn rendered(markdown: &str) -> Vec<String> {
     let mut options = Options::all();
-    // Those change the characters of a text by intent.
+    // These extensions change the characters of a text on purpose.
     options.remove(Options::ENABLE_SMART_PUNCTUATION);
     options.remove(Options::ENABLE_OLD_FOOTNOTES);
     let mut lines = vec![String::new()];
@@ -78,7 +79,7 @@ fn rendered(markdown: &str) -> Vec<String> {
     lines
 }
 
-/// Holds the Markdown of a capture against its text: every sentence and every finding.
+/// Compares the Markdown of a capture with its text: every sentence and every finding.
 fn check_markdown(payloads: &[Vec<u8>]) {
     let file = kept(&conversation(payloads));
     let arguments = "--width 2000 --utc";
@@ -139,7 +140,7 @@ proptest! {
     }
 }
 
-/// The same command in another zone.
+/// Runs a command in another time zone.
 fn in_zone(zone: &str, arguments: &str) -> Ended {
     let mut command = upcase(arguments);
     command.env("TZ", zone);
@@ -244,14 +245,14 @@ fn a_change_of_the_date_and_of_the_clocks_is_said_within_a_capture() {
             "02:00:00.000005",
         ]
     );
-    // Nothing is timed where no segment is shown.
+    // Without segments there are no times.
     let brief = in_zone("UTC", &format!("{command} --brief"))
         .expect(0)
         .stdout;
     assert!(brief.starts_with("flow 1: "), "{brief}");
 }
 
-/// The line of the fields of a packet.
+/// Returns the line with the fields of a packet.
 fn fields(told: &str, number: usize) -> String {
     let start = format!("{number:5}  ");
     let line = told.lines().find(|line| line.starts_with(&start));
@@ -307,7 +308,7 @@ fn windows_are_in_bytes_and_in_brackets_as_they_stand_in_the_header() {
     );
     assert_eq!((&ack["sack"], &ack["scale"]), (&Value::Null, &Value::Null));
 
-    // An offer that is not accepted: windows are what the header says, and that is known.
+    // The offered scale is not accepted: windows are unscaled, and known to be so.
     let file = format!("{DATA}/sniff/window-scale-offered-not-accepted.pcap");
     let told = run(&format!("sniff --read {file}")).stdout;
     let brackets: Vec<bool> = told
@@ -318,7 +319,7 @@ fn windows_are_in_bytes_and_in_brackets_as_they_stand_in_the_header() {
     assert_eq!(brackets[..3], [true, true, false], "{told}");
     assert!(!brackets[2..].contains(&true), "{told}");
 
-    // No SYN, no scale.
+    // Without a SYN the scale is unknown.
     let talk = conversation(&[b"hello".to_vec(), b"HELLO".to_vec()]);
     let late = pcap(talk.packets[3..].iter().map(|packet| (NOON, &packet[..])));
     let told = sniff(&late, "").stdout;
@@ -361,7 +362,7 @@ fn reported_ranges_are_shown() {
     }
 }
 
-/// What a command shows on a terminal of so many columns.
+/// Returns the output of a command on a terminal of this many columns.
 fn on_terminal(mut command: Command, columns: u16) -> String {
     let terminal = Terminal::with_columns(columns);
     command
@@ -375,7 +376,7 @@ fn on_terminal(mut command: Command, columns: u16) -> String {
     shown.replace("\r\n", "\n")
 }
 
-/// A text without its colours.
+/// Returns a text without its colours.
 fn colourless(text: &str) -> String {
     let mut parts = text.split('\u{1b}');
     let mut plain = parts.next().unwrap_or_default().to_string();
@@ -385,7 +386,7 @@ fn colourless(text: &str) -> String {
     plain
 }
 
-/// Without row breaks and their indents, and with one space where there are several.
+/// Returns the words of a text, without row breaks, indents and repeated spaces.
 fn words(text: &str) -> Vec<&str> {
     text.split_whitespace().collect()
 }
@@ -466,7 +467,7 @@ fn the_rows_of_several_targets_fit_the_terminal() {
     }
 }
 
-/// Runs a command whose standard output leads to this file.
+/// Runs a command whose standard output is this file.
 fn into(arguments: &str, path: &str) -> Ended {
     let mut command = upcase(arguments);
     command.stdin(Stdio::null());
@@ -504,7 +505,7 @@ fn an_output_that_cannot_be_written_is_named() {
     serve.stop();
 }
 
-/// Runs a command whose standard output is a pipe that nobody reads.
+/// Runs a command whose standard output is a pipe without a reader.
 fn into_nothing(arguments: &str) -> Ended {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -524,7 +525,7 @@ fn a_pipe_that_nobody_reads_ends_a_command_quietly() {
         ("--help".to_string(), 0),
         ("load --help".to_string(), 0),
         ("--version".to_string(), 0),
-        // All was looked at, and what was found is the exit code.
+        // The whole file was examined, and its verdict is the exit code.
         (format!("sniff --read {}", sample()), 0),
         (
             format!("load -q --connections 1 --messages 1 {ANY_PACE}"),
@@ -534,7 +535,7 @@ fn a_pipe_that_nobody_reads_ends_a_command_quietly() {
         let ended = into_nothing(&arguments).expect(code);
         assert_eq!(ended.stderr, "", "{arguments}");
     }
-    // Of a capture that is larger than what is written at once, a rest is left.
+    // A capture whose transcript exceeds one write is not examined to its end.
     let mut talk = Talk::open(40_000, 1000, 2000);
     for _ in 0..2000 {
         talk.say(true, PSH | ACK, 10);
@@ -543,7 +544,7 @@ fn a_pipe_that_nobody_reads_ends_a_command_quietly() {
     let file = kept(&talk);
     let ended = into_nothing(&format!("sniff --read {}", file.0.display())).expect(4);
     assert_eq!(ended.stderr, "");
-    // A server has nothing more to print, and goes on.
+    // A server has nothing more to print, and continues.
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let mut command = upcase("serve --listen 127.0.0.1:0");
@@ -644,7 +645,7 @@ fn packets_go_to_standard_output_and_the_transcript_to_standard_error() {
         "{told}"
     );
 
-    // A reader that goes away ends the capture.
+    // A reader that closes the pipe ends the capture.
     let mut sniff = capture(port, "--write -", Stdio::piped());
     drop(sniff.child().stdout.take());
     run(&format!("send {} hello", serve.address())).expect(0);
@@ -654,7 +655,7 @@ fn packets_go_to_standard_output_and_the_transcript_to_standard_error() {
     serve.stop();
 }
 
-/// What a capture file is told to be.
+/// Returns the transcript of a capture file.
 fn read_again(file: &[u8]) -> String {
     sniff(&Temporary::new(file), "").expect(0).stdout
 }

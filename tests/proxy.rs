@@ -1,5 +1,5 @@
-//! A hundred faults in a hundred reply streams, put there by a proxy: each is found where it
-//! begins, its connection is closed, and the others go on.
+//! Tests that `load` locates wrong replies: a proxy puts a hundred faults into a hundred reply
+//! streams; each is found where it begins, its connection is closed, and the others continue.
 
 mod common;
 
@@ -11,33 +11,33 @@ use common::report::load;
 use serde_json::json;
 use upcase::load::payload::{Content, Payload};
 
-/// Connections with a fault, and in all.
+/// Number of connections with a fault, and of all connections.
 const FAULTS: usize = 100;
 const CONNECTIONS: usize = 120;
 
-/// Messages of a connection, and bytes of a message.
+/// Number of messages of a connection, and of bytes of a message.
 const MESSAGES: usize = 100;
 const SIZE: usize = 100;
 
 const SEED: u64 = 7;
 
-/// What is done to a reply stream, at an offset.
+/// A change of a reply stream, at an offset.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
-    /// One bit is another.
+    /// One bit is flipped.
     Flip,
     /// The byte is left out.
     Drop,
-    /// The byte comes twice.
+    /// The byte is sent twice.
     Repeat,
-    /// The byte is that of another connection's stream, and that one's is this one's.
+    /// The byte is exchanged with that of another connection's stream.
     Swap { partner: usize },
 }
 
 /// A fault and where it begins.
 type Placed = (Fault, usize);
 
-/// The reply stream of a connection, as it should be.
+/// Returns the correct reply stream of a connection.
 fn stream(connection: usize) -> Vec<u8> {
     let payload = Payload::new(&Content::Bytes, SEED, SIZE);
     let mut bytes = vec![0; MESSAGES * SIZE];
@@ -46,8 +46,9 @@ fn stream(connection: usize) -> Vec<u8> {
     bytes
 }
 
-/// The fault of a connection: of every kind as many, spread over the stream, never in the last
-/// bytes of a message: what follows must reach the client before its next message.
+/// Returns the fault of a connection. There are equally many of every kind, spread over the stream.
+/// None is in the last bytes of a message: bytes that follow it must reach the client before its
+/// next message.
 fn fault(connection: usize) -> Option<Placed> {
     let place = |number: usize| number * 7919 % (MESSAGES - 10) * SIZE + number * 31 % 60;
     let placed = match connection % 5 {
@@ -61,7 +62,8 @@ fn fault(connection: usize) -> Option<Placed> {
     Some(placed)
 }
 
-/// Where two streams have bytes that are not equal, from a place on that is the same for both.
+/// Returns a swap at the first offset at which two streams differ, from a start that is the same
+/// for both.
 fn swap(connection: usize, partner: usize) -> Placed {
     let (one, two) = (stream(connection), stream(partner));
     let start = connection.min(partner) * 83;
@@ -69,7 +71,7 @@ fn swap(connection: usize, partner: usize) -> Placed {
     (Fault::Swap { partner }, unequal.unwrap())
 }
 
-/// What the proxy sends for `reply`, which begins at `offset` of its stream.
+/// Returns the bytes that the proxy sends for `reply`, which begins at `offset` of its stream.
 fn spoil((fault, place): Placed, offset: usize, mut reply: Vec<u8>) -> Vec<u8> {
     let Some(at) = place.checked_sub(offset).filter(|at| *at < reply.len()) else {
         return reply;
@@ -83,7 +85,8 @@ fn spoil((fault, place): Placed, offset: usize, mut reply: Vec<u8>) -> Vec<u8> {
     reply
 }
 
-/// The first byte that differs from what it should be: offset, what should be there, what is.
+/// Returns the first byte that differs from the correct stream: its offset, the expected and the
+/// actual byte.
 fn difference(connection: usize) -> Option<(usize, u8, u8)> {
     let expected = stream(connection);
     let found = spoil(fault(connection)?, 0, expected.clone());
@@ -92,8 +95,8 @@ fn difference(connection: usize) -> Option<(usize, u8, u8)> {
     Some((offset, *expected, *found))
 }
 
-/// The number of the connection whose stream begins with these bytes. A server accepts connections
-/// in the order of their numbers as a rule; the bytes know it for sure.
+/// Returns the number of the connection whose stream begins with these bytes. A server accepts
+/// connections in the order of their numbers as a rule; only the bytes identify one for certain.
 fn number_of(reply: &[u8]) -> usize {
     let is = |number: &usize| stream(*number)[..16] == reply[..16];
     (0..CONNECTIONS)
@@ -151,7 +154,7 @@ fn a_hundred_faults_are_found_where_they_begin() {
     assert_eq!(found.len(), FAULTS);
     assert_eq!(report.count("mismatched"), FAULTS as u64);
     assert_eq!(report.0["errors"], json!({ "wrong reply": FAULTS }));
-    // What came before a fault stands, and connections without one got to their end.
+    // Messages before a fault are verified, and connections without a fault complete.
     let before: usize = places.iter().map(|(offset, _, _)| offset / SIZE).sum();
     let whole = (CONNECTIONS - FAULTS) * MESSAGES;
     assert_eq!(report.count("verified"), (before + whole) as u64);

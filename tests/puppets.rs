@@ -1,7 +1,7 @@
-//! Scripted clients against the real server over real sockets: every script of
-//! `common/puppets.txt` has a server of its own, whose totals must say how each client ended.
+//! Tests the real server with scripted clients (puppets) over real sockets: every script of
+//! `common/puppets.txt` has a server of its own, whose totals must report how each client ended.
 //!
-//! `UPCASE_PUPPET=name` plays only the scripts whose name contains this.
+//! `UPCASE_PUPPET=name` plays only the scripts whose name contains this text.
 
 mod common;
 
@@ -20,7 +20,7 @@ use nix::libc;
 use nix::sys::signal::Signal;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Plays at a time: most of the time they wait.
+/// Number of scripts that are played at a time: they wait most of the time.
 const PLAYS: usize = 12;
 
 const SCRIPTS: &str = include_str!("common/puppets.txt");
@@ -75,7 +75,7 @@ fn what_is_no_script_is_told() {
     }
 }
 
-/// Plays a script before a server of its own, and holds the server's totals against it.
+/// Plays a script against a server of its own, and compares the server's totals with it.
 fn perform(script: &Script) -> Result<(), String> {
     let mut stage = Theatre {
         serve: Serve::start(&script.arguments),
@@ -101,7 +101,7 @@ fn perform(script: &Script) -> Result<(), String> {
     Ok(())
 }
 
-/// The real server, and the kernel's sockets.
+/// The real server, and clients on the kernel's sockets.
 struct Theatre {
     serve: Serve,
     begun: Instant,
@@ -110,8 +110,8 @@ struct Theatre {
 }
 
 impl Theatre {
-    /// Two different signals: of two equal ones that wait, the kernel delivers one, signal(7).
-    /// After the second the server ends.
+    /// Sends a signal to stop the server. The second one differs from the first: of two equal
+    /// pending signals, the kernel delivers one, signal(7). After the second the server ends.
     fn stop(&mut self) {
         let process = &mut self.serve.process;
         self.stops += 1;

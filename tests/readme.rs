@@ -1,5 +1,5 @@
-//! The README against the program: every option with its default, and what is counted; and how wide
-//! its prose is.
+//! Tests the README against the program: every option with its default, the number of planted bugs,
+//! and the width of its prose.
 
 mod common;
 
@@ -22,7 +22,7 @@ struct Row {
     default: String,
 }
 
-/// What stands between marks of code in a cell.
+/// Returns the texts of a cell that are marked as code.
 fn codes(cell: &str) -> impl Iterator<Item = &str> {
     cell.split('`').skip(1).step_by(2)
 }
@@ -49,7 +49,7 @@ fn rows(readme: &str) -> Vec<Row> {
     lines.map(row).collect()
 }
 
-/// The options of a command with their defaults, by its help.
+/// Returns the options of a command with their defaults, from its help.
 fn options_of(command: &str) -> Vec<(String, Option<String>)> {
     let help = run(&format!("{command} --help")).expect(0).stdout;
     let (_, help) = help.split_once("\nOptions:\n").unwrap();
@@ -72,7 +72,7 @@ fn options_of(command: &str) -> Vec<(String, Option<String>)> {
         let (_, default) = text.split_once("[default: ")?;
         let default = default.split(']').next()?;
         let first = default.split([' ', ',']).next()?;
-        // Others are sentences.
+        // Other defaults are sentences.
         let is_value = first == default || first.contains(|c: char| c.is_ascii_digit());
         is_value.then(|| first.to_string())
     };

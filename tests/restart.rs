@@ -1,4 +1,4 @@
-//! Stopping and starting again: nobody who was promised something loses it.
+//! Tests stopping and restarting `serve`: no client loses replies or a connection by it.
 
 mod common;
 
@@ -25,7 +25,8 @@ fn sigterm_amid_five_thousand_transfers_loses_no_byte() {
     lab::alone(|| stop_amid_transfers(5000, 300));
 }
 
-/// So many clients are in mid-transfer, and so many wait in the queue, when SIGTERM comes.
+/// Sends SIGTERM while this many clients are in mid-transfer and this many wait in the accept
+/// queue.
 fn stop_amid_transfers(clients: usize, waiting: usize) {
     const FIRST: u64 = 8 << 10;
     const DRAIN: Duration = Duration::from_secs(30);
@@ -46,7 +47,7 @@ fn stop_amid_transfers(clients: usize, waiting: usize) {
         clients.iter().all(|client| client.received == FIRST)
     });
 
-    // A server that stands still takes nobody and answers nothing.
+    // A stopped process accepts no client and sends no reply.
     peers::halt(&serve.process);
     crowd.join_all(waiting, serve.address());
     crowd.change(whole);
@@ -81,7 +82,7 @@ fn stop_amid_transfers(clients: usize, waiting: usize) {
 #[test]
 fn a_client_that_pauses_in_its_transfer_is_not_taken_for_one_that_has_ended() {
     const PAUSE: Duration = Duration::from_millis(600);
-    // On a machine that makes a longer pause of it, nothing is said.
+    // A round whose pause the machine lengthened shows nothing, and is repeated.
     let shown = (0..10).any(|_| {
         let mut serve = Serve::start("--drain-timeout 30s");
         let mut client = serve.connect();
@@ -89,7 +90,7 @@ fn a_client_that_pauses_in_its_transfer_is_not_taken_for_one_that_has_ended() {
         assert_eq!(common::read(&mut client, 12), b"FIRST HALF, ");
         let begun = Instant::now();
         serve.process.signal(Signal::SIGTERM);
-        // So long takes a segment that was lost, or a turn on a busy machine.
+        // A lost segment, or a turn on a busy machine, takes this long.
         thread::sleep(PAUSE);
         client.write_all(b"second half").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
@@ -131,7 +132,8 @@ fn restarts_under_a_thousand_connects_a_second_reset_nobody_where_it_does_not() 
     });
 }
 
-/// Every client is served. Gives the number of those who took so long that a SYN was lost.
+/// Restarts the server under a steady rate of connects, and checks that every client is served.
+/// Returns the number of clients that took so long that a SYN must have been lost.
 fn restart_under_connects(arguments: &str) -> usize {
     const BYTES: u64 = 1000;
     let mut crowd = Crowd::new(Habit {
@@ -172,7 +174,7 @@ fn restart_under_connects(arguments: &str) -> usize {
         .map(|client| client.end.unwrap().0 - client.begun);
     let mut times: Vec<Duration> = times.collect();
     times.sort_unstable();
-    // The kernel asks again after a second, see RFC 6298.
+    // The kernel retransmits a SYN after a second, see RFC 6298.
     let slow = times
         .iter()
         .filter(|&&time| time > Duration::from_millis(900));
@@ -186,7 +188,7 @@ fn restart_under_connects(arguments: &str) -> usize {
     slow
 }
 
-/// Several times in a row, another server takes over and the old one drains. Gives the last.
+/// Starts another server and drains the old one, several times in a row. Returns the last server.
 fn restart(first: Serve, start: impl Fn() -> Serve, joined: &AtomicUsize) -> Serve {
     const RESTARTS: usize = 5;
     const CLIENTS_BETWEEN: usize = 700;
@@ -207,14 +209,14 @@ fn two_signals_in_one_turn_are_two() {
     client.write_all(b"hello").unwrap();
     assert_eq!(common::read(&mut client, 5), b"HELLO");
     thread::scope(|scope| {
-        // It is never silent for long: only the second signal ends this server soon.
+        // The client is never silent for long: only the second signal ends this server soon.
         scope.spawn(|| {
             let mut client = &client;
             while client.write_all(b"ping").is_ok() && matches!(client.read(&mut [0; 4]), Ok(1..)) {
             }
         });
         peers::halt(&serve.process);
-        // Of two of one kind the kernel keeps one for a process that stands still, see signal(7).
+        // Of two equal signals the kernel keeps one for a stopped process, see signal(7).
         serve.process.signal(Signal::SIGTERM);
         serve.process.signal(Signal::SIGINT);
         serve.process.signal(Signal::SIGCONT);
@@ -239,20 +241,20 @@ fn a_second_signal_ends_within_fifty_milliseconds_also_under_load() {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Load {
     None,
-    /// Eight greedy streams and 1,000 ping-pongs.
+    /// Eight bulk streams, and 1,000 connections with one message at a time.
     Full,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Arrival {
-    /// The second signal comes when the first has been told.
+    /// The second signal is sent after the server has logged the first one.
     Apart,
-    /// Both come while the process stands still.
+    /// Both are sent while the process is stopped.
     Together,
 }
 
-/// The time from the second signal to the end of the process which a third of the rounds held. The
-/// load alone takes all of two processors, and the rest of the machine takes its part.
+/// Returns the time from the second signal to the end of the process that a third of the rounds
+/// kept. The load alone takes all of two processors, and the rest of the machine takes its share.
 fn time_of_ends(load: Load, arrival: Arrival) -> Duration {
     const ROUNDS: usize = 9;
     let time = |_| time_to_end(load, arrival);

@@ -1,5 +1,5 @@
-//! What `serve` gives up at its start: that it is gone in every thread, that serving goes on
-//! without it, and that whatever else is tried dies.
+//! Tests the sandbox of `serve`: every thread has given up its privileges, serving works without
+//! them, and every other attempt ends the process.
 
 mod common;
 
@@ -30,13 +30,13 @@ use seccompiler::{
 use upcase::files::append;
 use upcase::server::sandbox::{Role, Sandbox, close_files, filters};
 
-/// Says which attempt a child process is to make.
+/// Environment variable that names the attempt of a child process.
 const ATTEMPT: &str = "UPCASE_TEST_ATTEMPT";
 
-/// Where such a child may write its log.
+/// Environment variable with the folder in which such a child may write its log.
 const FOLDER: &str = "UPCASE_TEST_FOLDER";
 
-/// Whether this kernel has all of the sandbox; otherwise the test has said so.
+/// Returns whether this kernel has all of the sandbox; if not, reports that the test is skipped.
 #[track_caller]
 fn is_here() -> bool {
     let tried = thread::spawn(|| Sandbox::raise().complete());
@@ -47,12 +47,12 @@ fn is_here() -> bool {
     missing.is_none()
 }
 
-/// A line of the status of every thread.
+/// Returns a line of the status of every thread.
 fn statuses(serve: &Serve, key: &str) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{}/task", serve.process.id())).unwrap();
     tasks
         .filter_map(|task| {
-            // The thread that said where it listens may be about to end.
+            // The thread that printed the address may be about to end.
             let status = fs::read_to_string(task.unwrap().path().join("status")).ok()?;
             let mut lines = status.lines().filter_map(|line| line.split_once(":\t"));
             Some(lines.find(|(name, _)| *name == key).unwrap().1.to_string())
@@ -81,8 +81,8 @@ fn every_thread_has_a_filter_and_gains_no_privileges() {
     common::until("none has", || statuses(&serve, "Seccomp") == ["0", "0"]);
 }
 
-/// The other tests of `serve` run in the sandbox too, since it is the default; here is what they do
-/// not do.
+/// The other tests of `serve` run in the sandbox too, since it is the default. This one covers what
+/// they leave out.
 #[test]
 fn serving_goes_on_in_the_sandbox_whatever_happens() {
     if !is_here() {
@@ -113,7 +113,7 @@ fn serving_goes_on_in_the_sandbox_whatever_happens() {
     client.shutdown(Shutdown::Write).unwrap();
     hears_end(&mut client);
     serve.process.signal(Signal::SIGUSR1);
-    // One that never reads is reset when the second signal comes.
+    // A client that never reads is reset at the second signal.
     let mut stuck = serve.connect();
     stuck
         .set_write_timeout(Some(Duration::from_millis(300)))
@@ -191,7 +191,7 @@ fn what_the_libraries_may_try_is_survived() {
         let ended = in_child(name);
         assert!(ended.status.success(), "{name}: {ended:?}");
     }
-    // The end is what it is, with its message, and no violation of the sandbox.
+    // The process ends as it would without a sandbox, with its message, and not by a violation.
     for backtrace in ["0", "1", "full"] {
         let mut child = child("run out of memory");
         let ended = child.env("RUST_BACKTRACE", backtrace).output().unwrap();
@@ -210,7 +210,7 @@ fn what_the_libraries_may_try_is_survived() {
     }
 }
 
-/// The thread that writes the log keeps its file, and nothing of the clients.
+/// The thread that writes the log can use its file, and nothing of the clients.
 #[test]
 fn a_writer_of_the_log_can_do_nothing_else() {
     if !is_here() {
@@ -240,13 +240,14 @@ fn a_writer_of_the_log_can_do_nothing_else() {
     fs::remove_dir_all(&folder.0).unwrap();
 }
 
-/// Becomes a writer of the log, and tries this.
+/// Enters the sandbox of the writer of the log, and makes this attempt.
 fn as_writer(attempt: &str) {
     let folder = PathBuf::from(std::env::var(FOLDER).unwrap());
     let path = folder.join("log");
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    // What a sandbox can be here is found out in another thread, which it then confines.
+    // Finding out which sandbox is possible here confines the thread that does it, so another one
+    // does.
     let sandbox = thread::spawn(|| Sandbox::raise().complete());
     let sandbox = sandbox.join().unwrap().unwrap();
     sandbox.enter_log(std::slice::from_ref(&folder)).unwrap();
@@ -267,7 +268,7 @@ fn as_writer(attempt: &str) {
     }
 }
 
-/// Not a model of the filter: the kernel runs it, for every number.
+/// The kernel itself runs the filter, for the number of every system call.
 #[test]
 fn of_all_system_calls_the_kernel_leaves_those_of_the_list() {
     if !is_here() {
@@ -288,11 +289,12 @@ fn of_all_system_calls_the_kernel_leaves_those_of_the_list() {
         .split_whitespace()
         .map(|number| number.parse().unwrap())
         .collect();
-    // The kernel lets uretprobe(2) and uprobe(2) pass by every filter; they end a process that is
+    // The kernel exempts uretprobe(2) and uprobe(2) from every filter; they end a process that is
     // not being probed.
     #[cfg(target_arch = "x86_64")]
     survived.retain(|number| ![335, 336].contains(number));
-    // With all arguments 0 those that depend on them die, but for mprotect(2), which asks nothing.
+    // With all arguments 0, calls whose permission depends on an argument die, except mprotect(2),
+    // which then requests nothing.
     let mut left = vec![
         libc::SYS_epoll_pwait,
         libc::SYS_accept4,
@@ -329,14 +331,14 @@ fn of_all_system_calls_the_kernel_leaves_those_of_the_list() {
     assert_eq!(survived, left, "{told}");
 }
 
-/// As the kernel reads it, linux/filter.h.
+/// Returns an instruction in hexadecimal as the kernel reads it, linux/filter.h.
 fn hexadecimal(line: &sock_filter) -> String {
     let (code, k) = (line.code.to_ne_bytes(), line.k.to_ne_bytes());
     let bytes = [&code[..], &[line.jt, line.jf], &k].concat();
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What an attempt may use, made before the sandbox closes.
+/// Objects that an attempt may use, made before the sandbox is entered.
 struct Prepared {
     own: Pid,
     parent: Pid,
@@ -346,7 +348,7 @@ struct Prepared {
 
 type Attempt = (&'static str, fn(&Prepared));
 
-/// Each must end its process.
+/// Attempts that must end their process.
 const FATAL: &[Attempt] = &[
     ("open for writing", |_| {
         let _ = File::options().write(true).open("/dev/null");
@@ -430,7 +432,7 @@ const FATAL: &[Attempt] = &[
     ("sleep", |_| thread::sleep(Duration::from_millis(1))),
 ];
 
-/// Attempts that are to be survived, or are a matter of their own.
+/// Attempts that must be survived, or that end in another way.
 const OTHER: &[Attempt] = &[
     ("open for reading", |_| {
         let error = File::open("/dev/null").unwrap_err();
@@ -470,7 +472,7 @@ fn attempt() {
         name => {
             let mut attempts = FATAL.iter().chain(OTHER);
             let (_, attempt) = attempts.find(|(known, _)| *known == name).unwrap();
-            // A panic must not try to remove the file, and what dies cannot.
+            // A panic must not try to remove the file, and a killed process cannot.
             let prepared = ManuallyDrop::new(Prepared {
                 own: Pid::this(),
                 parent: Pid::parent(),
@@ -501,7 +503,7 @@ fn serve_without(sandbox: &str) {
     serve_where_calls_fail(&missing, libc::ENOSYS, sandbox);
 }
 
-/// Becomes a server in as many layers of Landlock as there may be.
+/// Becomes a server in the maximum number of layers of Landlock, so that it cannot enter another.
 fn serve_where_landlock_fails() {
     serve_where_calls_fail(&[libc::SYS_landlock_restrict_self], libc::E2BIG, "on");
 }
@@ -527,6 +529,6 @@ fn only_landlock() {
     ] {
         assert_eq!(opened.unwrap_err().raw_os_error(), Some(libc::EACCES));
     }
-    // Not a wall of Landlock's: what seccomp is for.
+    // Landlock does not forbid this; seccomp does.
     UdpSocket::bind("127.0.0.1:0").unwrap();
 }

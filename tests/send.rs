@@ -1,4 +1,4 @@
-//! `upcase send` from the outside, against our server and against others.
+//! Tests `upcase send` as a process, against `upcase serve` and against other servers.
 
 mod common;
 
@@ -20,7 +20,7 @@ use nix::sys::termios::tcgetattr;
 use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 
-/// A server for one client, that does what the test says and then ends.
+/// Starts a server for one client that behaves as the test says and then ends.
 fn server(behave: impl FnOnce(TcpStream) + Send + 'static) -> (SocketAddr, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -79,7 +79,7 @@ fn an_empty_message_is_an_empty_line() {
     assert_eq!(ended.stdout, "A\n\nB\n");
 }
 
-/// A `send` whose standard input stays open.
+/// Starts a `send` whose standard input stays open, and waits for its first reply.
 fn at_the_prompt(address: SocketAddr) -> (Process, ChildStdin) {
     let mut command = upcase(&format!("send {address} -v"));
     command.stdin(Stdio::piped());
@@ -233,7 +233,7 @@ fn the_first_process_of_a_container_obeys_signals() {
     }
 }
 
-/// Whether a namespace could be made: `unshare` has a child then.
+/// Returns whether a namespace could be created: `unshare` has a child then.
 fn is_permitted(unshare: &mut Process) -> bool {
     let mut has_ended = false;
     common::until("unshare has made a child or given up", || {
@@ -243,7 +243,7 @@ fn is_permitted(unshare: &mut Process) -> bool {
     !has_ended
 }
 
-/// The child of this name, once it has begun to catch SIGTERM.
+/// Returns the child of this name, once it has begun to catch SIGTERM.
 fn child_of(parent: u32, name: &str) -> Pid {
     const SIGTERM_BIT: u64 = 1 << (Signal::SIGTERM as u32 - 1);
     let mut found = None;
@@ -270,7 +270,7 @@ fn children(parent: u32) -> impl Iterator<Item = i32> {
     children.into_iter()
 }
 
-/// A listener whose queue is full: the kernel drops every SYN that comes.
+/// A listener whose accept queue is full: the kernel drops every SYN that arrives.
 struct FullQueue {
     address: SocketAddr,
     _listener: Socket,
@@ -453,11 +453,12 @@ fn a_line_can_be_edited_and_is_as_long_as_it_is_typed() {
     for (upper, shown) in [("ONE\r\n", true), ("TWO\r\n", true), ("GHOST", false)] {
         assert_eq!(screen.contains(upper), shown, "{upper}: {screen}");
     }
-    // A terminal without an editor takes 4,095 bytes.
+    // Without the editor a terminal passes on at most 4,095 bytes.
     console.types(&"z".repeat(5000));
     console.types("\r");
     console.shows(&"Z".repeat(5000));
-    // Control-C: the end as well. Before the prompt is there it is a signal, and to nobody here.
+    // Control-C ends the prompt as well. Before the prompt appears it is a signal, which no process
+    // receives here.
     until("Control-C ends it", || {
         console.types("\u{3}");
         send.child().try_wait().unwrap().is_some()
@@ -515,7 +516,7 @@ fn a_terminal_that_nobody_reads_does_not_hold_a_signal_up() {
             let count = screen.read(&mut bytes).unwrap();
             bytes[..count].contains(&b'>')
         });
-        // From here on nobody reads.
+        // From here on the terminal is not read.
         fill(&terminal.slave);
         if is_typing {
             nix::unistd::write(&terminal.master, b"y").unwrap();
@@ -530,7 +531,7 @@ fn a_terminal_that_nobody_reads_does_not_hold_a_signal_up() {
     }
 }
 
-/// Whether a thread of this name is blocked in write(2).
+/// Returns whether a thread of this name is blocked in write(2).
 fn is_writing(process: &Process, name: &str) -> bool {
     let call = std::fs::read_to_string(process.thread(name).join("syscall"));
     call.unwrap_or_default()
@@ -550,7 +551,7 @@ fn a_reply_that_nobody_reads_does_not_hold_a_signal_up() {
     let mut input = send.child().stdin.take().unwrap();
     input.write_all(&vec![b'x'; LINE_BYTES]).unwrap();
     input.write_all(b"\n").unwrap();
-    // The reply is under way to the pipe, and does not fit.
+    // The reply is being written to the pipe, and does not fit.
     reader.read_exact(&mut [0]).unwrap();
     fill(&writer);
     send.signal(Signal::SIGTERM);
@@ -571,7 +572,7 @@ fn a_terminal_that_cuts_a_line_is_told() {
     assert!(send.wait().success());
 }
 
-/// A `send` whose standard input and output are this terminal.
+/// Starts a `send` whose standard input and output are this terminal.
 fn on_terminal(address: SocketAddr, term: &str, terminal: &Terminal) -> (Process, Console) {
     let mut command = upcase(&format!("send {address}"));
     command.env("TERM", term);
@@ -584,7 +585,7 @@ fn on_terminal(address: SocketAddr, term: &str, terminal: &Terminal) -> (Process
     (send, console)
 }
 
-/// The same on a terminal of its own.
+/// Starts a `send` on a terminal of its own.
 fn at_a_console(address: SocketAddr, term: &str) -> (Process, Console) {
     on_terminal(address, term, &Terminal::new())
 }
@@ -596,7 +597,8 @@ struct Console {
 }
 
 impl Console {
-    /// The screen is read all the time: a terminal whose output is full takes no input either.
+    /// Starts to read the screen all the time: a terminal whose output is full takes no input
+    /// either.
     fn new(master: OwnedFd) -> Console {
         let screen = Arc::new(Mutex::new(String::new()));
         let keyboard = master.try_clone().unwrap();

@@ -1,4 +1,4 @@
-//! `upcase serve` from the outside: real sockets, signals, limits.
+//! Tests `upcase serve` as a process: real sockets, signals, limits.
 
 mod common;
 
@@ -63,8 +63,8 @@ fn bytes_behind_an_urgent_mark_are_not_stranded() {
     assert_eq!(read(&mut client, 6), b"ABCDEF");
 }
 
-/// Sends without reading, until the kernel has taken nothing for a while although the server had
-/// time. Tells how many bytes it took.
+/// Sends without reading, until the kernel has accepted nothing for a while although the server had
+/// time. Returns the number of bytes sent.
 fn send_until_full(client: &mut TcpStream) -> usize {
     client.set_nonblocking(true).unwrap();
     let chunk = vec![b'x'; 1 << 20];
@@ -98,7 +98,7 @@ fn a_client_that_never_reads_stops_being_read_and_holds_up_nobody() {
         serve.process.resident()
     );
 
-    // It reads at last, and nothing was lost.
+    // The client reads now, and nothing was lost.
     greedy.shutdown(Shutdown::Write).unwrap();
     let mut replies = Vec::new();
     greedy.read_to_end(&mut replies).unwrap();
@@ -143,7 +143,7 @@ fn out_of_descriptors_it_neither_spins_nor_loses_clients() {
         serve.process.stderr()
     );
 
-    // Those who were accepted are served; when they leave, those who waited are.
+    // The accepted clients are served; when they close, the waiting ones are.
     for mut client in clients.drain(..25) {
         client.write_all(b"first").unwrap();
         assert_eq!(read(&mut client, 5), b"FIRST");
@@ -153,7 +153,7 @@ fn out_of_descriptors_it_neither_spins_nor_loses_clients() {
         assert_eq!(read(client, 6), b"SECOND");
     }
 
-    // After much coming and going it sleeps as soundly as before.
+    // After many connects and closes the server is woken no more often than before.
     for _ in 0..200 {
         clients.push(serve.connect());
         clients.swap_remove(0);
@@ -175,7 +175,7 @@ fn sigterm_serves_those_who_wait_and_answers_what_is_in_transfer() {
         let bytes = &bytes;
         scope.spawn(move || sender.write_all(bytes).unwrap());
         let mut reply = read(&mut client.try_clone().unwrap(), 1 << 20);
-        // A process that is stopped takes nobody: this client waits in the queue at the signal.
+        // A stopped process accepts no client: this one is in the accept queue at the signal.
         serve.process.signal(Signal::SIGSTOP);
         let mut waiting = serve.connect();
         waiting.write_all(b"i was in the queue").unwrap();
@@ -210,7 +210,7 @@ fn a_client_that_is_slow_to_read_gets_all_its_replies_after_sigterm() {
     serve.process.says("stopping");
     let mut received = 0;
     let mut part = vec![0; 256 * 1024];
-    // Over a second, many looks of the server: as long as it reads, it is not cut.
+    // This takes over a second and many checks of the server: a client that reads is not cut.
     while received < sent {
         thread::sleep(Duration::from_millis(50));
         received += client.read(&mut part).expect("no reset");
@@ -242,7 +242,7 @@ fn a_client_that_never_falls_silent_has_its_time_and_is_not_reset() {
     client.write_all(b"ping").unwrap();
     assert_eq!(read(&mut client, 4), b"PING");
     remote.stop();
-    // Ping-pong goes on until the server's FIN comes instead of a reply.
+    // Messages and replies alternate until the server's FIN arrives instead of a reply.
     let mut answered = 0;
     loop {
         client.write_all(b"ping").expect("no reset");

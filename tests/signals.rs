@@ -1,4 +1,5 @@
-//! Signals: whenever they come, however the process was started, and whatever its outputs do.
+//! Tests the reaction of the commands to signals: whenever they arrive, however the process was
+//! started, and whatever its outputs do.
 
 mod common;
 
@@ -17,10 +18,10 @@ use common::{
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 
-/// The time that an end in order may take here: silence of a second, and a slow machine.
+/// Maximum time for an end in order: silence of a second, and a slow machine.
 const END: Duration = Duration::from_secs(20);
 
-/// A command, started by another one.
+/// Returns a command that is started by another one.
 fn by(starter: &str, command: &Command) -> Command {
     let mut words = starter.split_whitespace();
     let mut started = Command::new(words.next().unwrap());
@@ -40,7 +41,8 @@ fn ends_soon(process: &mut Process) -> ExitStatus {
     status
 }
 
-/// However early the signal comes: before it is taken it ends the process, and afterwards the run.
+/// However early the signal arrives, it has an effect: before it is handled it ends the process,
+/// and afterwards the run.
 #[test]
 fn a_signal_while_the_threads_of_a_run_start_is_not_lost() {
     let serve = Serve::start("-q");
@@ -79,12 +81,11 @@ fn five_hundred_threads_start_within_a_second() {
         })
         .collect();
     println!("512 threads, each with a message: {times:?}");
-    // The whole run, of which the start is the first part; on a shared machine the best counts.
+    // The start is the first part of the run; on a shared machine the best run counts.
     assert!(times.iter().min().unwrap() < &Duration::from_secs(1));
 }
 
-/// How a process may be started: a parent that blocks signals hands that down, as does one that
-/// ignores them.
+/// Programs that start a process: a parent that blocks or ignores signals passes that on.
 const STARTERS: [&str; 3] = [
     "env",
     "env --block-signal=TERM,INT,HUP,USR1",
@@ -117,7 +118,7 @@ fn what_the_parent_blocked_or_ignored_works_all_the_same() {
             let _connected = listener.accept().unwrap();
             send.signal(signal);
             let status = ends_soon(&mut send);
-            // The connection was accepted, perhaps before `send` had heard of it.
+            // The connection was accepted, perhaps before `send` noticed.
             let in_order = status.code() == Some(4);
             let at_once = status.signal() == Some(signal as i32);
             assert!(in_order || at_once, "{starter} {status}");
@@ -192,7 +193,7 @@ fn a_hangup_ends_a_run_and_a_server_without_a_log_file_in_order() {
     serve.ends(0);
 }
 
-/// As logrotate(8) does it; also where the sandbox is closed, and when it cannot be opened.
+/// Rotates the log file as logrotate(8) does, also in the sandbox, and when it cannot be opened.
 #[test]
 fn a_hangup_opens_the_log_file_again() {
     for arguments in ["", "--sandbox off", "--shards 3"] {
@@ -250,7 +251,8 @@ fn a_hangup_opens_the_log_file_behind_a_link() {
     fs::remove_dir_all(&folder.0).unwrap();
 }
 
-/// EFBIG in place of a signal that kills: each file is given up, and said so.
+/// A write beyond the limit returns EFBIG instead of a signal that kills: each file is given up,
+/// and the error is reported.
 #[test]
 fn a_file_that_may_not_grow_is_an_error_and_no_end() {
     if !installed("prlimit") {
@@ -318,7 +320,7 @@ fn a_file_that_may_not_grow_is_an_error_and_no_end() {
     serve.process.says(" missing on the log file");
 }
 
-/// The first process of a container has no default action of a signal.
+/// The kernel applies no default action of a signal to the first process of a container.
 #[test]
 fn the_first_process_of_a_container_obeys() {
     if !Uid::effective().is_root() {
@@ -346,10 +348,10 @@ fn child(process: &Process) -> Pid {
     Pid::from_raw(children.trim().parse().expect("one child"))
 }
 
-/// An output that blocks for ever does not take the signals away.
+/// A process whose output blocks without end still reacts to signals.
 #[test]
 fn a_stalled_output_does_not_keep_a_process_alive() {
-    // A server says where it listens, and serves although nobody hears it.
+    // A server prints its address, and serves although its output is not read.
     let (_reader, writer) = stalled::pipe();
     let (listener, address) = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -368,7 +370,7 @@ fn a_stalled_output_does_not_keep_a_process_alive() {
     serve.signal(Signal::SIGTERM);
     assert_eq!(ends_soon(&mut serve).code(), Some(0), "{}", serve.stderr());
 
-    // A run that is over cannot print its report: a signal ends it.
+    // A finished run cannot print its report: a signal ends it.
     let (_reader, writer) = stalled::pipe();
     let mut command = upcase("load --connections 1 --messages 1 -v");
     command.stdout(writer);
@@ -381,7 +383,7 @@ fn a_stalled_output_does_not_keep_a_process_alive() {
     if !Uid::effective().is_root() {
         return skip("live capture needs root");
     }
-    // A capture that cannot be told ends with the third signal.
+    // A capture that cannot print its transcript ends with the third signal.
     let (_reader, writer) = stalled::pipe();
     let serve = Serve::start("-q");
     let port = serve.address().port();
@@ -393,13 +395,13 @@ fn a_stalled_output_does_not_keep_a_process_alive() {
     until("it is blocked", || is_blocked_in_write(&sniff));
     for _ in 0..3 {
         sniff.signal(Signal::SIGTERM);
-        // Two of a kind that are pending are one, see signal(7).
+        // Two pending signals of a kind are one, see signal(7).
         thread::sleep(Duration::from_millis(50));
     }
     assert_eq!(ends_soon(&mut sniff).signal(), Some(Signal::SIGTERM as i32));
 }
 
-/// Whether the main thread waits for room in a pipe.
+/// Returns whether the main thread waits for space in a pipe.
 fn is_blocked_in_write(process: &Process) -> bool {
     let call = fs::read_to_string(format!("/proc/{}/syscall", process.id()));
     let number = nix::libc::SYS_write.to_string();

@@ -1,6 +1,6 @@
-//! The whole load client (engine, schedule, connections) against a simulated network, in virtual
-//! time: thousands of runs with faults that the dice choose, and after every step the identity
-//! that nothing vanishes.
+//! Tests the whole load client (engine, schedule, connections) against a simulated network, in
+//! virtual time: thousands of runs with random faults, and after every step the identity that each
+//! message that is due is settled or outstanding.
 //!
 //! A failure prints its seed; `UPCASE_SEED=n cargo test --test simulation` runs that one alone.
 
@@ -32,7 +32,7 @@ use upcase::reactor::slots::Token;
 use upcase::server::stats::Totals;
 use upcase::stream::{Hints, Stream};
 
-/// Dice that are thrown one after the other.
+/// Random numbers that are drawn one after the other.
 #[derive(Clone, Debug)]
 struct Chance {
     dice: Dice,
@@ -45,7 +45,7 @@ impl Chance {
         Chance { dice, thrown: 0 }
     }
 
-    /// From 0 to below `end`.
+    /// Returns a number from 0 to below `end`.
     fn below(&mut self, end: u64) -> u64 {
         self.thrown += 1;
         self.dice.at(self.thrown) % end
@@ -64,17 +64,17 @@ impl Chance {
     }
 }
 
-/// What will happen in the network.
+/// An event of the network that lies in the future.
 #[derive(Debug)]
 enum Happening {
     /// The handshake of a connection is over.
     Connected(usize),
     Refused(usize),
-    /// The server's bytes have come.
+    /// The server's bytes arrive.
     Arrives(usize, Vec<u8>),
-    /// The client's bytes have left its send buffer.
+    /// The client's bytes leave its send buffer.
     Taken(usize, usize),
-    /// The server's FIN has come.
+    /// The server's FIN arrives.
     Ends(usize),
     Resets(usize),
     /// The server dies: all connections are reset.
@@ -98,67 +98,70 @@ struct End {
     short_of_room: bool,
     fin_sent: bool,
     closed: bool,
-    /// Bytes that the server has got, and answers: where the first wrong one is, if one is.
+    /// The number of bytes that the server has received and answers, and the offset of the first
+    /// wrong one, if there is one.
     served: u64,
     wrong_at: Option<u64>,
-    /// Bytes that the client has read; of those before its FIN, the ones before the wrong one.
+    /// The number of bytes that the client has read, and of those before its FIN the number before
+    /// the first wrong one.
     delivered: u64,
     right: u64,
-    /// What it must call a fault of what it has read.
+    /// The fault that the client must report for the bytes that it has read.
     fault: Option<ErrorKind>,
     last_arrival: Option<Instant>,
     edges: Hints,
-    /// What its kernel knows of its way, as of the acknowledgments that have come.
+    /// The state of its path in the kernel, as of the acknowledgments that have arrived.
     path: Path,
-    /// When data left last, and what is left in the send buffer, with when it leaves.
+    /// The time at which data left last, and the bytes in the send buffer with the times at which
+    /// they leave.
     left_at: Option<Instant>,
     leaving: VecDeque<(Instant, u64)>,
-    /// The last window: when it leaves, and the bytes in it.
+    /// The last window: the time at which it leaves, and its bytes.
     window: Option<(Instant, u64)>,
-    /// Those that will come, with their round trips and the bytes that they are for.
+    /// Future acknowledgments: their times, their round trips, and the bytes that they acknowledge.
     acknowledgments: VecDeque<(Instant, Duration, u64)>,
 }
 
-/// What the server and the network do to a run.
+/// The behaviour of the server and the network in a run.
 #[derive(Clone, Debug)]
 struct Faults {
-    /// One in so many connects is refused; 0: none.
+    /// One in this many connects is refused; 0: none.
     refuses: u64,
-    /// One in so many replies is spoiled, or followed by a byte that answers nothing, by a reset,
-    /// or by FIN; 0: none.
+    /// One in this many replies is altered, or followed by a surplus byte, by a reset, or by FIN;
+    /// 0: none.
     spoils: u64,
     adds: u64,
     resets: u64,
     ends: u64,
-    /// A freeze of the server: from, for how long.
+    /// A freeze of the server: when it begins, and how long it lasts.
     freeze: Option<(Duration, Duration)>,
-    /// The same of the client, in a wait for events.
+    /// A freeze of the client, in a wait for events: when it begins, and how long it lasts.
     away: Option<(Duration, Duration)>,
-    /// Most bytes of a segment, most room of the send buffer.
+    /// The maximum number of bytes of a segment, and the size of the send buffer.
     segment: usize,
     room: usize,
-    /// Of a reply, in microseconds.
+    /// The range of the delay of a reply, in microseconds.
     delay: (u64, u64),
-    /// The first so many connections are slower by so much.
+    /// The number of connections, from the first on, that are slower, and by how much.
     slow: (usize, Duration),
-    /// The last target is slower by so much.
+    /// The time by which the last target is slower.
     slow_target: Duration,
-    /// What a read and a send take of the run's own time.
+    /// The time that the client spends on a read, and on a send.
     calls: (Duration, Duration),
-    /// One in so many of the calls that the run makes for a connection fails, other than reads and
-    /// sends; 0: none.
+    /// One in this many of the calls that the run makes for a connection fails, other than reads
+    /// and sends; 0: none.
     fails: u64,
-    /// The time between two closes of the server, once clients close; and how many it closes.
+    /// The time between two closes of the server, once clients close, and the number of its closes.
     closes: (Duration, usize),
-    /// From then on, for so long, the way takes so much longer.
+    /// A period in which the path is longer: its beginning, its length, and the additional delay.
     way: Option<(Duration, Duration, Duration)>,
-    /// One in so many replies is lost, and sent again; 0: none.
+    /// One in this many replies is lost, and retransmitted; 0: none.
     loses: u64,
-    /// Bytes that a connection sends in a round trip, at most; what is more waits in its send
-    /// buffer.
+    /// The maximum number of bytes that a connection sends in a round trip; further bytes wait in
+    /// its send buffer.
     window: u64,
-    /// The server dies, after so long, and is back after as long again when that is said; of
-    /// several the last one.
+    /// The time after which the server of the last target dies, and the time until it is back, if
+    /// it returns.
     dies: Option<(Duration, Option<Duration>)>,
 }
 
@@ -174,15 +177,15 @@ struct Net {
     chance: Chance,
     faults: Faults,
     ever_up: bool,
-    /// Bytes that a connection may have in flight.
+    /// The maximum number of bytes that a connection may have in flight.
     in_flight_most: u64,
-    /// Calls that were made to fail.
+    /// The number of calls that were made to fail.
     failed: BTreeMap<Step, u64>,
-    /// When the server closed last, and how often.
+    /// The time of the server's last close, and the number of its closes.
     closed: (Option<Instant>, usize),
 }
 
-/// What a call returns that was made to fail.
+/// The error of a call that was made to fail.
 const ENOBUFS: i32 = 105;
 
 /// The world of the engine: virtual time, and the network.
@@ -201,13 +204,13 @@ struct Wire {
 }
 
 impl End {
-    /// The client has read so many bytes more.
+    /// Records that the client has read this many more bytes.
     fn was_read(&mut self, count: u64) {
         self.delivered += count;
         if !self.fin_sent {
             self.right = self.delivered.min(self.wrong_at.unwrap_or(u64::MAX));
         }
-        // What comes behind FIN is counted, and not compared any more.
+        // Bytes after the client's FIN are counted, and no longer compared.
         let differs = !self.fin_sent && self.right < self.delivered.min(self.served);
         let fault = match differs {
             true => Some(ErrorKind::WrongReply),
@@ -219,7 +222,7 @@ impl End {
 }
 
 impl Virtual {
-    /// Time passes in which the client works.
+    /// Advances the time while the client works.
     fn spend(&self, time: Duration) {
         self.now.set(self.now.get() + time);
         self.worked.set(self.worked.get() + time);
@@ -227,7 +230,7 @@ impl Virtual {
 }
 
 impl Net {
-    /// Makes one in so many calls of this step fail.
+    /// Makes one in [`Faults::fails`] calls of this step fail.
     fn may_fail(&mut self, step: Step) -> io::Result<()> {
         if self.faults.fails > 0 && self.chance.one_in(self.faults.fails) {
             *self.failed.entry(step).or_default() += 1;
@@ -236,8 +239,8 @@ impl Net {
         Ok(())
     }
 
-    /// How much longer than usual the way takes what is sent now and its reply, whose
-    /// acknowledgment comes with it.
+    /// Returns how much longer than usual the path takes for what is sent now and its reply, whose
+    /// acknowledgment arrives with it.
     fn delayed(&mut self, number: usize, now: Instant) -> Duration {
         /// The smallest retransmission timeout.
         const RTO: Duration = Duration::from_millis(200);
@@ -251,7 +254,7 @@ impl Net {
         self.longer(now)
     }
 
-    /// How much longer the way is now.
+    /// Returns how much longer than usual the path is now.
     fn longer(&self, now: Instant) -> Duration {
         match self.faults.way {
             Some((from, length, longer)) if now >= self.begun + from => {
@@ -262,7 +265,7 @@ impl Net {
         }
     }
 
-    /// Puts bytes on their way, a window in each round trip; returns when the last ones leave.
+    /// Sends bytes, a window in each round trip. Returns the time at which the last ones leave.
     fn leave(&mut self, number: usize, bytes: u64, now: Instant, round_trip: Duration) -> Instant {
         let end = &mut self.ends[number];
         let most = self.faults.window;
@@ -288,7 +291,7 @@ impl Net {
         }
     }
 
-    /// Whether the server of a connection is not there.
+    /// Returns whether the server of a connection is dead.
     fn is_dead(&self, target: SocketAddr, now: Instant) -> bool {
         let dead = |(from, length): (Duration, Option<Duration>)| {
             let from = self.begun + from;
@@ -297,7 +300,8 @@ impl Net {
         target == self.last_target && self.faults.dies.is_some_and(dead)
     }
 
-    /// When the server's FIN comes to a client that has closed; `None`: never.
+    /// Returns the time at which the server's FIN arrives at a client that has closed; `None`:
+    /// never.
     fn next_close(&mut self, at: Instant) -> Option<Instant> {
         let (gap, most) = self.faults.closes;
         if self.closed.1 == most {
@@ -316,7 +320,7 @@ impl Net {
         self.happenings.insert((at, self.order), happening);
     }
 
-    /// A time, or the end of the freeze if it lies behind its beginning.
+    /// Returns a time, or the end of the freeze if the time lies behind its beginning.
     fn thawed(&self, at: Instant) -> Instant {
         match self.faults.freeze {
             Some((from, length)) if at >= self.begun + from => at.max(self.begun + from + length),
@@ -324,7 +328,7 @@ impl Net {
         }
     }
 
-    /// The server reads what a client sent, and answers.
+    /// Lets the server read what a client sent, and reply.
     fn serve(&mut self, number: usize, bytes: &[u8], now: Instant) {
         let (least, most) = self.faults.delay;
         let mut at = now + self.chance.microseconds(least, most);
@@ -360,7 +364,8 @@ impl Net {
             at += Duration::from_nanos(self.chance.below(2000));
         }
         if self.faults.adds > 0 && self.chance.one_in(self.faults.adds) {
-            // No byte that is due is a small letter, so it is wrong also where a byte is due.
+            // No byte of a right reply is a small letter, so this one is wrong also where a byte is
+            // due.
             at += self.chance.microseconds(0, 100);
             self.later(at, Happening::Arrives(number, vec![b'x']));
             let end = &mut self.ends[number];
@@ -374,7 +379,7 @@ impl Net {
         self.ends[number].last_arrival = Some(at);
     }
 
-    /// What happens to the client's end; the event that epoll would report, if one.
+    /// Applies an event to the client's end, and adds to the edges that epoll would report.
     fn happens(&mut self, happening: Happening) {
         match happening {
             Happening::Connected(number) => {
@@ -575,7 +580,7 @@ impl World for Virtual {
     type Socket = Wire;
 
     fn now(&self) -> Instant {
-        // Reading the clock takes time, as everything does.
+        // Reading the clock takes time.
         self.spend(Duration::from_nanos(30));
         self.now.get()
     }
@@ -589,7 +594,7 @@ impl World for Virtual {
         let mut net = self.net.borrow_mut();
         for step in [Step::Open, Step::Configure, Step::Bind] {
             if let Err(error) = net.may_fail(step) {
-                // Its number is used all the same.
+                // The failed connection has a number of its own, too.
                 let closed = true;
                 net.ends.push(End {
                     closed,
@@ -612,7 +617,7 @@ impl World for Virtual {
             ..End::default()
         });
         let at = now + round_trip;
-        // Refused before anything was up is the end of a run, which is another test's business.
+        // A refusal before any connection is up ends the run, which other tests cover.
         let refuses = net.faults.refuses;
         let refused = net.ever_up && refuses > 0 && net.chance.one_in(refuses);
         let happening = match refused || net.is_dead(target, at) {
@@ -644,14 +649,15 @@ struct Simulation {
     world: Virtual,
     engine: Engine<Wire>,
     start: Option<Instant>,
-    /// When each message of the schedule is due after the start, in order; none in a closed loop.
+    /// The times after the start at which the messages of the schedule are due, in order; `None` in
+    /// a closed loop.
     dues: Option<Vec<Duration>>,
     stopped: bool,
     intervals: Vec<Interval>,
 }
 
 impl Simulation {
-    /// The only thread of a run.
+    /// Creates the only thread of a run.
     fn new(
         seed: u64,
         begun: Instant,
@@ -666,7 +672,7 @@ impl Simulation {
         }
     }
 
-    /// One of several threads, which is not held against the schedule.
+    /// Creates one of several threads, which is not compared with the schedule.
     fn of_thread(
         thread: u32,
         seed: u64,
@@ -743,7 +749,7 @@ impl Simulation {
         (done, rest)
     }
 
-    /// A turn of the loop.
+    /// Runs one turn of the loop.
     fn step(&mut self) {
         let (timers, stops, mut ready) = self.wait();
         self.engine.begin_turn(&mut self.world);
@@ -751,7 +757,7 @@ impl Simulation {
             self.stopped = true;
             self.engine.on_stop(&mut self.world);
         }
-        // Timers may come between events.
+        // Timers may expire between events.
         let before = self
             .world
             .net
@@ -779,7 +785,8 @@ impl Simulation {
         }
     }
 
-    /// Lets time pass as the engine asked for, and collects what happened.
+    /// Lets time pass as the engine requested, and returns the timers, stops and I/O events that
+    /// are due.
     fn wait(&mut self) -> (Vec<Timer>, usize, Vec<(Token, Hints)>) {
         let now = self.world.now.get();
         let mut net = self.world.net.borrow_mut();
@@ -829,7 +836,7 @@ impl Simulation {
         (timers, stops, ready)
     }
 
-    /// Nothing vanishes, at any time.
+    /// Checks that each message that is due is settled or outstanding, at any time.
     fn check(&mut self) {
         let now = self.world.now.get();
         let identity = self.engine.identity(now);
@@ -856,24 +863,24 @@ impl Simulation {
     }
 }
 
-/// What is left of a run.
+/// The data of a finished run that the checks need.
 struct Ended {
     plan: Arc<Plan>,
     intervals: Vec<Interval>,
-    /// Where the first wrong byte of each connection was sent.
+    /// The offset of the first wrong byte that each connection was sent.
     wrong: Vec<Option<u64>>,
-    /// Bytes of each connection that came before that one, and before the client's FIN.
+    /// The number of bytes of each connection before that one, and before the client's FIN.
     right: Vec<u64>,
-    /// What connections must have called a fault.
+    /// The faults that connections must have reported.
     faults: Vec<ErrorKind>,
-    /// Calls that were made to fail.
+    /// The number of calls that were made to fail.
     failed: BTreeMap<Step, u64>,
-    /// What all connections have sent.
+    /// The number of segments that all connections have sent.
     segments: u64,
 }
 
 impl Ended {
-    /// Every wrong byte that the client read is told, and no other.
+    /// Checks that every wrong byte that the client read is reported, and no other.
     fn check_faults(&self, seed: u64, done: &Done) {
         let results = &done.books.run;
         for (connection, difference) in &results.differences {
@@ -888,7 +895,7 @@ impl Ended {
         }
     }
 
-    /// Every call that failed is told by its step and its errno, and no other.
+    /// Checks that every call that failed is reported by its step and its errno, and no other.
     fn check_calls(&self, seed: u64, done: &Done) {
         let mut told: BTreeMap<Step, u64> = BTreeMap::new();
         for (kind, count) in &done.books.run.errors {
@@ -903,7 +910,7 @@ impl Ended {
         assert_eq!(told, self.failed, "seed {seed}");
     }
 
-    /// What each connection went through is counted once, if it could be read.
+    /// Checks that the segments of each connection are counted once, if they could be read.
     fn check_ways(&self, seed: u64, done: &Done) {
         let network = &done.evidence.network;
         if network.unread.is_empty() {
@@ -911,8 +918,8 @@ impl Ended {
         }
     }
 
-    /// What is known of the targets together is what is known of all, and no target has more of a
-    /// schedule than its share.
+    /// Checks that the counts of the targets add up to those of the run, and that no target has
+    /// more of a schedule than its share.
     fn check_targets(&self, seed: u64, done: &Done) {
         let results = &done.books.run;
         let mut all = Target::default();
@@ -929,7 +936,7 @@ impl Ended {
         if pacing != Pacing::FirstFree || self.plan.targets.len() == 1 {
             assert_eq!(counts, results.counts, "seed {seed}");
         }
-        // Without a target are only those that never got a connection.
+        // Only messages that never got a connection belong to no target.
         let without = results.counts.scheduled - counts.scheduled;
         let lost = |counts: Counts| counts.timed_out + counts.unanswered;
         let lost_without = lost(results.counts) - lost(counts);
@@ -958,7 +965,7 @@ impl Ended {
         }
     }
 
-    /// A message is verified when all of its reply has come, and not before.
+    /// Checks that a message is verified when all of its reply has arrived, and not before.
     fn check_verified(&self, seed: u64, counts: Counts) {
         let right: u64 = self.right.iter().sum();
         assert!(counts.verified_bytes <= right, "seed {seed}: {counts:?}");
@@ -974,18 +981,18 @@ impl Ended {
     }
 }
 
-/// A client that was never stopped was never away, and one that was is known to have been.
+/// Checks that a client that was never stopped has no absence, and that one that was stopped has.
 fn check_absences(seed: u64, stop: Option<(Duration, Duration)>, done: &Done) {
     let absent = done.evidence.absences.absent;
     let (least, most) = match stop {
-        // What is too short to be an absence adds up.
+        // Times that are too short for an absence add up.
         None => (Duration::ZERO, Duration::from_millis(1)),
         Some((_, length)) => (length.mul_f64(0.9), length + Duration::from_millis(1)),
     };
     assert!((least..=most).contains(&absent), "seed {seed}: {absent:?}");
 }
 
-/// Every message of a schedule, worked out without the pacer.
+/// Returns the due times of all messages of a schedule, computed without the pacer.
 fn dues(plan: &Plan) -> Option<Vec<Duration>> {
     let Pace::Open {
         rate,
@@ -1059,7 +1066,8 @@ fn plan(chance: &mut Chance) -> Plan {
     };
     Plan {
         targets: targets.map(|port| target(port).parse().unwrap()).collect(),
-        // Few, so that a run is short; or more than fit into a group, or into its buffer.
+        // Few connections, so that a run is short; or more than fit into a group, or into its
+        // buffer.
         connections: match chance.one_in(8) {
             true => chance.between(9, 80),
             false => chance.between(1, 8),
@@ -1118,7 +1126,7 @@ fn faults(chance: &mut Chance) -> Faults {
     }
 }
 
-/// Tells how to repeat a run that broke off, wherever it did.
+/// Prints how to repeat a run if it panics, wherever it does.
 struct Replay(u64);
 
 impl Drop for Replay {
@@ -1129,7 +1137,7 @@ impl Drop for Replay {
     }
 }
 
-/// A run that the dice choose, to its end; its report.
+/// Carries out a run with a random plan and random faults; returns its report.
 fn run(seed: u64, begun: Instant) -> (String, Judged) {
     let _replay = Replay(seed);
     let mut chance = Chance::new(seed);
@@ -1223,7 +1231,7 @@ fn the_same_seed_is_the_same_report() {
     }
 }
 
-/// A schedule of 1,000 messages a second over a hundred connections.
+/// Returns a schedule of 1,000 messages a second over a hundred connections.
 fn steady(seconds: u64, pacing: Pacing) -> Plan {
     let stop = Stop::After(Duration::from_secs(seconds));
     Plan {
@@ -1237,7 +1245,7 @@ fn steady(seconds: u64, pacing: Pacing) -> Plan {
     }
 }
 
-/// A server that answers in a tenth of a millisecond.
+/// Returns the behaviour of a server without faults that replies in a tenth of a millisecond.
 fn quick() -> Faults {
     Faults {
         refuses: 0,
@@ -1267,7 +1275,7 @@ fn carry_out(plan: Plan, faults: Faults) -> Judged {
     rest.judged(done)
 }
 
-/// A percentile of the response in seconds, and whether it is a lower bound.
+/// Returns a percentile of the response time in seconds, and whether it is a lower bound.
 fn response(judged: &Judged, percentile: f64) -> (f64, bool) {
     let distribution = judged.summary.results.response.distribution().unwrap();
     let bound = distribution.percentile(percentile).unwrap();
@@ -1286,8 +1294,8 @@ fn a_freeze_of_a_second_in_ten_is_a_p99_of_nine_tenths() {
     );
     let (p99, at_least) = response(&judged, 99.0);
     assert!((p99 - 0.9).abs() < 0.005 && !at_least, "{p99}");
-    // Of the hundred that were sent into the freeze and the rest that waited for a connection, the
-    // service time knows the hundred only: it is the number that hides the freeze.
+    // The service time covers the hundred messages that were sent into the freeze, and not the rest
+    // that waited for a connection: it is the number that hides the freeze.
     let service = judged.summary.results.service.distribution().unwrap();
     let hidden = service.percentile(90.0).unwrap().value;
     assert!(hidden < Duration::from_millis(1), "{hidden:?}");
@@ -1306,7 +1314,7 @@ fn a_server_that_dies_for_the_last_third_is_a_p99_of_at_least_that() {
     );
     let (p99, at_least) = response(&judged, 99.0);
     assert!(p99 >= 4.85 && at_least, "{p99}");
-    // A tenth of a millisecond before the freeze is the last message that is answered.
+    // The last message that is answered is sent a tenth of a millisecond before the freeze.
     let counts = judged.summary.results.counts;
     assert_eq!(counts.scheduled, 15_000);
     assert!((4990..=5010).contains(&counts.unanswered), "{counts:?}");
@@ -1327,7 +1335,7 @@ fn ninety_slow_connections_of_a_hundred_are_seen_when_each_has_its_line() {
 
 #[test]
 fn a_reply_waits_for_other_reads_and_not_for_other_sends_before_it_is_read() {
-    // Two messages on each connection; the first replies of all come at once.
+    // Two messages on each connection; the first replies of all arrive at once.
     let connections = GROUP_CONNECTIONS as u32;
     let stop = Stop::Messages(u64::from(2 * connections));
     let plan = Plan {
@@ -1341,23 +1349,23 @@ fn a_reply_waits_for_other_reads_and_not_for_other_sends_before_it_is_read() {
         ..quick()
     };
     let results = carry_out(plan, faults).summary.results;
-    // The first messages are due one send after the other, and their replies come all at once. Read
-    // one read after the other, the first has waited longest, less what the reads took; with sends
-    // between the reads, all would have waited as long.
+    // The first messages are due one send after the other, and their replies arrive all at once. If
+    // the replies are read one directly after the other, the first message has waited longest, less
+    // the time of the reads; with sends between the reads, all would have waited equally long.
     let response = results.response.distribution().unwrap();
     let spread = response.longest().value - response.nearest(51.0).value;
     let others = connections - 1;
     let expected = (send - read) * others;
     let error = spread.abs_diff(expected);
     assert!(error < read / 2 * others, "{spread:?} for {expected:?}");
-    // The last of the second messages waits for all others, and that is the run's own doing.
+    // The last of the second messages waits for all others, which is the run's own lateness.
     let own = results.own.distribution().unwrap().longest().value;
     assert!(own >= send * others, "{own:?}");
 }
 
 #[test]
 fn closing_goes_on_while_closes_come() {
-    // A hundred closes, each 200 ms behind the one before: twenty seconds.
+    // A hundred closes, 200 ms apart: twenty seconds.
     let gap = Duration::from_millis(200);
     let faults = Faults {
         closes: (gap, usize::MAX),
@@ -1407,7 +1415,8 @@ fn replies_that_came_while_the_run_was_held_up_are_read_before_it_gives_up() {
             },
             ..Plan::new("10.77.0.1:12000".parse().unwrap(), stop)
         };
-        // Half a second after the end of sending all are answered, within the second for that.
+        // All messages are answered half a second after the end of sending, within the drain of a
+        // second.
         let faults = Faults {
             freeze: Some((Duration::ZERO, Duration::from_millis(1500))),
             ..quick()
@@ -1462,7 +1471,7 @@ fn a_server_that_dies_is_named_with_the_time_and_what_it_did() {
     );
     assert!(!advice.contains("--rate"), "{advice}");
     assert_eq!(judged.standing(), Standing::Wrong);
-    // One that comes back was away in between.
+    // A server that is back is reported as away in between.
     let judged = of((died, Some(3 * second)));
     let told = judged.findings.evidence.join("\n");
     assert!(told.contains("and came back at 4."), "{told}");
@@ -1489,7 +1498,7 @@ fn a_server_that_stops_is_named_with_the_time_of_its_last_reply() {
 
 #[test]
 fn a_run_whose_only_connection_fails_at_first_for_want_of_memory_goes_on() {
-    // One of three calls fails: some attempts are needed until one is well.
+    // One of three calls fails: some attempts are needed until one succeeds.
     let faults = Faults {
         fails: 3,
         ..quick()
@@ -1510,7 +1519,8 @@ fn a_run_whose_only_connection_fails_at_first_for_want_of_memory_goes_on() {
     assert!(failed > 0);
 }
 
-/// A schedule of 1,000 messages a second for so many targets, ten connections to each.
+/// Returns a schedule of 1,000 messages a second for this many targets, with ten connections to
+/// each.
 fn several(targets: u16, pacing: Pacing) -> Plan {
     let address = |port: u16| SocketAddr::from(([10, 77, 0, 1], 12_000 + port));
     Plan {
@@ -1540,7 +1550,7 @@ fn targets_of_different_speed_have_equal_shares_unless_the_first_free_is_asked_f
     let [fast, slow] = &judged.summary.targets[..] else {
         panic!("two targets");
     };
-    // The fast one is not held up by the other, which is seen to be overrun.
+    // The fast target is not delayed by the other one, which is visibly overloaded.
     assert_eq!(fast.tally.counts.verified, 5000);
     let longest = fast.tally.response.distribution().unwrap().longest().value;
     assert!(longest < Duration::from_millis(1), "{longest:?}");
@@ -1640,7 +1650,7 @@ fn a_message_is_given_up_at_its_timeout_or_a_tenth_later() {
             let judged = carry_out(plan, faults);
             let results = &judged.summary.results;
             let distribution = results.response.distribution().unwrap();
-            // Behind those that were answered there are only those that were given up.
+            // Above the answered messages the distribution holds only those that timed out.
             let answered = results.counts.verified as f64 / distribution.count() as f64 * 100.0;
             let first = distribution.nearest(answered + 1e-6);
             let [first, last] = [first, distribution.longest()].map(|bound| {
@@ -1652,7 +1662,7 @@ fn a_message_is_given_up_at_its_timeout_or_a_tenth_later() {
                 results.counts
             );
             assert!(results.counts.timed_out >= 100, "{:?}", results.counts);
-            // A histogram knows them to a part in a thousand; waking up takes a moment.
+            // The histogram has a resolution of a thousandth; a wake-up takes a moment.
             assert!(
                 first > timeout as f64 * 0.999,
                 "{timeout} ms: {first}, {pace:?}"
@@ -1662,7 +1672,7 @@ fn a_message_is_given_up_at_its_timeout_or_a_tenth_later() {
     }
 }
 
-/// A run whose every send takes so long that the messages behind it are late.
+/// Carries out a run whose every send takes so long that the messages behind it are late.
 fn slow_client() -> Judged {
     let faults = Faults {
         calls: (Duration::ZERO, Duration::from_millis(2)),
@@ -1705,7 +1715,7 @@ fn a_client_that_was_stopped_is_blamed_as_far_as_it_is_seen() {
         assert_eq!(findings.verdict, Verdict::Valid, "{findings:?}");
         assert_eq!(findings.valid_up_to, Some(("p99", 99.0)), "{findings:?}");
     }
-    // Six hundred of 10,000.
+    // Six hundred of 10,000 messages waited.
     let plan = steady(10, Pacing::Global);
     let findings = stopped(plan, second * 3 / 5, (100, 100));
     assert_eq!(findings.verdict, Verdict::ClientBound, "{findings:?}");
@@ -1731,7 +1741,7 @@ fn a_closed_loop_says_who_set_the_pace() {
     };
     let said = pace(closed(Duration::ZERO), slow.clone());
     assert!(said.contains("the server set the pace"), "{said}");
-    // All stop at once: that is no slow reply.
+    // All replies stop at once: that is not the effect of slow replies.
     let frozen = Faults {
         freeze: Some((milliseconds(700), milliseconds(500))),
         ..quick()
@@ -1742,7 +1752,7 @@ fn a_closed_loop_says_who_set_the_pace() {
     assert!(said.contains("no reply came for"), "{said}");
 }
 
-/// The same run as a schedule and as a closed loop.
+/// Returns a run as a schedule and as a closed loop.
 fn both_loops(seconds: u64) -> [Plan; 2] {
     let open = steady(seconds, Pacing::Global);
     let think = Duration::from_millis(5);
@@ -1766,7 +1776,7 @@ fn a_way_that_is_longer_for_a_second_of_four_is_the_networks() {
         assert_eq!(verdict, Verdict::NetworkBound, "{said}");
         let grown = "the round-trip time of TCP stood 200 ms above its smallest value at p90";
         assert!(said.contains(grown), "{said}");
-        // An acknowledgment may have waited for so long at the other side.
+        // The peer may have delayed an acknowledgment for this long.
         let (verdict, said) = longer(second / 25);
         assert_eq!(verdict, Verdict::Valid, "{said}");
     }
@@ -1794,7 +1804,8 @@ fn replies_that_were_lost_are_the_networks() {
 #[test]
 fn a_large_message_takes_its_time_over_a_long_way_and_nothing_is_held_up() {
     // A window leaves every 30 ms: the last of five after 120 ms, the last of seven after 180 ms.
-    // So a look after 100 to 200 ms may find that it has left, and is not acknowledged yet.
+    // So a sample after 100 to 200 ms may find that the message has left and is not acknowledged
+    // yet.
     let milliseconds = Duration::from_millis;
     let window = 10_000;
     for (windows, loses, expected) in [
@@ -1802,7 +1813,7 @@ fn a_large_message_takes_its_time_over_a_long_way_and_nothing_is_held_up() {
         (5, 0, Verdict::Valid),
         (6, 0, Verdict::Valid),
         (7, 0, Verdict::Valid),
-        // What is lost is held up.
+        // A lost message is delayed.
         (1, 100, Verdict::NetworkBound),
     ] {
         let faults = Faults {
@@ -1885,7 +1896,7 @@ fn a_run_that_its_client_limited_is_inconclusive_unless_that_is_allowed() {
     assert!(good.is_good());
 }
 
-/// Judges a run anew, as if its threads and its server had this of the machine.
+/// Judges a run again, as if its threads and its own server had got this CPU time.
 fn with_own_server(judged: &Judged, machine: Machine) -> Verdict {
     let mut summary = judged.summary.clone();
     summary.own_server = Some(Totals::default());
@@ -1907,19 +1918,19 @@ fn a_server_of_the_runs_own_excuses_waits_for_its_cpu_and_no_other() {
     };
     let late = slow_client();
     assert_ne!(with_own_server(&late, shared), Verdict::ClientBound);
-    // The server had none, so that others must have had it.
+    // The server had no CPU time, so other processes must have had it.
     let hogged = Machine {
         process: shared.cpu,
         ..shared
     };
     assert_eq!(with_own_server(&late, hogged), Verdict::ClientBound);
-    // Nobody had it: the generator was stopped, or slow by itself.
+    // No process had it: the generator was stopped, or slow by itself.
     let idle = Machine {
         starved: 0.0,
         ..shared
     };
     assert_eq!(with_own_server(&late, idle), Verdict::ClientBound);
-    // What the generator itself needs is no matter of sharing.
+    // The CPU time that the generator itself needs is not excused by sharing.
     let prompt = carry_out(steady(2, Pacing::Global), quick());
     assert_eq!(with_own_server(&prompt, shared), Verdict::Valid);
     let saturated = Machine {

@@ -1,4 +1,4 @@
-//! `upcase sniff` from the outside: the documented conversation, every kind of file, bad files,
+//! Tests `upcase sniff` as a process: the documented conversation, every kind of file, bad files,
 //! live captures, wrong servers.
 
 mod common;
@@ -28,7 +28,8 @@ const SAMPLE: &str = concat!(
 fn the_documented_conversation_is_told_with_its_numbers() {
     let ended = run(&format!("sniff --read {SAMPLE} --format json")).expect(0);
     let objects = objects(&ended.stdout);
-    // number, sequence and acknowledgment as tshark prints them with absolute numbers.
+    // Sequence number, acknowledgment, flags and length, as tshark prints them with absolute
+    // numbers.
     let expected = [
         (2908245614_u64, 0_u64, "SYN", 0_u64),
         (2032013574, 2908245615, "SYN,ACK", 0),
@@ -113,7 +114,7 @@ fn the_sentences_carry_the_numbers_and_the_messages() {
     assert!(other.contains("13 packets, 0 flows"), "{other}");
 }
 
-/// The IP packets of the sample.
+/// Returns the IP packets of the sample.
 fn sample() -> Frames {
     let frames = files::frames_of(Path::new(SAMPLE)).into_iter();
     frames
@@ -121,7 +122,7 @@ fn sample() -> Frames {
         .collect()
 }
 
-/// A pcap file of IP packets, each after the header of its link.
+/// Returns a pcap file of IP packets, each after the header of its link.
 fn pcap(packets: &Frames, shape: Shape) -> Vec<u8> {
     let header: Vec<u8> = match shape.link {
         1 => [&[0; 12][..], &[0x08, 0x00]].concat(),
@@ -134,7 +135,7 @@ fn pcap(packets: &Frames, shape: Shape) -> Vec<u8> {
     shape.file(&framed(packets, &header))
 }
 
-/// Each packet after this header.
+/// Returns each packet after this header.
 fn framed(packets: &Frames, header: &[u8]) -> Frames {
     let packets = packets.iter();
     packets
@@ -170,7 +171,7 @@ fn every_kind_of_file_tells_the_same() {
     let file = Temporary::new(&files::pcapng(101, &packets));
     assert_eq!(sniff(&file, "--format json").expect(0).stdout, original);
 
-    // A pipe brings a file in pieces, here the smallest.
+    // A pipe delivers a file in pieces, here of one byte.
     let file = files::pcapng(101, &packets);
     let ended = fed("sniff --read - --format json", file.chunks(1));
     assert_eq!(ended.stdout, original);
@@ -190,8 +191,8 @@ fn tags_of_a_vlan_are_passed_over() {
         [tag(0x8100, 7), tag(0x8100, 8)].concat(),
     ];
     for tags in tags {
-        // On Ethernet between the addresses and the type; on a cooked link, whose type is 802.1Q,
-        // after its header.
+        // On Ethernet the tags are between the addresses and the type; on a cooked link, whose type
+        // is 802.1Q, they follow its header.
         let ethernet = [&[0; 12][..], &tags, &ipv4].concat();
         let cooked = [&[0; 14][..], &tags, &ipv4].concat();
         let cooked2 = [&tags[..2], &[0; 18], &tags[2..], &ipv4].concat();
@@ -297,7 +298,7 @@ fn what_is_no_capture_cannot_be_told() {
     assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
 }
 
-/// Thousands on a release build, where `.ci/run` has it done again.
+/// Number of fuzz cases: thousands in a release build, which `.ci/run` tests as well.
 const FUZZ_CASES: u32 = if cfg!(debug_assertions) { 200 } else { 20_000 };
 
 proptest! {
@@ -344,7 +345,7 @@ fn the_untouched_sample_is_good_in_this_process_too() {
     assert!(verdict.is_good(), "{verdict:#?}");
 }
 
-/// Whether this process may capture; otherwise the test says why it is skipped.
+/// Returns whether this process may capture; if not, reports why the test is skipped.
 #[track_caller]
 fn may_capture() -> bool {
     let ended = run("sniff --interface lo --duration 1ms");
@@ -355,8 +356,8 @@ fn may_capture() -> bool {
     may
 }
 
-/// Captures, from when it says so. What it is to wait for may be among packets that the kernel
-/// drops, so it ends after a time in any case.
+/// Starts a capture, and returns when it has begun. The packets that it waits for may be among
+/// those that the kernel drops, so it ends after a time in any case.
 fn listen(interface: &str, port: u16, arguments: &str) -> Process {
     let patience = common::PATIENCE.as_secs();
     let mut command = upcase(&format!("sniff --interface {interface} --port {port}"));
@@ -367,7 +368,7 @@ fn listen(interface: &str, port: u16, arguments: &str) -> Process {
     sniff
 }
 
-/// What it has told when it ends, after a signal if there is one.
+/// Ends a capture, after a signal if there is one; returns its exit code and its document.
 fn told(mut sniff: Process, signal: Option<Signal>) -> (Option<i32>, Vec<Value>) {
     if let Some(signal) = signal {
         sniff.signal(signal);
@@ -449,7 +450,7 @@ fn a_thousand_connections_are_all_judged() {
         serve.address()
     ))
     .expect(0);
-    // Every connection is closed by now: all that is to be told has passed.
+    // Every connection is closed by now: all packets of the run have passed.
     let (code, objects) = told(sniff, Some(Signal::SIGINT));
     let verdict = of_kind(&objects, "verdict")[0];
     if verdict["dropped"] == 0 {
@@ -494,7 +495,7 @@ fn without_permission_the_capability_is_named() {
         return common::skip("only root can give up what it may");
     }
     let mut command = upcase("sniff --interface lo");
-    // The folder of the build is root's own; a descriptor of the binary is not.
+    // The build folder may be accessible to root only, so a copy of the binary is run.
     let copy = Temporary::new(&std::fs::read(env!("CARGO_BIN_EXE_upcase")).unwrap());
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(&copy.0, mode).unwrap();

@@ -1,4 +1,4 @@
-//! Small captures, each with one thing out of the ordinary, and what `sniff` must say of them.
+//! Tests `sniff` on small captures, each with one irregularity, and what it must report of them.
 
 mod common;
 
@@ -10,7 +10,7 @@ use common::{Process, run, tshark, upcase};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// The objects that `sniff` prints for a capture of `data/sniff`, and its exit code.
+/// Returns the exit code of `sniff` on a capture of `data/sniff`, and the objects that it prints.
 fn sniff(name: &str, options: &str) -> (Option<i32>, Vec<Value>) {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/sniff");
     let ended = run(&format!(
@@ -19,7 +19,7 @@ fn sniff(name: &str, options: &str) -> (Option<i32>, Vec<Value>) {
     (ended.code, objects(&ended.stdout))
 }
 
-/// The packets that have words, with them.
+/// Returns the packets that have analysis words, with these words.
 fn words(objects: &[Value]) -> Vec<(u64, String)> {
     let told = of_kind(objects, "segment").into_iter().map(|segment| {
         let words = segment["analysis"].as_array().unwrap().iter();
@@ -217,7 +217,7 @@ fn a_capture_that_is_stopped_in_the_middle_is_incomplete() {
     run(&format!("sniff --read {SAMPLE} --count 13")).expect(0);
     run(&format!("sniff --read {SAMPLE} --port 80")).expect(4);
     run(&format!("sniff --read {SAMPLE} --allow anything")).expect(2);
-    // What is wrong stays wrong.
+    // A wrong capture stays wrong, whatever is allowed.
     run(&format!("sniff --read {SAMPLE} --expect same")).expect(1);
     run(&format!(
         "sniff --read {SAMPLE} --expect same --allow incomplete"
@@ -254,7 +254,7 @@ fn a_live_capture_that_is_stopped_in_the_middle_is_incomplete() {
     }
 }
 
-/// What a capture lacks is never made up for by what stands at its number.
+/// A missing byte or FIN is not replaced by another one that has its sequence number.
 #[test]
 fn what_stands_in_the_place_of_a_missing_number_is_not_taken_for_it() {
     for (name, told) in [
@@ -281,8 +281,8 @@ fn what_stands_in_the_place_of_a_missing_number_is_not_taken_for_it() {
     }
 }
 
-/// A connection whose SYN is missing is another one than that before it, or nothing is held against
-/// either.
+/// A connection whose SYN is missing is distinguished from the one before it, or neither is judged
+/// wrong.
 #[test]
 fn a_missing_syn_between_two_connections_blames_nobody() {
     let name = "ports-reused-syn-missing.pcap";

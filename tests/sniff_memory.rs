@@ -1,5 +1,5 @@
-//! The memory that `sniff` takes at its bounds, as the kernel counts it: as many connections as it
-//! follows at once, as many bytes as it keeps, as many ended connections as it remembers.
+//! Tests the memory of `sniff` at its limits, as the kernel counts it: with as many connections as
+//! it follows at once, as many bytes as it keeps, as many ended connections as it remembers.
 //!
 //! Packets are written to a pipe as they are made, so that only the process under test grows.
 
@@ -15,7 +15,7 @@ use common::{PATIENCE, upcase};
 use upcase::capture::flows::{BYTES_MAX, FLOWS_MAX};
 use upcase::capture::retired::RETIRED_MAX;
 
-/// What the process takes before a connection is followed, and what its allocator does not return.
+/// Memory of the process before it follows a connection, and what its allocator does not return.
 const BASE: usize = 24 << 20;
 
 /// A `sniff` that reads what is written to it.
@@ -50,7 +50,8 @@ impl Fed {
         self.written += bytes.len() as u64;
     }
 
-    /// A segment of the connection of this number: each has an address and a port of its own.
+    /// Writes a segment of the connection of this number: each has an address and a port of its
+    /// own.
     fn put(&mut self, connection: usize, segment: Crafted) {
         let mut ip = craft(1024 + (connection % 60_000) as u16, segment);
         let host = [1 + (connection / 60_000) as u8, 3];
@@ -84,7 +85,7 @@ impl Fed {
         self.say(connection, true, ACK, (1, 1, 0));
     }
 
-    /// The most memory that was resident, in bytes, once everything was read.
+    /// Returns the maximum of the resident memory, in bytes, once everything was read.
     fn resident(mut self) -> usize {
         self.pipe.flush().unwrap();
         let of = |name: &str, key: &str| -> u64 {
@@ -99,7 +100,7 @@ impl Fed {
             assert!(start.elapsed() < PATIENCE, "it does not read on");
             sleep(Duration::from_millis(10));
         }
-        // The last bytes are read and may not be told yet; a few packets make no difference.
+        // The last bytes may be read and not processed yet; a few packets make no difference.
         let peak = of("status", "VmHWM:") as usize * 1024;
         drop(self.pipe);
         self.child.wait().unwrap();
@@ -118,7 +119,7 @@ fn is_within(what: &str, peak: usize, bound: usize) {
     assert!(peak <= bound, "{what}: {peak} bytes, not {bound}");
 }
 
-/// What a connection takes that keeps no bytes.
+/// Maximum memory of a connection that keeps no bytes.
 const FLOW: usize = 2 * 1024;
 
 #[test]
@@ -127,7 +128,8 @@ fn as_many_connections_as_are_followed() {
     let mut sniff = Fed::start();
     for connection in 0..FLOWS_MAX {
         sniff.open(connection);
-        // Pipelined requests, whose replies and acknowledgments come late: what is timed grows.
+        // Pipelined requests, whose replies and acknowledgments arrive late: the requests to be
+        // timed accumulate.
         for message in 0..20 {
             let seq = 1 + message * 10;
             sniff.say(connection, true, PSH | ACK, (seq, 1, 10));
@@ -137,7 +139,7 @@ fn as_many_connections_as_are_followed() {
         sniff.say(connection, false, PSH | ACK, (1, 201, 200));
         sniff.say(connection, true, ACK, (201, 201, 0));
     }
-    // While requests wait, they count as bytes that are kept.
+    // Requests that wait for a reply count as kept bytes.
     is_within(
         "waiting requests",
         sniff.resident(),

@@ -1,11 +1,10 @@
-//! A server under mixed load while its processes are stopped, its clients are killed, connections
-//! are torn out of the kernel and descriptors run out: its books balance, against the clients' own
-//! count and the kernel's; its memory stays flat.
+//! Tests a server under mixed load while it and its clients are stopped, clients are killed,
+//! connections are destroyed in the kernel and descriptors run out: its totals must agree with the
+//! clients' own counts and with the kernel's, and its memory must stay flat.
 //!
-//! `UPCASE_SOAK=30m` says how long, `UPCASE_SOAK_SEED=N` repeats a run's choices. A run consists of
-//! lives. In a gentle one nothing is done that may cost a connection, so that both ends must have
-//! counted the same; in a rough one the inequalities that are left must hold, and no byte may be
-//! wrong.
+//! `UPCASE_SOAK=30m` sets the duration, `UPCASE_SOAK_SEED=N` repeats a run's random choices. A run
+//! consists of lives. In a gentle life no action may cost a connection, so that both ends must have
+//! counted the same. In a rough one the remaining inequalities must hold, and no byte may be wrong.
 
 mod common;
 
@@ -22,8 +21,8 @@ use upcase::load::random::{Dice, Purpose};
 
 const ADDRESS: &str = "127.0.0.1:12000";
 
-/// What the clients do: bytes of a message and the other arguments. Together they keep a CPU busy
-/// for a small part of the time.
+/// The clients: bytes of a message, and the other arguments. Together they keep a CPU busy for a
+/// small part of the time.
 const CLIENTS: [(u64, &str); 5] = [
     (64, "--connections 100 --think 50ms"),
     (100_000, "--connections 20 --rate 100"),
@@ -32,11 +31,11 @@ const CLIENTS: [(u64, &str); 5] = [
     (1000, "--connections 200 --think 5s --churn 2"),
 ];
 
-/// How much more memory a server may have after a while than before it, at the same load: what its
-/// allocator kept of the most that clients ever had pending.
+/// Maximum growth of a server's memory after a while at the same load: what its allocator kept of
+/// the most that clients ever had pending.
 const GROWTH: u64 = 2 << 20;
 
-/// Looks at the memory, 100 ms apart.
+/// Number of samples of the memory, 100 ms apart.
 const LOOKS: usize = 20;
 
 #[test]
@@ -52,7 +51,8 @@ fn the_books_balance_and_memory_stays_flat() {
     println!("UPCASE_SOAK={}s UPCASE_SOAK_SEED={seed}", time.as_secs());
     let lives = (time.as_secs() / 15).clamp(2, 6) as u32;
     lab::alone(|| {
-        // A server that ends leaves FIN_WAIT2 behind for those who do not close; not for a minute.
+        // A server that ends leaves sockets in FIN_WAIT2 for clients that do not close; not for a
+        // minute.
         std::fs::write("/proc/sys/net/ipv4/tcp_fin_timeout", "3").unwrap();
         for number in 0..lives {
             let character = match number % 2 {
@@ -73,16 +73,16 @@ enum Character {
     Rough,
 }
 
-/// Clients, and the server that they have.
+/// A server and its clients, for a part of the run.
 struct Life {
     character: Character,
     dice: Dice,
     drawn: u64,
     server: Serve,
-    /// What the servers had counted at their ends, together.
+    /// The sum of the totals of the servers that have ended.
     books: Totals,
     clients: Vec<Process>,
-    /// Who is stopped until when; `None` is the server.
+    /// The processes that are stopped, and until when; `None` is the server.
     stopped: BTreeMap<Option<usize>, Instant>,
     done: BTreeMap<&'static str, u64>,
 }
@@ -107,7 +107,7 @@ impl Life {
             self.suffer(time);
         } else {
             self.suffer(time / 2);
-            // Another server takes the place of this one; the clients come back by themselves.
+            // Another server takes the place of this one; the clients reconnect by themselves.
             self.end_server();
             self.server = start_server();
             self.suffer(time / 2);
@@ -115,7 +115,7 @@ impl Life {
         self.end();
     }
 
-    /// Things happen; memory is compared at rest, before and after.
+    /// Carries out random actions; compares the memory at rest, before and after.
     fn suffer(&mut self, time: Duration) {
         let first = self.rest();
         let end = Instant::now() + time;
@@ -138,7 +138,7 @@ impl Life {
         self.dice.at(self.drawn) % bound
     }
 
-    /// One thing that happens to the server or its clients.
+    /// Carries out one random action on the server or its clients, and returns its name.
     fn act(&mut self) -> &'static str {
         let kinds = match self.character {
             Character::Gentle => 5,
@@ -169,7 +169,7 @@ impl Life {
         "client stopped"
     }
 
-    /// Those whose time is over go on.
+    /// Continues the processes whose stop is over.
     fn wake(&mut self, now: Instant) {
         let (server, clients) = (&self.server, &self.clients);
         self.stopped.retain(|who, &mut until| {
@@ -181,7 +181,7 @@ impl Life {
         });
     }
 
-    /// Fewer descriptors than the server has, or a few more.
+    /// Limits the server to fewer descriptors than it has, or to a few more.
     fn limit_descriptors(&mut self) -> &'static str {
         let limit = 10 + self.draw(600);
         limit_descriptors(&self.server.process, &limit.to_string());
@@ -193,7 +193,7 @@ impl Life {
         "descriptors freed"
     }
 
-    /// Some connection ends in the kernel, at its server's end or at its client's.
+    /// Destroys a connection in the kernel, at its server's end or at its client's.
     fn tear_out(&mut self) -> &'static str {
         let ports: Vec<String> = sockets("state established sport = :12000")
             .lines()
@@ -214,20 +214,20 @@ impl Life {
     fn kill_client(&mut self) -> &'static str {
         let client = self.draw(CLIENTS.len() as u64) as usize;
         self.stopped.remove(&Some(client));
-        // The old one is killed when it is dropped.
+        // The old process is killed when it is dropped.
         self.clients[client] = start_client(client);
         "client killed"
     }
 
-    /// Everything goes on undisturbed; the kernel and the server agree on who is connected. Gives
-    /// the server's memory.
+    /// Ends all disturbances, and waits until the kernel and the server agree on the connected
+    /// clients. Returns the server's memory.
     fn rest(&mut self) -> u64 {
         self.wake(Instant::now() + Duration::from_secs(3600));
         limit_descriptors(&self.server.process, "");
         for client in &self.clients {
             peers::intervals(client, 1);
         }
-        // The most of several looks: what is pending comes and goes.
+        // The maximum of several samples, since the pending bytes vary.
         let mut resident = 0;
         for _ in 0..LOOKS {
             thread::sleep(Duration::from_millis(100));
@@ -247,7 +247,7 @@ impl Life {
         resident
     }
 
-    /// How many clients the server says it has.
+    /// Returns the number of clients that the server reports.
     fn open(&self) -> u64 {
         const MARK: &str = " open, ";
         let line = self.server.standing(MARK);
@@ -266,7 +266,7 @@ impl Life {
         open
     }
 
-    /// Stops the server, and books what it counted. Gives its exit code.
+    /// Stops the server, and adds its totals to the sum. Returns its exit code.
     fn end_server(&mut self) -> Option<i32> {
         self.server.process.signal(Signal::SIGTERM);
         let status = self.server.process.wait();
@@ -282,7 +282,7 @@ impl Life {
         status.code()
     }
 
-    /// The end of all, and the books.
+    /// Stops the server and the clients, and compares their totals.
     fn end(mut self) {
         let (reports, code) = match self.character {
             Character::Gentle => (self.end_clients(), self.end_server()),
@@ -308,7 +308,7 @@ impl Life {
                 assert_eq!(opened, books.accepted);
                 assert_eq!((bytes, bytes), (books.bytes_in, books.bytes_out));
             }
-            // Of clients that were killed nothing is known.
+            // The counts of killed clients are unknown.
             Character::Rough => {
                 assert!(matches!(code, Some(0 | 1)), "{code:?}");
                 assert!(opened <= books.accepted, "{opened}, {books:?}");
@@ -349,7 +349,7 @@ fn number(report: &serde_json::Value, field: &str) -> u64 {
     number.unwrap_or_else(|| panic!("{field} in {report:#}"))
 }
 
-/// Changes the soft limit; nothing: back to the hard one.
+/// Changes the soft limit; an empty one stands for the hard limit.
 fn limit_descriptors(process: &Process, soft: &str) {
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", process.id())).unwrap();
     let line = limits
@@ -363,7 +363,7 @@ fn limit_descriptors(process: &Process, soft: &str) {
     assert!(prlimit.status().unwrap().success());
 }
 
-/// What `ss` tells of TCP sockets here, a line each.
+/// Returns the output of `ss` about TCP sockets, a line each.
 fn sockets(filter: &str) -> String {
     let mut ss = Command::new("ss");
     ss.arg("-Htn").args(filter.split_whitespace());

@@ -1,4 +1,4 @@
-//! Rules of style that matter, as tests. There is no list of exceptions.
+//! Tests the source code against the rules of style that matter. There is no list of exceptions.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ struct File {
 }
 
 impl File {
-    /// The text without its tests.
+    /// Returns the text without its unit tests.
     fn product(&self) -> &str {
         self.text.split("#[cfg(test)]").next().unwrap_or_default()
     }
@@ -49,7 +49,7 @@ fn files_under(folder: &str) -> Vec<File> {
     files
 }
 
-/// The picture in `lib.rs`: the layer of each file, and whether it is pure.
+/// Returns the layers of the picture in `lib.rs`: the layer of each file, and whether it is pure.
 fn layers() -> BTreeMap<String, (u32, bool)> {
     let library = include_str!("../src/lib.rs");
     let picture = library
@@ -73,7 +73,7 @@ fn layers() -> BTreeMap<String, (u32, bool)> {
     layers
 }
 
-/// The files that a file imports from, of those in the picture.
+/// Returns the files of the picture that a file imports from.
 fn imports(file: &File, layers: &BTreeMap<String, (u32, bool)>) -> Vec<String> {
     let text: String = file.product().split_whitespace().collect();
     let mut imports = Vec::new();
@@ -91,7 +91,7 @@ fn imports(file: &File, layers: &BTreeMap<String, (u32, bool)>) -> Vec<String> {
     imports
 }
 
-/// `load/plan/Stop` is in `load/plan`, `load/Load` in `load/mod`.
+/// Returns the file of a path: `load/plan/Stop` is in `load/plan`, `load/Load` in `load/mod`.
 fn file_of(path: &str, layers: &BTreeMap<String, (u32, bool)>) -> String {
     let mut parts: Vec<&str> = path.split('/').filter(|part| *part != "self").collect();
     while !parts.is_empty() {
@@ -218,7 +218,7 @@ fn functions_are_short() {
 
 #[test]
 fn nothing_panics_on_purpose_outside_of_tests() {
-    // `expect` stays for what the types cannot say; it must give its reason.
+    // `expect` is allowed for what the types cannot express; it must give its reason.
     for file in files_under("src") {
         for word in [
             ".unwrap()",

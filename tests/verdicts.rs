@@ -1,5 +1,5 @@
-//! What `sniff` says of conversations made by hand, each with one thing out of the ordinary: what
-//! is well must be told as well, and what is not must name its packet.
+//! Tests the verdicts of `sniff` on crafted conversations, each with one irregularity: a good
+//! conversation must be judged good, and a fault must be reported with its packet.
 
 mod common;
 
@@ -26,16 +26,17 @@ const PORT: u16 = 40_000;
 const CLIENT: u32 = 1000;
 const SERVER: u32 = 5000;
 
-/// A packet and when it comes, in milliseconds.
+/// Packets with their arrival times, in milliseconds.
 type Packets = Vec<(u64, Vec<u8>)>;
 
-/// A packet every millisecond.
+/// Returns the packets of a conversation, one every millisecond.
 fn timed(talk: Talk) -> Packets {
     (0..).zip(talk.packets).collect()
 }
 
-/// Handshake (1 to 3), a message of ten bytes, its acknowledgment, reply and acknowledgment (4 to
-/// 7), another message the same way (8 to 11), FIN, FIN, acknowledgment (12 to 14).
+/// Returns a conversation: handshake (1 to 3), a message of ten bytes, its acknowledgment, reply
+/// and acknowledgment (4 to 7), another message the same way (8 to 11), FIN, FIN, acknowledgment
+/// (12 to 14).
 fn ordinary(client: u32, server: u32) -> Packets {
     let mut talk = Talk::open(PORT, client, server);
     for _ in 0..2 {
@@ -48,7 +49,7 @@ fn ordinary(client: u32, server: u32) -> Packets {
     timed(talk)
 }
 
-/// What is told of packets: every object, the verdict last.
+/// Returns the document about packets: every object, the verdict last.
 fn tell(packets: &Packets, dropped: u64) -> Vec<Value> {
     tell_expecting(packets, dropped, Expect::Upper)
 }
@@ -88,7 +89,7 @@ fn is_well(packets: &Packets) {
     assert_eq!(verdict["flows"], 1, "{verdict:#}");
 }
 
-/// The texts of the findings with their packets.
+/// Returns the texts of the findings with their packets.
 fn findings(verdict: &Value) -> Vec<(String, Option<u64>)> {
     let findings = verdict["findings"].as_array().unwrap().iter();
     findings
@@ -171,8 +172,9 @@ fn a_wrong_byte_is_blamed_on_the_packet_that_brought_it() {
     }
 }
 
-/// Handshake (1 to 3), then messages without acknowledgment: ten bytes of the client (4), ten more
-/// (5), and what is to be looked at (6, 7...); then replies and an orderly end.
+/// Returns a conversation: handshake (1 to 3), then messages without acknowledgment: ten bytes of
+/// the client (4), ten more (5), and the segments under test (6, 7...); then replies and an orderly
+/// end.
 fn unacknowledged(client: u32, server: u32, odd: &[Vec<u8>]) -> Packets {
     let mut talk = Talk::open(PORT, client, server);
     talk.say(true, ACK, 10);
@@ -185,8 +187,8 @@ fn unacknowledged(client: u32, server: u32, odd: &[Vec<u8>]) -> Packets {
     timed(talk)
 }
 
-/// A segment of the client or the server, so many bytes after the beginning of its stream; if
-/// `change` is a place in it, the byte there is 'y' instead of 'X'.
+/// Returns a segment of the client or the server, this many bytes after the beginning of its
+/// stream; if `change` is a place in it, the byte there is 'y' instead of 'X'.
 fn segment(
     from_client: bool,
     (client, server): (u32, u32),
@@ -226,7 +228,7 @@ fn bytes_that_come_again_with_other_content_are_found() {
     let places = (0..25).map(|distance| u32::MAX - distance);
     for client in places.chain([CLIENT]) {
         let ends = (client, SERVER);
-        // All of packet 5, parts of packets 4 and 5, and more than both.
+        // Retransmissions of packet 5, of parts of packets 4 and 5, and of both.
         for (offset, length, place) in [(10, 10, 3), (5, 10, 2), (5, 10, 8), (0, 20, 19)] {
             let again = |change| segment(true, ends, (offset, length), change);
             is_well(&unacknowledged(client, SERVER, &[again(None)]));
@@ -255,7 +257,7 @@ fn a_reply_that_comes_again_with_other_content_is_found() {
     let again = segment(false, (CLIENT, SERVER), (0, 10), Some(9));
     packets.insert(6, (5, again.clone()));
     is_altered(&packets, "server", 9, 7);
-    // Acknowledged: the client has the first one, and drops what comes after.
+    // The first reply is acknowledged: the client has it, and drops what arrives after.
     let mut packets = ordinary(CLIENT, SERVER);
     packets.insert(7, (6, again));
     is_well(&packets);
@@ -273,11 +275,11 @@ fn bytes_that_wait_for_earlier_ones_are_compared_too() {
 #[test]
 fn bytes_that_were_cut_off_are_not_taken_for_others() {
     let ends = (CLIENT, SERVER);
-    // Cut when it comes again: the other byte is not in the capture.
+    // The retransmission is cut: the other byte is not in the capture.
     let mut again = segment(true, ends, (10, 10), Some(7));
     again.truncate(40 + 7);
     is_well(&unacknowledged(CLIENT, SERVER, &[again]));
-    // Cut when it came first.
+    // The first transmission is cut.
     let again = segment(true, ends, (10, 10), Some(7));
     let mut packets = unacknowledged(CLIENT, SERVER, &[again]);
     packets[4].1.truncate(40 + 7);
@@ -390,7 +392,7 @@ fn each_packet_that_is_missing_is_noticed() {
         let mut packets = ordinary(CLIENT, SERVER);
         packets.remove(place);
         let told = findings(&verdict(&packets));
-        // A bare acknowledgment is no loss when a later one says the same.
+        // A missing bare acknowledgment is no loss when a later one covers it.
         let bare = [2, 4, 6, 8, 10].contains(&place);
         assert_eq!(
             told.is_empty(),
@@ -479,7 +481,7 @@ fn the_delay_of_a_reply_is_told_once_for_each_message() {
 #[test]
 fn a_pipe_is_told_as_it_comes() {
     let sample = include_bytes!("data/uppercase-echo-python.pcap");
-    // Were it not told, this would wait for ever.
+    // If `sniff` printed nothing, this test would wait without end.
     let sniff = upcase("sniff --read - --format json");
     let mut child = Command::new("timeout")
         .arg(common::PATIENCE.as_secs().to_string())
@@ -492,7 +494,7 @@ fn a_pipe_is_told_as_it_comes() {
     let mut pipe = child.stdin.take().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     pipe.write_all(sample).unwrap();
-    // The pipe stays open: nothing but what has come can be told now.
+    // The pipe stays open: only packets that have arrived can be printed now.
     for number in 1..=13 {
         let line: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
         assert_eq!(line["number"], number);
@@ -537,7 +539,7 @@ fn a_section_header_with_options_may_come_in_pieces_and_in_big_endian() {
 
 const RST: u8 = 4;
 
-/// The verdict of the capture in one word, and the texts of its findings.
+/// Returns the verdict of a capture in one word, and the texts of its findings.
 fn judged(packets: &Packets) -> (String, Vec<String>) {
     let verdict = verdict(packets);
     let texts = findings(&verdict).into_iter().map(|(text, _)| text);
@@ -547,7 +549,7 @@ fn judged(packets: &Packets) -> (String, Vec<String>) {
     )
 }
 
-/// The segments, flows and notes of what is told.
+/// Returns the notes of the flows in a document.
 fn notes(told: &[Value]) -> Vec<String> {
     let flows = told.iter().filter(|value| value["kind"] == "flow");
     let notes = flows.flat_map(|flow| flow["notes"].as_array().unwrap().clone());
@@ -556,7 +558,7 @@ fn notes(told: &[Value]) -> Vec<String> {
         .collect()
 }
 
-/// The ordinary conversation with a segment more, after so many of its own.
+/// Returns the ordinary conversation with one more segment, after this many of its own.
 fn with(after: usize, segment: (bool, u8, (u32, u32), usize)) -> Packets {
     let (from_client, flags, numbers, length) = segment;
     let mut talk = Talk::open(PORT, CLIENT, SERVER);
@@ -594,16 +596,16 @@ fn what_lies_outside_the_window_changes_nothing() {
             }
         }
     }
-    // An RST of which the number is one that was acknowledged already.
+    // An RST whose number was acknowledged already.
     is_well(&with(11, (false, RST, (s + 10, c), 0)));
-    // An acknowledgment of what was never sent is dropped with its segment.
+    // An acknowledgment of bytes that were never sent is dropped with its segment.
     is_well(&with(13, (false, ACK, (s + 20, c + 9000), 0)));
 }
 
 #[test]
 fn an_rst_within_the_window_ends_what_does_not_go_on() {
     let (c, s) = (CLIENT + 1, SERVER + 1);
-    // At the number that is expected: the connection is over.
+    // At the number that is expected: the RST ends the connection.
     let packets = with(7, (false, RST | ACK, (s + 10, c + 10), 0));
     let (word, texts) = judged(&packets);
     assert_eq!(word, "wrong");
@@ -611,7 +613,7 @@ fn an_rst_within_the_window_ends_what_does_not_go_on() {
         texts.contains(&"the server reset the connection".to_string()),
         "{texts:?}"
     );
-    // Beyond it: it is answered, and the connection goes on (RFC 5961).
+    // Beyond it: the RST is answered, and the connection continues (RFC 5961).
     let packets = with(7, (false, RST, (s + 500, 0), 0));
     is_well(&packets);
     let notes = notes(&tell(&packets, 0));
@@ -619,7 +621,7 @@ fn an_rst_within_the_window_ends_what_does_not_go_on() {
         notes[0].contains("the connection went on (packet 8)"),
         "{notes:?}"
     );
-    // Or the capture lacks what lies before it, and nothing follows.
+    // Or the capture lacks the bytes before it, and nothing follows.
     let mut packets = with(7, (false, RST, (s + 500, 0), 0));
     packets.truncate(8);
     assert_eq!(judged(&packets).0, "wrong");
@@ -735,7 +737,7 @@ fn a_server_that_closes_without_an_answer_is_wrong() {
     talk.close();
     let text = "4 bytes were not answered: the server acknowledged them and closed".to_string();
     assert_eq!(judged(&timed(talk)), ("wrong".to_string(), vec![text]));
-    // As long as the server may answer, they are only not answered yet.
+    // As long as the server may still reply, the bytes are only not answered yet.
     let (word, texts) = judged(&timed(open));
     assert_eq!(word, "incomplete");
     let text = "4 bytes were not answered in this capture".to_string();
@@ -800,7 +802,7 @@ fn what_is_expected_of_replies_is_a_choice() {
         assert_eq!(word(bytes, Expect::Same), same);
         assert_eq!(word(bytes, Expect::Anything), "all well");
     }
-    // As TCP alone, what the capture lacks is missing all the same.
+    // Even when only TCP is checked, bytes that the capture lacks are missing.
     let mut lacking = reply(b"HTTP/1.1 200 OK");
     lacking.remove(4);
     let told = tell_expecting(&lacking, 0, Expect::Anything);

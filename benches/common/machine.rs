@@ -1,4 +1,4 @@
-//! What the kernel tells of the machine.
+//! Reads from the kernel what machine this is and how busy its CPUs are.
 
 use std::fs;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, sysconf};
 use time::OffsetDateTime;
 
-/// Today, kernel and CPU, on a line.
+/// Returns one line with today's date, the kernel and the CPUs.
 pub fn name() -> String {
     let kernel = uname().map_or_else(
         |_| "unknown kernel".to_string(),
@@ -28,16 +28,17 @@ pub fn name() -> String {
     format!("{today}, {kernel}, {count} × {model}")
 }
 
-/// CPU time of this process.
+/// Returns the CPU time of this process.
 pub fn own_cpu() -> anyhow::Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)?.into())
 }
 
-/// So long these CPUs have done nothing for any process since the machine started: see /proc/stat
-/// in proc(5). It counts in ticks, of 10 ms as a rule.
+/// Returns how long these CPUs have done nothing for any process since the machine started: see
+/// /proc/stat in proc(5). The kernel counts in ticks, usually of 10 ms.
 ///
-/// Where the kernel measures interrupts (CONFIG_IRQ_TIME_ACCOUNTING; then there are hard ones in
-/// its count), they are no part of a process's time; elsewhere they are.
+/// Where the kernel measures the time of interrupts (CONFIG_IRQ_TIME_ACCOUNTING; its count of hard
+/// interrupts is then not 0), that time is not part of any process's time and counts as idle here.
+/// Elsewhere it is part of the process that was interrupted.
 pub fn idle(cores: &[usize]) -> anyhow::Result<Duration> {
     let text = fs::read_to_string("/proc/stat")?;
     let ticks_a_second = sysconf(SysconfVar::CLK_TCK)?.context("no CLK_TCK")? as f64;

@@ -1,7 +1,7 @@
-//! What the larger benchmarks share: the product, processes that end with their guard, and what the
-//! kernel and callgrind tell of processes and of the machine.
+//! Code that the larger benchmarks share: how to start upcase, processes that are killed when they
+//! are dropped, and figures of processes and of the machine from the kernel and from callgrind.
 
-// Each benchmark uses its own part of it.
+// Each benchmark uses only a part of it.
 #![allow(dead_code)]
 
 pub mod callgrind;

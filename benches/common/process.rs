@@ -1,5 +1,5 @@
-//! A process that was started here: spoken to in lines, asked what it uses, and stopped by its own
-//! id when it is dropped, also by a failure.
+//! Starts a process, exchanges lines with it over its standard input and output, and reads its CPU
+//! time and memory. The process is killed by its own id when it is dropped, also after a failure.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
@@ -23,7 +23,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it with pipes at both ends.
+    /// Starts a process with pipes as its standard input and output.
     pub fn start(command: &mut Command) -> anyhow::Result<Process> {
         let mut child = command
             .stdin(Stdio::piped())
@@ -39,7 +39,7 @@ impl Process {
         })
     }
 
-    /// The same, on one CPU only.
+    /// Starts a process like [`Process::start`], on one CPU only.
     pub fn start_on(core: usize, command: &mut Command) -> anyhow::Result<Process> {
         let ours = sched_getaffinity(Pid::this())?;
         pin(core)?;
@@ -48,18 +48,19 @@ impl Process {
         process
     }
 
-    /// Its process id.
+    /// Returns the process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Says a line to it.
+    /// Writes a line to the standard input of the process.
     pub fn tell(&mut self, line: &str) -> io::Result<()> {
         let input = self.input.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
         writeln!(input, "{line}")
     }
 
-    /// Waits for the next line that it says.
+    /// Waits for the next line of its standard output and returns it. An error if the output has
+    /// ended.
     pub fn hear(&mut self) -> anyhow::Result<String> {
         let mut line = String::new();
         if self.output.read_line(&mut line)? == 0 {
@@ -68,7 +69,7 @@ impl Process {
         Ok(line.trim_end().to_string())
     }
 
-    /// Where a server says that it listens.
+    /// Reads the next line of a server and returns the address in it, on which the server listens.
     pub fn address(&mut self) -> anyhow::Result<SocketAddr> {
         let line = self.hear()?;
         let address = line.strip_prefix("listening on ");
@@ -76,29 +77,30 @@ impl Process {
         Ok(address.parse()?)
     }
 
-    /// CPU time of all its threads so far, those that have ended included, in user and kernel.
+    /// Returns the CPU time of all its threads so far in user and kernel, ended threads included.
     pub fn cpu(&self) -> anyhow::Result<Duration> {
         let clock = ClockId::pid_cpu_clock_id(self.nix_pid())?;
         Ok(clock.now()?.into())
     }
 
-    /// A size in its /proc/PID/status, such as `VmRSS`, in bytes.
+    /// Returns a size from its /proc/PID/status, such as `VmRSS`, in bytes.
     pub fn memory(&self, field: &str) -> anyhow::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         kibibytes(&status, field).with_context(|| format!("no {field} of {}", self.pid()))
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         Ok(kill(self.nix_pid(), signal)?)
     }
 
-    /// Whether it runs.
+    /// Returns whether the process is running.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Closes its input and waits for its end, which must come in time.
+    /// Closes its standard input and waits until it ends. An error if that takes longer than
+    /// `patience`.
     pub fn finish(&mut self, patience: Duration) -> anyhow::Result<ExitStatus> {
         self.input = None;
         let end = Instant::now() + patience;
@@ -125,21 +127,21 @@ impl Drop for Process {
     }
 }
 
-/// This process runs on this CPU only from now on.
+/// Restricts this process to one CPU.
 pub fn pin(core: usize) -> anyhow::Result<()> {
     let mut cores = CpuSet::new();
     cores.set(core)?;
     Ok(sched_setaffinity(Pid::this(), &cores)?)
 }
 
-/// The CPUs that this process may use.
+/// Returns the CPUs that this process may use.
 pub fn cores() -> anyhow::Result<Vec<usize>> {
     let ours = sched_getaffinity(Pid::this())?;
     let all = 0..CpuSet::count();
     Ok(all.filter(|&core| ours.is_set(core) == Ok(true)).collect())
 }
 
-/// Whether a program can be started.
+/// Returns whether a program can be started.
 pub fn is_installed(program: &str) -> bool {
     Command::new(program)
         .arg("--version")
@@ -149,7 +151,7 @@ pub fn is_installed(program: &str) -> bool {
         .is_ok()
 }
 
-/// A line such as `VmRSS:  1234 kB`, in bytes.
+/// Returns the value of a line such as `VmRSS: 1234 kB`, in bytes.
 pub fn kibibytes(text: &str, field: &str) -> Option<u64> {
     let mut lines = text.lines();
     let value = lines.find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;

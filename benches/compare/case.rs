@@ -1,27 +1,27 @@
-//! What the servers are loaded with.
+//! The loads that the servers are compared under.
 
 use std::fmt;
 use std::str::FromStr;
 
 use anyhow::Context;
 
-/// So many connections, each with so many messages of so many bytes in flight.
+/// A load: a number of connections, each with a number of messages of one size in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Case {
-    /// Connections at a time.
+    /// Connections at the same time.
     pub connections: usize,
     /// Bytes of a message.
     pub bytes: usize,
     /// Messages in flight on a connection.
     pub depth: usize,
-    /// Every message has a connection of its own, which is opened before it and closed in order
-    /// behind it.
+    /// Whether every message has a connection of its own, which is opened before the message and
+    /// closed in order after the reply.
     pub churn: bool,
 }
 
 const KIB: usize = 1024;
 
-/// All of them.
+/// All cases of the comparison.
 pub const ALL: [Case; 8] = [
     steady(1, 64, 1),
     steady(100, 64, 1),
@@ -36,7 +36,7 @@ pub const ALL: [Case; 8] = [
     },
 ];
 
-/// Connections that stay.
+/// Returns a case whose connections stay open.
 pub const fn steady(connections: usize, bytes: usize, depth: usize) -> Case {
     Case {
         connections,
@@ -46,7 +46,7 @@ pub const fn steady(connections: usize, bytes: usize, depth: usize) -> Case {
     }
 }
 
-/// As it is named on the command line: `1000x64x1`, or `64x64x1-churn`.
+/// Formats the case as it is named on the command line: `1000x64x1`, or `64x64x1-churn`.
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Case {

@@ -1,4 +1,4 @@
-//! Who takes part: a server on one core, and a client of its own on the other.
+//! Starts the participants of the comparison: a server on one core, and its client on another core.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,29 +18,29 @@ use crate::peers;
 pub enum Server {
     /// `upcase serve` with its defaults.
     Upcase,
-    /// The same without its sandbox, which no other server has either.
+    /// `upcase serve` without its sandbox, which no other server has either.
     NoSandbox,
     Epoll,
     Tokio,
     Threads,
     Libuv,
     Go,
-    /// Another build of `upcase`, which the environment names as UPCASE_OTHER.
+    /// Another build of `upcase`, whose path is in the environment variable UPCASE_OTHER.
     Other,
 }
 
 /// A client of the comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Client {
-    /// It keeps its round trips.
+    /// The bare client, which records its round trips.
     Timing,
-    /// It keeps nothing.
+    /// The bare client, which records nothing.
     Bare,
-    /// The load generator itself.
+    /// The load generator of upcase.
     Load,
 }
 
-/// The one core of the servers, and that of their clients and of the benchmark.
+/// The core of the servers, and the core of their clients and of the benchmark.
 #[derive(Clone, Copy, Debug)]
 pub struct Cores {
     pub server: usize,
@@ -55,7 +55,7 @@ pub struct Contender {
 }
 
 impl Contender {
-    /// Starts both; all connections are up then.
+    /// Starts a server and its client; returns when all connections are established.
     pub fn start(
         server: Server,
         client: Client,
@@ -69,7 +69,7 @@ impl Contender {
         Ok(Contender { server, client })
     }
 
-    /// Loads the server for a time or with so many messages, whatever comes first.
+    /// Loads the server for a time or with so many messages, whichever limit is reached first.
     pub fn load(&mut self, milliseconds: u64, messages: u64) -> anyhow::Result<Report> {
         self.client.tell(&format!("{milliseconds} {messages}"))?;
         self.client.hear()?.parse()
@@ -77,7 +77,7 @@ impl Contender {
 }
 
 impl Server {
-    /// How the tables call it.
+    /// Returns the server's name in the tables.
     pub fn name(self) -> &'static str {
         match self {
             Server::Upcase => "upcase serve",
@@ -91,7 +91,8 @@ impl Server {
         }
     }
 
-    /// How it is started; it is built first where it has to be. An error: it cannot be had here.
+    /// Returns the command that starts the server, which is compiled first where necessary. An
+    /// error if the server is not available on this machine.
     pub fn command(self) -> anyhow::Result<Command> {
         let (program, arguments): (PathBuf, &[&str]) = match self {
             Server::Upcase => return Ok(upcase::serve(upcase::program())),
@@ -117,7 +118,7 @@ impl Server {
 }
 
 impl Client {
-    /// How it is started, for this server.
+    /// Returns the command that starts the client for this server.
     pub fn command(self, target: SocketAddr, case: Case) -> anyhow::Result<Command> {
         let word = match self {
             Client::Timing => "timing",
@@ -130,7 +131,7 @@ impl Client {
     }
 }
 
-/// Carries out the part of a process that was started by [`Server::command`]: a peer in Rust.
+/// Runs a peer in Rust, in a process that was started by the command of [`Server::command`].
 pub fn serve(peer: &str) -> anyhow::Result<()> {
     match peer {
         "epoll" => peers::epoll::serve()?,
@@ -141,12 +142,12 @@ pub fn serve(peer: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where files of this benchmark can lie.
+/// Returns a path for a temporary file of this benchmark.
 pub fn scratch(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("compare-{}-{name}", std::process::id()))
 }
 
-/// Compiles a peer, unless that was done.
+/// Compiles a peer, unless its program is newer than its source; returns the path of the program.
 fn build(source: &str, compiler: &[&str], libraries: &[&str]) -> anyhow::Result<PathBuf> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let source = Path::new(env!("CARGO_MANIFEST_DIR"))

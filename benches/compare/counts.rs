@@ -1,5 +1,6 @@
-//! What is exact and repeatable: instructions and system calls a message, each the slope between
-//! two runs of different length, so that start and end cost nothing.
+//! Counts what is exact and repeatable: instructions and system calls per message. Each is the
+//! slope between two runs of different length, so that start and end of the server are not
+//! included.
 
 use std::fs;
 use std::path::Path;
@@ -16,22 +17,22 @@ use crate::common::callgrind;
 use crate::common::process::{Process, is_installed};
 use crate::contender::{Client, Contender, Cores, Server, scratch};
 
-/// Messages of the two runs on a connection, and at least in all.
+/// Messages of the two runs per connection, and the minimum of messages in all.
 const MESSAGES_EACH: [u64; 2] = [10, 50];
 const MESSAGES_LEAST: [u64; 2] = [10_000, 40_000];
 
-/// A server under a tool has seen all its new connections after this.
+/// Time after which a server under a tool has accepted and registered all its new connections.
 const SETTLING: Duration = Duration::from_secs(1);
 
-/// A run under a tool must not take longer.
+/// Time limit of a run under a tool, in milliseconds.
 const PATIENCE_MS: u64 = 60_000;
 
-/// What is counted.
+/// The kind of event that is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
-    /// In user space, by callgrind.
+    /// Instructions in user space, counted by callgrind.
     Instructions,
-    /// By strace.
+    /// System calls, counted by strace.
     Calls,
 }
 
@@ -44,7 +45,7 @@ impl What {
     }
 }
 
-/// How many a message.
+/// Returns the instructions or system calls per message.
 pub fn a_message(what: What, server: Server, case: Case, cores: Cores) -> anyhow::Result<f64> {
     if !is_installed(what.tool()) {
         bail!("{} is not installed", what.tool());
@@ -58,7 +59,8 @@ pub fn a_message(what: What, server: Server, case: Case, cores: Cores) -> anyhow
     Ok((many as f64 - few as f64) / (messages[1] - messages[0]) as f64)
 }
 
-/// The calls a message of the raw epoll loop by its own count: waits, reads and writes.
+/// Returns the system calls per message of the raw epoll loop by its own count: waits, reads,
+/// writes.
 pub fn own_calls(case: Case, cores: Cores) -> anyhow::Result<[f64; 3]> {
     let mut contender = Contender::start(Server::Epoll, Client::Bare, case, cores)?;
     let before = told(&mut contender.server)?;
@@ -74,7 +76,7 @@ fn told(server: &mut Process) -> anyhow::Result<[u64; 3]> {
     numbers[..].try_into().context("three numbers")
 }
 
-/// Of a whole run of the server with so many messages.
+/// Counts over a whole run of the server with so many messages.
 fn count(
     what: What,
     server: Server,
@@ -90,7 +92,8 @@ fn count(
     let mut command = Client::Bare.command(address, case)?;
     let mut client = Process::start_on(cores.client, &mut command)?;
     client.hear()?;
-    // What follows a connect is over then, and the first message of each connection may cost more.
+    // After this time the work that follows a connect is over. The first message of each connection
+    // is exchanged before the others, since it may cost more.
     thread::sleep(SETTLING);
     for messages in [case.connections as u64, messages] {
         client.tell(&format!("{PATIENCE_MS} {messages}"))?;
@@ -107,7 +110,7 @@ fn count(
     counted
 }
 
-/// The same command, counted. Its process id is that of the server.
+/// Wraps a command in the tool that counts. The process id stays that of the server.
 fn under(what: What, log: &Path, command: &Command) -> Command {
     let mut under = match what {
         What::Instructions => {
@@ -127,7 +130,7 @@ fn under(what: What, log: &Path, command: &Command) -> Command {
     under
 }
 
-/// The count, as soon as the tool has written it.
+/// Returns the count as soon as the tool has written it.
 fn read(what: What, log: &Path) -> anyhow::Result<u64> {
     let end = Instant::now() + Duration::from_secs(5);
     loop {

@@ -1,4 +1,4 @@
-//! The load generator in the place of the bare client, spoken to in the same way.
+//! Runs the load generator in place of the bare client, with the same commands on standard input.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,8 +12,8 @@ use upcase::load::sizes::Sizes;
 use crate::case::Case;
 use crate::client::Report;
 
-/// Carries out what standard input says until it ends. Its connections are opened for every run,
-/// and that is no part of what it reports.
+/// Carries out the commands on standard input until it ends. The load generator opens its
+/// connections for every run; this is not part of the reported time.
 pub fn run(target: SocketAddr, case: Case) -> anyhow::Result<()> {
     println!("ready");
     for line in io::stdin().lines() {

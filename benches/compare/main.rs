@@ -1,15 +1,16 @@
-//! `upcase serve` and its peers beside the raw loop, cycle by cycle and start by start, and
-//! `upcase load` beside a bare client; instructions, system calls and memory as well.
+//! Compares `upcase serve` and other servers with a raw epoll loop, in alternating slices of time
+//! and over several starts, and `upcase load` with a bare client; also compares instructions,
+//! system calls and memory.
 //!
 //! ```text
 //! cargo bench --bench compare                                   all, into benches/RESULTS.md
-//! cargo bench --bench compare -- --case 1000x64x1 --starts 20   one case, only told
+//! cargo bench --bench compare -- --case 1000x64x1 --starts 20   one case, only printed
 //! UPCASE_OTHER=old/upcase cargo bench --bench compare -- --part servers --server other,upcase
 //!                                                               one build beside another
 //! ```
 //!
-//! Peers and clients are processes of their own, most of them this program called with the name of
-//! what they are to be.
+//! Servers and clients are processes of their own. Most of them run this program, with their name
+//! as an argument.
 
 mod case;
 mod client;
@@ -79,7 +80,7 @@ enum PartName {
     Memory,
 }
 
-/// The load of the load generator's comparison, and the cases whose instructions are counted.
+/// The case of the load generator's comparison, and the cases whose instructions are counted.
 const LOAD: Case = steady(1000, 64, 1);
 const COUNTED: [Case; 2] = [steady(100, 64, 1), steady(1000, 64, 1)];
 
@@ -156,7 +157,8 @@ fn servers(
     Ok(())
 }
 
-/// The raw loop first: it is what the others are measured by.
+/// Returns the servers to compare. The first one, by default the raw epoll loop, is the base that
+/// the others are compared with.
 fn chosen(arguments: &Arguments) -> Vec<Server> {
     match &arguments.server[..] {
         [] => vec![

@@ -1,5 +1,5 @@
-//! User-space memory an idle connection: the slope of what is resident between few and many
-//! connections, each of which has exchanged one message.
+//! Measures the user-space memory of an idle connection: the slope of resident memory between few
+//! and many connections, each of which has exchanged one message.
 
 use std::process::Command;
 use std::thread;
@@ -12,20 +12,20 @@ use crate::common::process::Process;
 use crate::common::upcase;
 use crate::contender::{Client, Contender, Cores, Server};
 
-/// Connections at either end of the slope.
+/// Numbers of connections at the two ends of the slope.
 pub const CONNECTIONS: [usize; 2] = [1000, 19_000];
 
-/// Resident memory that belongs to the process alone, in its status.
+/// The field of /proc/PID/status with the resident memory that belongs to the process alone.
 const FIELD: &str = "RssAnon";
 
 const LOOK: Duration = Duration::from_millis(5);
 
-/// After so long `upcase serve` has ended what it begins with a message: a quarter of its stall
-/// timeout.
+/// Time after which `upcase serve` has finished the work that follows a message: more than a
+/// quarter of its stall timeout.
 pub const IDLE: Duration = Duration::from_secs(9);
 const PATIENCE_MS: u64 = 30_000;
 
-/// Bytes of a server: just after the message, and when that is a while ago.
+/// Returns the bytes per connection of a server: right after the message, and [`IDLE`] later.
 pub fn of_server(server: Server, cores: Cores) -> anyhow::Result<[f64; 2]> {
     let mut resident = [[0; 2]; 2];
     for (place, connections) in CONNECTIONS.into_iter().enumerate() {
@@ -42,7 +42,7 @@ pub fn of_server(server: Server, cores: Cores) -> anyhow::Result<[f64; 2]> {
     Ok(resident.map(slope))
 }
 
-/// Bytes of the load generator, at their peak.
+/// Returns the bytes per connection of the load generator at its peak.
 pub fn of_load(cores: Cores) -> anyhow::Result<f64> {
     let mut resident = [0; 2];
     for (resident, connections) in resident.iter_mut().zip(CONNECTIONS) {
@@ -55,7 +55,7 @@ pub fn of_load(cores: Cores) -> anyhow::Result<f64> {
             .args(["--connections", &count, "--messages", &count]);
         let mut load = Process::start_on(cores.client, &mut command)?;
         while load.is_running() {
-            // One that ends meanwhile has no memory any more.
+            // A process that has just ended has no memory any more.
             *resident = load.memory(FIELD).unwrap_or(0).max(*resident);
             thread::sleep(LOOK);
         }

@@ -1,4 +1,5 @@
-//! What was found, in Markdown: on standard output as it comes, and in `benches/RESULTS.md`.
+//! Writes the results as Markdown: to standard output while the benchmark runs, and at the end to
+//! `benches/RESULTS.md`.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -15,7 +16,7 @@ pub struct Results {
 }
 
 impl Results {
-    /// Begins with how it was done.
+    /// Creates the document with a description of the method.
     pub fn new(settings: &Settings) -> Results {
         let Settings {
             cores,
@@ -54,27 +55,27 @@ impl Results {
         results
     }
 
-    /// Adds a paragraph, a table, a heading.
+    /// Adds text, such as a paragraph, a table or a heading.
     pub fn add(&mut self, text: &str) {
         println!("{text}");
         self.text.push_str(text);
         self.text.push('\n');
     }
 
-    /// Adds a row, or the beginning of a table.
+    /// Adds a row of a table.
     pub fn row(&mut self, cells: &[String]) {
         let row = format!("| {} |", cells.join(" | "));
         self.add(&row);
     }
 
-    /// Begins a table.
+    /// Begins a table with its head.
     pub fn head(&mut self, cells: &[&str]) {
         self.row(&cells.iter().map(|it| (*it).to_string()).collect::<Vec<_>>());
         let line: Vec<String> = cells.iter().map(|_| "---".to_string()).collect();
         self.row(&line);
     }
 
-    /// Adds a comparison with its bars.
+    /// Adds the table of a comparison and its bars.
     pub fn comparison(&mut self, comparison: &Comparison, starts: usize) {
         let case = comparison.case;
         let what = if case.churn { "connection" } else { "message" };
@@ -112,7 +113,7 @@ impl Results {
         self.add(&format!("\n```text\n{}```\n", bars(comparison)));
     }
 
-    /// Writes the document.
+    /// Writes the document to its file.
     pub fn write(&self) -> std::io::Result<()> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/RESULTS.md");
         fs::write(path, &self.text)
@@ -152,7 +153,7 @@ fn median(figures: impl Iterator<Item = f64>, digits: usize) -> String {
     }
 }
 
-/// A bar for the ratio of each contender, its interval at the end.
+/// Draws a bar for the ratio of each contender, with its interval at the end.
 fn bars(comparison: &Comparison) -> String {
     const WIDTH_OF_ONE: f64 = 20.0;
     const LONGEST: usize = 60;

@@ -1,14 +1,15 @@
-//! Side by side: each contender is compared with the first one, the two alone. Slices of time
-//! alternate between them, and are compared cycle by cycle, since the machine's speed drifts, and
-//! drifts for both. After some cycles both are started anew, and each such start gives one ratio: a
-//! program differs from itself by some hundredths between two starts, which no number of slices of
-//! one start averages out.
+//! Compares each contender with the first one, the base, while only these two run. Slices of time
+//! alternate between the two, and the ratio is computed per cycle of two slices: the speed of the
+//! machine drifts, but within a cycle it is nearly the same for both. After some cycles both are
+//! started anew, and each such start gives one ratio: a program differs from itself by some
+//! hundredths between two starts, and no number of slices of one start averages that out.
 //!
-//! Two slices of one and the same server, one behind the other, differ by 10 to 15 % (standard
-//! deviation), be they of 20 or of 200 ms: client and server are about as fast, and which of them
-//! has its work waiting in large batches, and which one has it trickling in, changes from slice to
-//! slice (the same server made 0.002 to 0.7 waits a message). So slices are short, and many; and
-//! two servers alone have more of them in the same time than six that take turns.
+//! Two consecutive slices of one and the same server differ by 10 to 15 % (standard deviation),
+//! whether they last 20 or 200 ms. The reason: client and server are about equally fast, and from
+//! slice to slice it changes whether the work arrives at a server in large batches or message by
+//! message (the same server made 0.002 to 0.7 waits per message). So slices are short, and there
+//! are many. With two servers at a time, each gets more slices in the same time than with six that
+//! take turns.
 
 use std::time::{Duration, Instant};
 
@@ -20,53 +21,52 @@ use crate::common::machine;
 use crate::contender::{Client, Contender, Cores, Server};
 use crate::ratio::{self, Median};
 
-/// How many median round trips a slice must hold.
+/// Number of median round trips that a slice must be able to hold.
 const SLICE_ROUND_TRIPS: u32 = 10;
 
-/// So close the ends of an interval are to be.
+/// Maximum distance of either end of the interval from the median, as a part of the median.
 pub const CLOSE: f64 = 0.05;
 
-/// How long it may go on.
+/// The cores and limits of a comparison.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub cores: Cores,
-    /// At least so many starts.
+    /// Minimum number of starts.
     pub starts: usize,
-    /// Of each contender in a start: so many slices as fit.
+    /// Time of each contender in a start, which is filled with slices.
     pub length: Duration,
-    /// No more starts of a pair after this time, or after twice as long where there is no interval
-    /// yet.
+    /// Time after which a pair is not started again; twice as long if there is no interval yet.
     pub bound: Duration,
-    /// The part of the cores' time that others may take in a start that counts.
+    /// Maximum part of the cores' time that other processes may use in a start that counts.
     pub foreign_most: f64,
 }
 
-/// Whose CPU time is compared.
+/// The process whose CPU time is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     Server,
     Client,
 }
 
-/// Who takes part: the server, its client, and how the tables call the two.
+/// A participant: the server, its client, and the name of the two in the tables.
 pub type Entrant = (Server, Client, String);
 
-/// What a slice showed.
+/// The measurements of a slice.
 #[derive(Clone, Copy, Debug)]
 pub struct Slice {
     report: Report,
     server_cpu: Duration,
 }
 
-/// What came of a comparison.
+/// The result of a comparison.
 #[derive(Debug)]
 pub struct Comparison {
     pub case: Case,
     pub side: Side,
-    /// What the others are measured by.
+    /// The name of the participant that the others are compared with.
     pub base: String,
     pub pairs: Vec<Pair>,
-    /// Who could not take part, and why.
+    /// The participants that are not available, each with the reason.
     pub absent: Vec<(String, String)>,
 }
 
@@ -75,24 +75,24 @@ pub struct Comparison {
 pub struct Pair {
     pub name: String,
     side: Side,
-    /// Those that count.
+    /// The starts that count.
     starts: Vec<Start>,
-    /// Starts that do not: others used the CPUs.
+    /// Number of starts that do not count, because other processes used the CPUs.
     pub discarded: usize,
-    /// What others used of the CPUs in each start.
+    /// The part of the CPU time that other processes used in each start.
     foreign: Vec<f64>,
 }
 
-/// What one start of both showed.
+/// The measurements of one start of both contenders.
 #[derive(Debug)]
 struct Start {
     /// The length of a slice.
     slice: Duration,
-    /// The slices of the base and of the other.
+    /// The slices of the base and of the other contender.
     cycles: Vec<[Slice; 2]>,
 }
 
-/// Compares servers under one load, by their CPU time, or clients, by theirs.
+/// Compares servers by their CPU time, or clients by theirs, under one load.
 pub fn compare(
     case: Case,
     side: Side,
@@ -115,7 +115,7 @@ pub fn compare(
     for other in others {
         let both = [base, other];
         let first = start(base, case, settings)?;
-        // Who cannot be had at all is told, not an error.
+        // A participant that is not available at all is listed as such; that is no error.
         match start(other, case, settings) {
             Ok(second) => {
                 comparison
@@ -135,7 +135,8 @@ fn start(entrant: &Entrant, case: Case, settings: &Settings) -> anyhow::Result<C
 }
 
 impl Pair {
-    /// Measures two that were just started, and starts them anew until enough is known.
+    /// Measures two contenders that were just started, and restarts them until the ratio is known
+    /// well enough or the time is over.
     fn new(
         side: Side,
         case: Case,
@@ -144,7 +145,7 @@ impl Pair {
         settings: &Settings,
     ) -> anyhow::Result<Pair> {
         let end = Instant::now() + settings.bound;
-        // An interval is worth as much time again.
+        // To get an interval at all, as much time again may be spent.
         let last = end + settings.bound;
         let mut pair = Pair {
             name: entrants[1].2.clone(),
@@ -168,11 +169,11 @@ impl Pair {
         }
     }
 
-    /// Some cycles of both, which were just started.
+    /// Measures some cycles of two contenders that were just started.
     fn measure(&mut self, running: &mut [Contender; 2], settings: &Settings) -> anyhow::Result<()> {
         let mut slice = self.side.least_slice();
         for contender in &mut *running {
-            // The first slice warms it up, and tells how long the others must be.
+            // The first slice warms the contender up, and shows how long the others must be.
             let p50 = contender.slice(slice)?.report.p50;
             slice = slice.max(p50 * SLICE_ROUND_TRIPS);
         }
@@ -181,7 +182,7 @@ impl Pair {
         let before = Use::so_far(running, settings.cores)?;
         for number in 0..count {
             let [base, other] = &mut *running;
-            // Neither is always the first.
+            // The two take turns in being first.
             cycles.push(if number % 2 == 0 {
                 [base.slice(slice)?, other.slice(slice)?]
             } else {
@@ -199,8 +200,8 @@ impl Pair {
         Ok(())
     }
 
-    /// The CPU time a message as a multiple of the base's: the median of the starts, each with the
-    /// median of its cycles. `None`: there are too few.
+    /// Returns the CPU time per message as a multiple of the base's: the median over the starts of
+    /// the median over a start's cycles. `None`: there are too few starts.
     pub fn ratio(&self) -> Option<Median> {
         let of_start = |start: &Start| {
             let ratios = start.cycles.iter();
@@ -211,23 +212,23 @@ impl Pair {
         Median::of(&ratios)
     }
 
-    /// Whether the ratio is known from so many starts, and closely.
+    /// Returns whether there are this many starts and the ratio's interval is narrow enough.
     pub fn is_resolved(&self, starts: usize) -> bool {
         let is_close = |ratio: Median| ratio.is_within(CLOSE);
         self.starts.len() >= starts && self.ratio().is_some_and(is_close)
     }
 
-    /// Starts that count.
+    /// Returns the number of starts that count.
     pub fn starts(&self) -> usize {
         self.starts.len()
     }
 
-    /// What others used of the CPUs in a start, at the median.
+    /// Returns the median over the starts of the part of the CPU time that other processes used.
     pub fn foreign(&self) -> Option<f64> {
         ratio::middle(&self.foreign)
     }
 
-    /// The length of a slice, at the median of the starts.
+    /// Returns the median over the starts of a slice's length.
     pub fn slice(&self) -> Option<Duration> {
         let lengths: Vec<f64> = self
             .starts
@@ -237,12 +238,12 @@ impl Pair {
         ratio::middle(&lengths).map(Duration::from_secs_f64)
     }
 
-    /// The slices of the base.
+    /// Returns the slices of the base.
     pub fn base(&self) -> impl Iterator<Item = &Slice> {
         self.cycles().map(|[base, _]| base)
     }
 
-    /// The slices of the other.
+    /// Returns the slices of the other contender.
     pub fn other(&self) -> impl Iterator<Item = &Slice> {
         self.cycles().map(|[_, other]| other)
     }
@@ -253,8 +254,8 @@ impl Pair {
 }
 
 impl Side {
-    /// The least length of a slice: short, so that there are many. The load generator opens its
-    /// connections anew for each.
+    /// Returns the minimum length of a slice: short, so that there are many. It is longer for the
+    /// load generator, which opens new connections for each slice.
     fn least_slice(self) -> Duration {
         Duration::from_millis(match self {
             Side::Server => 50,
@@ -264,7 +265,7 @@ impl Side {
 }
 
 impl Contender {
-    /// One slice of it.
+    /// Runs one slice of the contender.
     fn slice(&mut self, length: Duration) -> anyhow::Result<Slice> {
         let before = self.server.cpu()?;
         let report = self.load(length.as_millis() as u64, u64::MAX)?;
@@ -274,12 +275,12 @@ impl Contender {
 }
 
 impl Slice {
-    /// Messages a second.
+    /// Returns the messages per second.
     pub fn rate(&self) -> f64 {
         self.report.messages as f64 / self.report.elapsed.as_secs_f64()
     }
 
-    /// CPU time a message in microseconds.
+    /// Returns the CPU time per message in microseconds.
     pub fn cost(&self, side: Side) -> f64 {
         let cpu = match side {
             Side::Server => self.server_cpu,
@@ -288,18 +289,18 @@ impl Slice {
         micros(cpu) / self.report.messages.max(1) as f64
     }
 
-    /// The median round trip in microseconds.
+    /// Returns the median round trip in microseconds.
     pub fn p50(&self) -> f64 {
         micros(self.report.p50)
     }
 
-    /// The 99th percentile in microseconds.
+    /// Returns the 99th percentile of the round trips in microseconds.
     pub fn p99(&self) -> f64 {
         micros(self.report.p99)
     }
 }
 
-/// The time of two cores in which they were not idle, and the part of it that is ours.
+/// A sample of the idle time of two cores, and of the CPU time of the benchmark's own processes.
 struct Use {
     at: Instant,
     idle: Duration,
@@ -319,7 +320,8 @@ impl Use {
         })
     }
 
-    /// The part of both cores' time that others have used since then.
+    /// Returns the part of both cores' time that other processes have used since the earlier
+    /// sample.
     fn foreign_since(&self, before: &Use) -> f64 {
         let both = 2 * (self.at - before.at);
         let idle = self.idle.saturating_sub(before.idle);

@@ -1,4 +1,4 @@
-// A goroutine for every client.
+// An echo server with a goroutine for every client.
 package main
 
 import (
@@ -25,7 +25,7 @@ func main() {
 	}
 }
 
-// A client that breaks off is nobody's concern.
+// Echoes until the client closes its side or the connection fails; errors are ignored.
 func echo(client net.Conn) {
 	defer client.Close()
 	buffer := make([]byte, bufferBytes)

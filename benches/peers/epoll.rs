@@ -1,11 +1,12 @@
-//! A minimal epoll loop with nothing else: no limits, no timeouts, no counters but of its own
-//! calls. The practical limit of epoll.
+//! An echo server as a minimal epoll loop: no limits, no timeouts, and no counters except of its
+//! own system calls. It shows the practical limit of epoll.
 //!
-//! All of the way from one system call to the next is inlined: a return from a function behind
-//! a system call costs this loop a fifth of its speed.
+//! All code between two system calls is inlined: returning from a function right after a system
+//! call costs this loop a fifth of its speed.
 //!
-//! Edge-triggered, every socket registered once, no read to EAGAIN after a short read, one shared
-//! buffer, converted in place; only what the kernel does not take at once is copied.
+//! The loop is edge-triggered, registers every socket once, does not read to EAGAIN after a short
+//! read, and converts in place in one shared buffer. Only bytes that the kernel does not accept at
+//! once are copied.
 
 use std::io::{self, BufRead};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -18,18 +19,18 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
 const BUFFER_BYTES: usize = 256 * 1024;
 const EVENTS: usize = 1024;
 
-/// What an event is about, if it is not the descriptor of a client.
+/// The event data of the listener and of standard input. For a client it is the descriptor.
 const LISTENER: u64 = u64::MAX;
 const INPUT: u64 = u64::MAX - 1;
 
-/// A client: its socket, and what it is owed.
+/// A client: its socket and the bytes that are still to be sent to it.
 struct Client {
     socket: OwnedFd,
     pending: Vec<u8>,
     writable: bool,
 }
 
-/// System calls so far.
+/// Numbers of system calls so far.
 #[derive(Default)]
 struct Calls {
     wait: u64,
@@ -40,13 +41,14 @@ struct Calls {
 struct Server {
     epoll: OwnedFd,
     listener: OwnedFd,
-    /// By descriptor.
+    /// The clients, indexed by descriptor.
     clients: Vec<Option<Client>>,
     buffer: Box<[u8]>,
     calls: Calls,
 }
 
-/// Serves until standard input ends; on each line of it, tells its calls so far.
+/// Serves until standard input ends. For each line of input, prints the numbers of its system
+/// calls.
 pub fn serve() -> io::Result<()> {
     let listener = super::listener()?;
     listener.set_nonblocking(true)?;
@@ -89,7 +91,8 @@ impl Server {
                     client => self.serve(client as usize, flags),
                 }
             }
-            // After the batch, in which a descriptor that was closed may still have events.
+            // Only after the batch: it may still hold events of a closed descriptor, which a new
+            // client could get.
             if somebody_waits {
                 self.accept()?;
             }
@@ -136,7 +139,8 @@ impl Server {
         }
     }
 
-    /// False: standard input has ended.
+    /// Reads a line of standard input and prints the counters. Returns false when the input has
+    /// ended.
     fn tell(&self) -> io::Result<bool> {
         let mut line = String::new();
         let length = io::stdin().lock().read_line(&mut line)?;
@@ -147,7 +151,7 @@ impl Server {
 }
 
 impl Client {
-    /// An error: it is over, in order or not.
+    /// Echoes what can be read. Returns an error when the connection has ended, in order or not.
     #[inline(always)]
     fn echo(
         &mut self,
@@ -155,7 +159,7 @@ impl Client {
         buffer: &mut [u8],
         calls: &mut Calls,
     ) -> Result<(), Errno> {
-        // Data and FIN may share one event.
+        // Data and a FIN may arrive in one event.
         let ends = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
         loop {
             if !self.pending.is_empty() {

@@ -1,6 +1,7 @@
-//! The peers of the comparison: the same upper-case echo, each as a competent user of its
-//! technology would write it. Those in Rust run in a process of their own, which is the benchmark's
-//! binary called with their name; the others lie here as source and are compiled when they can be.
+//! The servers that `upcase serve` is compared with: the same upper-case echo, each as a competent
+//! user of its technology would write it. Those in Rust are parts of the benchmark's binary, which
+//! runs itself with their name in a process of its own. The others are sources in this directory
+//! and are compiled where their compiler is installed.
 
 pub mod epoll;
 pub mod threads;
@@ -13,11 +14,11 @@ use std::thread;
 
 use socket2::{Domain, Socket, Type};
 
-/// As many clients may wait as with `upcase serve`.
+/// The length of the accept queue, as in `upcase serve`.
 const BACKLOG: i32 = 4096;
 
-/// A listener on any free port of the loopback, which has told where it is. What it accepts
-/// inherits TCP_NODELAY.
+/// Opens a listener on any free port of the loopback and prints its address. Accepted sockets
+/// inherit TCP_NODELAY.
 fn listener() -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
@@ -29,7 +30,7 @@ fn listener() -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// The process ends with its standard input: with whoever started it.
+/// Ends the process when its standard input ends, which is when its parent closes it or ends.
 fn end_with_input() {
     thread::spawn(|| {
         let _ = io::copy(&mut io::stdin().lock().by_ref(), &mut io::sink());

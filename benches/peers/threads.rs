@@ -1,10 +1,10 @@
-//! A thread for every client, blocking I/O.
+//! An echo server with one thread per client and blocking I/O.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::thread;
 
-/// All that a client's thread needs; the default would be 2 MiB.
+/// The stack of a client's thread, which needs no more; the default would be 2 MiB.
 const STACK_BYTES: usize = 32 * 1024;
 const BUFFER_BYTES: usize = 64 * 1024;
 
@@ -20,7 +20,7 @@ pub fn serve() -> io::Result<()> {
     Ok(())
 }
 
-/// A client that breaks off is nobody's concern.
+/// Echoes until the client closes its side or the connection fails; errors are ignored.
 fn echo(mut client: TcpStream) {
     let mut buffer = vec![0; BUFFER_BYTES];
     while let Ok(count) = client.read(&mut buffer)

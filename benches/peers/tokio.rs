@@ -1,4 +1,4 @@
-//! tokio on one thread, a task for every client.
+//! An echo server with tokio on one thread and one task per client.
 
 use std::io;
 
@@ -25,7 +25,7 @@ pub fn serve() -> io::Result<()> {
         })
 }
 
-/// A client that breaks off is nobody's concern.
+/// Echoes until the client closes its side or the connection fails; errors are ignored.
 async fn echo(mut client: TcpStream) {
     let mut buffer = vec![0; BUFFER_BYTES];
     while let Ok(count) = client.read(&mut buffer).await

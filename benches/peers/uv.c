@@ -1,4 +1,5 @@
-/* libuv: one loop, one buffer that all clients share, a try before every queued write. */
+/* An echo server with libuv: one loop, one buffer that all clients share; a write is queued only
+ * if the kernel does not accept all bytes at once. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +9,7 @@ enum { BUFFER_BYTES = 256 * 1024, BACKLOG = 4096 };
 
 static char buffer[BUFFER_BYTES];
 
-/* What the kernel did not take at once. */
+/* Bytes that the kernel did not accept at once. */
 struct rest {
     uv_write_t request;
     char bytes[];
@@ -33,7 +34,7 @@ static void on_written(uv_write_t *request, int status) {
     if (status < 0 || uv_read_start(client, on_alloc, on_read)) end(client);
 }
 
-/* Until it is written, nothing more is read. */
+/* Queues the rest of a reply; nothing more is read from the client until it is written. */
 static void write_later(uv_stream_t *client, const char *bytes, size_t count) {
     struct rest *rest = malloc(sizeof *rest + count);
     if (!rest) return end(client);
@@ -49,7 +50,7 @@ static void write_later(uv_stream_t *client, const char *bytes, size_t count) {
 static void on_read(uv_stream_t *client, ssize_t count, const uv_buf_t *buf) {
     if (count < 0) return end(client);
     for (ssize_t i = 0; i < count; i++) {
-        /* Vectorises, unlike toupper. */
+        /* The compiler vectorises this, unlike toupper. */
         char byte = buf->base[i];
         buf->base[i] = byte - ((byte >= 'a' && byte <= 'z') << 5);
     }

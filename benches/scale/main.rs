@@ -1,14 +1,16 @@
-//! As many connections as the machine holds, all open at a time, each verified: several `upcase
-//! serve` on one port, several `upcase load` with sources of their own, in a network of their own.
+//! Tests as many connections as the machine can hold, all open at the same time and each verified:
+//! several `upcase serve` on one port, and several `upcase load`, each with a source address of its
+//! own, in a network namespace of their own.
 //!
 //! ```text
 //! cargo bench --bench scale                              200,000 connections
 //! cargo bench --bench scale -- --connections 50000
-//! cargo bench --bench scale -- --on-paper 1000000        what another number needs, and no run
+//! cargo bench --bench scale -- --on-paper 1000000        prints what this number needs
 //! ```
 //!
-//! Every connection sends a message when those of its process are up, and the next one a while
-//! after its reply: so it is held, idle, until all are up and have answered once more.
+//! A connection sends its first message when all connections of its process are established, and
+//! the next one some time after the reply. So it is held, idle, until all connections are
+//! established and each has got a second reply.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -53,7 +55,7 @@ struct Arguments {
     bench: bool,
 }
 
-/// In a network of its own nobody else listens.
+/// The address of all servers. In a network namespace of their own no other program listens on it.
 const TARGET: &str = "127.0.0.1:12000";
 
 const LOOK: Duration = Duration::from_millis(100);
@@ -79,7 +81,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What so many connections need.
+/// Prints the limits and commands that this number of connections needs.
 fn explain(division: &Division, descriptors: u64) {
     let Division {
         connections,
@@ -111,7 +113,8 @@ fn explain(division: &Division, descriptors: u64) {
     }
 }
 
-/// Everything that runs. Processes end before their network does.
+/// All processes of the run and their network. The fields are dropped in this order, so the
+/// processes end before the network is removed.
 struct Run {
     division: Division,
     think: Duration,
@@ -124,7 +127,7 @@ struct Run {
 }
 
 impl Run {
-    /// The servers; no client yet.
+    /// Builds the network and starts the servers, but no client.
     fn start(division: Division, arguments: &Arguments) -> anyhow::Result<Run> {
         let began = Instant::now();
         let mut run = Run {
@@ -191,13 +194,14 @@ impl Run {
         Ok(())
     }
 
-    /// Connections that are up at both ends.
+    /// Returns the number of connections that are established at both ends.
     fn held(&self) -> anyhow::Result<u64> {
         let in_use = sockets(&self.servers[0])?.in_use;
         Ok(in_use.saturating_sub(self.division.servers) / 2)
     }
 
-    /// Messages verified so far, as the load generators have told.
+    /// Returns the number of messages verified so far, from the interval logs of the load
+    /// generators.
     fn verified(&self) -> anyhow::Result<u64> {
         let last = |log: &PathBuf| -> Option<u64> {
             let text = fs::read_to_string(log).ok()?;
@@ -236,8 +240,8 @@ impl Run {
         }
     }
 
-    /// Ends everything in order; tells how many messages were verified. Each connection has
-    /// verified one at least if none failed and no message is without its reply.
+    /// Ends all processes in order; returns how many messages were verified. If no message failed
+    /// and none lacks its reply, each connection has verified at least one.
     fn stop(&mut self) -> anyhow::Result<u64> {
         let left = self.end.saturating_duration_since(Instant::now());
         let patience = left.max(Duration::from_secs(10));

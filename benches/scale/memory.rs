@@ -1,4 +1,4 @@
-//! What the connections take of the machine: the difference between two looks.
+//! Measures the memory of a connection: the difference of two samples divided by the connections.
 
 use std::fs;
 
@@ -6,32 +6,33 @@ use anyhow::Context;
 
 use crate::common::process::{Process, kibibytes};
 
-/// The machine at one moment, in bytes.
+/// A sample of the machine's memory, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Look {
     slab: u64,
-    /// TCP buffers in this network.
+    /// The kernel's TCP buffers.
     buffers: u64,
     servers: u64,
     loads: u64,
 }
 
-/// What each connection takes, in bytes.
+/// The memory of one connection on average, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
-    /// The kernel's objects: sockets, files, entries of epoll. (MemAvailable would not tell: it
-    /// takes the inodes of sockets for memory that can be had back.)
+    /// Kernel objects: sockets, files, entries of epoll. (MemAvailable would not show them: it
+    /// counts the inodes of sockets as memory that can be reclaimed.)
     pub slab: f64,
-    /// What TCP holds in its buffers.
+    /// TCP buffers in the kernel.
     pub buffers: f64,
-    /// Resident in servers.
+    /// Resident memory of the servers.
     pub server: f64,
-    /// Resident in load generators.
+    /// Resident memory of the load generators.
     pub load: f64,
 }
 
 impl Look {
-    /// Looks; the servers tell of their network as well.
+    /// Takes a sample. The TCP buffers are read through the first server, for its network
+    /// namespace.
     pub fn take(servers: &[Process], loads: &[Process]) -> anyhow::Result<Look> {
         let machine = fs::read_to_string("/proc/meminfo")?;
         let field = |name| kibibytes(&machine, name).with_context(|| format!("no {name}"));
@@ -50,7 +51,7 @@ impl Look {
         })
     }
 
-    /// What each of so many connections takes that were not there before.
+    /// Returns the memory per connection, where `connections` were added since the sample `before`.
     pub fn since(&self, before: &Look, connections: u64) -> Share {
         let each = |now: u64, before: u64| (now as f64 - before as f64) / connections as f64;
         Share {
@@ -62,16 +63,16 @@ impl Look {
     }
 }
 
-/// TCP in the network of a process: see /proc/net/sockstat.
+/// TCP counters of the network namespace of a process: see /proc/net/sockstat.
 #[derive(Clone, Copy, Debug)]
 pub struct Sockets {
-    /// Both ends of each connection, and the listeners.
+    /// TCP sockets in use: both ends of each connection, and the listeners.
     pub in_use: u64,
-    /// Of all networks.
+    /// Pages of TCP buffers, of all namespaces.
     pub pages: u64,
 }
 
-/// The sockets in the network of this process.
+/// Reads the TCP counters of the network namespace of this process.
 pub fn sockets(process: &Process) -> anyhow::Result<Sockets> {
     let text = fs::read_to_string(format!("/proc/{}/net/sockstat", process.pid()))?;
     let line = text.lines().find_map(|line| line.strip_prefix("TCP: "));

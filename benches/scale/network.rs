@@ -1,6 +1,6 @@
-//! A network of its own: a namespace with nothing but its loopback, whose sysctls may be set
-//! without touching the machine's. It is taken down when it is dropped, and what a killed benchmark
-//! left behind is taken down by the next one.
+//! A network namespace for one benchmark: it has only a loopback interface, and its sysctls can be
+//! set without a change to the machine's. It is removed when it is dropped. Namespaces that a
+//! killed benchmark left behind are removed by the next one.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 
 const PREFIX: &str = "upcase-scale-";
 
-/// What is set in it, for many connections between few addresses.
+/// The sysctls that are set in the namespace, for many connections between few addresses.
 pub const SYSCTLS: [(&str, &str); 3] = [
     ("net.ipv4.ip_local_port_range", "1024 65535"),
     ("net.core.somaxconn", "65535"),
@@ -24,7 +24,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Sets it up; this needs root.
+    /// Creates the namespace; this needs root.
     pub fn build() -> anyhow::Result<Network> {
         sweep();
         let name = format!("{PREFIX}{}", std::process::id());
@@ -40,7 +40,8 @@ impl Network {
         Ok(network)
     }
 
-    /// A command in it. The process that is started becomes the program.
+    /// Returns a command that runs the program in the namespace. The process is replaced by the
+    /// program, so its id is that of the program.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name]).arg(program);
@@ -66,7 +67,7 @@ fn ip(arguments: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes the namespaces of benchmarks that are gone.
+/// Removes the namespaces of benchmarks that no longer run.
 fn sweep() {
     for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();

@@ -1,11 +1,11 @@
-//! How many connections are divided among processes. Pure.
+//! Divides a number of connections among processes. Pure.
 
 use std::net::Ipv4Addr;
 
 /// Descriptors of a process that are not connections.
 const RESERVE: u64 = 128;
 
-/// Who holds what.
+/// The numbers of connections and processes of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Division {
     /// Connections in all.
@@ -17,10 +17,11 @@ pub struct Division {
 }
 
 impl Division {
-    /// The fewest processes that can hold so many connections, with so many descriptors each.
+    /// Computes the fewest processes that can hold this many connections, each process with this
+    /// many descriptors.
     ///
-    /// The kernel gives every connection to a server by a hash: one gets more than its share, by a
-    /// few square roots of it.
+    /// The kernel assigns every connection to a server by a hash. So a server may get more than its
+    /// equal share; six times the square root of the share are allowed for that.
     pub fn new(connections: u64, descriptors: u64) -> Division {
         let most = descriptors.saturating_sub(RESERVE).max(1);
         let holds = |servers: &u64| {
@@ -34,13 +35,13 @@ impl Division {
         }
     }
 
-    /// How many connections a load process opens.
+    /// Returns how many connections a process of the load generator opens.
     pub fn share(&self, load: u64) -> u64 {
         let more = u64::from(load < self.connections % self.loads);
         self.connections / self.loads + more
     }
 
-    /// From where it opens them.
+    /// Returns the source address of a process of the load generator.
     pub fn source(&self, load: u64) -> Ipv4Addr {
         let [.., high, low] = (load + 1).to_be_bytes();
         Ipv4Addr::new(127, 1, high, low)

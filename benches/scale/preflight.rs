@@ -1,5 +1,5 @@
-//! Whether the machine can hold so many connections: each limit that is too low, its value, and the
-//! line that raises it.
+//! Checks whether the machine can hold so many connections: lists each limit that is too low, with
+//! its value and the command that raises it.
 
 use std::fmt;
 use std::fs;
@@ -7,8 +7,8 @@ use std::fs;
 use crate::common::process::kibibytes;
 use crate::plan::Division;
 
-/// Kernel and user memory of a connection, both of its ends on this machine, messages under way
-/// included.
+/// Kernel and user memory of a connection, with both of its ends on this machine and including
+/// messages in flight.
 const BYTES_A_CONNECTION: u64 = 12 * 1024;
 
 /// Pages of TCP buffers of a connection while it exchanges a small message: one at either end.
@@ -35,7 +35,7 @@ impl fmt::Display for Lack {
     }
 }
 
-/// What is too low for this, as the machine stands.
+/// Returns the limits of this machine that are too low for the run.
 pub fn lacks(division: &Division) -> Vec<Lack> {
     let ends = division.connections * 2;
     let processes = division.servers + division.loads;
@@ -79,7 +79,7 @@ pub fn lacks(division: &Division) -> Vec<Lack> {
         .collect()
 }
 
-/// What a machine needs outside of a namespace of its own, line by line.
+/// Returns the commands that a machine without a namespace of its own needs, one a line.
 pub fn lines(division: &Division) -> Vec<String> {
     let mut lines = vec![
         file_max(division),
@@ -101,7 +101,8 @@ pub fn lines(division: &Division) -> Vec<String> {
     lines
 }
 
-/// Twice what both ends of the connections take, as for the next.
+/// Returns the command for twice the files that both ends of the connections take. `watches` leaves
+/// the same margin.
 fn file_max(division: &Division) -> String {
     format!("sysctl -w fs.file-max={}", division.connections * 4)
 }
@@ -117,7 +118,7 @@ fn tcp_mem(division: &Division) -> String {
     format!("sysctl -w net.ipv4.tcp_mem='{low} {pressure} {high}'")
 }
 
-/// The number at this place of a file, from 0; `None`: this kernel does not tell.
+/// Returns the number at this position of a file, from 0. `None`: this kernel does not have it.
 fn read(path: &str, place: usize) -> Option<u64> {
     let text = fs::read_to_string(path).ok()?;
     text.split_whitespace().nth(place)?.parse().ok()

@@ -1,7 +1,7 @@
-//! What is known of the bytes of one direction, and the proof that all is well. Pure.
+//! Counts the bytes of one direction, and proves from the counts of both that all is well. Pure.
 //!
-//! Three things show how long a stream is: the bytes that came, the numbers that the other side
-//! acknowledged, and the place of the FIN. A capture that lacks packets makes them differ. So "all
+//! Three numbers show how long a stream is: the bytes seen, the sequence numbers that the peer
+//! acknowledged, and the position of the FIN. They differ when the capture lacks packets. So "all
 //! well" is not the absence of findings: it is a value of type [`AllWell`], and its only
 //! constructor requires of both directions that the SYN was seen, that all of these numbers are
 //! equal, and that every byte of the reply was compared with its byte of the request.
@@ -14,39 +14,40 @@
 //! ```
 //!
 //! All numbers are offsets: 0 is the first byte after the SYN, and a FIN takes the number after the
-//! last byte, as in the sequence numbers of TCP. An acknowledgment of a number beyond all that came
-//! may therefore be that of a FIN which the capture lacks; the length is then known but for one.
+//! last byte, as in the sequence numbers of TCP. An acknowledgment of a number beyond all bytes
+//! seen may therefore be that of a FIN which the capture lacks; the length is then known to within
+//! one byte.
 
-/// What is known of one direction.
+/// The byte counts of one direction, as far as they are known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
-    /// The SYN was seen, so that offset 0 is the first byte.
+    /// Whether the SYN was seen, so that offset 0 is the first byte.
     pub begins: bool,
-    /// Bytes that the capture holds, each counted once.
+    /// Number of bytes that the capture holds, each counted once.
     pub captured: u64,
-    /// The end of the highest byte that was seen sent.
+    /// The end of the highest byte that was seen.
     pub sent: u64,
-    /// The highest number that the other side acknowledged; a FIN counts as one. Once the FIN was
-    /// seen, a number beyond it is none.
+    /// The highest number that the peer acknowledged; a FIN counts as one. Once the FIN was seen,
+    /// numbers beyond it are ignored.
     pub acknowledged: u64,
-    /// The highest number, beyond those that were seen sent, that an acknowledgment or the sender's
-    /// own sequence numbers speak of; 0 when there is none.
+    /// The highest number beyond those that were seen sent, as known from an acknowledgment or from
+    /// the sender's own sequence numbers; 0 when there is none.
     pub spoken_of: u64,
-    /// The bytes before the FIN, when it was seen.
+    /// Number of bytes before the FIN; `None` when no FIN was seen.
     pub fin: Option<u64>,
 }
 
 /// Bytes of a direction that are known to exist and are not in the capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Missing {
-    /// How many numbers.
+    /// Number of missing sequence numbers.
     pub count: u64,
-    /// The last one may be that of the FIN.
+    /// Whether the last one may be that of the FIN.
     pub perhaps_fin: bool,
 }
 
 impl Account {
-    /// Returns the fewest bytes that this stream has.
+    /// Returns the minimum length of this stream, in bytes.
     pub fn length_min(&self) -> u64 {
         match self.fin {
             Some(fin) => fin,
@@ -54,7 +55,7 @@ impl Account {
         }
     }
 
-    /// Returns the most bytes that this stream has, as far as the capture shows.
+    /// Returns the maximum length of this stream, in bytes, as far as the capture shows.
     pub fn length_max(&self) -> u64 {
         match self.fin {
             Some(fin) => fin,
@@ -62,7 +63,8 @@ impl Account {
         }
     }
 
-    /// Returns the length to print: a single number beyond all that came is taken for a FIN's.
+    /// Returns the length to print: a single number beyond all bytes seen is taken for that of a
+    /// FIN.
     pub fn length(&self) -> u64 {
         match self.lacks_fin_alone() {
             true => self.length_min(),
@@ -80,19 +82,19 @@ impl Account {
         })
     }
 
-    /// Returns true when one number is known beyond all that came and no FIN was seen: most likely
-    /// it is the FIN's, but it may be that of a last byte.
+    /// Returns true when exactly one number beyond all bytes seen is known and no FIN was seen:
+    /// most likely it is the FIN's, but it may be that of a last byte.
     pub fn lacks_fin_alone(&self) -> bool {
         self.fin.is_none() && self.spoken_of == self.sent + 1
     }
 
-    /// Returns how many numbers were sent and not acknowledged.
+    /// Returns the number of sequence numbers that were sent and not acknowledged.
     pub fn unacknowledged(&self) -> u64 {
         let end = self.fin.map_or(self.sent, |fin| fin + 1);
         end.saturating_sub(self.acknowledged)
     }
 
-    /// Returns the length of the stream, if all of it is in the capture and was acknowledged.
+    /// Returns the length of the stream, if all of it was captured and acknowledged.
     fn whole(&self) -> Option<u64> {
         let fin = self.fin?;
         let is_whole =
@@ -101,13 +103,13 @@ impl Account {
     }
 }
 
-/// The proof that all is well with a connection, as far as its bytes go.
+/// The proof that a connection is complete and correct, as far as its bytes show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AllWell(());
 
 impl AllWell {
-    /// Returns the proof, if there is one. `compared`: the bytes of the reply that were compared
-    /// with their bytes of the request; `None` when the two are not to be compared.
+    /// Returns the proof, if there is one. `compared`: the number of bytes of the reply that were
+    /// compared with their bytes of the request; `None` when the two are not to be compared.
     pub fn prove(request: &Account, reply: &Account, compared: Option<u64>) -> Option<AllWell> {
         let (asked, answered) = (request.whole()?, reply.whole()?);
         let is_answered = compared.is_none_or(|compared| asked == answered && compared == answered);
@@ -115,12 +117,13 @@ impl AllWell {
     }
 }
 
-/// What is concluded about a connection or a capture.
+/// The conclusion about a connection or a capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conclusion {
-    /// Everything is there, and right.
+    /// Everything was captured and is correct.
     AllWell(AllWell),
-    /// Nothing was found wrong, and the capture does not hold all that would have to be seen.
+    /// Nothing was found wrong, but the capture does not hold everything that is needed for a
+    /// proof.
     Incomplete,
     /// Something is wrong, and the capture shows it.
     Wrong,

@@ -1,9 +1,9 @@
-//! What a segment is in the course of its flow, in tshark's words. Pure.
+//! Classifies each segment of a flow with the flags of Wireshark's TCP analysis. Pure.
 //!
-//! The rules are those of a passive observer, who sees neither end's mind: a segment that does not
-//! advance is a retransmission, and of which kind is judged from acknowledgments and from times.
-//! They follow what Wireshark documents under "TCP Analysis", so that both can be laid side by
-//! side; where this differs, the tests list the reason.
+//! The rules are those of a passive observer, who does not know the state of either end: a segment
+//! that does not advance the stream is a retransmission, and its kind is inferred from
+//! acknowledgments and times. They follow what Wireshark documents under "TCP Analysis", so that
+//! the results can be compared; where this module differs, the tests list the reason.
 //!
 //! Sequence numbers wrap; all comparisons are by distance (RFC 9293, section 3.4).
 
@@ -11,14 +11,15 @@ use std::time::Duration;
 
 use crate::capture::segment::{Flags, Segment};
 
-/// A fast retransmission follows the last duplicate acknowledgment within this time.
+/// Maximum time from the last duplicate acknowledgment to a fast retransmission.
 const FAST_RETRANSMISSION: Duration = Duration::from_millis(20);
 
-/// Without a handshake to measure the round trip, a segment that fills a hole within this time was
-/// reordered, and later retransmitted.
+/// Maximum time after the highest segment at which a segment that fills a hole counts as reordered;
+/// later it counts as retransmitted. It applies when no handshake was seen to measure the round
+/// trip.
 const REORDERED_WITHIN: Duration = Duration::from_millis(3);
 
-/// A set of words.
+/// A set of analysis flags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Analysis(u16);
 
@@ -34,46 +35,46 @@ macro_rules! words {
 words! {
     /// Bytes that were sent before, and not acknowledged yet.
     RETRANSMISSION = 0, "retransmission";
-    /// The same, at once after the third acknowledgment of what came before.
+    /// A retransmission immediately after at least two duplicate acknowledgments.
     FAST_RETRANSMISSION = 1, "fast_retransmission";
     /// Bytes that were acknowledged already.
     SPURIOUS_RETRANSMISSION = 2, "spurious_retransmission";
-    /// Bytes that come after later ones, too soon for a retransmission.
+    /// Bytes that arrive after later ones, too soon for a retransmission.
     OUT_OF_ORDER = 3, "out_of_order";
-    /// It begins beyond the bytes seen so far: some are missing.
+    /// A segment that begins beyond the bytes seen so far: some are missing.
     LOST_SEGMENT = 4, "lost_segment";
-    /// It repeats the acknowledgment and nothing else.
+    /// A segment that only repeats the last acknowledgment.
     DUPLICATE_ACK = 5, "duplicate_ack";
-    /// Its sender cannot take any byte.
+    /// The sender's receive window is zero.
     ZERO_WINDOW = 6, "zero_window";
-    /// One byte, to see whether the window has opened.
+    /// One byte that probes whether the window has opened.
     ZERO_WINDOW_PROBE = 7, "zero_window_probe";
-    /// The answer: still closed.
+    /// The answer to a probe: the window is still closed.
     ZERO_WINDOW_PROBE_ACK = 8, "zero_window_probe_ack";
-    /// It fills the receiver's window to the last byte.
+    /// A segment that fills the receiver's window to the last byte.
     WINDOW_FULL = 9, "window_full";
-    /// It changes the window and nothing else.
+    /// A segment that only changes the window.
     WINDOW_UPDATE = 10, "window_update";
-    /// It asks whether the peer is still there.
+    /// A segment that checks whether the peer still answers.
     KEEP_ALIVE = 11, "keep_alive";
-    /// The answer.
+    /// The answer to a keep-alive.
     KEEP_ALIVE_ACK = 12, "keep_alive_ack";
-    /// A new connection between the same ports.
+    /// The SYN of a new connection between the same ports.
     REUSED_PORTS = 13, "reused_ports";
 }
 
 impl Analysis {
-    /// Whether any of these applies.
+    /// Returns whether any of these flags is set.
     pub fn has(self, words: Analysis) -> bool {
         self.0 & words.0 != 0
     }
 
-    /// Whether none applies.
+    /// Returns whether no flag is set.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// The words.
+    /// Returns the names of the flags.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         let set = Analysis::NAMES
             .iter()
@@ -81,26 +82,26 @@ impl Analysis {
         set.map(|(_, name)| *name)
     }
 
-    /// Adds words.
+    /// Sets flags.
     pub fn add(&mut self, words: Analysis) {
         self.0 |= words.0;
     }
 }
 
-/// What was seen of one direction of a flow.
+/// The state of one direction of a flow, from the segments seen so far.
 #[derive(Clone, Debug, Default)]
 pub struct Direction {
-    /// The number after the highest one sent, and when that was sent.
+    /// The sequence number after the highest one sent, and the time at which that was sent.
     next: Option<(u32, Duration)>,
-    /// The number after a segment outside the window, and when that was sent: it becomes `next`
-    /// when the conversation goes on from there.
+    /// The sequence number after a segment outside the window, and the time of that segment. It
+    /// becomes `next` when the connection goes on from there.
     outside: Option<(u32, Duration)>,
-    /// The acknowledgment of the last segment, and when that was sent.
+    /// The acknowledgment number of the last segment, and the time of that segment.
     last_ack: Option<(u32, Duration)>,
     duplicate_acks: u32,
-    /// The ranges that its last segment with any reported beyond its acknowledgment.
+    /// The SACK blocks of the last segment.
     sack: [Option<(u32, u32)>; 4],
-    /// The window of the last segment, as in its header.
+    /// The window field of the last segment, not scaled.
     window: Option<u16>,
     /// Whether that segment was a SYN, whose window is never scaled.
     window_of_syn: bool,
@@ -116,41 +117,42 @@ enum Scale {
     Unknown,
     /// The SYN has no such option.
     Absent,
-    /// A SYN offers this shift; it applies only if the other side's SYN has the option as well.
+    /// A SYN offers this shift; it applies only if the peer's SYN has the option as well.
     Offered(u8),
     /// A SYN,ACK with the option, which is sent only in answer to an offer.
     Agreed(u8),
 }
 
-/// What is kept of a direction after its connection was reported: enough for the words of a segment
-/// that comes again.
+/// The state that is kept of a direction after its connection was reported, to classify late
+/// segments.
 #[derive(Clone, Copy, Debug)]
 pub struct DirectionRemains {
     next: u32,
     ack: u32,
     window: u16,
     scale: Scale,
-    /// True when it has sent anything.
+    /// Whether anything was sent in this direction.
     speaks: bool,
 }
 
-/// The window of a segment.
+/// The receive window that a segment announces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// The number in the header.
+    /// The value of the header field.
     pub raw: u16,
-    /// Bytes that the sender takes beyond its acknowledgment; `None` when the scale is unknown,
-    /// because the capture lacks a SYN. On a SYN it is the number in the header (RFC 7323).
+    /// Number of bytes that the sender accepts beyond its acknowledgment; `None` when the scale is
+    /// unknown because the capture lacks a SYN. On a SYN it is the value of the header field
+    /// (RFC 7323).
     pub scaled: Option<u32>,
 }
 
 impl Direction {
-    /// The number after the highest one sent so far.
+    /// Returns the sequence number after the highest one sent so far.
     pub fn next(&self) -> Option<u32> {
         self.next.map(|(next, _)| next)
     }
 
-    /// Returns what is to be kept for segments that come again.
+    /// Returns the state to keep for late segments.
     pub fn remains(&self) -> DirectionRemains {
         DirectionRemains {
             next: self.next().unwrap_or(0),
@@ -161,7 +163,8 @@ impl Direction {
         }
     }
 
-    /// Returns a direction in which nothing came after this time.
+    /// Returns the direction in the state that was kept, with this time as that of its last
+    /// segment.
     pub fn revive(remains: DirectionRemains, last_time: Duration) -> Direction {
         let speaks = remains.speaks;
         Direction {
@@ -173,8 +176,8 @@ impl Direction {
         }
     }
 
-    /// Returns the shift of this side's windows, given what is known of the other side. Both SYNs
-    /// must carry the option, or none of the windows is scaled (RFC 7323, section 2.2).
+    /// Returns the window shift of this side, given the state of the other side. Both SYNs must
+    /// carry the option, or neither side's windows are scaled (RFC 7323, section 2.2).
     fn shift(&self, other: &Direction) -> Option<u8> {
         match (self.scale, other.scale) {
             (Scale::Absent, _) | (_, Scale::Absent) => Some(0),
@@ -197,9 +200,9 @@ impl Direction {
     }
 }
 
-/// What `segment` is, sent at `now` in the direction `sender`, with `receiver` the other one.
-/// `round_trip`: what the handshake took, if it was seen. `credit`: how much of it counts for what
-/// follows.
+/// Classifies a segment that was sent at `now` in the direction `sender`; `receiver` is the other
+/// direction. `round_trip`: the duration of the handshake, if it was seen. `credit`: the parts of
+/// the segment that change the state of its direction.
 pub fn analyse(
     segment: &Segment<'_>,
     now: Duration,
@@ -226,18 +229,18 @@ pub fn analyse(
     words
 }
 
-/// Which parts of a segment count for those that follow.
+/// The parts of a segment that change the state of its direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Credit {
     /// Everything.
     All,
-    /// Its acknowledgment and window: its own numbers lie outside the window.
+    /// Only the acknowledgment and the window: the sequence number lies outside the window.
     Acknowledgment,
-    /// Nothing: its acknowledgment cannot be true either.
+    /// Nothing: the acknowledgment cannot be valid either.
     Nothing,
 }
 
-/// The words that follow from where the segment stands and what it acknowledges.
+/// Returns the flags that follow from the position of the segment and its acknowledgment.
 fn of_position(segment: &Segment<'_>, sender: &mut Direction, receiver: &Direction) -> Analysis {
     let plain = !segment
         .flags
@@ -281,8 +284,8 @@ fn of_position(segment: &Segment<'_>, sender: &mut Direction, receiver: &Directi
     words
 }
 
-/// Which kind of repetition it is, if it is one. A segment that begins before the highest number
-/// sent, and does not only go on from a probe's byte, brings nothing new.
+/// Returns the kind of repetition, or no flag. A segment is a repetition when it begins before the
+/// highest number sent, unless it continues from the byte of a window probe.
 fn of_repetition(
     segment: &Segment<'_>,
     now: Duration,
@@ -320,21 +323,23 @@ fn of_repetition(
 }
 
 impl Direction {
-    /// The first number that the other side may not send: the acknowledgment and the window.
+    /// Returns the first sequence number that the peer may not send: the acknowledgment plus the
+    /// window.
     fn window_edge(&self, other: &Direction) -> Option<u32> {
         let (ack, _) = self.last_ack?;
         let window = u32::from(self.window?);
         let shift = match (self.window_of_syn, self.scale) {
             (true, _) => 0,
-            // An offer whose answer the capture lacks was most likely accepted: the words follow
-            // tshark here, and only the window itself is shown as unknown.
+            // An offer whose answer the capture lacks was most likely accepted. The flags follow
+            // tshark here; only the window itself is reported as unknown.
             (false, Scale::Offered(shift)) if other.scale == Scale::Unknown => shift,
             (false, _) => self.shift(other)?,
         };
         Some(ack.wrapping_add(window << shift))
     }
 
-    /// Whether it reports bytes beyond a hole, and this segment is none of those bytes.
+    /// Returns whether this direction reports bytes beyond a hole (SACK), and the segment is not
+    /// among them.
     fn reports_hole_at(&self, segment: &Segment<'_>) -> bool {
         let mut ranges = self.sack.iter().flatten().peekable();
         let within = |&(first, end): &(u32, u32)| {
@@ -343,8 +348,8 @@ impl Direction {
         ranges.peek().is_some() && !ranges.any(within)
     }
 
-    /// Accepts what came outside the window as a part of the stream when its sender goes on from
-    /// there, or when the other side acknowledges beyond what was sent within.
+    /// Accepts a segment outside the window as a part of the stream when its sender goes on from
+    /// there, or when the peer acknowledges more than was sent within the window.
     fn go_on_from_outside(&mut self, segment: &Segment<'_>, receiver: &Direction) {
         let Some((outside, time)) = self.outside else {
             return;
@@ -357,7 +362,7 @@ impl Direction {
         }
     }
 
-    /// Takes note of a segment outside the window.
+    /// Records a segment outside the window.
     fn take_outside(&mut self, segment: &Segment<'_>, now: Duration) {
         let end = segment.seq.wrapping_add(segment.span());
         let is_ahead = self.next().is_none_or(|next| is_after(end, next));
@@ -366,8 +371,8 @@ impl Direction {
         }
     }
 
-    /// Takes note of a segment that was sent in this direction. The numbers of an RST are no part
-    /// of the stream.
+    /// Records a segment that was sent in this direction. The sequence number of an RST is not a
+    /// part of the stream.
     fn take(&mut self, segment: &Segment<'_>, now: Duration, words: Analysis) {
         if segment.flags.has(Flags::RST) {
             self.last = words;
@@ -381,7 +386,8 @@ impl Direction {
         if segment.flags.has(Flags::SYN) {
             let answers = segment.flags.has(Flags::ACK);
             self.scale = match segment.options.window_scale {
-                // The snap length has cut the list of options, and this one may be in the rest.
+                // The snap length cut the list of options, and this option may be in the missing
+                // part.
                 None if segment.options.cut => Scale::Unknown,
                 None => Scale::Absent,
                 Some(shift) if answers => Scale::Agreed(shift),
@@ -400,12 +406,12 @@ impl Direction {
     }
 }
 
-/// Whether `a` comes after `b`, by the shorter way around.
+/// Returns whether `a` is after `b` in sequence space (the shorter way around).
 pub fn is_after(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) > 0
 }
 
-/// The number after the last byte of payload.
+/// Returns the sequence number after the last byte of payload.
 fn end(segment: &Segment<'_>) -> u32 {
     segment.seq.wrapping_add(segment.length)
 }

@@ -1,22 +1,22 @@
-//! A window on the bytes of one captured frame: the captured bytes, and the length that the frame
-//! had on the wire. Pure.
+//! Provides a view of the bytes of one captured frame: the captured bytes, and the length of the
+//! frame on the wire. Pure.
 //!
-//! Invariant: `captured.len() <= on_wire`. Every header is taken from the front of the window, so
+//! Invariant: `captured.len() <= on_wire`. Every header is taken from the front of the view, so
 //! only this file has to distinguish a header that the capture has cut off ([`Unread::Cut`]) from
 //! one for which the packet itself is too short ([`Unread::Malformed`]).
 
 use std::fmt;
 
-/// Why a frame gives no segment.
+/// The reason why a frame yields no segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unread {
-    /// A protocol that is not TCP and carries none.
+    /// A protocol that is not TCP and does not carry it.
     NotTcp,
-    /// It may carry TCP within this protocol, which is not dissected.
+    /// A protocol that may carry TCP and is not dissected, by its name.
     Unopened(&'static str),
-    /// A fragment of an IP packet; others of the same packet are still to come.
+    /// A fragment of an IP packet of which other fragments are still missing.
     Fragment,
-    /// Fragments that contradict each other; their packet is not put together.
+    /// Fragments that contradict each other; their packet is not reassembled.
     Contradiction(String),
     /// The capture ends within the headers.
     Cut,
@@ -41,8 +41,8 @@ impl fmt::Display for Unread {
 }
 
 impl Unread {
-    /// Returns the fault for a header that was guessed from a port number: when it makes no sense,
-    /// it belongs to another protocol, and the packet is not faulty.
+    /// Returns the error for a header that was guessed from a port number: a malformed one belongs
+    /// to another protocol, and the packet is not faulty.
     pub fn guessed(self, what: &'static str) -> Unread {
         match self {
             Unread::Malformed(_) => Unread::Unopened(what),
@@ -51,17 +51,17 @@ impl Unread {
     }
 }
 
-/// The rest of a frame.
+/// A view of the rest of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bytes<'a> {
     /// The bytes that were captured.
     pub captured: &'a [u8],
-    /// Its length on the wire.
+    /// The length of these bytes on the wire.
     pub on_wire: usize,
 }
 
 impl<'a> Bytes<'a> {
-    /// Returns the window on a frame. `on_wire` is never less than what was captured.
+    /// Returns the view of a whole frame. `on_wire` counts as at least the captured length.
     pub fn new(captured: &'a [u8], on_wire: usize) -> Bytes<'a> {
         Bytes {
             captured,
@@ -69,7 +69,8 @@ impl<'a> Bytes<'a> {
         }
     }
 
-    /// Returns the first bytes and the window on the rest. `what` names these bytes in a fault.
+    /// Returns the first `count` bytes and the view of the rest. `what` names these bytes in an
+    /// error.
     pub fn take(self, count: usize, what: &'static str) -> Result<(&'a [u8], Bytes<'a>), Unread> {
         if let Some((head, captured)) = self.captured.split_at_checked(count) {
             let on_wire = self.on_wire - count;
@@ -78,7 +79,7 @@ impl<'a> Bytes<'a> {
         if count <= self.on_wire || self.is_cut() {
             return Err(Unread::Cut);
         }
-        // What takes a single byte has one, or nothing is left.
+        // In the second case `count` is at least 2, so the plural is right.
         let why = match self.on_wire {
             0 => format!("nothing is left of the packet for {what}"),
             left => format!("{what} takes {count} bytes, and the packet has {left} left"),
@@ -86,12 +87,12 @@ impl<'a> Bytes<'a> {
         Err(Unread::Malformed(why))
     }
 
-    /// Returns the window on what follows so many bytes.
+    /// Returns the view of the bytes after the first `count`.
     pub fn skip(self, count: usize, what: &'static str) -> Result<Bytes<'a>, Unread> {
         self.take(count, what).map(|(_, rest)| rest)
     }
 
-    /// Returns the window without what stands behind the first `count` bytes.
+    /// Returns the view of the first `count` bytes.
     pub fn limit(self, count: usize) -> Bytes<'a> {
         let captured = &self.captured[..self.captured.len().min(count)];
         let on_wire = self.on_wire.min(count);
@@ -103,18 +104,18 @@ impl<'a> Bytes<'a> {
         self.captured.get(place).copied()
     }
 
-    /// Returns true when the capture has cut something off.
+    /// Returns true when the capture holds only a part of the bytes.
     pub fn is_cut(self) -> bool {
         self.captured.len() < self.on_wire
     }
 }
 
-/// Returns the number in two bytes, in network byte order; `bytes` holds them.
+/// Returns the 16-bit number at `place`, in network byte order; `bytes` must hold all of it.
 pub fn u16_at(bytes: &[u8], place: usize) -> u16 {
     u16::from_be_bytes([bytes[place], bytes[place + 1]])
 }
 
-/// Returns the number in four bytes, in network byte order; `bytes` holds them.
+/// Returns the 32-bit number at `place`, in network byte order; `bytes` must hold all of it.
 pub fn u32_at(bytes: &[u8], place: usize) -> u32 {
     (u32::from(u16_at(bytes, place)) << 16) | u32::from(u16_at(bytes, place + 2))
 }

@@ -1,7 +1,6 @@
-//! Times of packets as a person reads them: date, time of day and zone. Pure: the zone is an
-//! argument.
+//! Formats the times of packets: date, time of day and zone. Pure: the zone is an argument.
 //!
-//! A capture has millions of packets and few days, so each day is computed once. It holds for as
+//! A capture has millions of packets and few days, so each day is computed once. It is valid for as
 //! long as the date and the offset from UTC stay the same: until midnight or a change of the
 //! clocks, whichever is first. The time of day then takes a few divisions.
 
@@ -15,7 +14,7 @@ use crate::capture::text::{padded, put};
 
 const SECONDS_OF_DAY: i64 = 86_400;
 
-/// Times in one zone.
+/// A formatter of times in one zone.
 #[derive(Clone, Debug)]
 pub struct Calendar {
     zone: TimeZone,
@@ -27,14 +26,14 @@ pub struct Calendar {
 /// A date with one offset from UTC.
 #[derive(Clone, Debug)]
 struct Day {
-    /// The seconds since 1970 in which it holds; the end is excluded.
+    /// The range of seconds since 1970 in which it is valid; the end is excluded.
     from: i64,
     until: i64,
     /// The second since 1970 at which the time of day is 00:00:00 at this offset.
     midnight: i64,
-    /// `2026-11-22`.
+    /// The date: `2026-11-22`.
     date: String,
-    /// `CET (UTC+01:00)`, `UTC`.
+    /// The zone: `CET (UTC+01:00)`, `UTC`.
     zone: String,
     /// The end of a time in RFC 3339: `+01:00`, `Z`; `None` for an offset with seconds, as zones
     /// had until 1972, which that format cannot express.
@@ -45,8 +44,8 @@ struct Day {
 const UNKNOWN_ZONE: &str = ", as the local time zone is not known";
 
 impl Calendar {
-    /// Returns a calendar of this zone. `None`: the local zone is wanted and not known; times are
-    /// then in UTC, and the remark says so.
+    /// Returns a calendar of this zone. `None`: the local zone is wanted but not known; times are
+    /// then in UTC, and the remark reports that.
     pub fn new(zone: Option<TimeZone>) -> Calendar {
         Calendar {
             remark: if zone.is_none() { UNKNOWN_ZONE } else { "" },
@@ -60,8 +59,8 @@ impl Calendar {
         Calendar::new(Some(TimeZone::UTC))
     }
 
-    /// Moves to the next time. Returns what to print of the date and the zone when they differ from
-    /// those of the time before.
+    /// Sets the current time. Returns the line to print about the date and the zone when they
+    /// differ from those of the time before.
     pub fn turn_to(&mut self, time: Duration) -> Option<String> {
         let second = seconds(time);
         let before = match &self.day {
@@ -84,7 +83,7 @@ impl Calendar {
         let mut text = *b"00:00:00.000000";
         let seconds = seconds(time).saturating_sub(midnight);
         if seconds >= SECONDS_OF_DAY {
-            // Dates end before this time: seconds since 1970 take their place.
+            // This time is too late for a date: it is written in seconds since 1970.
             put!(out, time.as_secs());
             return;
         }
@@ -103,13 +102,13 @@ impl Calendar {
         out.push_str(std::str::from_utf8(&text).unwrap_or_default());
     }
 
-    /// Returns whether the last time has a date.
+    /// Returns whether the current time has a date.
     pub fn has_date(&self) -> bool {
         self.day.as_ref().is_some_and(|day| !day.date.is_empty())
     }
 
-    /// Appends date, time and offset from UTC in the form of RFC 3339. The time is the current one,
-    /// and has a date.
+    /// Appends date, time and offset from UTC in the format of RFC 3339. The time must be the
+    /// current one, and have a date.
     pub fn rfc3339(&self, out: &mut String, time: Duration) {
         let Some(day) = &self.day else { return };
         let Some(suffix) = &day.suffix else {
@@ -179,7 +178,7 @@ fn name(abbreviation: &str, offset: Offset) -> String {
     }
 }
 
-/// Returns the offset from UTC, `+01:00`; `zero` when it is 0.
+/// Returns the offset from UTC as text, `+01:00`, or `zero` when it is 0.
 fn distance(offset: Offset, zero: &str) -> String {
     let seconds = offset.seconds();
     if seconds == 0 {

@@ -1,9 +1,9 @@
-//! From a frame to the TCP segment in it: headers are taken off one after the other, and fragments
-//! of IP packets are put together. Pure.
+//! Finds the TCP segment in a frame: removes the headers one after the other, and reassembles
+//! fragments of IP packets. Pure.
 //!
 //! Bounds: at most `HEADERS_MAX` headers of a frame are parsed, and reassembled IP packets are
-//! nested at most `NESTED_MAX` deep. What may carry TCP and is not dissected is counted by its
-//! name, never skipped in silence.
+//! nested at most `NESTED_MAX` deep. Packets of a protocol that may carry TCP and is not dissected
+//! are counted by its name, not skipped silently.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,11 +17,11 @@ use crate::capture::networks::Networks;
 use crate::capture::segment::{Segment, segment};
 use crate::capture::{ip, links, tunnels};
 
-/// Headers that are parsed of one frame: enough for every tunnel in use within another one, and a
-/// bound for a frame that consists of nothing but headers.
+/// Maximum number of headers that are parsed in one frame: enough for every tunnel in use within
+/// another one, and a bound for a frame that consists only of headers.
 const HEADERS_MAX: u32 = 64;
 
-/// Reassembled packets, each within the one before.
+/// Maximum depth of reassembled packets, each within the one before.
 const NESTED_MAX: u32 = 4;
 
 const TOO_DEEP: &str = "headers that are nested too deeply";
@@ -32,24 +32,24 @@ const TCP: u8 = 6;
 /// A frame to be dissected.
 #[derive(Clone, Copy, Debug)]
 pub struct Captured<'a> {
-    /// Its number in the capture.
+    /// The number of the frame in the capture.
     pub number: u64,
     /// The time at which it was captured.
     pub time: Duration,
-    /// Its first header.
+    /// The type of the first header.
     pub link: Link,
     /// The bytes that were captured.
     pub bytes: &'a [u8],
-    /// Its length on the wire.
+    /// The length of the frame on the wire, in bytes.
     pub on_wire: usize,
-    /// Bytes of a frame check sequence that may stand at its end.
+    /// Length of a frame check sequence that may be at the end, in bytes.
     pub trailer: usize,
 }
 
 /// Dissects the frames of one capture.
 #[derive(Debug, Default)]
 pub struct Dissector {
-    /// The port that matters; `None`: all ports.
+    /// The TCP port of interest; `None` for all ports.
     port: Option<u16>,
     fragments: Fragments,
     networks: Networks,
@@ -58,7 +58,7 @@ pub struct Dissector {
     unopened: BTreeMap<&'static str, u64>,
 }
 
-/// The end of a chain of headers.
+/// The result of parsing the headers of a frame.
 enum End<'a> {
     Tcp(Bytes<'a>),
     Fragment(Box<Fragment>, Bytes<'a>),
@@ -73,7 +73,7 @@ impl Dissector {
         }
     }
 
-    /// Returns the segment in a frame, or in the packet that the frame completes.
+    /// Returns the segment in a frame, or in the IP packet that the frame completes.
     pub fn dissect<'a>(&'a mut self, frame: &Captured<'a>) -> Result<Segment<'a>, Unread> {
         let bytes = Bytes::new(frame.bytes, frame.on_wire);
         if let Some((ends, tcp)) = shortcut(frame.link, bytes) {
@@ -93,7 +93,8 @@ impl Dissector {
         }
     }
 
-    /// Adds a fragment; the packet that it completes may be a fragment again, of a tunnel.
+    /// Adds a fragment and returns the segment in the packet that it completes. Such a packet may
+    /// in turn be a fragment, of a packet in a tunnel.
     fn put_together(
         &mut self,
         fragment: &Fragment,
@@ -123,8 +124,8 @@ impl Dissector {
         Err(self.count(Unread::Unopened(TOO_DEEP)))
     }
 
-    /// Adds a fragment. When its packet is complete, its payload is in `whole`; returns what it
-    /// carries and its length on the wire.
+    /// Adds a fragment. When it completes its packet, stores the payload in `whole`, and returns
+    /// its protocol number, whether it is of IPv6, and its length on the wire.
     fn add(
         &mut self,
         fragment: &Fragment,
@@ -141,8 +142,8 @@ impl Dissector {
         Ok((whole.protocol, v6, whole.on_wire))
     }
 
-    /// Returns true when a first fragment shows the ports of another TCP connection, or UDP ports
-    /// of no tunnel.
+    /// Returns true when a first fragment has other TCP ports than the one of interest, or UDP
+    /// ports that belong to no tunnel.
     fn is_foreign(&self, fragment: &Fragment, bytes: Bytes<'_>) -> bool {
         match (fragment.protocol, bytes.captured.get(..4)) {
             (TCP, Some(ports)) => self
@@ -163,14 +164,14 @@ impl Dissector {
         unread
     }
 
-    /// Ends the capture: the packets whose fragments are missing are given up.
+    /// Ends the capture and gives up the packets of which fragments are missing.
     pub fn finish(&mut self) {
         self.fragments.finish();
     }
 
-    /// Returns the packets that were given up since the last call. Those without their first
-    /// fragment, which has the ports, are only counted where few of them matter: of UDP, in which
-    /// few are tunnels, and of TCP when one port matters.
+    /// Returns the packets that were given up since the last call. Packets without their first
+    /// fragment, which has the ports, are only counted where most of them do not matter: those of
+    /// UDP, of which few are tunnels, and those of TCP when only one port is of interest.
     pub fn take_lost(&mut self) -> Vec<Lost> {
         let mut lost = self.fragments.take_lost();
         lost.retain(|lost| {
@@ -186,14 +187,14 @@ impl Dissector {
         lost
     }
 
-    /// Returns the name of each protocol that may carry TCP and was not dissected, with its
-    /// packets.
+    /// Returns the name of each protocol that may carry TCP and was not dissected, with the number
+    /// of its packets.
     pub fn unopened(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.unopened.iter().map(|(what, count)| (*what, *count))
     }
 }
 
-/// Returns the segment with the lane of its virtual network.
+/// Returns the segment with the lane of its virtual network (see `networks`).
 fn in_lane<'a>(
     networks: &mut Networks,
     mut segment: Segment<'a>,
@@ -203,9 +204,10 @@ fn in_lane<'a>(
     Ok(segment)
 }
 
-/// Returns the ends of a segment in IPv4, and its bytes, when nothing is between the link and it:
-/// nearly all frames are like this one, and going from header to header takes three times as long.
-/// The result is that of the longer way, or `None`; a test compares them.
+/// Returns the addresses and the bytes of a segment in an unfragmented IPv4 packet without options,
+/// directly after the link header: nearly all frames are of this kind, and parsing them header by
+/// header takes three times as long. The result is equal to that of `walk`, or `None`; a test
+/// compares them.
 #[inline]
 fn shortcut<'a>(link: Link, bytes: Bytes<'a>) -> Option<((IpAddr, IpAddr), Bytes<'a>)> {
     const HEADER: usize = 20;
@@ -232,7 +234,7 @@ fn shortcut<'a>(link: Link, bytes: Bytes<'a>) -> Option<((IpAddr, IpAddr), Bytes
     Some(((address(12), address(16)), tcp))
 }
 
-/// Returns the segment in a frame that stands for itself.
+/// Returns the segment in a single frame, without reassembly.
 pub fn parse(link: Link, frame: &[u8], on_wire: usize) -> Result<Segment<'_>, Unread> {
     let mut state = State::new(0);
     let step = links::link(link, Bytes::new(frame, on_wire))?;
@@ -242,7 +244,7 @@ pub fn parse(link: Link, frame: &[u8], on_wire: usize) -> Result<Segment<'_>, Un
     }
 }
 
-/// Takes off one header after the other.
+/// Parses one header after the other, up to a segment or a fragment.
 fn walk<'a>(mut step: Step<'a>, state: &mut State) -> Result<End<'a>, Unread> {
     for _ in 0..HEADERS_MAX {
         let (layer, bytes) = match step {

@@ -1,12 +1,13 @@
-//! The document of a capture: what is told of segments, flows and the whole, as text for a
-//! terminal, as Markdown, or as JSON, one object a line. Pure: meaning in, characters out.
+//! Writes the report on a capture (segments, flows and the verdict) as text for a terminal, as
+//! Markdown, or as JSON, one object a line. Pure: it takes values and appends characters to a
+//! string.
 //!
-//! Every time of a packet has its date and its zone: text and Markdown say both before the first
-//! packet, and again where the date or the zone changes; JSON has them with each packet. On a
-//! terminal lines go on in the next row at a field or a word; elsewhere they are whole.
+//! Every packet time has a date and a zone. Text and Markdown print both before the first packet,
+//! and again where the date or the zone changes; JSON has them with each packet. On a terminal,
+//! long lines are broken at a field or a word; elsewhere lines are not broken.
 //!
-//! Text that comes from outside (payload, names of files) can neither play with a terminal nor mean
-//! anything to Markdown or HTML.
+//! Text from outside (payload, file names) can neither control a terminal nor be interpreted as
+//! Markdown or HTML.
 
 use std::fmt::{self, Write};
 use std::time::Duration;
@@ -24,77 +25,79 @@ use crate::capture::transcript::{self, Quoting, Style, Told};
 use crate::layout::{self, Line, paragraph};
 use crate::units::{agreeing, counted, grouped, short};
 
-/// Where the sentence of a packet begins, in columns: below its time.
+/// Column at which the sentence of a packet begins: below its time.
 const MARGIN: usize = 7;
 
 /// The indent of the rows on which a line about a flow continues, in columns.
 const FLOW_MARGIN: usize = 8;
 
-/// Places for the number of a packet, so that times stand below each other.
+/// Columns for the number of a packet, so that the times are aligned.
 const NUMBER_PLACES: usize = 5;
 
-/// What the document looks like.
+/// The output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// For a terminal; coloured there.
+    /// Text for a terminal.
     Text {
-        /// With ANSI colours.
+        /// Whether ANSI colours are used.
         color: bool,
     },
-    /// One object a line.
+    /// JSON, one object a line.
     Json,
-    /// A document to keep.
+    /// A Markdown document.
     Markdown,
 }
 
-/// Everything that is known of a finished capture.
+/// The result of a finished capture.
 #[derive(Clone, Debug, Default)]
 pub struct Verdict {
-    /// Packets seen, of any kind.
+    /// Number of packets: of any kind from a file, of the flows only in a live capture.
     pub packets: u64,
-    /// Flows told.
+    /// Number of flows reported.
     pub flows: u64,
-    /// Flows in which something is wrong.
+    /// Number of flows in which something is wrong.
     pub flows_at_fault: u64,
-    /// Flows in which nothing was found wrong, and of which the capture does not hold everything.
+    /// Number of flows in which nothing was found wrong, but which the capture does not hold
+    /// completely.
     pub flows_incomplete: u64,
     /// The expected replies.
     pub expect: Expect,
-    /// Packets that were dropped before they could be captured.
+    /// Number of packets that were dropped before they could be captured.
     pub dropped: u64,
-    /// Flows told before stragglers could come, since there were so many.
+    /// Number of ended flows that were reported before late segments could arrive, since there were
+    /// too many flows.
     pub told_early: u64,
-    /// True when the reader of the document went away, so that the capture was ended early.
+    /// Whether the reader of the document closed it, so that the capture was ended early.
     pub abandoned: bool,
-    /// What was wrong with the capture itself.
+    /// Faults of the capture itself, and what is missing from it.
     pub faults: Vec<CaptureFault>,
-    /// Remarks on the capture, such as protocols that were not dissected; these are no faults.
+    /// Remarks on the capture that are not faults, such as protocols that were not dissected.
     pub notes: Vec<String>,
-    /// What was wrong with flows: which, and what; as many as are kept.
+    /// The findings about flows, each with the number of its flow; only a limited number is kept.
     pub findings: Vec<(FlowNumber, Finding)>,
-    /// Delays as the wire shows them.
+    /// Delays measured at the point of capture.
     pub delays: Vec<Delay>,
 }
 
 /// Something that is wrong with the capture itself, or missing from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaptureFault {
-    /// The number of the packet; `None` when it concerns the capture.
+    /// The number of the packet; `None` when it concerns the whole capture.
     pub packet: Option<u64>,
-    /// True when it says that something is not known, and false when something is wrong.
+    /// Whether it reports that something is not known, rather than that something is wrong.
     pub absence: bool,
-    /// What it is.
+    /// A sentence that describes it.
     pub text: String,
 }
 
 /// A distribution of times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delay {
-    /// Its stable name in JSON, without the unit.
+    /// The stable name in JSON, without the unit.
     pub name: &'static str,
-    /// What it is, for a person.
+    /// The title in text and Markdown.
     pub title: &'static str,
-    /// How many there are.
+    /// Number of times measured.
     pub count: u64,
     /// The median, the 99th percentile and the longest; `None` when there are none.
     pub points: Option<[Duration; 3]>,
@@ -106,7 +109,7 @@ impl Verdict {
         self.flows_at_fault > 0 || self.faults.iter().any(|fault| !fault.absence)
     }
 
-    /// Returns whether everything was seen and all of it was well.
+    /// Returns whether all packets were captured and everything is well.
     pub fn is_good(&self) -> bool {
         let is_complete = self.flows_incomplete == 0 && self.dropped == 0 && !self.abandoned;
         !self.is_wrong() && is_complete && self.faults.is_empty()
@@ -125,17 +128,17 @@ impl Verdict {
 /// A flow that is over.
 #[derive(Clone, Copy, Debug)]
 pub struct Ended<'a> {
-    /// Its number.
+    /// The number of the flow.
     pub number: FlowNumber,
     /// The flow itself.
     pub flow: &'a Flow,
     /// The judgement on it.
     pub judgement: &'a Judgement,
-    /// True when packets were dropped of this capture: what is missing may have been sent.
+    /// Whether packets of this capture were dropped, so that what is missing may have been sent.
     pub lossy: bool,
 }
 
-/// Writes a document piece by piece.
+/// Writes the document of a capture piece by piece.
 #[derive(Clone, Debug)]
 pub struct Document {
     format: Format,
@@ -146,7 +149,7 @@ pub struct Document {
 }
 
 impl Document {
-    /// Returns a document of this form, with times of this calendar.
+    /// Returns a document in this format, with times of this calendar.
     pub fn new(format: Format, style: Style, calendar: Calendar) -> Document {
         Document {
             format,
@@ -157,25 +160,25 @@ impl Document {
         }
     }
 
-    /// Shows time stamps, SACK blocks and the window as it stands in the header as well, in the
-    /// formats for people; JSON always has them.
+    /// Sets whether text and Markdown also show TCP timestamps, SACK blocks and the unscaled
+    /// window; JSON always has them.
     pub fn detailed(self, detailed: bool) -> Document {
         Document { detailed, ..self }
     }
 
-    /// Sets the columns of the terminal that text has to fit.
+    /// Sets the width of the terminal, in columns; `None` for no limit.
     pub fn columns(self, columns: Option<usize>) -> Document {
         Document { columns, ..self }
     }
 
-    /// What comes first.
+    /// Writes the beginning of the document.
     pub fn begin(&self, out: &mut String) {
         if self.format == Format::Markdown {
             out.push_str("# A conversation, packet by packet\n");
         }
     }
 
-    /// One segment.
+    /// Writes one segment.
     pub fn segment(&mut self, out: &mut String, told: &Told<'_>) {
         let date = self.calendar.turn_to(told.packet.time);
         match self.format {
@@ -195,7 +198,7 @@ impl Document {
         }
     }
 
-    /// Writes a flow that is over, with what was found.
+    /// Writes a finished flow with its findings.
     pub fn flow(&self, out: &mut String, ended: &Ended<'_>) -> fmt::Result {
         if self.format == Format::Json {
             let value = flow_json(ended);
@@ -209,7 +212,7 @@ impl Document {
             Conclusion::Wrong => "something is wrong",
         };
         if self.format == Format::Markdown {
-            // Some readers turn `:1234:` outside of a code span into a picture.
+            // Some Markdown renderers replace `:1234:` outside of a code span with a picture.
             writeln!(
                 out,
                 "\n## Flow {number}: `{client}` to `{server}`: {verdict}\n"
@@ -262,7 +265,7 @@ impl Document {
         Ok(())
     }
 
-    /// The verdict on the whole.
+    /// Writes the verdict on the whole capture.
     pub fn verdict(&self, out: &mut String, verdict: &Verdict) -> fmt::Result {
         if self.format == Format::Json {
             return writeln!(out, "{}", verdict_json(verdict));
@@ -339,7 +342,7 @@ impl Document {
         self.said(out, "", text);
     }
 
-    /// Writes a line with a margin, in Markdown an item of a list.
+    /// Writes a line with a margin; in Markdown, an item of a list.
     fn said(&self, out: &mut String, margin: &str, text: String) {
         let mut seen = String::from(margin);
         visible(&mut seen, &text);
@@ -392,7 +395,7 @@ impl Document {
         line.end();
     }
 
-    /// Flags, numbers and options, as they stand in the header.
+    /// Writes the flags, numbers and options of the header.
     fn fields(&self, line: &mut Line<'_>, told: &Told<'_>) {
         let segment = told.segment;
         line.written("  ", |out| list(out, segment.flags.names(), ","));
@@ -441,7 +444,7 @@ impl Document {
         }
     }
 
-    /// Returns the fields in one row.
+    /// Returns the fields as a single line.
     fn fields_in_one(&self, told: &Told<'_>) -> String {
         let mut fields = String::new();
         self.fields(&mut Line::begin(&mut fields, None, 0), told);
@@ -468,7 +471,7 @@ impl Document {
         out.push('\n');
     }
 
-    /// Written by hand, in one pass: a capture has millions of these.
+    /// Writes a segment as JSON, without a serializer: a capture has millions of them.
     fn segment_json(&self, out: &mut String, told: &Told<'_>) {
         let Told {
             packet,
@@ -479,7 +482,7 @@ impl Document {
         } = told;
         put!(out, r#"{"kind":"segment","number":"#, packet.number);
         put!(out, r#","time":""#, packet.time.as_secs(), ".");
-        // More digits than a JSON number is read with.
+        // A string: a JSON number is usually read with fewer digits.
         padded(out, packet.time.subsec_nanos().into(), '0', 9);
         out.push_str(r#"","date":"#);
         match self.calendar.has_date() {
@@ -520,7 +523,7 @@ impl Document {
     }
 }
 
-/// Writes the options that a segment has.
+/// Writes the options of a segment.
 fn options_json(out: &mut String, options: &Options) {
     if let Some(mss) = options.mss {
         put!(out, r#","mss":"#, mss);
@@ -575,7 +578,7 @@ fn flow_json(ended: &Ended<'_>) -> Value {
     })
 }
 
-/// Returns the class of a finding: something was not seen, or something is wrong.
+/// Returns the class of a finding: incomplete or wrong.
 fn class(is_absence: bool) -> &'static str {
     match is_absence {
         true => INCOMPLETE,

@@ -1,26 +1,28 @@
-//! Packets that passed and were dropped before they could be captured, as a pcapng file declares
+//! Counts the packets that were dropped before they could be captured, as a pcapng file declares
 //! them. Pure.
 //!
-//! There are two places for that. A packet block has the number since the packet before it on its
-//! interface, and an Interface Statistics Block has the number since the capture began, so that the
-//! last one of an interface holds. Both may speak of the same packets: of each interface the larger
-//! number counts, and what packet blocks declare after the statistics is added to those.
+//! A file declares drops in two ways. A packet block has the number of packets dropped since the
+//! previous packet of its interface. An Interface Statistics Block has the number since the capture
+//! began, so that the last one of an interface is valid. Both may count the same packets: of each
+//! interface the larger number is used, and drops that packet blocks declare after the statistics
+//! are added to the number of the statistics.
 //!
-//! Invariant: what is kept is bounded by `INTERFACES_MAX` and `PLACES_MAX`; no packet that is
-//! declared as dropped is forgotten for it.
+//! Invariant: memory is bounded by `INTERFACES_MAX` and `PLACES_MAX`. Beyond these limits, dropped
+//! packets are counted together and none is left out.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::units::{agreeing, counted};
 
-/// Interfaces of a section of which drops are kept one by one. Each takes some 70 bytes.
+/// Maximum number of interfaces of a section whose drops are counted separately. Each takes some 70
+/// bytes.
 const INTERFACES_MAX: usize = 1 << 16;
 
-/// Stands for all further interfaces of a section.
+/// The key that all further interfaces of a section share.
 const FURTHER: u32 = u32::MAX;
 
-/// Places that are named one by one; what further places declare is added up.
+/// Maximum number of places that are named separately; the drops of further places are summed.
 const PLACES_MAX: usize = 16;
 
 /// The counters of an Interface Statistics Block, since the capture began.
@@ -37,9 +39,9 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// Returns how many packets were dropped, if anything is said of that. What was accepted and
-    /// not delivered may wait in the buffers of the system when the capture ends; but a file that
-    /// is silent on what the system dropped does not say that it waits.
+    /// Returns the number of dropped packets, if the block declares any number. Packets that were
+    /// accepted and not delivered may still be in the buffers of the system when the capture ends;
+    /// they count as dropped if the block does not declare what the system dropped.
     fn dropped(&self) -> Option<u64> {
         let by_system = self.by_system.or_else(|| {
             let undelivered = self.accepted?.checked_sub(self.delivered?)?;
@@ -52,27 +54,27 @@ impl Statistics {
     }
 }
 
-/// The block of a packet that declares drops before it.
+/// The kind of packet block that declares drops before its packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PacketBlock {
-    /// An Enhanced Packet Block, by its option epb_dropcount.
+    /// An Enhanced Packet Block, which declares them in the option epb_dropcount.
     Enhanced,
-    /// The obsolete Packet Block, by a field.
+    /// The obsolete Packet Block, which declares them in a field.
     Obsolete,
 }
 
-/// What is declared of an interface.
+/// The drops that are declared of an interface.
 #[derive(Clone, Copy, Debug, Default)]
 struct Declared {
-    /// By all packet blocks.
+    /// Number of drops declared by all packet blocks.
     by_packets: u64,
-    /// By the last statistics.
+    /// Number of drops declared by the last statistics.
     by_statistics: u64,
-    /// By packet blocks after the last statistics.
+    /// Number of drops declared by packet blocks after the last statistics.
     since: u64,
     /// The time of the last statistics, in units of the interface.
     statistics_time: u64,
-    /// The first packet block: its kind and the number of its packet.
+    /// The first packet block that declares drops: its kind and the number of its packet.
     first: Option<(PacketBlock, u64)>,
 }
 
@@ -83,7 +85,7 @@ impl Declared {
     }
 }
 
-/// A place of the file at which drops are declared.
+/// An interface of a section, with the drops that are declared of it.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     section: u64,
@@ -91,28 +93,28 @@ struct Place {
     declared: Declared,
 }
 
-/// All that a file declares.
+/// The drops that a file declares.
 #[derive(Clone, Debug, Default)]
 pub struct Drops {
-    /// Of the section that is read.
+    /// The interfaces of the section that is being read.
     interfaces: BTreeMap<u32, Declared>,
     /// The number of that section, from 1.
     section: u64,
-    /// In all sections.
+    /// Number of dropped packets in all sections.
     total: u128,
-    /// Those of the sections before, up to [`PLACES_MAX`].
+    /// The places in earlier sections, up to [`PLACES_MAX`].
     places: Vec<Place>,
-    /// What was declared at the other places.
+    /// Number of drops declared at further places.
     elsewhere: u64,
 }
 
 impl Drops {
-    /// Returns how many packets were dropped, as far as the file was read.
+    /// Returns the number of dropped packets, as far as the file was read.
     pub fn total(&self) -> u64 {
         u64::try_from(self.total).unwrap_or(u64::MAX)
     }
 
-    /// Begins another section, whose interfaces are others.
+    /// Begins another section, which has interfaces of its own.
     pub fn next_section(&mut self) {
         for (interface, declared) in std::mem::take(&mut self.interfaces) {
             let place = Place {
@@ -129,7 +131,7 @@ impl Drops {
         self.section += 1;
     }
 
-    /// Takes note of packets that were dropped before this one.
+    /// Records packets that were dropped before this one.
     pub fn before_packet(
         &mut self,
         (interface, time): (u32, u64),
@@ -145,7 +147,7 @@ impl Drops {
         });
     }
 
-    /// Takes note of the statistics of an interface.
+    /// Records the statistics of an interface.
     pub fn statistics(&mut self, (interface, time): (u32, u64), statistics: &Statistics) {
         let Some(count) = statistics.dropped() else {
             return;
@@ -169,12 +171,12 @@ impl Drops {
         self.total = self.total - u128::from(before) + u128::from(declared.count());
     }
 
-    /// Returns what is declared of an interface of this section.
+    /// Returns the number of drops that are declared of an interface of this section.
     pub fn of_interface(&self, interface: u32) -> u64 {
         self.interfaces.get(&interface).map_or(0, Declared::count)
     }
 
-    /// Returns what is declared and where, a sentence for each place.
+    /// Returns a sentence on the drops of each place.
     pub fn sentences(mut self) -> Vec<String> {
         let sections = self.section;
         self.next_section();
@@ -257,7 +259,7 @@ mod tests {
             })
         };
         assert_eq!([both(5), both(9), both(0)], [5, 9, 5]);
-        // Before the packets in the file, by its time as well or not.
+        // The statistics precede the packet in the file; their time is earlier, equal or later.
         let first = |time| {
             dropped(|drops| {
                 drops.statistics((0, time), &by_system(4));
@@ -273,7 +275,7 @@ mod tests {
             drops.statistics((0, 1), &by_system(4));
             drops.statistics((1, 1), &by_system(7));
             drops.statistics((0, 2), &by_system(5));
-            // Nothing is said of drops here.
+            // These statistics declare no drops.
             drops.statistics((0, 3), &Statistics::default());
             drops.next_section();
             drops.statistics((0, 1), &by_system(1));

@@ -1,15 +1,16 @@
-//! Capture files: pcap and pcapng are read, also compressed by gzip; pcapng is written.
+//! Reads capture files (pcap and pcapng, also compressed by gzip) and writes pcapng.
 //!
-//! The formats themselves, bytes to records, are in `pcap` and `pcapng`, which are pure; here is
-//! the buffer that they read from. A file that breaks off, or is damaged, gives all packets before
-//! that place, and then the fault.
+//! The modules `pcap` and `pcapng`, which are pure, parse bytes into records; this module holds the
+//! buffer from which they read. A file that is truncated or damaged yields all packets before that
+//! place, and then the fault.
 //!
 //! Reading from the file and returning frames are separate: [`Reader::next_frame`] never waits, and
-//! [`Reader::refill`] reads from the file once. So all frames that a pipe has brought are handled
-//! before the program waits for more.
+//! [`Reader::refill`] reads from the file once. So all frames that have arrived in a pipe are
+//! processed before the program waits for more.
 //!
-//! Invariant: memory is bounded by the largest packet block that is read and the interfaces that a
-//! section may have. What is no packet is passed over without being held, whatever its size.
+//! Invariant: memory is bounded by the largest packet block that is read and the number of
+//! interfaces that a section may have. Records that are not packets are skipped; they may have any
+//! size, and large ones are not buffered.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Cursor, Read, Write};
@@ -23,42 +24,42 @@ use crate::capture::pcap::{self, Pcap};
 use crate::capture::pcapng::{self, Pcapng};
 use crate::capture::record::{Packet, Record, Unreadable};
 
-/// Bytes of the buffer at first, and of a read: a hundred packets or more. It grows for a packet
-/// that is larger.
+/// Initial size of the read buffer, in bytes: room for a hundred packets or more. It grows for a
+/// larger packet.
 const BUFFER_BYTES: usize = 256 * 1024;
 
-/// A frame as it was captured.
+/// A captured frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// Since 1970.
+    /// Time of capture, since the Unix epoch.
     pub time: Duration,
-    /// Its first header, or why it cannot be read.
+    /// The type of the first header, or the reason why the frame cannot be read.
     pub link: Result<Link, Unreadable>,
-    /// What was captured.
+    /// The captured bytes.
     pub bytes: &'a [u8],
-    /// How long it was on the wire.
+    /// The length of the frame on the wire, in bytes.
     pub on_wire: usize,
-    /// Bytes of a frame check sequence that may stand at the end.
+    /// Length of a frame check sequence that may be at the end, in bytes.
     pub trailer: usize,
 }
 
-/// Why a file gives no more packets.
+/// The reason why a file yields no more packets.
 #[derive(Debug)]
 pub enum FileFault {
-    /// It is neither pcap nor pcapng.
+    /// The file is neither pcap nor pcapng.
     NotACapture(Other),
-    /// It ends within a packet.
+    /// The file ends within a packet.
     Truncated,
-    /// Its compression by gzip ends too early, or is damaged.
+    /// The gzip compression of the file ends too early, or is damaged.
     Compression(Compression),
     /// The file is damaged.
     Malformed(String),
-    /// It cannot be read.
+    /// The file cannot be read.
     Io(io::Error),
 }
 
 impl FileFault {
-    /// Returns true when the file is intact as far as it goes.
+    /// Returns true when the file is intact up to the place where it ends too early.
     pub fn is_cut(&self) -> bool {
         matches!(
             self,
@@ -89,12 +90,12 @@ impl From<io::Error> for FileFault {
     }
 }
 
-/// What is wrong with the compression of a file.
+/// A fault of the compression of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
-    /// It ends too early.
+    /// The compressed data ends too early.
     Cut,
-    /// What it holds does not fit together.
+    /// The compressed data is inconsistent.
     Damaged,
 }
 
@@ -126,40 +127,40 @@ impl<R: BufRead> Read for Unpacked<R> {
     }
 }
 
-/// What a file holds next.
+/// The next item of a capture file.
 #[derive(Debug)]
 pub enum Next<'a> {
     /// A packet, or another record that has a number.
     Frame(Frame<'a>),
-    /// A record that describes others, as it stands in a file with other packets; only after
-    /// [`Reader::with_descriptions`].
+    /// A record that describes others (a section, an interface, statistics), in the form in which
+    /// it can be written to a file with other packets; only after [`Reader::with_descriptions`].
     Description(&'a [u8]),
-    /// Nothing before the file is read on: [`Reader::refill`].
+    /// No complete record is buffered: call [`Reader::refill`] first.
     Starved,
-    /// Nothing more.
+    /// The end of the file.
     End,
-    /// Nothing more that could be read.
+    /// A fault after which nothing more can be read.
     Fault(FileFault),
 }
 
-/// A capture file, read packet by packet.
+/// Reads a capture file packet by packet.
 pub struct Reader {
     input: Box<dyn Read + Send>,
     format: Format,
     buffer: Vec<u8>,
-    /// The start of what was read into the buffer and not returned yet.
+    /// Position in the buffer of the first byte that was not returned yet.
     start: usize,
     end: usize,
-    /// Bytes to be skipped, beyond what is in the buffer.
+    /// Number of bytes to skip, beyond those in the buffer.
     skip: u64,
-    /// The bytes that the record at `start` needs.
+    /// Number of bytes that the record at `start` needs.
     wanted: usize,
-    /// The file has been read to its end.
+    /// Whether the file has been read to its end.
     has_ended: bool,
     clamped: u64,
-    /// Records that describe others are returned as well.
+    /// Whether records that describe others are returned as well.
     has_descriptions: bool,
-    /// The last packet, and where its record begins in the buffer.
+    /// The last packet, and the position of its record in the buffer.
     last: Option<(usize, Packet)>,
 }
 
@@ -176,7 +177,7 @@ impl fmt::Debug for Reader {
 }
 
 impl Reader {
-    /// Reads the beginning of a file, which tells its kind.
+    /// Reads the beginning of a file and determines its format.
     pub fn new(mut input: impl Read + Send + 'static) -> Result<Reader, FileFault> {
         const GZIP: [u8; 3] = [0x1f, 0x8b, 8];
         let beginning = read_beginning(&mut input)?;
@@ -193,7 +194,7 @@ impl Reader {
         Reader::plain(beginning, Box::new(input))
     }
 
-    /// Reads a file whose compression was taken off.
+    /// Returns a reader of uncompressed data that begins with `beginning`.
     fn plain(beginning: Vec<u8>, input: Box<dyn Read + Send>) -> Result<Reader, FileFault> {
         let header = beginning.first_chunk::<{ pcap::HEADER_BYTES }>();
         let pcap = header.and_then(Pcap::begin);
@@ -225,13 +226,13 @@ impl Reader {
         })
     }
 
-    /// Returns this reader so that it returns records that describe others as well.
+    /// Returns this reader, set to return records that describe others as well.
     pub fn with_descriptions(mut self) -> Reader {
         self.has_descriptions = true;
         self
     }
 
-    /// The next packet, if it can be had without waiting for more of the file.
+    /// Returns the next packet, if that is possible without reading more of the file.
     pub fn next_frame(&mut self) -> Next<'_> {
         let packet = loop {
             let bytes = &self.buffer[self.start..self.end];
@@ -289,7 +290,8 @@ impl Reader {
         }
     }
 
-    /// Returns what another file of the same format begins with; pcapng begins with a description.
+    /// Returns the header with which another file of the same format begins; it is empty for
+    /// pcapng, which begins with a description.
     pub fn header(&self) -> Vec<u8> {
         match &self.format {
             Format::Pcap(pcap) => pcap.header().to_vec(),
@@ -297,7 +299,7 @@ impl Reader {
         }
     }
 
-    /// Writes the record of the last packet, as it stands in a file that begins with
+    /// Writes the record of the last packet, in the form for a file that begins with
     /// [`Reader::header`]. A record that was too long to be read is left out.
     pub fn write_last(&self, output: &mut impl Write) -> io::Result<()> {
         let Some((start, packet)) = &self.last else {
@@ -315,8 +317,8 @@ impl Reader {
         }
     }
 
-    /// Returns a record that declares what was dropped before the last packet, if the packet's own
-    /// record does.
+    /// Returns a record that declares the packets dropped before the last packet, if the packet's
+    /// own record declares any.
     pub fn drops_before_last(&self) -> Option<Vec<u8>> {
         match &self.format {
             Format::Pcap(_) => None,
@@ -324,7 +326,7 @@ impl Reader {
         }
     }
 
-    /// Returns how many packets the file declares as dropped, as far as it was read.
+    /// Returns the number of packets that the file declares as dropped, as far as it was read.
     pub fn dropped(&self) -> u64 {
         match &self.format {
             Format::Pcap(_) => 0,
@@ -332,7 +334,7 @@ impl Reader {
         }
     }
 
-    /// Returns where it declares them, a sentence for each place.
+    /// Returns a sentence for each place at which the file declares dropped packets.
     pub fn drops(&self) -> Vec<String> {
         match &self.format {
             Format::Pcap(_) => Vec::new(),
@@ -340,14 +342,14 @@ impl Reader {
         }
     }
 
-    /// Continues behind a record, part of which may not have been read yet.
+    /// Skips a record, part of which may not have been read yet.
     fn pass(&mut self, size: u64) {
         let there = (self.end - self.start) as u64;
         self.start += size.min(there) as usize;
         self.skip = size.saturating_sub(there);
     }
 
-    /// Reads from the file once, which waits when it is a pipe.
+    /// Reads from the file once; this waits if the file is a pipe without data.
     pub fn refill(&mut self) -> Result<(), FileFault> {
         self.last = None;
         self.buffer.copy_within(self.start..self.end, 0);
@@ -373,22 +375,22 @@ impl Reader {
         }
     }
 
-    /// Returns the packets so far whose time is before 1970 or after the year 9999; for these the
-    /// nearest time in that range is used.
+    /// Returns the number of packets so far whose time is before 1970 or after the year 9999; for
+    /// these the nearest time in that range is used.
     pub fn clamped(&self) -> u64 {
         self.clamped
     }
 }
 
-/// Returns true when so few bytes may be the beginning of a header.
+/// Returns true when these bytes, fewer than a header, may be the beginning of one.
 fn is_beginning(bytes: &[u8]) -> bool {
     bytes.len() >= MAGIC_BYTES && (pcap::is_magic(bytes) || bytes.starts_with(&pcapng::MAGIC))
 }
 
-/// Bytes by which the formats are known.
+/// Number of bytes that identify the format.
 const MAGIC_BYTES: usize = 4;
 
-/// Stands for a record that has a number and is no packet.
+/// The frame that is returned for a record that has a number but is not a packet.
 const NO_PACKET: Frame<'static> = Frame {
     time: Duration::ZERO,
     link: Err(Unreadable::NoPacket),
@@ -397,8 +399,8 @@ const NO_PACKET: Frame<'static> = Frame {
     trailer: 0,
 };
 
-/// Returns as many bytes as show the kind of a file: the header of the shortest kind, or all of a
-/// shorter file.
+/// Reads enough bytes to determine the format of a file: the header of the shortest format, or all
+/// of a shorter file.
 fn read_beginning(input: &mut impl Read) -> Result<Vec<u8>, FileFault> {
     let mut beginning = Vec::new();
     let mut limited = input.take(pcap::HEADER_BYTES as u64);
@@ -406,21 +408,22 @@ fn read_beginning(input: &mut impl Read) -> Result<Vec<u8>, FileFault> {
     Ok(beginning)
 }
 
-/// A pcapng file with one interface and nanoseconds (draft-ietf-opsawg-pcapng).
+/// Writes a pcapng file with one interface and times in nanoseconds (draft-ietf-opsawg-pcapng).
 #[derive(Debug)]
 pub struct Writer<W> {
     output: W,
 }
 
 impl<W: Write> Writer<W> {
-    /// Begins a file for frames of this link type, by its number.
+    /// Writes the beginning of a file. `link_number`: the link type of the frames. `interface`: the
+    /// name of the interface.
     pub fn new(mut output: W, link_number: u16, interface: &str) -> io::Result<Writer<W>> {
         const SECTION: u32 = 0x0a0d_0d0a;
         const BYTE_ORDER: u32 = 0x1a2b_3c4d;
         let mut body = Vec::new();
         body.extend(BYTE_ORDER.to_le_bytes());
         body.extend([1, 0, 0, 0]); // Version 1.0.
-        body.extend(u64::MAX.to_le_bytes()); // The section's length: not told.
+        body.extend(u64::MAX.to_le_bytes()); // The section's length: not specified.
         write_block(&mut output, SECTION, &body)?;
 
         const INTERFACE: u32 = 1;
@@ -450,7 +453,8 @@ impl<W: Write> Writer<W> {
         write_block(&mut self.output, ENHANCED_PACKET, &body)
     }
 
-    /// Declares how many packets the system dropped since the capture began, at this time.
+    /// Writes the number of packets that the system dropped from the beginning of the capture to
+    /// this time.
     pub fn drops(&mut self, time: Duration, count: u64) -> io::Result<()> {
         const INTERFACE_STATISTICS: u32 = 5;
         const ISB_OSDROP: u16 = 7;
@@ -464,7 +468,7 @@ impl<W: Write> Writer<W> {
         write_block(&mut self.output, INTERFACE_STATISTICS, &body)
     }
 
-    /// Writes out what is buffered.
+    /// Flushes the output.
     pub fn flush(&mut self) -> io::Result<()> {
         self.output.flush()
     }
@@ -485,7 +489,7 @@ fn write_option(body: &mut Vec<u8>, code: u16, value: &[u8]) {
     pad(body);
 }
 
-/// Fields end at a multiple of four bytes.
+/// Pads a field to a multiple of four bytes.
 fn pad(body: &mut Vec<u8>) {
     body.resize(body.len().next_multiple_of(4), 0);
 }

@@ -1,42 +1,42 @@
-//! The filter that a live capture gives to the kernel: what may be a segment of one TCP port, in
-//! the language of socket filters (linux/filter.h). Pure.
+//! Generates the filter of a live capture: a classic BPF program (linux/filter.h) with which the
+//! kernel accepts what may be a segment of one TCP port. Pure.
 //!
-//! The kernel drops what is certainly not of the port: TCP of other ports and everything that is
-//! neither TCP nor carries it. What the language cannot parse is let through and sorted out by the
-//! dissector: tunnels, labels, fragments without ports, IPv6 extension headers. So a busy machine
-//! costs nothing here, unless its traffic is in tunnels.
+//! The program drops what certainly does not belong to the port: TCP of other ports, and everything
+//! that neither is TCP nor carries it. What such a program cannot parse is accepted, and the
+//! dissector decides: tunnels, labels, fragments without ports, IPv6 extension headers. So other
+//! traffic on a busy machine costs nothing in this process, unless it is in tunnels.
 //!
-//! The program is generated: the same checks for each place where IP may begin, which is behind up
-//! to `TAGS_MAX` VLAN tags. Jumps go to labels, and a label is the end of the program or the
-//! beginning of a later check, since the language only jumps forward.
+//! The program repeats the same checks for each position at which IP may begin, which is after up
+//! to `TAGS_MAX` VLAN tags. Jumps go to labels. A label is the end of the program or the beginning
+//! of a later check, since BPF only jumps forward.
 
 use nix::libc;
 
-/// VLAN tags in the frame behind which the filter still finds IP; the kernel keeps the outermost
-/// one apart. Frames with more tags are let through.
+/// Maximum number of VLAN tags in the frame after which the filter still finds IP; the kernel
+/// stores the outermost tag separately. Frames with more tags are accepted.
 const TAGS_MAX: u32 = 2;
 
-/// One instruction.
+/// One BPF instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Instruction {
-    /// Its operation.
+    /// The operation.
     pub code: u16,
-    /// Instructions that are skipped when a comparison holds.
+    /// Number of instructions to skip when a comparison holds.
     pub then: u8,
-    /// Instructions that are skipped when it does not.
+    /// Number of instructions to skip when it does not hold.
     pub otherwise: u8,
-    /// Its operand.
+    /// The operand.
     pub value: u32,
 }
 
-/// Where packets begin in the frames of a capture.
+/// The header with which the frames of a capture begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// With an Ethernet header.
+    /// An Ethernet header.
     Ethernet,
-    /// Behind the header of the link; the kernel knows the Ethernet type.
+    /// The header after that of the link; the kernel supplies the Ethernet type.
     Network,
-    /// With an IP header; whatever else there is does not matter.
+    /// An IP header; frames with anything else are dropped.
     Ip,
 }
 
@@ -50,7 +50,7 @@ const IF_GREATER: u32 = libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K;
 const IF_ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
 const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
 
-/// Values that the kernel keeps beside the frame are loaded from offsets beyond this one.
+/// The offset from which values that the kernel keeps beside the frame are loaded (SKF_AD_OFF).
 const ANCILLARY: u32 = 0xffff_f000;
 const PROTOCOL: u32 = ANCILLARY;
 const PACKET_TYPE: u32 = ANCILLARY + 4;
@@ -60,7 +60,7 @@ const HARDWARE_TYPE: u32 = ANCILLARY + 28;
 const IPV4: u32 = 0x0800;
 const IPV6: u32 = 0x86dd;
 const TAGS: [u32; 4] = [0x8100, 0x88a8, 0x9100, 0x9200];
-/// Ethernet types behind which there may be IP: MPLS, PPPoE, bridging, NSH, tags.
+/// Ethernet types whose payload may contain IP: MPLS, PPPoE, bridging, NSH, tags.
 const CARRIERS: [u32; 9] = [
     0x8847, 0x8848, 0x8864, 0x6558, 0x88e7, 0x894f, 0x8926, 0x892f, 0x8909,
 ];
@@ -69,14 +69,15 @@ const TCP: u32 = 6;
 const UDP: u32 = 17;
 /// IP protocols that are tunnels, and the authentication header.
 const IP_CARRIERS: [u32; 9] = [4, 41, 47, 51, 55, 94, 97, 137, 143];
-/// Extension headers of IPv6; the ports are somewhere behind them.
+/// IPv6 extension headers; the ports are at some offset after them.
 const EXTENSIONS: [u32; 7] = [0, 43, 44, 60, 135, 139, 140];
-/// Ports of tunnels in UDP: as the destination, and as either.
+/// UDP ports of tunnels: those that count as the destination only, and those that count as either
+/// port.
 const UDP_TO: [u32; 7] = [4789, 8472, 4790, 6081, 6635, 4754, 4341];
 const UDP_EITHER: [u32; 3] = [2152, 1701, 3544];
 
-/// Returns the program that accepts what may be of the port, on one interface alone if its index is
-/// given.
+/// Returns the program that accepts what may belong to the port, on one interface only if its index
+/// is given.
 pub fn program(start: Start, port: u16, interface: Option<u32>) -> Vec<Instruction> {
     let mut program = Program::default();
     if let Some(index) = interface {
@@ -112,7 +113,7 @@ enum To {
 #[derive(Debug, Default)]
 struct Program {
     lines: Vec<(Instruction, To, To)>,
-    /// The place of each label, once it is known.
+    /// The position of each label, once it is known.
     labels: Vec<usize>,
 }
 
@@ -142,7 +143,7 @@ impl Program {
         }
     }
 
-    /// Adds a label whose place is set later, by [`Program::here`].
+    /// Adds a label whose position is set later, by [`Program::here`].
     fn label(&mut self) -> usize {
         self.labels.push(usize::MAX);
         self.labels.len() - 1
@@ -157,7 +158,8 @@ impl Program {
         self.load(RETURN, value);
     }
 
-    /// Drops the outgoing copy: on the loopback every packet is seen twice.
+    /// Drops the outgoing copy of a packet on the loopback interface, where every packet is
+    /// captured twice.
     fn drop_second_sight(&mut self) {
         const LOOPBACK: u32 = 772;
         const OUTGOING: u32 = 4;
@@ -211,7 +213,7 @@ impl Program {
     }
 
     fn ipv4(&mut self, start: u32, port: u32) {
-        // An offset, or more fragments to come: the ports are in the first fragment only.
+        // An offset, or more fragments to come: only the first fragment has the ports.
         const FRAGMENT: u32 = 0x3fff;
         let (tcp, udp) = (self.label(), self.label());
         self.load(LOAD_BYTE, start + 9);
@@ -242,7 +244,7 @@ impl Program {
         }
     }
 
-    /// Checks the ports of TCP or UDP, which stand first in both.
+    /// Checks the ports of TCP or UDP, which are the first fields in both.
     fn ports(&mut self, is_tcp: bool, (load, place): (u32, u32), port: u32) {
         self.load(load, place);
         if is_tcp {
@@ -297,7 +299,7 @@ mod tests {
 
     const PORT: u16 = 12_000;
 
-    /// The values that the kernel has of a frame beside its bytes.
+    /// The values that the kernel keeps of a frame beside its bytes.
     #[derive(Clone, Copy)]
     struct Beside {
         protocol: u16,
@@ -380,7 +382,7 @@ mod tests {
         ip
     }
 
-    /// Runs both programs on a packet behind up to three tags, and checks that they agree.
+    /// Runs both programs on a packet behind up to two VLAN tags, and checks that they agree.
     #[track_caller]
     fn accepted(kind: u16, ip: &[u8]) -> bool {
         let mut verdicts = Vec::new();

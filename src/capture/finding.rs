@@ -1,8 +1,9 @@
-//! The findings about a connection: faults, gaps in the capture, and notes. Pure.
+//! Defines the findings about a connection: faults, gaps in the capture, and notes. Pure.
 //!
-//! The capture shows a fault: a wrong byte, a reset, a close that leaves a request unanswered. A
-//! gap is the absence of something that may have been sent and not captured. So a gap makes a
-//! connection incomplete, never wrong. A note says what was seen and changes nothing.
+//! A fault is something wrong that the capture shows: a wrong byte, a reset, a close that leaves a
+//! request unanswered. A gap is the absence of something that may have been sent and not captured.
+//! So a gap makes a connection incomplete, never wrong. A note reports an anomaly that had no
+//! effect.
 
 use std::fmt;
 
@@ -40,10 +41,10 @@ impl Role {
 /// A fault or gap, and the packet that shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// The number of the packet; `None` when no single one shows it. What the handshake lacks is
+    /// The number of the packet; `None` when no single packet shows it. Gaps in the handshake are
     /// reported with the first packet of the flow.
     pub packet: Option<u64>,
-    /// Its kind.
+    /// The kind of fault or gap.
     pub fault: Fault,
 }
 
@@ -56,24 +57,24 @@ pub enum Fault {
     NoSynAck,
     /// The handshake was never completed.
     NoHandshakeAck,
-    /// A reply byte is not what it must be.
+    /// A byte of the reply is not the expected one.
     WrongReply(Difference),
-    /// This side sent a byte again with another value, before it was acknowledged.
+    /// This side retransmitted a byte with another value, before it was acknowledged.
     Altered(Role, Difference),
-    /// The server acknowledged so many bytes more than it answered before it closed.
+    /// The server acknowledged this many bytes of the request, and closed without answering them.
     Unanswered(u64),
-    /// So many bytes of the request have no reply so far.
+    /// This many bytes of the request have no reply so far.
     NotAnsweredYet(u64),
-    /// So many bytes of the reply answer no request.
+    /// This many bytes of the reply answer no request.
     Surplus(u64),
-    /// So many sequence numbers of this side were not acknowledged.
+    /// This many sequence numbers of this side were not acknowledged.
     Unacknowledged(Role, u64),
     /// Bytes of this side that are not in the capture, though they were sent.
     NotCaptured(Role, Missing),
-    /// Nothing that this side sent, or that was acknowledged of it, has the number after its SYN:
-    /// bytes are missing, or the SYN of another connection is.
+    /// No segment of this side and no acknowledgment of the peer has the number after this side's
+    /// SYN: the capture lacks bytes, or the SYN of another connection.
     NotAfterSyn(Role),
-    /// So many reply bytes could not be compared.
+    /// This many bytes of the reply could not be compared.
     Unchecked(u64),
     /// This side sent more after its FIN.
     AfterFin(Role),
@@ -86,8 +87,8 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Returns true when it says that something was not seen, which is no evidence that it did not
-    /// happen.
+    /// Returns true when the fault is that something was not seen, which is no evidence that it did
+    /// not happen.
     pub fn is_absence(&self) -> bool {
         match self {
             Fault::WrongReply(_)
@@ -109,7 +110,7 @@ impl Fault {
         }
     }
 
-    /// Returns true when it is of the same kind and side, wherever in the streams.
+    /// Returns true when both are of the same kind and side, at whatever offset.
     pub fn is_like(&self, other: &Fault) -> bool {
         match (self, other) {
             (Fault::WrongReply(_), Fault::WrongReply(_)) => true,
@@ -118,7 +119,7 @@ impl Fault {
         }
     }
 
-    /// Returns its place in the streams, if it has one.
+    /// Returns its offset in the stream, if it has one.
     pub fn offset(&self) -> Option<u64> {
         match self {
             Fault::WrongReply(difference) | Fault::Altered(_, difference) => {
@@ -218,24 +219,26 @@ fn of(count: u64, noun: &str, role: Role, [one, several]: [&str; 2]) -> String {
     format!("{} of the {role} {verb}", counted(count, noun))
 }
 
-/// Something out of the ordinary that changed nothing.
+/// An anomaly that had no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// So many segments of this side lay outside the receiver's window; a receiver drops them.
+    /// Segments of this side lay outside the receiver's window; a receiver drops them.
     Outside {
         /// The sender.
         role: Role,
-        /// Their count.
+        /// Number of these segments.
         count: u64,
-        /// The number of the first packet.
+        /// The number of the first of their packets.
         first: u64,
     },
-    /// This side sent an RST within the window, not at the number that was expected, and the
-    /// connection went on: such an RST is only answered (RFC 5961, section 3).
+    /// This side sent an RST within the window but not with the expected number, in this packet,
+    /// and the connection went on: such an RST is only answered with a challenge ACK (RFC 5961,
+    /// section 3).
     Challenged(Role, u64),
-    /// This side acknowledged numbers that the other side never sent; such a segment is dropped.
+    /// This side acknowledged numbers that its peer never sent; a receiver drops such a segment.
     AcknowledgedUnsent(Role),
-    /// This packet of this side brought one byte that is not taken for data.
+    /// This packet of this side brought one byte that may be that of a keep-alive, and is not taken
+    /// for data.
     Doubted(Role, u64),
 }
 

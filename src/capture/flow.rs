@@ -1,18 +1,20 @@
-//! One connection as a bystander sees it: who opened it, what each segment does in it, and whether
-//! all was well in the end. Pure: fields in, meaning out; the words are made elsewhere.
+//! Follows one connection through a capture: which end opened it, what each of its segments does,
+//! and the judgement on it at the end. Pure: it takes parsed segments and returns values;
+//! `transcript` and `document` put them into words.
 //!
 //! ```text
 //!   SYN ──► SYN,ACK ──► ACK ──► requests and replies ──► FIN and its ACK, each side ──► ended
 //!                                                   └──► RST ───────────────────────► ended
 //! ```
 //!
-//! Nothing here is the connection's own state machine: a bystander may come late, miss segments, or
-//! see them in another order, and must say what it saw and no more.
+//! This is not a TCP state machine: a passive observer may begin in the middle of a connection,
+//! miss segments or see them out of order. It reports only what the capture shows.
 //!
-//! A segment is first placed: what its receiver would drop changes nothing but a count. Of what is
-//! accepted, each end keeps an account ([`Side::account`]), and in the end the two accounts decide
-//! the conclusion: "all well" needs a proof from both ([`AllWell`]), "wrong" needs a finding that
-//! the capture shows, and everything else is incomplete.
+//! Each segment is first checked against the window of its receiver. One that the receiver would
+//! drop is counted and otherwise ignored, unless a later acknowledgment shows that it was accepted.
+//! Each end keeps an account of what is accepted ([`Side::account`]). At the end the two accounts
+//! decide the conclusion: "all well" needs a proof from both ([`AllWell`]), "wrong" needs a finding
+//! that the capture shows, and everything else is incomplete.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -26,19 +28,19 @@ use crate::capture::side::{GoesOn, OtherSyn, Place, Side, SideRemains, TIMED_MAX
 use crate::capture::stream::{Aside, Comparison, Difference, Expect};
 use crate::units::nanoseconds;
 
-/// Which packet of the capture, and when.
+/// A packet of the capture, by its number and time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// Its place in the capture, from 1.
+    /// Position in the capture, from 1.
     pub number: u64,
-    /// Since 1970.
+    /// Time of capture, since the Unix epoch.
     pub time: Duration,
 }
 
 /// The number of a flow in its capture, from 1, in the order of their first segments.
 pub type FlowNumber = u64;
 
-/// What a segment does in its conversation.
+/// The meaning of a segment in its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meaning {
     /// The client's SYN.
@@ -49,85 +51,88 @@ pub enum Meaning {
     Begins,
     /// Payload.
     Carries {
-        /// Where it begins in its stream.
+        /// Offset of its first byte in the sender's stream.
         offset: i64,
-        /// Bytes of the other side that it acknowledges for the first time.
+        /// Number of the peer's bytes that it acknowledges for the first time.
         acknowledges: u32,
-        /// FIN comes with it.
+        /// Whether the segment also has a FIN.
         closes: bool,
-        /// The other side's FIN was seen before.
+        /// Whether it has bytes after the sender's own FIN.
         after_fin: bool,
     },
     /// FIN without payload.
     Closes {
-        /// No FIN of the other side was seen before.
+        /// Whether the sender is the first end to close.
         first: bool,
-        /// It acknowledges the FIN of the other side for the first time.
+        /// Whether it acknowledges the peer's FIN for the first time.
         acknowledges_fin: bool,
     },
-    /// Nothing but an acknowledgment.
+    /// A segment that only acknowledges.
     Acknowledges {
-        /// Bytes of the other side acknowledged for the first time.
+        /// Number of the peer's bytes acknowledged for the first time, its FIN not included.
         bytes: u32,
-        /// The other side's FIN among them.
+        /// Whether it acknowledges the peer's FIN for the first time.
         fin: bool,
-        /// Both sides are closed now.
+        /// Whether both sides are closed now and were not before.
         ends: bool,
     },
     /// RST.
     Resets,
-    /// An RST after both sides have closed.
+    /// An RST after both sides closed and all their bytes were acknowledged.
     ResetsNothing,
 }
 
-/// What a flow says of one of its segments.
+/// The result of [`Flow::observe`] for one segment.
 #[derive(Clone, Copy, Debug)]
 pub struct Observation {
-    /// Who sent it.
+    /// The end that sent it.
     pub from: Role,
-    /// The first sequence number of either side, to tell relative ones.
+    /// The sequence numbers of the SYNs of the sender and of its peer, from which relative numbers
+    /// count. Without a SYN it is the number before the first known byte, or 0 if there is none.
     pub bases: (u32, u32),
-    /// In tshark's words.
+    /// The analysis flags, with the names of tshark.
     pub analysis: Analysis,
-    /// In this conversation.
+    /// The meaning of the segment in its connection.
     pub meaning: Meaning,
-    /// It lies outside the window of its receiver, which drops it: it changes nothing.
+    /// Whether the segment lies outside the window of its receiver, which drops it: it changes
+    /// nothing.
     pub outside: bool,
-    /// Its window, in the header and in bytes.
+    /// The receive window that it announces, as in the header and in bytes.
     pub window: Window,
-    /// The payload is larger than any segment between these two can be: the kernel cuts it later.
+    /// Whether the payload is larger than any segment of this connection can be: it is split after
+    /// the point of capture (segmentation offload).
     pub offloaded: bool,
-    /// The first wrong byte of a reply, when this segment brought it.
+    /// The first wrong byte of a reply, if this segment brought it.
     pub difference: Option<Difference>,
-    /// The first byte that this segment sends again with another value.
+    /// The first byte of this segment that was sent before with another value.
     pub altered: Option<Difference>,
 }
 
-/// Times that only a bystander can tell.
+/// A time between two segments, measured at the point of capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timing {
-    /// From SYN to the acknowledgment that completes the handshake.
+    /// Time from the SYN to the acknowledgment that completes the handshake.
     Handshake(Duration),
-    /// From the last byte of a request to the first byte of its reply.
+    /// Time from the last byte of a request to the first byte of its reply.
     Reply(Duration),
-    /// From bytes of one side to their acknowledgment.
+    /// Time from bytes of one side to their acknowledgment.
     Acknowledged(Duration),
 }
 
-/// One connection.
+/// One connection, as far as the capture shows it.
 #[derive(Debug)]
 pub struct Flow {
     client: Side,
     server: Side,
     handshake: Handshake,
-    /// From SYN to the client's first acknowledgment.
+    /// Time from the last SYN to the client's first acknowledgment.
     round_trip: Option<Duration>,
     comparison: Comparison,
     requests: VecDeque<Request>,
     findings: Vec<Finding>,
     first_closer: Option<Role>,
     reset: Option<Reset>,
-    /// RSTs after which the connection went on: the sender of the first one, and its packet.
+    /// The first RST after which the connection went on: its sender and its packet.
     challenged: Option<(Role, u64)>,
     segments: u64,
     first_packet: Option<u64>,
@@ -139,9 +144,10 @@ pub struct Flow {
 struct Reset {
     from: Role,
     packet: u64,
-    /// It has the number that its receiver expects: the connection is over. Another number within
-    /// the window is only answered (RFC 5961, section 3), unless the capture lacks what lies before
-    /// it: then the connection is over if it does not go on.
+    /// Whether its sequence number is exactly the one that its receiver expects, so that the
+    /// connection is over. Any other number within the window is only answered with a challenge ACK
+    /// (RFC 5961, section 3), unless the capture lacks the bytes before it: then the connection is
+    /// over if it does not go on.
     exact: bool,
 }
 
@@ -149,52 +155,53 @@ struct Reset {
 enum Handshake {
     /// The SYN was not seen.
     Missed,
-    /// SYN at this time.
+    /// A SYN was seen at this time.
     Opened(Duration),
-    /// SYN,ACK after a SYN at this time.
+    /// A SYN,ACK was seen, and a SYN at this time.
     Accepted(Duration),
     Complete,
 }
 
-/// A request whose reply is awaited. On the wire a message ends with a pushed segment.
+/// A request whose reply is awaited. On the wire a message ends with a segment that has the PSH
+/// flag.
 #[derive(Clone, Copy, Debug)]
 struct Request {
     start: u64,
     end: u64,
-    /// When its last byte was seen, once it was.
+    /// Time of its last byte; `None` until that was seen.
     complete: Option<Duration>,
-    /// Its reply began before.
+    /// Whether its reply began before the request was complete.
     answered_early: bool,
 }
 
-/// The effect of a segment that its receiver accepts.
+/// The effect of a segment on its connection.
 struct Effect {
     meaning: Meaning,
     difference: Option<Difference>,
     altered: Option<Difference>,
 }
 
-/// The judgement on a connection, once nothing more comes.
+/// The judgement on a connection after its last segment.
 #[derive(Clone, Debug)]
 pub struct Judgement {
     /// Faults, and gaps in the capture.
     pub findings: Vec<Finding>,
-    /// Anything out of the ordinary that changed nothing.
+    /// Anomalies that had no effect.
     pub notes: Vec<Note>,
-    /// The conclusion from both.
+    /// The conclusion from the findings and from the accounts of both directions.
     pub conclusion: Conclusion,
 }
 
-/// What is kept of a connection that has ended and was reported, for the segments that come again
-/// and for the next connection between the same ports.
+/// The state that is kept of a connection which has ended and was reported. It recognises late
+/// segments, and distinguishes them from those of the next connection between the same ports.
 #[derive(Clone, Copy, Debug)]
 pub struct Remains {
     client: SideRemains,
     server: SideRemains,
-    /// The side that reset it; `None` when both sides closed.
+    /// The side that reset the connection; `None` when both sides closed it.
     reset: Option<Role>,
     established: bool,
-    /// In nanoseconds.
+    /// Time of the last segment since the Unix epoch, in nanoseconds.
     last_time: u64,
 }
 
@@ -204,7 +211,7 @@ impl Remains {
         Duration::from_nanos(self.last_time)
     }
 
-    /// Returns the connection as it ended, between these addresses.
+    /// Returns a flow in the state in which the connection ended, between these addresses.
     pub fn revive(&self, client: SocketAddr, server: SocketAddr) -> Flow {
         let (client, server) = (
             self.client.revive(client, self.last_time()),
@@ -227,9 +234,9 @@ impl Remains {
 }
 
 impl Flow {
-    /// Returns a flow that begins with this segment. `server_port`: the port that shows which end
-    /// is the server; when neither end or both have it, a SYN decides, and without one the lower
-    /// port. `expect`: the expected replies.
+    /// Returns a flow that begins with this segment. `server_port`: the port by which the server is
+    /// known. When neither end or both have it, a SYN decides, and without one the end with the
+    /// lower port is the server. `expect`: the expected replies.
     pub fn new(first: &Segment<'_>, server_port: Option<u16>, expect: Expect) -> Flow {
         let (source, target) = (first.source, first.target);
         let (syn, ack) = (first.flags.has(Flags::SYN), first.flags.has(Flags::ACK));
@@ -266,7 +273,7 @@ impl Flow {
         }
     }
 
-    /// Returns what is to be kept when the flow is over; `None` when it has not ended.
+    /// Returns the state to keep after the flow is over; `None` when it has not ended.
     pub fn remains(&self) -> Option<Remains> {
         let reset = self.reset.filter(|reset| reset.exact);
         if !self.has_ended() {
@@ -286,17 +293,18 @@ impl Flow {
         self.side(role).address
     }
 
-    /// The address of an end as it is written.
+    /// Returns the address of an end as text.
     pub fn name(&self, role: Role) -> &str {
         &self.side(role).name
     }
 
-    /// The MSS that this end announced.
+    /// Returns the MSS that this end announced in its SYN.
     pub fn mss(&self, role: Role) -> Option<u16> {
         self.side(role).syn.and_then(|syn| syn.mss)
     }
 
-    /// The smaller of both, which neither may exceed; `None` unless both SYNs were seen.
+    /// Returns the smaller of the two MSS values, which neither end may exceed; `None` unless both
+    /// SYNs were seen.
     pub fn mss_in_force(&self) -> Option<u16> {
         let announced = |role| {
             let side = self.side(role);
@@ -306,7 +314,8 @@ impl Flow {
         Some(announced(Role::Client)?.min(announced(Role::Server)?))
     }
 
-    /// The payload of a full segment: the MSS less the timestamps, when both use them (RFC 7323).
+    /// Returns the payload of a full segment: the MSS less the 12 bytes of the timestamps option,
+    /// when both ends use it (RFC 7323).
     pub fn payload_max(&self) -> Option<u16> {
         let timestamps = |role| self.side(role).syn.is_some_and(|syn| syn.timestamps);
         let both = timestamps(Role::Client) && timestamps(Role::Server);
@@ -316,23 +325,24 @@ impl Flow {
         )
     }
 
-    /// Returns the bytes that this end sent, as far as is known, whether the capture holds them or
-    /// not.
+    /// Returns the number of bytes that this end sent, as far as it is known, including those that
+    /// the capture lacks.
     pub fn bytes(&self, role: Role) -> u64 {
         self.side(role).account().length()
     }
 
-    /// Who sent the first FIN.
+    /// Returns the end that sent the first FIN.
     pub fn first_closer(&self) -> Option<Role> {
         self.first_closer
     }
 
-    /// Whether SYN, SYN,ACK and ACK were seen.
+    /// Returns whether SYN, SYN,ACK and ACK were seen.
     pub fn is_established(&self) -> bool {
         matches!(self.handshake, Handshake::Complete)
     }
 
-    /// Whether nothing more is to come: both sides closed and acknowledged, or a reset.
+    /// Returns whether the connection is over: both sides closed and both FINs were acknowledged,
+    /// or one side reset it.
     pub fn has_ended(&self) -> bool {
         self.reset.is_some_and(|reset| reset.exact) || self.has_closed()
     }
@@ -348,17 +358,17 @@ impl Flow {
         self.client.has_said_all() && self.server.has_said_all()
     }
 
-    /// When its last segment was seen.
+    /// Returns the time of its last segment.
     pub fn last_time(&self) -> Duration {
         self.last_time
     }
 
-    /// How many segments it had.
+    /// Returns the number of its segments.
     pub fn segments(&self) -> u64 {
         self.segments
     }
 
-    /// Whether this SYN opens another connection between the same ports.
+    /// Returns whether this SYN opens another connection between the same ports.
     pub fn is_reused_by(&self, segment: &Segment<'_>) -> bool {
         let opens = segment.flags.has(Flags::SYN) && !segment.flags.has(Flags::ACK);
         let role = self.role_of(segment);
@@ -366,9 +376,9 @@ impl Flow {
             .side(role)
             .base()
             .is_some_and(|base| base != segment.seq);
-        // A SYN belongs to nothing that was seen before it but its own answer.
+        // The only segment before a SYN that can belong to its connection is its SYN,ACK.
         let late = matches!(self.handshake, Handshake::Missed) && self.server.syn.is_none();
-        // After it was refused, the same SYN is another attempt.
+        // After the connection was refused, the same SYN is another attempt.
         opens && (other || late || self.was_refused())
     }
 
@@ -377,22 +387,23 @@ impl Flow {
         self.reset.is_some_and(|reset| reset.exact) && self.server.stream.is_none()
     }
 
-    /// Returns true when a segment can belong to this connection after its end. An RST that cannot
-    /// belong to it belongs to no other one either.
+    /// Returns true when a segment can belong to this connection after its end. An RST always
+    /// counts as part of it: an RST cannot begin another connection.
     pub fn owns(&self, segment: &Segment<'_>) -> bool {
-        // A segment that acknowledges something belongs to an attempt that was not refused.
+        // A segment with an acknowledgment belongs to a later attempt, which was not refused.
         let is_later = self.was_refused() && segment.flags.has(Flags::ACK);
         let is_inside = self.place(segment) == Place::Inside;
         segment.flags.has(Flags::RST) || (is_inside && !is_later)
     }
 
-    /// Returns true when this segment shows that the conversation goes on in another connection
-    /// between the same ports, of which the capture has no SYN.
+    /// Returns true when this segment belongs to another connection between the same ports, whose
+    /// SYN the capture lacks.
     pub fn is_left_by(&self, segment: &Segment<'_>) -> bool {
         let from = self.role_of(segment);
         let (sender, receiver) = (self.side(from), self.side(from.other()));
         if segment.flags.has(Flags::SYN) && segment.flags.has(Flags::ACK) {
-            // A SYN,ACK follows nothing but its SYN, or what begins with its own numbers.
+            // If no SYN was seen, a SYN,ACK whose numbers differ from the known ones belongs to
+            // another connection.
             let other = |side: &Side, base| side.base().is_some_and(|known| known != base);
             let is_other =
                 other(sender, segment.seq) || other(receiver, segment.ack.wrapping_sub(1));
@@ -411,13 +422,14 @@ impl Flow {
             || (is_outside && sender.goes_on(segment, receiver) == Some(GoesOn::Elsewhere))
     }
 
-    /// Hands over the segments of the two ends that may belong to another connection.
+    /// Removes the segments that both ends set aside, and returns them with their sequence numbers:
+    /// they may belong to the next connection.
     pub fn hand_over(&mut self) -> [(SocketAddr, Vec<(u32, Aside)>); 2] {
         let of = |side: &mut Side| (side.address, side.hand_over());
         [of(&mut self.client), of(&mut self.server)]
     }
 
-    /// Begins with segments that the connection before it handed over.
+    /// Adds the segments that `Flow::hand_over` returned for the previous connection.
     pub fn take_over(&mut self, handed: [(SocketAddr, Vec<(u32, Aside)>); 2], now: Duration) {
         for (address, aside) in handed {
             let side = match address == self.client.address {
@@ -433,7 +445,7 @@ impl Flow {
         self.side(from).place(segment, self.side(from.other()))
     }
 
-    /// The next segment of this flow. Times are appended to `timings`.
+    /// Processes the next segment of this flow. Appends the times that it completes to `timings`.
     pub fn observe(
         &mut self,
         packet: Packet,
@@ -478,7 +490,8 @@ impl Flow {
         }
     }
 
-    /// Returns true when its receiver drops it.
+    /// Returns true when the receiver drops the segment. A segment with which the connection goes
+    /// on after a gap in the capture extends the window first.
     fn is_outside(&mut self, from: Role, segment: &Segment<'_>) -> bool {
         if self.place(segment) == Place::Inside {
             return false;
@@ -491,7 +504,8 @@ impl Flow {
         self.place(segment) == Place::Outside
     }
 
-    /// Begins the server's stream with its other SYN,ACK when the client acknowledges that one.
+    /// Makes the server's stream begin after its other SYN,ACK, which has a different number, when
+    /// the client acknowledges that one.
     fn prefer_other_syn(&mut self, segment: &Segment<'_>) {
         if self.prefers_other_syn(segment) {
             self.server.begin_with_other(segment.ack.wrapping_sub(1));
@@ -513,7 +527,7 @@ impl Flow {
             && other == Some(segment.ack.wrapping_sub(1))
     }
 
-    /// Takes note of a segment that its receiver drops.
+    /// Records a segment that its receiver drops.
     fn pass_over(&mut self, from: Role, packet: Packet, segment: &Segment<'_>) -> Effect {
         let side = self.side_mut(from);
         side.pass_over(segment, packet.number);
@@ -560,7 +574,7 @@ impl Flow {
         }
     }
 
-    /// Takes in a segment that its receiver accepts.
+    /// Processes a segment that its receiver accepts.
     fn take(
         &mut self,
         from: Role,
@@ -614,7 +628,7 @@ impl Flow {
         self.client.cost() + self.server.cost() + requests
     }
 
-    /// Drops all buffers: holes stay holes, and bytes that were not compared stay so.
+    /// Drops all buffers: holes then count as missing, and bytes that were not compared stay so.
     pub fn give_up(&mut self) {
         self.finish_streams();
         self.requests = VecDeque::new();
@@ -631,12 +645,12 @@ impl Flow {
         self.compare();
     }
 
-    /// Returns the judgement on it, once nothing more comes.
+    /// Returns the judgement on the connection, once no segment can follow.
     pub fn judge(&mut self) -> Judgement {
         self.finish_streams();
         let mut findings = Vec::new();
         let mut add = |packet, fault| findings.push(Finding { packet, fault });
-        // A connection that was refused has no more of a handshake.
+        // The handshake of a refused connection ends with its SYN.
         let refused = self.reset.is_some() && self.server.stream.is_none();
         match (self.client.has_syn(), self.server.has_syn(), self.handshake) {
             (true, _, _) if refused => {}
@@ -723,14 +737,15 @@ impl Flow {
             return add(answered, Fault::Unchecked(answered));
         }
         let (asked, answered) = (request.length_min(), reply.length());
-        // The server has what it acknowledged; when it closes without an answer, none will come.
+        // The server received what it acknowledged. If it closes without a reply to that, there
+        // will be none.
         let acknowledged = asked.min(request.acknowledged);
         let unanswered = match reply.fin {
             Some(fin) => acknowledged.saturating_sub(fin),
             None => 0,
         };
         let open = asked.saturating_sub(answered) - unanswered;
-        // With holes on both sides it may be another connection that goes on behind them.
+        // With holes in both directions, the bytes after them may belong to another connection.
         let (unanswered, open) = match (request.missing(), reply.missing()) {
             (Some(_), Some(_)) => (0, open + unanswered),
             _ => (unanswered, open),
@@ -803,7 +818,7 @@ impl Flow {
         }
     }
 
-    /// The side that sends and the one that receives.
+    /// Returns the sending side and the receiving side.
     fn sides(&mut self, from: Role) -> (&mut Side, &mut Side) {
         match from {
             Role::Client => (&mut self.client, &mut self.server),
@@ -811,7 +826,7 @@ impl Flow {
         }
     }
 
-    /// The part that a segment has in the handshake.
+    /// Advances the handshake. Returns the meaning of the segment if it is a part of the handshake.
     fn shake(
         &mut self,
         from: Role,
@@ -827,7 +842,7 @@ impl Flow {
             self.side_mut(from).begin(segment);
         }
         match (self.handshake, from) {
-            // Sent again, it is the last one whose round trip the handshake measures.
+            // If the SYN is retransmitted, the handshake is timed from the last one.
             (Handshake::Missed | Handshake::Opened(_) | Handshake::Accepted(_), Role::Client)
                 if syn && !ack =>
             {
@@ -837,7 +852,7 @@ impl Flow {
                 };
                 Some(Meaning::Opens)
             }
-            // Both open at once, and the capture lacks its SYN.
+            // A simultaneous open, and the capture lacks the client's SYN.
             (Handshake::Missed, Role::Client) if syn && ack => {
                 self.handshake = Handshake::Opened(packet.time);
                 Some(Meaning::Accepts)
@@ -849,7 +864,8 @@ impl Flow {
                 Some(Meaning::Accepts)
             }
             (Handshake::Opened(begun) | Handshake::Accepted(begun), Role::Client) if ack => {
-                // Without a SYN,ACK it was missed: the client has seen it, or would not go on.
+                // If no SYN,ACK was seen, the capture lacks it: without one the client would not
+                // acknowledge.
                 let round_trip = packet.time.saturating_sub(begun);
                 self.round_trip.get_or_insert(round_trip);
                 let base = self.server.base()?;
@@ -865,7 +881,8 @@ impl Flow {
         }
     }
 
-    /// What the segment acknowledges for the first time, in sequence numbers.
+    /// Processes the acknowledgment of a segment. Returns how many sequence numbers it acknowledges
+    /// for the first time.
     fn take_acknowledgment(
         &mut self,
         from: Role,
@@ -885,13 +902,13 @@ impl Flow {
         acknowledges
     }
 
-    /// Cancels a reset whose RST is not at the expected number when the connection goes on after
-    /// it.
+    /// Cancels a reset whose RST does not have the expected number, if this segment shows that the
+    /// connection went on after it.
     fn go_on_after_reset(&mut self, segment: &Segment<'_>) {
         let Some(reset) = self.reset.filter(|reset| !reset.exact) else {
             return;
         };
-        // Its receiver answers such an RST with an acknowledgment, in any case.
+        // A bare acknowledgment from its receiver may be the challenge ACK, and shows nothing.
         let is_answer = self.role_of(segment) != reset.from && segment.span() == 0;
         if !segment.flags.has(Flags::RST) && !is_answer {
             self.reset = None;
@@ -899,8 +916,8 @@ impl Flow {
         }
     }
 
-    /// Returns the first byte that was sent before with another value, and whether there are bytes
-    /// after the FIN.
+    /// Adds the payload of a segment to its stream. Returns the first byte that was sent before
+    /// with another value, and whether there are bytes after the FIN.
     fn take_payload(
         &mut self,
         from: Role,
@@ -918,7 +935,7 @@ impl Flow {
         if syn == 0 || segment.length > 0 {
             side.speak(start);
         }
-        // A keep-alive's byte is no data, and may have any value (RFC 9293, section 3.8.4).
+        // The byte of a keep-alive is not data, and may have any value (RFC 9293, section 3.8.4).
         if segment.length == 0 || analysis.has(Analysis::KEEP_ALIVE) {
             return (None, false);
         }
@@ -949,7 +966,7 @@ impl Flow {
         (altered, beyond > 0)
     }
 
-    /// Times a request when it is complete, a reply when it begins.
+    /// Records when a request is complete, and measures the delay of a reply when it begins.
     fn time(
         &mut self,
         from: Role,
@@ -965,7 +982,7 @@ impl Flow {
             while let Some(request) = self.requests.front_mut()
                 && request.start < after
             {
-                // A reply that begins before its request ends has no delay to be told.
+                // A reply that begins before its request ends has no delay.
                 match request.complete {
                     None => {
                         request.answered_early = true;
@@ -998,13 +1015,14 @@ impl Flow {
         }
     }
 
-    /// Without both SYNs nobody knows which bytes belong together.
+    /// Returns whether both streams begin with a SYN that was seen. Otherwise it is unknown which
+    /// bytes of the two streams correspond.
     fn is_comparable(&self) -> bool {
         self.client.begins() && self.server.begins()
     }
 
-    /// Lays the reply against the request as far as both have come, and lets go what is not needed
-    /// any more. Tells the first wrong byte and its packet.
+    /// Compares the reply with the request as far as both have been received, and drops the bytes
+    /// that are not needed any more. Returns the first wrong byte and its packet.
     fn compare(&mut self) -> Option<(u64, Difference)> {
         let comparable = self.is_comparable() && self.comparison.expect() != Expect::Anything;
         let (request, reply) = (&mut self.client.stream, &mut self.server.stream);
@@ -1037,7 +1055,7 @@ impl Flow {
         }
         if segment.flags.has(Flags::FIN) {
             let side = self.side_mut(from);
-            // A FIN with the number of the SYN, or an earlier one, closes nothing: it is taken.
+            // A FIN at the number of the SYN, or before it, closes nothing: that number is taken.
             let end = side.offset(segment.seq.wrapping_add(segment.span())) - 1;
             let Ok(end) = u64::try_from(end) else { return };
             let contradicts = side.close(end, packet.time);
@@ -1048,8 +1066,9 @@ impl Flow {
         }
     }
 
-    /// Something has a number after that of the FIN. A FIN at the first number that is known may
-    /// have had that of a SYN which the capture lacks: then it closed nothing.
+    /// Adds the finding that this side sent something after its FIN. There is none when the capture
+    /// lacks the SYN and the FIN has the first known number: that may be the number of the SYN, and
+    /// then the FIN closed nothing.
     fn find_after_fin(&mut self, from: Role, packet: u64) {
         let side = self.side(from);
         if side.has_syn() || side.fin() != Some(0) {
@@ -1057,7 +1076,7 @@ impl Flow {
         }
     }
 
-    /// A fault is told once, with the first packet that shows it.
+    /// Adds a fault, once, with the first packet that shows it.
     fn find(&mut self, packet: u64, fault: Fault) {
         let mut told = self.findings.iter();
         if !told.any(|finding| finding.fault.is_like(&fault)) {
@@ -1069,8 +1088,8 @@ impl Flow {
     }
 }
 
-/// What a side takes that announces no MSS, in bytes, for IPv4 and IPv6 (RFC 9293, section 3.7.1).
+/// MSS of a side that announces none, in bytes, for IPv4 and IPv6 (RFC 9293, section 3.7.1).
 const MSS_DEFAULT: [u16; 2] = [536, 1220];
 
-/// Room for waiting requests that an idle connection may keep.
+/// Maximum capacity of the queue of requests that an idle connection keeps.
 const REQUESTS_IDLE: usize = 4;

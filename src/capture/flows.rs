@@ -1,14 +1,13 @@
-//! All connections of a capture, told apart by their ends. Pure.
+//! Follows all connections of a capture, distinguished by their addresses and ports. Pure.
 //!
-//! Memory is bounded: a connection that has ended is reported after the time in which bytes that
-//! were captured late may still come, and when there are too many, the oldest is reported earlier.
-//! When too many bytes are kept, the connections that keep the most drop theirs: what they wait for
-//! is reported as missing or not compared.
+//! Memory is bounded. A connection that has ended is reported after the time in which late segments
+//! may still arrive; when there are too many connections, the oldest is reported earlier. When too
+//! many bytes are buffered, the connections that buffer the most drop their buffers: what they
+//! waited for is reported as missing or not compared.
 //!
 //! A connection that has ended and was reported is remembered for as long as TIME-WAIT lasts
-//! ([`RetiredFlows`]). A segment that comes again revives it: it has its number again, and is
-//! reported again only if the segment shows a fault. A segment that cannot belong to it begins
-//! another connection.
+//! ([`RetiredFlows`]). A late segment revives it: it has its number again, and is reported again
+//! only if the segment shows a fault. A segment that cannot belong to it begins another connection.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -25,52 +24,54 @@ use crate::capture::retired::{Retired, RetiredFlows};
 use crate::capture::segment::Segment;
 use crate::capture::stream::{Aside, Expect};
 
-/// Connections that are followed at once. Each takes 1.9 KiB (`tests/sniff_memory.rs`), and the
-/// bytes that it keeps.
+/// Maximum number of connections that are followed at once. Each takes 1.9 KiB
+/// (`tests/sniff_memory.rs`), and the bytes that it buffers.
 pub const FLOWS_MAX: usize = 32 * 1024;
 
-/// Bytes that one connection may keep, for earlier ones, for the other direction or for an
-/// acknowledgment: what two kernels hold in flight by default, and half as much again, both ways.
+/// Maximum number of bytes that one connection may buffer until earlier bytes, the other direction
+/// or an acknowledgment arrive: one and a half times what two kernels hold in flight by default, in
+/// both directions.
 const FLOW_BYTES_MAX: usize = 32 << 20;
 
-/// Bytes that all connections together may keep: eight that each keep as much as one may, or some
-/// KiB of each when there are as many as can be.
+/// Maximum number of bytes that all connections together may buffer: eight times the maximum of one
+/// connection, or some KiB for each of [`FLOWS_MAX`].
 pub const BYTES_MAX: usize = 256 << 20;
 
-/// How long a connection is followed after its end: a capture may hold bytes after what
-/// acknowledges them, and a last acknowledgment that was lost is asked for again within the
+/// Time for which a connection is followed after its end. A capture may hold bytes after their
+/// acknowledgment, and when a last acknowledgment was lost, the peer retransmits within its
 /// retransmission timeout, which begins at one second or less (RFC 6298).
 const STRAGGLERS: Duration = Duration::from_secs(3);
 
-/// A flow that is over, to be told.
+/// A flow that is over, to be reported.
 #[derive(Debug)]
 pub struct Finished {
-    /// Which one.
+    /// The number of the flow.
     pub number: FlowNumber,
-    /// What is known of it.
+    /// The flow itself.
     pub flow: Flow,
     /// The judgement on it.
     pub judgement: Judgement,
-    /// True when it was reported before, and a segment that came later shows a fault.
+    /// Whether it was reported before, and a later segment shows a fault.
     pub is_told: bool,
-    /// True when it was reported before, with a fault.
+    /// Whether it was reported before, with a fault.
     pub was_wrong: bool,
 }
 
-/// The flows that are followed.
+/// The flows of a capture that are followed.
 #[derive(Debug)]
 pub struct Flows {
     server_port: Option<u16>,
     expect: Expect,
-    /// What all flows keep, and may keep, in bytes.
+    /// Number of bytes that all flows buffer, and may buffer.
     bytes: usize,
     bytes_max: usize,
     flows: Slab<Followed>,
-    /// By a hash that is fast, and seeded: who is captured chooses the ports, and sees no hashes.
+    /// The slot of each flow, by its ends. The hash is fast and seeded: captured hosts choose the
+    /// ports, but do not see the hashes.
     places: HashMap<Ends, usize, RandomState>,
-    /// Flows that have ended, and when; some are gone already.
+    /// Flows that have ended, with the time of their end; some are removed already.
     ended: VecDeque<(Duration, Place)>,
-    /// All flows in the order of their beginning; some are gone already.
+    /// All flows in the order in which they began; some are removed already.
     begun: VecDeque<Place>,
     finished: Vec<Finished>,
     retired: RetiredFlows,
@@ -85,33 +86,33 @@ struct Followed {
     ends: Ends,
     number: FlowNumber,
     flow: Flow,
-    /// What was remembered of it after its report; `None` unless it was revived.
+    /// The state that was remembered of it after its report; `None` unless it was revived.
     told: Option<Retired>,
 }
 
-/// Where a flow is, and its number: the place may be another's by now.
+/// The slot of a flow, and its number: another flow may have taken the slot since.
 type Place = (usize, FlowNumber);
 
-/// What a flow hands over to the next one between the same ends.
+/// The segments that a flow hands over to the next one between the same ends.
 type HandedOver = [(SocketAddr, Vec<(u32, Aside)>); 2];
 
-/// The origin of the flow of a segment.
+/// The flow to which a segment belongs.
 enum Origin {
-    /// It is followed already.
+    /// A flow that is followed, in this slot.
     Followed(usize),
-    /// It was reported, and is followed again.
+    /// A flow that was reported, and is followed again.
     Revived(Retired),
-    /// The segment begins it.
+    /// A new flow.
     New,
-    /// The segment begins it, or continues what the flow before it counted as strays.
+    /// A new flow, to which segments that the previous flow counted as strays may belong as well.
     After(HandedOver),
-    /// The segment begins it between the ports of an earlier one.
+    /// A new flow between the ports of an earlier one.
     Reused,
 }
 
 impl Flows {
-    /// No flow yet. `server_port`: see [`Flow::new`]. `bytes_max`: how many bytes all flows may
-    /// keep, [`BYTES_MAX`] but for tests.
+    /// Returns an empty set of flows. `server_port`: see [`Flow::new`]. `bytes_max`: the number of
+    /// bytes that all flows may buffer, [`BYTES_MAX`] except in tests.
     pub fn new(server_port: Option<u16>, bytes_max: usize) -> Flows {
         Flows {
             server_port,
@@ -136,7 +137,8 @@ impl Flows {
         Flows { expect, ..self }
     }
 
-    /// The next segment of the capture: what it is, and the flow it belongs to.
+    /// Processes the next segment of the capture. Returns the number of its flow, the flow, and the
+    /// observation of the segment.
     pub fn observe(
         &mut self,
         packet: Packet,
@@ -180,7 +182,8 @@ impl Flows {
         (*number, flow, observation)
     }
 
-    /// Finds the flow of a segment. A flow that is followed and cannot have sent it is finished.
+    /// Finds the flow of a segment. A flow that is followed, and to which it cannot belong, is
+    /// finished.
     fn origin(&mut self, ends: &Ends, now: Duration, segment: &Segment<'_>) -> Origin {
         if let Some(place) = self.places.get(ends).copied() {
             let flow = &self.flows[place].flow;
@@ -219,8 +222,8 @@ impl Flows {
         }
     }
 
-    /// Flows that keep more than half of the average keep nothing any more. That sets free at least
-    /// half of all bytes, and who keeps little is left alone.
+    /// Drops the buffers of all flows that buffer more than half of the average. That frees at
+    /// least half of all bytes, and flows that buffer little are not affected.
     fn give_up_much(&mut self) {
         let share = self.bytes / self.flows.len() / 2;
         for (_, Followed { flow, .. }) in &mut self.flows {
@@ -231,7 +234,7 @@ impl Flows {
         }
     }
 
-    /// Flows whose stragglers have had their time are finished.
+    /// Finishes the ended flows for which the time for late segments is over.
     pub fn expire(&mut self, now: Duration) {
         while let Some(&(time, (place, number))) = self.ended.front()
             && now.saturating_sub(time) >= STRAGGLERS
@@ -240,7 +243,7 @@ impl Flows {
             let Some(flow) = self.current((place, number)) else {
                 continue;
             };
-            // A straggler begins the time anew: retransmissions come at ever longer intervals.
+            // A late segment restarts the time: retransmissions follow at ever longer intervals.
             let last = flow.last_time();
             if last > time {
                 self.ended.push_back((last, (place, number)));
@@ -250,7 +253,7 @@ impl Flows {
         }
     }
 
-    /// The capture is over, and so are all flows.
+    /// Finishes all flows, at the end of the capture.
     pub fn finish_all(&mut self) {
         while let Some(begun) = self.begun.pop_front() {
             if self.current(begun).is_some() {
@@ -259,27 +262,29 @@ impl Flows {
         }
     }
 
-    /// The flows that were finished since the last call.
+    /// Returns the flows that were finished since the last call.
     pub fn take_finished(&mut self) -> Vec<Finished> {
         std::mem::take(&mut self.finished)
     }
 
-    /// What all flows keep, in bytes.
+    /// Returns the number of bytes that all flows buffer.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// How many flows have ended, told or not.
+    /// Returns the number of flows that have ended, reported or not.
     pub fn ended(&self) -> u64 {
         self.ended_count
     }
 
-    /// How many that had ended were told before their stragglers had had their time.
+    /// Returns the number of ended flows that were reported before the time for late segments was
+    /// over.
     pub fn told_early(&self) -> u64 {
         self.told_early
     }
 
-    /// How many were told before their time, because there were too many.
+    /// Returns the number of flows that were reported before they ended, because there were too
+    /// many.
     pub fn cut_short(&self) -> u64 {
         self.cut_short
     }
@@ -291,7 +296,7 @@ impl Flows {
         self.follow(ends, number, flow, None)
     }
 
-    /// Follows a flow again that was reported.
+    /// Follows a reported flow again.
     fn revive(
         &mut self,
         ends: Ends,
@@ -327,7 +332,7 @@ impl Flows {
         place
     }
 
-    /// Finishes the flow that ended first, or else the one that began first.
+    /// Finishes the flow that ended first or, if none has ended, the one that began first.
     fn make_room(&mut self) {
         while let Some((_, ended)) = self.ended.pop_front() {
             if self.current(ended).is_some() {
@@ -380,7 +385,7 @@ impl Flows {
         }
     }
 
-    /// The flow, unless it is finished.
+    /// Returns the flow, unless it is finished.
     fn current(&self, place: Place) -> Option<&Flow> {
         current(&self.flows, place)
     }
@@ -401,7 +406,7 @@ fn revived(retired: &Retired, segment: &Segment<'_>) -> Flow {
     retired.remains.revive(client, server)
 }
 
-/// Returns the ends of a segment; its lane stands above the ports and the family.
+/// Returns the ends of a segment, with its lane in the bits above the ports and the address family.
 fn ends(segment: &Segment<'_>) -> Ends {
     let (low, high, ports) = networks::ends(segment.source, segment.target);
     (low, high, ports | u64::from(segment.lane) << 33)

@@ -1,12 +1,13 @@
 //! Reassembly of IP packets from their fragments (RFC 791, RFC 815, RFC 8200 section 4.5). Pure.
 //!
-//! The rules of a receiver that mixes nothing: a fragment that repeats an earlier one exactly is
+//! The rules are those of a strict receiver: a fragment that repeats an earlier one exactly is
 //! ignored; fragments that overlap in any other way, or that contradict each other about where the
-//! packet ends, are a fault, and nothing of that packet is used (RFC 5722). What a capture cut off
-//! is missing in the packet, from there on.
+//! packet ends, are a fault, and nothing of that packet is used (RFC 5722). When the capture cut a
+//! fragment short, the captured bytes of the packet end there.
 //!
 //! Memory is bounded by `BYTES_MAX` and `PACKETS_MAX`, and a packet that is not complete is given
-//! up after `PATIENCE`. What is given up is returned as [`Lost`], never dropped in silence.
+//! up after `PATIENCE`. A packet that is given up is returned as [`Lost`], unless it repeats a
+//! complete one.
 //!
 //! Invariant: the pieces of an open packet do not overlap, so it is complete when their lengths add
 //! up to its own.
@@ -21,18 +22,20 @@ use crate::capture::bytes::{Bytes, Unread};
 use crate::capture::layer::{Fragment, FragmentKey};
 use crate::units::counted;
 
-/// Bytes that all incomplete packets together may hold: what Linux allows itself by default
+/// Maximum memory of all packets together, in bytes: the default of Linux
 /// (net.ipv4.ipfrag_high_thresh).
 const BYTES_MAX: usize = 4 << 20;
 
-/// Packets that are known at once, complete ones that may be repeated included.
+/// Maximum number of packets that are known at once, including complete ones whose fragments may be
+/// repeated.
 const PACKETS_MAX: usize = 4096;
 
-/// The bytes that a piece counts beside its payload, so that many small pieces count for more.
+/// Overhead that is counted for each piece in addition to its payload, in bytes, so that many small
+/// pieces do not count as few bytes.
 const PIECE_BYTES: usize = 128;
 
-/// How long after its first fragment a packet may become complete: a receiver waits up to a minute
-/// (RFC 1122 section 3.3.2, RFC 8200).
+/// Time after its first fragment within which a packet must become complete: a receiver waits up to
+/// a minute (RFC 1122 section 3.3.2, RFC 8200).
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The longest IP packet without its header, in bytes.
@@ -41,7 +44,7 @@ const LENGTH_MAX: usize = 65_535;
 /// A reassembled packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Whole {
-    /// Its bytes behind the IP header, as far as they were captured without a gap.
+    /// Its bytes after the IP header, as far as they were captured without a gap.
     pub captured: Vec<u8>,
     /// The length of its payload on the wire.
     pub on_wire: usize,
@@ -54,13 +57,13 @@ pub struct Whole {
 pub struct Lost {
     /// Its identity.
     pub key: FragmentKey,
-    /// The number of the captured packet that brought the first fragment.
+    /// The number of the captured packet that carried the fragment seen first.
     pub packet: u64,
-    /// Fragments that came.
+    /// Number of fragments that were captured.
     pub fragments: u32,
     /// The protocol number that the fragments carry.
     pub protocol: u8,
-    /// True when the first fragment is among those that came.
+    /// True when the fragment with offset 0 was captured.
     pub has_first: bool,
 }
 
@@ -68,7 +71,8 @@ pub struct Lost {
 #[derive(Debug, Default)]
 pub struct Fragments {
     packets: HashMap<FragmentKey, Entry, RandomState>,
-    /// All of them in the order of their beginning; some have ended or have begun again.
+    /// Time, serial number and key of each packet, in the order in which they began. An entry is
+    /// stale when the packet of its key is gone or has another serial number.
     begun: VecDeque<(Duration, u64, FragmentKey)>,
     hasher: RandomState,
     bytes: usize,
@@ -79,7 +83,7 @@ pub struct Fragments {
 #[derive(Debug)]
 struct Entry {
     serial: u64,
-    /// The captured packet that brought its first fragment.
+    /// The number of the captured packet that carried the fragment seen first.
     packet: u64,
     state: State,
 }
@@ -88,24 +92,25 @@ struct Entry {
 enum State {
     /// Some parts are missing.
     Open(Open),
-    /// It was reassembled from pieces with these hashes, which may come again.
+    /// It was reassembled. The hashes of its pieces identify fragments that are repeated.
     Complete(Vec<u64>),
     /// Its fragments contradict each other: further fragments are not used.
     Rejected,
-    /// It is known not to matter: further fragments are ignored.
+    /// It carries no segment of interest: further fragments are ignored.
     Foreign,
 }
 
 #[derive(Debug, Default)]
 struct Open {
     pieces: BTreeMap<usize, Piece>,
-    /// The length of the packet, once its last fragment has come.
+    /// The length of the packet, once its last fragment was captured.
     total: Option<usize>,
-    /// Bytes on the wire of all pieces.
+    /// Sum of the lengths of all pieces on the wire, in bytes.
     length: usize,
     fragments: u32,
     protocol: u8,
-    /// True when it repeats a packet that was complete, so that it may stay incomplete.
+    /// True when it repeats a fragment of a complete packet: if it stays incomplete, it is not
+    /// reported as lost.
     is_repetition: bool,
 }
 
@@ -116,8 +121,8 @@ struct Piece {
 }
 
 impl Fragments {
-    /// Adds a fragment, and returns the packet when it is complete with it. `at`: number and time
-    /// of the captured packet that brought it.
+    /// Adds a fragment, and returns the packet when this fragment completes it. `packet` and
+    /// `time`: number and time of the captured packet that carried the fragment.
     pub fn add(
         &mut self,
         fragment: &Fragment,
@@ -160,7 +165,7 @@ impl Fragments {
         self.take_if_complete(fragment.key)
     }
 
-    /// Marks the packet of this fragment as one that does not matter.
+    /// Marks a packet as one without a segment of interest: its further fragments are ignored.
     pub fn ignore(&mut self, key: FragmentKey, at: (u64, Duration)) {
         self.expire(at.1);
         if !self.packets.contains_key(&key) {
@@ -169,12 +174,12 @@ impl Fragments {
         self.put(key, State::Foreign);
     }
 
-    /// Ends the capture: all packets that are open are lost.
+    /// Ends the capture: gives up all packets that are not complete.
     pub fn finish(&mut self) {
         while self.give_up_oldest() {}
     }
 
-    /// Returns what was given up since the last call.
+    /// Returns the packets that were given up since the last call.
     pub fn take_lost(&mut self) -> Vec<Lost> {
         std::mem::take(&mut self.lost)
     }
@@ -237,7 +242,8 @@ impl Fragments {
         }
     }
 
-    /// Forgets the packet that began first. Returns whether there was one.
+    /// Removes the oldest entry of `begun`, and its packet unless the entry is stale. Returns false
+    /// when there is no entry.
     fn give_up_oldest(&mut self) -> bool {
         let Some((_, serial, key)) = self.begun.pop_front() else {
             return false;
@@ -269,7 +275,7 @@ impl Fragments {
 }
 
 impl State {
-    /// Returns the bytes that it holds.
+    /// Returns the memory that is counted for a packet, in bytes.
     fn cost(&self) -> usize {
         match self {
             State::Open(open) => open.pieces.values().map(Piece::cost).sum(),
@@ -286,7 +292,8 @@ impl Piece {
 }
 
 impl Open {
-    /// Adds a piece. Returns its cost, or the contradiction that it causes.
+    /// Adds a piece. Returns the memory that is counted for it, or the contradiction that it
+    /// causes.
     fn add(&mut self, fragment: &Fragment, bytes: Bytes<'_>) -> Result<usize, String> {
         let (start, length) = (fragment.offset, bytes.on_wire);
         let end = start + length;
@@ -411,7 +418,7 @@ mod tests {
                 assert_eq!(whole.captured, (0..29).collect::<Vec<u8>>());
                 assert_eq!(whole.on_wire, 29);
             }
-            // A late repetition is not a packet that lacks parts.
+            // A late repetition is not reported as an incomplete packet.
             assert_eq!(add(&mut all, 7, 24..29, false), Err(Unread::Fragment));
             all.finish();
             assert_eq!(all.take_lost(), []);

@@ -1,9 +1,9 @@
-//! The file or pipe that a capture is read from: reading waits for it, and for a signal.
+//! The file or pipe that a capture is read from. A read blocks until data or a signal arrives.
 //!
-//! A pipe may be quiet for hours, and a FIFO may have no writer. Every read is preceded by a poll
-//! on two descriptors: the file, and one that a signal makes readable. A FIFO is opened with
-//! O_NONBLOCK, since waiting for a writer in open(2) could not be ended by a signal; the poll waits
-//! for one in its place.
+//! A pipe may deliver nothing for hours, and a FIFO may have no writer. Every read is preceded by a
+//! poll of two descriptors: the file, and one that a signal makes readable. A FIFO is opened with
+//! O_NONBLOCK, since a signal could not end an open(2) that waits for a writer; the poll waits for
+//! the writer instead.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -14,11 +14,11 @@ use std::path::Path;
 use nix::libc;
 use rustix::event::{PollFd, PollFlags, poll};
 
-/// A file that is read until a signal comes.
+/// A file that is read until its end, or until a signal arrives.
 #[derive(Debug)]
 pub struct Input {
     file: File,
-    /// Readable when reading is to end.
+    /// A descriptor that becomes readable when reading is to end.
     stop: OwnedFd,
 }
 
@@ -33,7 +33,7 @@ impl Input {
         Ok(Input { file, stop })
     }
 
-    /// Returns standard input. It stays in blocking mode if it is: other processes share it.
+    /// Returns standard input. Its blocking mode is not changed, since other processes share it.
     pub fn standard(stop: impl Into<OwnedFd>) -> io::Result<Input> {
         let file = File::from(io::stdin().as_fd().try_clone_to_owned()?);
         let stop = stop.into();
@@ -47,7 +47,7 @@ impl Input {
 }
 
 impl Read for Input {
-    /// Waits for bytes or the end of the file. Fails when a signal comes first.
+    /// Waits for bytes or the end of the file, and reads. Fails if a signal arrives first.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let mut waited = [
@@ -60,7 +60,7 @@ impl Read for Input {
                 Err(error) => return Err(error.into()),
             }
             if !waited[1].revents().is_empty() {
-                // Not `Interrupted`, which callers take for a reason to try again.
+                // Not `Interrupted`, on which callers read again.
                 return Err(io::Error::other("reading was ended by a signal"));
             }
             match self.file.read(buffer) {

@@ -1,6 +1,7 @@
-//! IPv4, IPv6 with its extension headers, and what IP protocol numbers lead to. Pure.
+//! Parses IPv4, IPv6 with its extension headers, and the headers that IP protocol numbers name.
+//! Pure.
 //!
-//! The ends of a packet are those of the conversation: while a source route is pending, the
+//! The addresses of a packet are those of its conversation: while a source route is pending, the
 //! destination is the route's last address, not the next hop that the header names (RFC 791, RFC
 //! 8200 section 4.4, RFC 8754).
 
@@ -14,7 +15,7 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ESP: &str = "ESP (encrypted)";
 
-/// Parses IP of the version that its first half byte names.
+/// Parses an IP header, whose first half byte is the version.
 pub fn ip<'a>(bytes: Bytes<'a>, state: &mut State) -> Result<Step<'a>, Unread> {
     let (head, _) = bytes.take(1, "an IP header")?;
     state.enter_ip();
@@ -25,7 +26,8 @@ pub fn ip<'a>(bytes: Bytes<'a>, state: &mut State) -> Result<Step<'a>, Unread> {
     }
 }
 
-/// Takes note of the length in a header, and returns the packet without what follows it.
+/// Cuts `bytes` to the length that a packet's header claims, `said`. Records in `state` when that
+/// is more than there is.
 fn packet<'a>(bytes: Bytes<'a>, said: usize, state: &mut State) -> Bytes<'a> {
     if said > bytes.on_wire && state.overrun.is_none() {
         state.overrun = Some((said, bytes.on_wire));
@@ -33,9 +35,9 @@ fn packet<'a>(bytes: Bytes<'a>, said: usize, state: &mut State) -> Bytes<'a> {
     bytes.limit(said)
 }
 
-/// Returns the length of a packet whose header does not contain it: it exceeds the field, before
-/// the segmentation offload of the sender's kernel cuts it. A frame check sequence is no part of
-/// it.
+/// Returns the length of a packet whose length field is 0: the length exceeds the field, since the
+/// segmentation offload of the sender's kernel has not cut the packet yet. A frame check sequence
+/// is not part of it.
 fn untold(bytes: Bytes<'_>, state: &State) -> usize {
     bytes.on_wire.saturating_sub(state.trailer)
 }
@@ -100,7 +102,7 @@ fn pending_route(mut options: &[u8]) -> Option<Ipv4Addr> {
             }
             continue;
         }
-        // The pointer counts from 1, and a route that is used up has it behind its end.
+        // The pointer counts from 1, and points beyond the end of a route that is used up.
         let is_pending = usize::from(option[2]) + 3 <= length;
         let last = 3 + (length - 3) / 4 * 4 - 4;
         return is_pending.then(|| Ipv4Addr::from_bits(u32_at(option, last)));
@@ -128,7 +130,7 @@ fn address6(bytes: &[u8], place: usize) -> IpAddr {
     IpAddr::V6(Ipv6Addr::from(octets))
 }
 
-/// Parses what a protocol number names.
+/// Parses the header that an IP protocol number names.
 pub fn protocol<'a>(
     number: u8,
     v6: bool,
@@ -161,13 +163,14 @@ pub fn protocol<'a>(
     }
 }
 
-/// Continues behind an extension header.
+/// Returns the header that follows an extension header of `length` bytes.
 fn next(number: u8, bytes: Bytes<'_>, length: usize) -> Result<Step<'_>, Unread> {
     let rest = bytes.skip(length, "an IPv6 extension header")?;
     Ok(Step::Next(Layer::Protocol { number, v6: true }, rest))
 }
 
-/// Returns the fault for a protocol that is not parsed, by what it may carry.
+/// Returns the fault for a protocol that is not parsed: `Unopened` if it may carry TCP, else
+/// `NotTcp`.
 fn unopened(number: u8) -> Unread {
     Unread::Unopened(match number {
         50 => ESP,
@@ -193,7 +196,7 @@ fn may_carry_tcp(protocol: u8, v6: bool) -> bool {
     read || extension
 }
 
-/// The authentication header, RFC 4302: what follows it is not encrypted.
+/// Parses an authentication header (RFC 4302). What follows it is not encrypted.
 fn authentication(v6: bool, bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     const WHAT: &str = "an authentication header";
     let (head, _) = bytes.take(12, WHAT)?;
@@ -202,7 +205,7 @@ fn authentication(v6: bool, bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     Ok(Step::Next(Layer::Protocol { number, v6 }, rest))
 }
 
-/// Minimal encapsulation, RFC 2004: the header that was taken out of the packet.
+/// Parses a header of minimal encapsulation (RFC 2004), which holds the original addresses.
 fn minimal<'a>(bytes: Bytes<'a>, state: &mut State) -> Result<Step<'a>, Unread> {
     const WHAT: &str = "a header of minimal encapsulation";
     let (head, mut rest) = bytes.take(8, WHAT)?;
@@ -217,7 +220,7 @@ fn minimal<'a>(bytes: Bytes<'a>, state: &mut State) -> Result<Step<'a>, Unread> 
     Ok(Step::Next(Layer::Protocol { number, v6: false }, rest))
 }
 
-/// A routing header: while segments are left, the destination is the last of them.
+/// Parses a routing header. While segments are left, the destination is the last of them.
 fn routing<'a>(bytes: Bytes<'a>, state: &mut State) -> Result<Step<'a>, Unread> {
     const WHAT: &str = "an IPv6 routing header";
     let (head, _) = bytes.take(8, WHAT)?;
@@ -226,7 +229,7 @@ fn routing<'a>(bytes: Bytes<'a>, state: &mut State) -> Result<Step<'a>, Unread> 
     let last = match kind {
         // Source route (RFC 2460); mobile IPv6 (RFC 6275), which has one address.
         0 | 2 => head.len().checked_sub(16).filter(|place| *place >= 8),
-        // Segment routing (RFC 8754): the last segment stands first.
+        // Segment routing (RFC 8754): the last segment is the first in the list.
         4 => Some(8).filter(|place| place + 16 <= head.len()),
         _ => None,
     };

@@ -1,8 +1,8 @@
-//! The state that is passed along while the headers of a frame are taken off one by one. Pure.
+//! The state of parsing the headers of a frame one after the other. Pure.
 //!
 //! A frame is a chain of headers, and each of them names the next one. One function per header
-//! takes it off and returns a [`Step`]; `dissect` goes from step to step until it reaches TCP. No
-//! header is treated by its place in the chain: IP within Ethernet within VXLAN within IP is the
+//! parses it and returns a [`Step`]; `dissect` follows the steps until it reaches TCP. No header is
+//! treated by its position in the chain: IP within Ethernet within VXLAN within IP is parsed by the
 //! same loop, so every encapsulation that is known works within every other one.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::capture::bytes::{Bytes, Unread};
 use crate::units::{counted, grouped};
 
-/// The header that comes next.
+/// The next header to be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layer {
     /// Ethernet: two addresses and a type or length.
@@ -26,18 +26,18 @@ pub enum Layer {
     Protocol {
         /// The number (IANA, protocol numbers).
         number: u8,
-        /// True when it stands in an IPv6 packet.
+        /// True when it is in an IPv6 packet.
         v6: bool,
     },
     /// UDP, which carries tunnels on certain ports.
     Udp,
     /// PPP, with or without the address and control bytes of HDLC.
     Ppp,
-    /// PPPoE, a session.
+    /// A session packet of PPPoE.
     Pppoe,
     /// GRE.
     Gre,
-    /// Labels of MPLS.
+    /// A stack of MPLS labels.
     Mpls,
 }
 
@@ -48,49 +48,51 @@ pub enum Step<'a> {
     Next(Layer, Bytes<'a>),
     /// A TCP header and what follows it.
     Tcp(Bytes<'a>),
-    /// A part of an IP packet. It is large and rare; boxed, it keeps the other steps small.
+    /// A fragment of an IP packet. It is large and rare, so it is boxed to keep the other steps
+    /// small.
     Fragment(Box<Fragment>, Bytes<'a>),
 }
 
-/// A part of an IP packet, as its header describes it.
+/// A fragment of an IP packet, as its header describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragment {
-    /// The packet that it is a part of.
+    /// The identity of its packet.
     pub key: FragmentKey,
-    /// Where its bytes begin in that packet.
+    /// Offset of its bytes in the payload of that packet, in bytes.
     pub offset: usize,
-    /// True when it is not the last one.
+    /// True when it is not the last fragment.
     pub more: bool,
-    /// The protocol number that the parts carry together.
+    /// The protocol number of the reassembled payload.
     pub protocol: u8,
 }
 
-/// What the parts of one IP packet have in common (RFC 791, RFC 8200).
+/// The identity of an IP packet: what all its fragments have in common (RFC 791, RFC 8200).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FragmentKey {
-    /// Sender and receiver.
+    /// Addresses of sender and receiver.
     pub ends: (IpAddr, IpAddr),
-    /// The sender's number for the packet.
+    /// The identification that the sender gave the packet.
     pub id: u32,
     /// The protocol number; 0 in IPv6, where it is no part of the identity.
     pub protocol: u8,
-    /// [`State::network`].
+    /// Hash of the virtual networks around the packet, see [`State::network`].
     pub network: u32,
 }
 
-/// The state of a frame after the headers that were taken off.
+/// The state of parsing a frame, after the headers that were parsed so far.
 #[derive(Clone, Copy, Debug)]
 pub struct State {
-    /// Sender and receiver by the last IP header.
+    /// Addresses of sender and receiver in the last IP header.
     pub ends: (IpAddr, IpAddr),
-    /// A hash of the virtual networks around the packet: VLAN and VXLAN numbers and the like, and
-    /// that it is in a tunnel; 0 when there are none.
+    /// Hash of the virtual networks around the packet (VLAN and VXLAN numbers and the like) and of
+    /// the tunnels around it; 0 when there are none.
     pub network: u32,
-    /// True when it is within an IP packet.
+    /// True when an IP header was parsed, so that a further one is inside a tunnel.
     pub is_inner: bool,
-    /// Bytes of a frame check sequence that may stand at the end of the frame.
+    /// Length of a frame check sequence that may be at the end of the frame, in bytes.
     pub trailer: usize,
-    /// An IP header that claims more bytes than there are: the claimed number, and the real one.
+    /// Length in the first IP header that claims more bytes than there are, and the number of bytes
+    /// that there are.
     pub overrun: Option<(usize, usize)>,
 }
 
@@ -107,15 +109,15 @@ impl State {
         }
     }
 
-    /// Enters a virtual network; `kind` distinguishes VLANs from VXLANs and so on.
+    /// Adds a virtual network to the hash; `kind` distinguishes VLANs from VXLANs and so on.
     pub fn enter(&mut self, kind: u8, number: u32) {
         const PRIME: u32 = 0x0100_0193;
         let mixed = self.network ^ (u32::from(kind) << 24) ^ number;
         self.network = mixed.wrapping_add(1).wrapping_mul(PRIME).max(1);
     }
 
-    /// Enters an IP header. A packet inside the packet of a tunnel is in another network than the
-    /// same packet before or after the tunnel.
+    /// Records that an IP header is parsed. A packet inside the packet of a tunnel is in another
+    /// network than the same packet before or after the tunnel.
     pub fn enter_ip(&mut self) {
         const INNER: u8 = 32;
         if self.is_inner {
@@ -124,7 +126,7 @@ impl State {
         self.is_inner = true;
     }
 
-    /// Fails if an IP header on the way claimed more bytes than there are.
+    /// Fails if one of the IP headers so far claimed more bytes than there are.
     pub fn check_lengths(&self) -> Result<(), Unread> {
         match self.overrun {
             None => Ok(()),

@@ -1,5 +1,5 @@
-//! The headers of links: what a frame of each link type begins with, Ethernet types and the shims
-//! between Ethernet and IP. Pure.
+//! Parses link headers: the first header of each link type, Ethernet types, and the tags between
+//! Ethernet and IP. Pure.
 
 use crate::capture::bytes::{Bytes, Unread, u16_at, u32_at};
 use crate::capture::layer::{Layer, State, Step};
@@ -15,7 +15,7 @@ const LENGTH_MAX: u16 = 1500;
 const VLAN: u8 = 1;
 const SERVICE: u8 = 2;
 
-/// Takes off the first header of a frame.
+/// Parses the first header of a frame.
 pub fn link<'a>(link: Link, bytes: Bytes<'a>) -> Result<Step<'a>, Unread> {
     let (layer, length) = match link {
         Link::Ethernet => (Layer::Ethernet, 0),
@@ -23,7 +23,7 @@ pub fn link<'a>(link: Link, bytes: Bytes<'a>) -> Result<Step<'a>, Unread> {
         Link::Ip => (Layer::Ip, 0),
         Link::Null => return address_family(bytes),
         Link::Enc => (Layer::Ip, 12),
-        // The packet is as it was before its header was compressed.
+        // The packet is stored with its header as it was before compression.
         Link::Slip => (Layer::Ip, 16),
         Link::Llc => (Layer::Llc, 0),
         Link::Fddi => (Layer::Llc, 13),
@@ -47,8 +47,8 @@ pub fn link<'a>(link: Link, bytes: Bytes<'a>) -> Result<Step<'a>, Unread> {
 
 const WHAT: &str = "the header of the link";
 
-/// An address family in the byte order of a BSD host, or in network byte order: IPv4 is 2
-/// everywhere, IPv6 has five numbers.
+/// Parses an address family, in the byte order of a BSD host or in network byte order: IPv4 is 2 on
+/// all systems, IPv6 has five numbers.
 fn address_family(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     let (head, rest) = bytes.take(4, WHAT)?;
     let number = u32_at(head, 0);
@@ -58,7 +58,7 @@ fn address_family(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     }
 }
 
-/// A header of `length` bytes with an Ethernet type at a place in it.
+/// Parses a header of `length` bytes with an Ethernet type at offset `place`.
 fn typed(bytes: Bytes<'_>, place: usize, length: usize) -> Result<Step<'_>, Unread> {
     let (head, rest) = bytes.take(length, WHAT)?;
     // The cooked header of Linux numbers two frame formats of IEEE 802.3 with small values.
@@ -70,7 +70,7 @@ fn typed(bytes: Bytes<'_>, place: usize, length: usize) -> Result<Step<'_>, Unre
     Ok(Step::Next(layer, rest))
 }
 
-/// PPP, or Cisco HDLC, which has other values where PPP in HDLC-like framing has `ff 03`.
+/// Parses PPP, or Cisco HDLC, which has other values where PPP in HDLC-like framing has `ff 03`.
 fn point_to_point(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     const UNICAST: u8 = 0x0f;
     const BROADCAST: u8 = 0x8f;
@@ -80,22 +80,24 @@ fn point_to_point(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     }
 }
 
-/// The direction is a byte of its own, or stands in the place of the address.
+/// Parses PPP with a direction, which is a byte of its own or replaces the address byte.
 fn point_to_point_with_direction(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     const CONTROL: u8 = 3;
     let length = if bytes.peek(1) == Some(CONTROL) { 2 } else { 1 };
     Ok(Step::Next(Layer::Ppp, bytes.skip(length, WHAT)?))
 }
 
-/// OpenBSD and its kin: the length without padding, then the address family.
+/// Parses a log entry of the BSD packet filter: the length without padding, then the address
+/// family.
 fn packet_filter_log(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     let (head, _) = bytes.take(1, WHAT)?;
     let length = usize::from(head[0]).next_multiple_of(4);
     Ok(Step::Next(Layer::Ip, bytes.skip(length, WHAT)?))
 }
 
-/// Attributes, with length and type in the byte order of the host that captured, which the header
-/// does not name. With the wrong order they do not end where the packet does.
+/// Parses a log entry of netfilter, which is a list of attributes. Their lengths and types are in
+/// the byte order of the host that captured, which the header does not name, so both orders are
+/// tried: in the wrong one, the attributes do not fit the packet.
 fn netfilter_log(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     const HEAD: usize = 4;
     let rest = bytes.skip(HEAD, WHAT)?;
@@ -134,7 +136,8 @@ fn nflog_payload(bytes: Bytes<'_>, order: fn([u8; 2]) -> u16) -> Option<Bytes<'_
     None
 }
 
-/// A header in little-endian order with its own length, and the link type of what follows it.
+/// Parses a little-endian header that contains its own length, and the link type of the frame that
+/// follows it.
 fn named(
     bytes: Bytes<'_>,
     (place, size): (usize, usize),
@@ -148,7 +151,7 @@ fn named(
     let (length, number) = (field(place, size) as usize, field(link_place, 4));
     let rest = bytes.skip(length.max(link_place + 4), WHAT)?;
     match Link::from_number(number) {
-        // One header that names a link type does not stand in another.
+        // A header that names a link type is not nested in another one.
         None | Some(Link::Ppi | Link::Pktap) => {
             Err(Unread::Unopened("frames of a link type that is not read"))
         }
@@ -156,7 +159,7 @@ fn named(
     }
 }
 
-/// Ethernet: after the addresses a type, or the length of what follows in IEEE 802.2.
+/// Parses Ethernet: two addresses, then a type, or the length of what follows in IEEE 802.2.
 pub fn ethernet(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     let (head, rest) = bytes.take(14, "an Ethernet header")?;
     let kind = u16_at(head, 12);
@@ -167,7 +170,7 @@ pub fn ethernet(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     Ok(Step::Next(Layer::Llc, rest))
 }
 
-/// Parses what an Ethernet type names.
+/// Parses the header that an Ethernet type names.
 pub fn ether_type<'a>(kind: u16, bytes: Bytes<'a>, state: &mut State) -> Result<Step<'a>, Unread> {
     let layer = match kind {
         IPV4 | IPV6 => Layer::Ip,
@@ -194,7 +197,7 @@ pub fn ether_type<'a>(kind: u16, bytes: Bytes<'a>, state: &mut State) -> Result<
     Ok(Step::Next(layer, bytes))
 }
 
-/// So many bytes, and then an Ethernet type.
+/// Parses a tag of `length` bytes that is followed by an Ethernet type.
 fn shim(bytes: Bytes<'_>, length: usize) -> Result<Step<'_>, Unread> {
     let (head, rest) = bytes.take(length + 2, "a tag")?;
     type_or_length(u16_at(head, length), rest)
@@ -207,10 +210,10 @@ fn type_or_length(kind: u16, rest: Bytes<'_>) -> Result<Step<'_>, Unread> {
     Ok(Step::Next(Layer::Llc, rest.limit(usize::from(kind))))
 }
 
-/// The tag of a VLAN, IEEE 802.1Q: priority and number, then the type again.
+/// Parses the tag of a VLAN (IEEE 802.1Q): priority and number, then another type.
 fn tag<'a>(bytes: Bytes<'a>, state: &mut State) -> Result<Step<'a>, Unread> {
     let (head, rest) = bytes.take(4, "the tag of a VLAN")?;
-    // Number 0 is a priority alone.
+    // Number 0 is a priority without a VLAN.
     match u32::from(u16_at(head, 0) & 0x0fff) {
         0 => {}
         number => state.enter(VLAN, number),
@@ -218,14 +221,14 @@ fn tag<'a>(bytes: Bytes<'a>, state: &mut State) -> Result<Step<'a>, Unread> {
     type_or_length(u16_at(head, 2), rest)
 }
 
-/// IEEE 802.1ah: the number of a service, then the customer's whole frame.
+/// Parses the tag of IEEE 802.1ah: the number of a service, then the customer's whole frame.
 fn provider_backbone<'a>(bytes: Bytes<'a>, state: &mut State) -> Result<Step<'a>, Unread> {
     let (head, rest) = bytes.take(4, "the tag of a service")?;
     state.enter(SERVICE, u32_at(head, 0) & 0x00ff_ffff);
     Ok(Step::Next(Layer::Ethernet, rest))
 }
 
-/// NSH, RFC 8300: its length in words of four bytes, and a protocol of its own numbers.
+/// Parses NSH (RFC 8300): its length in words of four bytes, and its own protocol numbers.
 fn service_function(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     const WHAT: &str = "a network service header";
     let (head, _) = bytes.take(8, WHAT)?;
@@ -233,7 +236,8 @@ fn service_function(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     next_protocol(head[3], rest)
 }
 
-/// The protocol numbers that NSH and the generic extension of VXLAN share.
+/// Returns the header that a protocol number names in NSH and in the generic extension of VXLAN,
+/// which share these numbers.
 pub fn next_protocol(number: u8, rest: Bytes<'_>) -> Result<Step<'_>, Unread> {
     let layer = match number {
         1 | 2 => Layer::Ip,
@@ -245,7 +249,8 @@ pub fn next_protocol(number: u8, rest: Bytes<'_>) -> Result<Step<'_>, Unread> {
     Ok(Step::Next(layer, rest))
 }
 
-/// IEEE 802.2: two access points and a control byte; SNAP goes on with an organization and a type.
+/// Parses IEEE 802.2: two access points and a control byte. In SNAP, an organization and a type
+/// follow.
 pub fn llc(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     const SNAP: u8 = 0xaa;
     const IP: u8 = 0x06;
@@ -263,7 +268,7 @@ fn snap(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     let (head, rest) = bytes.take(5, WHAT)?;
     let kind = u16_at(head, 3);
     match (&head[..3], kind) {
-        // Types of Ethernet, also those that were bridged (RFC 1042, IEEE 802.1H).
+        // Ethernet types, also of bridged frames (RFC 1042, IEEE 802.1H).
         ([0, 0, 0] | [0, 0, 0xf8], kind) => Ok(Step::Next(Layer::EtherType(kind), rest)),
         // Bridged Ethernet in ATM, RFC 2684: two bytes of padding first.
         ([0, 0x80, 0xc2], 1 | 7) => Ok(Step::Next(Layer::Ethernet, rest.skip(2, WHAT)?)),

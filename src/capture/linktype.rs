@@ -1,16 +1,16 @@
-//! Link types: the first header of the frames of a capture file, by number, and the names of all
-//! numbers. Pure.
+//! Link types of capture files: the header that a frame begins with, by number, and the names of
+//! all numbers. Pure.
 
 /// The first header of a frame, for the link types that are read (LINKTYPE_*, tcpdump.org).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
-    /// Ethernet, LINKTYPE_ETHERNET; Linux' loopback looks like it.
+    /// Ethernet, LINKTYPE_ETHERNET; the loopback interface of Linux has it as well.
     Ethernet,
     /// Linux cooked capture, LINKTYPE_LINUX_SLL.
     Cooked,
     /// Linux cooked capture, version 2, LINKTYPE_LINUX_SLL2.
     Cooked2,
-    /// The IP header at once, LINKTYPE_RAW, LINKTYPE_IPV4 and LINKTYPE_IPV6.
+    /// No link header: the frame begins with IP; LINKTYPE_RAW, LINKTYPE_IPV4 and LINKTYPE_IPV6.
     Ip,
     /// Four bytes and the IP header: LINKTYPE_NULL and LINKTYPE_LOOP, the loopback of BSD.
     Null,
@@ -18,13 +18,13 @@ pub enum Link {
     Ppp,
     /// PPP after a byte that names the direction: LINKTYPE_PPP_PPPD, LINKTYPE_PPP_WITH_DIR.
     PppWithDirection,
-    /// A PPPoE header at once (RFC 2516), LINKTYPE_PPP_ETHER.
+    /// A PPPoE header (RFC 2516), LINKTYPE_PPP_ETHER.
     PppOverEthernet,
     /// Cisco HDLC: address, control, Ethernet type; LINKTYPE_C_HDLC.
     CiscoHdlc,
     /// Cisco HDLC after a byte that names the direction, LINKTYPE_C_HDLC_WITH_DIR.
     CiscoHdlcWithDirection,
-    /// An LLC header (IEEE 802.2) at once, LINKTYPE_ATM_RFC1483.
+    /// An LLC header (IEEE 802.2), LINKTYPE_ATM_RFC1483.
     Llc,
     /// FDDI: frame control, two addresses, LLC; LINKTYPE_FDDI.
     Fddi,
@@ -32,11 +32,11 @@ pub enum Link {
     Slip,
     /// OpenBSD's IPsec interface, 12 bytes, then IP; LINKTYPE_ENC.
     Enc,
-    /// The log of the BSD packet filter, which says how long its header is; LINKTYPE_PFLOG.
+    /// The log of the BSD packet filter, whose header contains its own length; LINKTYPE_PFLOG.
     Pflog,
     /// IP over IEEE 1394 as macOS shows it: 16 bytes, an Ethernet type; LINKTYPE_APPLE_IP_....
     Firewire,
-    /// MPLS labels at once, LINKTYPE_MPLS.
+    /// MPLS labels, LINKTYPE_MPLS.
     Mpls,
     /// The log of Linux' netfilter: attributes, one of which is the packet; LINKTYPE_NFLOG.
     Nflog,

@@ -1,11 +1,11 @@
-//! Packets of an interface, as they pass: a packet socket, packet(7).
+//! Live captures: reads the packets of an interface from a packet socket, packet(7).
 //!
-//! On an interface with Ethernet headers, the loopback included, frames come with them (SOCK_RAW),
-//! so that a file of them holds what was on the wire; a VLAN tag that the kernel took out is put
-//! back. On `any` a cooked header (LINKTYPE_LINUX_SLL2) is built from the kernel's data on the
-//! packet, and on interfaces with headers of another kind packets begin with IP (SOCK_DGRAM). A
-//! filter in the kernel lets through what may be TCP of one port: other traffic costs nothing here.
-//! Each packet carries the kernel's own time stamp.
+//! On an interface with Ethernet headers, the loopback included, frames have these headers
+//! (SOCK_RAW), so that a file of them holds what was on the wire; a VLAN tag that the kernel
+//! removed is put back. On `any` a cooked header (LINKTYPE_LINUX_SLL2) is built from the kernel's
+//! data on the packet, and on interfaces with headers of another kind packets begin with IP
+//! (SOCK_DGRAM). A filter in the kernel accepts what may be TCP of one port: other traffic costs
+//! nothing here. Each packet has the kernel's own time stamp.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -28,10 +28,11 @@ use crate::capture::file::Frame;
 use crate::capture::filter::{self, Instruction, Start};
 use crate::capture::linktype::Link;
 
-/// What the kernel hands over at most: a packet before the offload cuts it, BIG TCP included.
+/// Maximum length of a packet from the kernel, in bytes: one that segmentation offload has not cut
+/// yet, BIG TCP included.
 const PACKET_BYTES_MAX: usize = 512 * 1024;
 
-/// Room for packets that wait to be read: half a second of a busy loopback.
+/// Size of the socket's receive buffer, in bytes: half a second of a busy loopback.
 const QUEUE_BYTES: usize = 64 << 20;
 
 /// Bytes of the cooked header, version 2.
@@ -43,7 +44,7 @@ const TAG_BYTES: usize = 4;
 /// The space before a received packet in the buffer: room for a cooked header and a VLAN tag.
 const ROOM_BYTES: usize = COOKED_BYTES + TAG_BYTES;
 
-/// A capture under way.
+/// A running capture.
 #[derive(Debug)]
 pub struct Capture {
     socket: Socket,
@@ -53,7 +54,7 @@ pub struct Capture {
     dropped: u64,
 }
 
-/// What packet(7) counts, since it was asked last.
+/// The counters of packet(7) since they were read last.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
@@ -76,7 +77,7 @@ enum Kind {
     Ip,
 }
 
-/// PACKET_AUXDATA, which holds the VLAN tag.
+/// The socket option PACKET_AUXDATA, which requests the VLAN tag of each packet.
 #[derive(Clone, Copy, Debug)]
 struct Auxiliary;
 
@@ -88,7 +89,7 @@ nix::setsockopt_impl!(
     sockopt::SetBool
 );
 
-/// PACKET_STATISTICS, by the way in which nix makes all socket options.
+/// The socket option PACKET_STATISTICS, defined in the way in which nix defines all socket options.
 #[derive(Clone, Copy, Debug)]
 struct Statistics;
 
@@ -108,8 +109,8 @@ enum Place {
     /// On the interface with this link address, to which the socket is bound: SO_BINDTODEVICE does
     /// not restrict a packet socket.
     Address(LinkAddr),
-    /// On the interface with this index. It has no link address, as tunnels have none, and the
-    /// filter separates its packets from others.
+    /// On the interface with this index. It has no link address (tunnels have none), so the filter
+    /// selects its packets.
     Index(u32),
 }
 
@@ -183,23 +184,24 @@ impl Kind {
     }
 }
 
-/// The kernel's data on a packet, beside its bytes.
+/// The kernel's data on a packet, in addition to its bytes.
 #[derive(Clone, Copy, Debug)]
 struct Beside {
     count: usize,
     time: Duration,
     address: Option<LinkAddr>,
-    /// The VLAN tag that was taken out: the Ethernet type that announced it, and its value.
+    /// The VLAN tag that the kernel removed: its Ethernet type and its value.
     tag: Option<(u16, u16)>,
 }
 
 impl Capture {
-    /// Captures TCP segments from and to `port` on an interface, or on `any`.
+    /// Starts a capture of the TCP segments from and to `port` on an interface, or on `any`.
     pub fn start(interface: &str, port: u16) -> anyhow::Result<Capture> {
         let place = Place::of(interface)?;
         let kind = place.kind();
         let socket = open(kind).map_err(explain)?;
-        // From its making until it is bound, the socket gets packets of all interfaces.
+        // Until it is bound, the new socket receives packets of all interfaces: the filter drops
+        // them.
         attach(&socket, &filter::nothing())?;
         if let Place::Address(address) = place {
             nix::sys::socket::bind(socket.as_raw_fd(), &address)
@@ -225,12 +227,12 @@ impl Capture {
         Ok(capture)
     }
 
-    /// Returns the number of the link type of the frames, in a file.
+    /// Returns the number of the frames' link type in a capture file.
     pub fn link_number(&self) -> u16 {
         self.kind.link_number()
     }
 
-    /// The next packet; `None` when there is none now.
+    /// Returns the next packet; `None` when none is waiting.
     pub fn next_frame(&mut self) -> io::Result<Option<Frame<'_>>> {
         let Some(beside) = self.receive()? else {
             return Ok(None);
@@ -281,7 +283,7 @@ impl Capture {
     }
 
     /// Puts a VLAN tag behind the addresses of an Ethernet frame, where it was on the wire. Returns
-    /// where the frame begins in the buffer.
+    /// the offset of the frame in the buffer.
     fn put_tag_back(&mut self, beside: &Beside) -> usize {
         const ADDRESSES: usize = 12;
         let Some((kind, tag)) = beside.tag.filter(|_| beside.count >= ADDRESSES) else {
@@ -295,7 +297,7 @@ impl Capture {
         start
     }
 
-    /// Builds the cooked header of a packet. Returns where it begins in the buffer.
+    /// Builds the cooked header of a packet. Returns the offset of the header in the buffer.
     fn cook(&mut self, beside: &Beside) -> usize {
         let mut header = [0; COOKED_BYTES];
         let mut protocol = 0;
@@ -322,7 +324,7 @@ impl Capture {
         start
     }
 
-    /// Packets that the kernel had no room for, so far.
+    /// Returns the number of packets that the kernel has dropped so far, for want of buffer space.
     pub fn dropped(&mut self) -> io::Result<u64> {
         let counters = getsockopt(&self.socket, Statistics)?;
         self.dropped += u64::from(counters.drops);
@@ -337,7 +339,7 @@ impl AsRawFd for Capture {
 }
 
 fn open(kind: Kind) -> io::Result<Socket> {
-    // ETH_P_ALL, since another protocol gets only what comes in; in the network's byte order.
+    // ETH_P_ALL in network byte order: with any other protocol, only incoming packets are captured.
     let protocol = i32::from((libc::ETH_P_ALL as u16).to_be());
     let kind = match kind {
         Kind::Ethernet => Type::RAW,
@@ -392,8 +394,8 @@ fn told_beside<S>(
     (time, tag)
 }
 
-/// Returns the VLAN tag in a `struct tpacket_auxdata`: the Ethernet type that announced it, and its
-/// value. See packet(7).
+/// Returns the VLAN tag in a `struct tpacket_auxdata`: its Ethernet type and its value. See
+/// packet(7).
 fn tag_of(auxiliary: &[u8]) -> Option<(u16, u16)> {
     const TAG_IS_VALID: u32 = 1 << 4;
     const TYPE_IS_VALID: u32 = 1 << 6;
@@ -411,8 +413,8 @@ fn tag_of(auxiliary: &[u8]) -> Option<(u16, u16)> {
     }
 }
 
-/// Returns the time of the clock, for the first packets: the kernel stamps every packet once it was
-/// asked to.
+/// Returns the current time, for the first packets, which may have no time stamp: the kernel stamps
+/// all packets once time stamps are enabled.
 fn now() -> Duration {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)

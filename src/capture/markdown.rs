@@ -1,12 +1,12 @@
-//! Text in a Markdown document: it is shown as it is, even where Markdown (CommonMark, GitHub's) or
-//! HTML gives its characters a meaning. Pure.
+//! Escapes text for a Markdown document, so that it is shown as it is even where Markdown
+//! (CommonMark, GitHub's) or HTML gives its characters a meaning. Pure.
 //!
-//! Foreign bytes stand in code spans, where only backticks have a meaning and runs of spaces stay.
-//! In other text each character that can have a meaning is escaped: with a backslash where every
-//! dialect supports that, else as a character reference.
+//! Payload bytes are put into code spans, where only backticks have a meaning and runs of spaces
+//! are kept. In other text each character that can have a meaning is escaped: with a backslash
+//! where every dialect supports that, else as a character reference.
 
-/// Appends a text as a code span. The text has no line breaks: those of a payload are escaped
-/// before.
+/// Appends a text as a code span. The text has no line breaks: the caller escapes those of a
+/// payload.
 pub fn code_span(out: &mut String, text: &str) {
     if text.is_empty() {
         return; // Markdown has no empty code span.
@@ -16,7 +16,7 @@ pub fn code_span(out: &mut String, text: &str) {
     let (first, last) = (text.starts_with('`'), text.ends_with('`'));
     let blank = text.trim_matches(' ').is_empty();
     let spaces = text.starts_with(' ') && text.ends_with(' ') && !blank;
-    // The reader removes one space from each end.
+    // A Markdown parser removes one space from each end.
     let pad = if first || last || spaces { " " } else { "" };
     for part in [&fence, pad, text, pad, &fence] {
         out.push_str(part);
@@ -51,7 +51,8 @@ mod tests {
 
     use super::*;
 
-    /// What a reader sees of one line of a document: its text, and whether anything else is in it.
+    /// Returns the rendered text of one line of a document, and whether it has nothing but text and
+    /// code spans.
     fn rendered(markdown: &str) -> (String, bool) {
         let mut options = Options::all();
         // Smart punctuation changes the characters of a text on purpose.

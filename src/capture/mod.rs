@@ -1,14 +1,15 @@
-//! The conversation on the wire, told packet by packet: from a file, or live on the reactor.
+//! Prints packet captures as annotated transcripts: reads packets from a file, or live from an
+//! interface, and writes what each TCP segment does, and a verdict on each connection.
 //!
 //! ```text
 //!   file ─┐
 //!         ├─► frame ─► segment ─► flow (analysis, stream) ─► transcript ─► document
-//!   live ─┘     └────► file (--write): live in pcapng, of a file in its own format
+//!   live ─┘     └────► file (--write): of a live capture in pcapng, of a file in its own format
 //! ```
 //!
-//! A file is read through `input`, and its formats are in `pcap` and `pcapng`. A frame is a chain
-//! of headers, of any length and order, that ends in a segment: `dissect` follows it, `links`, `ip`
-//! and `tunnels` take headers off, `fragments` reassembles IP packets, and `networks` separates
+//! `input` reads a file, and `pcap` and `pcapng` parse its formats. A frame is a chain of headers,
+//! of any length and order, that ends in a segment: `dissect` follows the chain, `links`, `ip` and
+//! `tunnels` parse the headers, `fragments` reassembles IP packets, and `networks` separates
 //! conversations that have the same addresses.
 
 pub mod account;
@@ -65,28 +66,29 @@ use crate::reactor::slots::Token;
 use crate::reactor::{Event, Reactor, Wait};
 use crate::units::{agreeing, counted};
 
-/// When a live capture stops, beside a signal; `None`: not for this.
+/// Conditions that end a capture, in addition to a signal; `None`: no such condition.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stop {
-    /// After so many packets.
+    /// Number of packets after which the capture ends.
     pub packets: Option<u64>,
-    /// After this time.
+    /// Time after which a live capture ends.
     pub duration: Option<Duration>,
-    /// When so many flows have ended.
+    /// Number of ended flows after which the capture ends.
     pub flows: Option<u64>,
 }
 
-/// The place where the packets of the flows are kept.
+/// The file that the packets of the flows are written to.
 #[derive(Debug)]
 pub enum Keep {
-    /// In a file of this name, which is created once the capture has begun.
+    /// A file of this name, which is created once the capture has begun.
     At(PathBuf),
-    /// In this file.
+    /// This file, which is open already.
     To(File),
 }
 
 impl Keep {
-    /// Returns true when it is this file, which then cannot be read from.
+    /// Returns true when `other` is the same regular file: a capture cannot be written to the file
+    /// that it is read from.
     pub fn is(&self, other: &File) -> bool {
         let own = match self {
             Keep::At(path) => fs::metadata(path),
@@ -96,7 +98,7 @@ impl Keep {
             (Ok(own), Ok(other)) => {
                 own.is_file() && (own.dev(), own.ino()) == (other.dev(), other.ino())
             }
-            // It does not exist yet, or opening it will say why it cannot be written.
+            // The file does not exist yet, or opening it will report why it cannot be written.
             _ => false,
         }
     }
@@ -112,14 +114,14 @@ impl Keep {
     }
 }
 
-/// Packets that are told in one turn before signals and timers are looked at.
+/// Maximum number of packets that one turn processes before it polls for signals and timers again.
 const TURN_PACKETS: usize = 1024;
 
-/// How often a live capture writes out what it told, and lets ended flows go.
+/// Interval at which a live capture flushes its output and finishes flows that have ended.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Prints the transcript of a capture file until its end, or until `stopped`, and keeps the packets
-/// of its flows. A file of which nothing can be read is an error.
+/// Prints the transcript of a capture file until its end, or until `stop` or `stopped` ends it, and
+/// writes the packets of its flows to `keep`. Fails if nothing can be read from the file.
 pub fn read<W: Write>(
     input: impl Read + Send + 'static,
     name: &str,
@@ -163,7 +165,8 @@ pub fn read<W: Write>(
 /// A capture file whose transcript is being printed.
 struct Reading<'a, W> {
     reader: Reader,
-    /// Where the packets of the flows are kept.
+    /// The file that the packets of the flows are written to; `None` if there is none, or a write
+    /// to it failed.
     excerpt: Option<BufWriter<File>>,
     stop: Stop,
     stopped: &'a AtomicBool,
@@ -171,12 +174,12 @@ struct Reading<'a, W> {
 }
 
 impl<W: Write> Reading<'_, W> {
-    /// Prints the transcript as far as the file can be read. Returns why it ends there, if that is
-    /// not the end of the file.
+    /// Prints the transcript as far as the file can be read. Returns the fault that ended it before
+    /// the end of the file, if there was one.
     fn run(&mut self) -> anyhow::Result<Option<FileFault>> {
         while !is_enough(&self.stop, &self.teller) && !self.is_stopped() {
             match self.reader.next_frame() {
-                // The reader of the output has gone away, and there is a rest.
+                // The reader of the output has closed it, and packets are left.
                 Next::Frame(_) if self.teller.is_abandoned() => break,
                 Next::Frame(frame) => {
                     let is_wanted = self.teller.frame(&frame)?;
@@ -192,7 +195,7 @@ impl<W: Write> Reading<'_, W> {
                     break;
                 }
                 Next::Starved => {
-                    // The next read may wait: what is known is printed first.
+                    // The next read may block, so the output so far is written first.
                     self.teller.write()?;
                     self.flush();
                     match self.reader.refill() {
@@ -211,8 +214,8 @@ impl<W: Write> Reading<'_, W> {
         self.stopped.load(Ordering::Relaxed)
     }
 
-    /// Keeps the last packet. Of another one what it declares is kept: that packets were dropped
-    /// before it.
+    /// Writes the last packet to the excerpt if it is wanted. Of an unwanted packet, only the
+    /// number of dropped packets that it declares is written.
     fn keep_last(&mut self, is_wanted: bool) {
         let Some(file) = &mut self.excerpt else {
             return;
@@ -232,7 +235,7 @@ impl<W: Write> Reading<'_, W> {
         self.has_kept(kept);
     }
 
-    /// Stops keeping packets when that failed.
+    /// Stops writing the excerpt if a write to it failed, and reports the error.
     fn has_kept(&mut self, kept: Option<io::Result<()>>) {
         if let Some(Err(error)) = kept {
             self.excerpt = None;
@@ -243,7 +246,8 @@ impl<W: Write> Reading<'_, W> {
     fn finish(mut self) -> anyhow::Result<Verdict> {
         let kept = self.excerpt.as_mut().map(BufWriter::flush);
         let is_unread = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
-        // The transcript is complete, and the program that read the packets needs no more.
+        // A broken pipe is not reported: the transcript is complete, and the program that read the
+        // packets needs no more of them.
         if !matches!(&kept, Some(Err(error)) if is_unread(error)) {
             self.has_kept(kept);
         }
@@ -260,7 +264,8 @@ impl<W: Write> Reading<'_, W> {
     }
 }
 
-/// Returns a fault that names a command, with the file in it.
+/// Returns the text of a fault, in which the placeholder `FILE` is replaced by the name of the
+/// file.
 fn with_name(fault: &FileFault, name: &str) -> String {
     let file = if name == STANDARD_INPUT {
         String::new()
@@ -273,7 +278,8 @@ fn with_name(fault: &FileFault, name: &str) -> String {
 /// The name of standard input in messages.
 pub const STANDARD_INPUT: &str = "standard input";
 
-/// Captures and tells until it is to stop.
+/// Captures the TCP packets of `port` on `interface` and prints their transcript until `stop` or a
+/// signal ends the capture.
 pub fn live<W: Write>(
     interface: &str,
     port: u16,
@@ -310,7 +316,8 @@ struct Live<W> {
     file: Option<Writer<BufWriter<File>>>,
     stop: Stop,
     teller: Teller<W>,
-    /// The socket may hold more packets; an edge is not told twice.
+    /// True while the socket may hold more packets: readiness is edge-triggered, and is not
+    /// reported again.
     readable: bool,
 }
 
@@ -362,14 +369,15 @@ impl<W: Write> Live<W> {
         self.teller.is_abandoned() || is_enough(&self.stop, &self.teller)
     }
 
-    /// Writes out what is kept, so that a program that reads the file meanwhile has it.
+    /// Flushes the packets that are kept, so that a program that reads the file during the capture
+    /// sees them.
     fn flush(&mut self) {
         if let Some(Err(error)) = self.file.as_mut().map(Writer::flush) {
             self.not_kept(&error);
         }
     }
 
-    /// Declares in the file what it lacks, so that who reads it knows as well.
+    /// Writes the number of dropped packets to the file, so that its readers know of them as well.
     fn keep_drops(&mut self, dropped: u64) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let file = self.file.as_mut().filter(|_| dropped > 0);
@@ -379,13 +387,14 @@ impl<W: Write> Live<W> {
         }
     }
 
-    /// Stops keeping packets.
+    /// Stops writing packets to the file, and reports the error.
     fn not_kept(&mut self, error: &io::Error) {
         self.file = None;
         self.teller.not_kept(error);
     }
 
-    /// Tells what had come before the end, unless another request to stop comes.
+    /// Processes the packets that arrived before the end of the capture, unless another signal to
+    /// stop arrives.
     fn take_rest(&mut self) -> anyhow::Result<()> {
         let end = SystemTime::now().duration_since(UNIX_EPOCH);
         let end = end.unwrap_or_default();
@@ -407,7 +416,8 @@ impl<W: Write> Live<W> {
         self.reactor.set_timer(Instant::now() + TICK, Timer::Tick);
         self.flush();
         self.teller.dropped(self.capture.dropped()?);
-        // Packets that still wait are older than the clock.
+        // The packets that wait in the socket are older than the clock: no flow expires before
+        // them.
         let now = match self.readable {
             true => Duration::ZERO,
             false => SystemTime::now().duration_since(UNIX_EPOCH)?,
@@ -416,7 +426,7 @@ impl<W: Write> Live<W> {
         Ok(())
     }
 
-    /// Tells up to so many packets, and gives the time of the last one.
+    /// Processes up to `most` packets. Returns the time of the last one, or zero if there was none.
     fn take_packets(&mut self, most: usize) -> anyhow::Result<Duration> {
         let mut time = Duration::ZERO;
         for _ in 0..most {

@@ -1,19 +1,21 @@
-//! Conversations between the same addresses and ports in different virtual networks. Pure.
+//! Separates conversations that have the same addresses and ports, but are in different virtual
+//! networks. Pure.
 //!
 //! Two VLANs or two overlays may use the same addresses, and a capture of both sides of a router or
-//! of a tunnel shows each packet twice, in different networks. Taken together such conversations
-//! would be nonsense, so each has a *lane*, a number that separates it from the others.
+//! of a tunnel shows each packet twice, in different networks. As one conversation, such segments
+//! could not be analysed, so each conversation has a *lane*, a number that separates it from the
+//! others.
 //!
-//! A network is what the two directions of a conversation have in common: VLANs, services of IEEE
+//! The network of a conversation is what its two directions have in common: VLANs, services of IEEE
 //! 802.1ah, VXLAN, Geneve and NVGRE. Labels of MPLS and tunnels of GTP differ by direction, and so
 //! do tags where a switch mirrors one direction with its tag and the other without. So a lane has a
-//! network for each direction, which is learned from the first segment of that direction. A segment
+//! network for each direction, which is that of the first segment of the direction. A segment
 //! belongs to the lane that has its network in its direction; else to one in which no segment of
 //! that direction was seen yet, preferably one whose other direction is in the same network; else
-//! it begins a lane.
+//! it begins a new lane.
 //!
-//! A capture without virtual networks is to cost nothing: until the first segment in one comes,
-//! each conversation only marks the directions in which it was seen, in a byte that many
+//! A capture without virtual networks must not pay for this: until the first segment in one
+//! arrives, each conversation only marks the directions in which it was seen, in a byte that many
 //! conversations share. A collision there can put a direction into a lane of its own.
 //!
 //! Memory is bounded: the conversation that was seen first is forgotten first, and when it is seen
@@ -24,28 +26,29 @@ use std::net::{IpAddr, SocketAddr};
 
 use foldhash::fast::RandomState;
 
-/// Conversations that are known at once: as many as may be followed, and as many that have ended.
-/// Each takes some 120 bytes.
+/// Maximum number of conversations that are known at once: as many as may be tracked, and as many
+/// that have ended. Each takes some 120 bytes.
 const CONVERSATIONS_MAX: usize = 64 * 1024;
 
-/// Lanes of one conversation. Segments in yet another network belong to the last one.
+/// Maximum number of lanes of one conversation. Segments in a further network belong to the last
+/// one.
 const LANES_MAX: usize = 64;
 
-/// Stands for the network of a direction in which no segment was seen yet.
+/// The network of a direction in which no segment was seen yet.
 const UNHEARD: u64 = 0;
 
 /// The networks of a lane, by direction: from the lower port to the higher one, and back.
 type Lane = [u64; 2];
 
-/// Addresses and ports of both ends, the lower one first, so that both directions have the same
-/// value. They are numbers, which are hashed in half the time: the addresses, then the ports and
-/// the family, in the lower 33 bits.
+/// Addresses and ports of both endpoints, the lower one first, so that both directions have the
+/// same value. They are stored as numbers, which are hashed in half the time: the addresses, then
+/// the ports and the address family in the lower 33 bits.
 pub type Ends = (u128, u128, u64);
 
-/// Bytes that mark the directions of conversations outside of all networks.
+/// Number of bytes that mark the directions of conversations outside of all networks.
 const HEARD_BYTES: usize = 1 << 16;
 
-/// Stands for being outside of all networks in a lane.
+/// The network of a direction that is outside of all virtual networks.
 const OUTSIDE: u64 = 1;
 
 /// The lanes of all conversations.
@@ -53,7 +56,8 @@ const OUTSIDE: u64 = 1;
 pub struct Networks {
     /// True while no segment in a virtual network was seen.
     is_plain: bool,
-    /// Directions in which segments were seen meanwhile, as bits, by a hash of the conversation.
+    /// Directions in which segments were seen while `is_plain` was true, as bits, by a hash of the
+    /// conversation.
     heard: Box<[u8]>,
     conversations: HashMap<Ends, Lanes, RandomState>,
     begun: VecDeque<Ends>,
@@ -70,7 +74,7 @@ impl Default for Networks {
     }
 }
 
-/// Nearly all conversations have one lane.
+/// The lanes of a conversation; nearly all conversations have one.
 #[derive(Debug)]
 struct Lanes {
     first: Lane,
@@ -78,7 +82,7 @@ struct Lanes {
 }
 
 impl Networks {
-    /// Returns the lane of a segment. `network`: a number of the virtual networks around it, or 0.
+    /// Returns the lane of a segment. `network`: a hash of the virtual networks around it, or 0.
     pub fn lane(&mut self, source: SocketAddr, target: SocketAddr, network: u32) -> u16 {
         let (place, direction) = heard_at(source, target);
         if self.is_plain && network == 0 {
@@ -167,7 +171,7 @@ impl Lanes {
     }
 }
 
-/// Returns the ends of a segment.
+/// Returns the endpoints of a segment, which are the same for both directions.
 pub fn ends(source: SocketAddr, target: SocketAddr) -> Ends {
     let (low, high) = (source.min(target), source.max(target));
     let bits = |address: SocketAddr| match address.ip() {
@@ -183,7 +187,7 @@ pub fn ends(source: SocketAddr, target: SocketAddr) -> Ends {
 mod tests {
     use super::*;
 
-    /// Returns the lanes of segments, each from the client or not, and in a network.
+    /// Returns the lanes of segments, each given by whether the client sent it, and by its network.
     fn lanes(segments: &[(bool, u32)]) -> Vec<u16> {
         let client = SocketAddr::from(([10, 0, 0, 2], 4000));
         let server = SocketAddr::from(([10, 0, 0, 1], 12_000));

@@ -1,5 +1,5 @@
-//! Files that are not captures of a known format: their kind, by their first bytes, and the command
-//! that makes a capture of them. Pure.
+//! Recognizes files that are neither pcap nor pcapng by their first bytes, and names the command
+//! that converts them to a capture. Pure.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ pub enum Other {
     Known(&'static str, &'static str),
 }
 
-/// The rest of the command line that reads such a file. `FILE` stands for its name.
+/// The end of the command line that reads such a file. `FILE` in it stands for the file's name.
 const THEN: &str = "| upcase sniff --read -";
 
 impl fmt::Display for Other {
@@ -35,7 +35,7 @@ impl fmt::Display for Other {
 
 const EDITCAP: &str = "editcap -F pcapng";
 
-/// First bytes, names and programs.
+/// First bytes, name and program of each known kind.
 #[rustfmt::skip]
 const KINDS: [(&[u8], &str, &str); 16] = [
     (b"\x28\xb5\x2f\xfd", "zstd-compressed", "zstd -dc"),
@@ -56,7 +56,7 @@ const KINDS: [(&[u8], &str, &str); 16] = [
     (b"XCP\0", "a capture of NetXRay", EDITCAP),
 ];
 
-/// Other kinds of pcap: of FMESQUITA, NAVTEL and IXIA.
+/// Magic numbers of other kinds of pcap: of FMESQUITA, NAVTEL and IXIA.
 const OTHER_PCAP: [u32; 4] = [0xa1b2_34cd, 0xa12b_3c4d, 0x1c00_01ac, 0x1c00_01ab];
 
 /// Returns the kind of a file that is neither pcap nor pcapng, as far as its first bytes show it.
@@ -75,7 +75,7 @@ pub fn kind_of(beginning: &[u8]) -> Other {
         };
     };
     let numbers = [u32::from_le_bytes(*word), u32::from_be_bytes(*word)];
-    // zstd and lz4 may begin with frames to be skipped.
+    // Files of zstd and lz4 may begin with skippable frames.
     if (0x184d_2a50..=0x184d_2a5f).contains(&numbers[0]) {
         return Other::Known("compressed by zstd or lz4", "zstd -dc");
     }

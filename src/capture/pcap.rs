@@ -1,10 +1,10 @@
-//! Files of the pcap format (draft-ietf-opsawg-pcap) and what was made of it: other byte orders,
-//! nanoseconds, longer record headers, lengths in the other order. Pure.
+//! Reads files of the pcap format (draft-ietf-opsawg-pcap) and of its variants: either byte order,
+//! times in nanoseconds, longer record headers, lengths in the other order. Pure.
 //!
-//! Three old programs wrote longer record headers under a magic number that stands for another
-//! length. So the first records decide: the length that the magic number stands for if these
-//! records make sense with it, else another one with which they do. Of a pipe, only the bytes that
-//! are there are used; there is no waiting for more.
+//! Three old programs wrote longer record headers than their magic number stands for. So the first
+//! records decide: the length that the magic number stands for is used if these records make sense
+//! with it, else another one with which they do. Of a pipe, only the bytes that have arrived are
+//! used; the reader does not wait for more.
 
 use crate::capture::linktype::Link;
 use crate::capture::record::{Order, PACKET_BYTES_MAX, Packet, Record, Time, Unreadable};
@@ -13,14 +13,15 @@ use crate::units::{counted, grouped};
 /// Bytes of the header of a file.
 pub const HEADER_BYTES: usize = 24;
 
-/// Bytes of a record up to the end of its lengths, which all kinds have in the same place.
+/// Bytes of a record up to the end of its lengths, which are at the same offset in all variants.
 const LENGTHS_END: usize = 16;
 
 /// The magic number of a file with times in microseconds.
 const MICROSECONDS: u32 = 0xa1b2_c3d4;
-/// That of a file with times in nanoseconds.
+/// The magic number of a file with times in nanoseconds.
 const NANOSECONDS: u32 = 0xa1b2_3c4d;
-/// That of Alexey Kuznetzov's patch to libpcap: records contain interface, protocol and direction.
+/// The magic number of Alexey Kuznetzov's patch to libpcap, whose records contain interface,
+/// protocol and direction.
 const MODIFIED: u32 = 0xa1b2_cd34;
 
 /// Returns true when these bytes, four or more, begin with the magic number of a file that is read.
@@ -31,14 +32,14 @@ pub fn is_magic(bytes: &[u8]) -> bool {
         .any(|order| magics.contains(&order.u32(bytes, 0)))
 }
 
-/// A file that has begun.
+/// A pcap file whose header was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pcap {
     order: Order,
     lengths: Lengths,
     /// Bytes of a record's header.
     record_header: usize,
-    /// Other lengths that it may have, until the first record has come.
+    /// Other possible lengths of a record's header; empty once the first record was read.
     others: &'static [usize],
     /// True when fractions of a second are in nanoseconds, not microseconds.
     is_nanoseconds: bool,
@@ -50,23 +51,23 @@ pub struct Pcap {
 /// The order of the two lengths of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lengths {
-    /// The captured one, since version 2.4.
+    /// The captured length first, since version 2.4.
     CapturedFirst,
-    /// That of the wire, before version 2.3.
+    /// The length on the wire first, before version 2.3.
     WireFirst,
-    /// Either: version 2.3 was written both ways, and the captured one is never the larger one.
+    /// Either: version 2.3 was written both ways, and the captured length is never the larger one.
     SmallerIsCaptured,
 }
 
 impl Pcap {
-    /// Returns the file that these bytes, a header, begin; `None` when it is no pcap file.
+    /// Parses the header of a file; `None` when it is not a pcap file.
     pub fn begin(header: &[u8; HEADER_BYTES]) -> Option<Pcap> {
         let of = |order: Order| {
             let known = match order.u32(header, 0) {
-                // Red Hat 6.1 and Nokia wrote this number as well.
+                // Red Hat 6.1 and Nokia wrote this number as well, with longer record headers.
                 MICROSECONDS => (16, &[24, 20][..], false),
                 NANOSECONDS => (16, &[][..], true),
-                // SuSE 6.3 wrote this number as well.
+                // SuSE 6.3 wrote this number as well, with longer record headers.
                 MODIFIED => (24, &[28][..], false),
                 _ => return None,
             };
@@ -94,8 +95,8 @@ impl Pcap {
         })
     }
 
-    /// Returns the header of a file in the ordinary way: of version 2.4, whose records have the
-    /// shortest header and the captured length first.
+    /// Returns the header of this file in version 2.4, in which records have the shortest header
+    /// and the captured length first.
     pub fn header(&self) -> [u8; HEADER_BYTES] {
         let magic = match self.is_nanoseconds {
             true => NANOSECONDS,
@@ -111,7 +112,7 @@ impl Pcap {
         header
     }
 
-    /// Returns the header of a record in such a file.
+    /// Returns the header of a record in a file of version 2.4.
     pub fn record_header(&self, record: &[u8], packet: &Packet) -> [u8; LENGTHS_END] {
         let mut header = [0; LENGTHS_END];
         let time = 8;
@@ -123,7 +124,7 @@ impl Pcap {
         header
     }
 
-    /// Returns the record that these bytes begin.
+    /// Parses the record at the beginning of `bytes`.
     pub fn next(&mut self, bytes: &[u8]) -> Record {
         let record = self.read(bytes);
         if self.others.is_empty() || matches!(record, Record::Incomplete(_)) {
@@ -140,7 +141,7 @@ impl Pcap {
         }
     }
 
-    /// Returns true when the first records, at most three and as many as are there, look like
+    /// Returns true when the first records, at most three and no more than `bytes` holds, look like
     /// records with headers of this size.
     fn makes_sense(&self, size: usize, bytes: &[u8]) -> bool {
         const RECORDS: u32 = 3;
@@ -168,7 +169,7 @@ impl Pcap {
         true
     }
 
-    /// Returns the lengths of the record that these bytes begin: captured, and on the wire.
+    /// Returns the lengths of the record at the beginning of `bytes`: captured, and on the wire.
     fn lengths(&self, bytes: &[u8]) -> (usize, usize) {
         let field = |place| self.order.u32(bytes, place) as usize;
         let (first, second) = (field(8), field(12));
@@ -209,8 +210,9 @@ impl Pcap {
     }
 }
 
-/// The link type stands in the lower half; the upper half may hold the length of the frame check
-/// sequence at the end of each packet, in units of two bytes.
+/// Returns the link type and the length of the frame check sequence at the end of each packet, in
+/// bytes. The link type is in the lower half of the field; the upper half may hold the length, in
+/// units of two bytes.
 fn link_field(field: u32) -> (u32, usize) {
     const HAS_CHECK_LENGTH: u32 = 1 << 26;
     let trailer = match field & HAS_CHECK_LENGTH {

@@ -1,5 +1,5 @@
-//! Files of the pcapng format (draft-ietf-opsawg-pcapng): blocks in sections, each with a byte
-//! order and interfaces of its own. Pure.
+//! Reads files of the pcapng format (draft-ietf-opsawg-pcapng): blocks in sections, each section
+//! with its own byte order and interfaces. Pure.
 //!
 //! Invariant: what is kept of a section is bounded, by `INTERFACES_MAX`.
 
@@ -8,15 +8,16 @@ use crate::capture::linktype::Link;
 use crate::capture::record::{Order, PACKET_BYTES_MAX, Packet, Record, Time, Unreadable};
 use crate::units::{Counted, counted};
 
-/// Interfaces of a section that are kept: as many as the first kind of packet block could number.
-/// Each takes 40 bytes, so that they take 2.5 MiB at the most.
+/// Maximum number of interfaces of a section that are kept: as many as the first kind of packet
+/// block could number. Each takes 40 bytes, so all of them take 2.5 MiB at most.
 const INTERFACES_MAX: usize = 1 << 16;
 
-/// Blocks that are not packets, and have to be held to be read, in bytes: a section header, an
-/// interface or its statistics, with their comments. What is larger is damage.
+/// Maximum size of a block that is not a packet and must be held to be read, in bytes: a section
+/// header, an interface or its statistics, with their comments. Larger statistics are skipped; the
+/// others are damage if they are larger.
 const DESCRIPTION_BYTES_MAX: usize = 1 << 20;
 
-/// The most bytes that a packet block has beside its packet: its options are held with it.
+/// Maximum size of a packet block, in bytes: its options are held with the packet.
 const PACKET_BLOCK_BYTES_MAX: usize = 2 * PACKET_BYTES_MAX;
 
 /// The first bytes of a file, in either byte order.
@@ -33,7 +34,7 @@ const ISB_IFDROP: u16 = 5;
 const ISB_FILTERACCEPT: u16 = 6;
 const ISB_OSDROP: u16 = 7;
 const ISB_USRDELIV: u16 = 8;
-/// Records of other kinds that Wireshark numbers as it does packets: the journal of systemd, custom
+/// Other types of blocks that Wireshark numbers as it does packets: the journal of systemd, custom
 /// blocks, events of sysdig.
 const NUMBERED: [u32; 6] = [9, 0xbad, 0x4000_0bad, 0x204, 0x216, 0x221];
 
@@ -47,7 +48,8 @@ pub fn is_beginning(bytes: &[u8]) -> bool {
         .is_some_and(|bytes| order.iter().any(|order| order == bytes))
 }
 
-/// Removes the length of its section from a section header.
+/// Marks the length of its section as unknown in a section header, and leaves other blocks
+/// unchanged.
 pub fn forget_length(block: &mut [u8]) {
     if block.starts_with(&MAGIC)
         && let Some(length) = block.get_mut(16..24)
@@ -56,14 +58,14 @@ pub fn forget_length(block: &mut [u8]) {
     }
 }
 
-/// The section that is being read.
+/// The state of reading a file, in its current section.
 #[derive(Clone, Debug)]
 pub struct Pcapng {
     order: Order,
     interfaces: Vec<Interface>,
-    /// Interfaces of the section, kept or not.
+    /// Number of interfaces that the section describes, kept or not.
     described: u64,
-    /// Records of all sections that have a number.
+    /// Number of records in all sections that count in the numbering of packets.
     numbered: u64,
     drops: Drops,
     /// The interface of the last packet and the packet's time, if its block declares drops.
@@ -76,7 +78,7 @@ struct Interface {
     resolution: Resolution,
     /// Seconds to be added to its time stamps.
     offset: i64,
-    /// The most that is captured of a packet, in bytes; 0: all.
+    /// Maximum number of bytes that are captured of a packet; 0: no limit.
     snap_length: u32,
     trailer: u8,
 }
@@ -90,11 +92,11 @@ enum Resolution {
     Binary(u8),
 }
 
-/// A block whose end was checked, without its frame.
+/// The body of a block whose length at its end was checked.
 struct Body<'a> {
     order: Order,
     bytes: &'a [u8],
-    /// All of the block.
+    /// Size of the whole block with its padding, in bytes.
     size: usize,
 }
 
@@ -120,7 +122,7 @@ impl Pcapng {
         &self.drops
     }
 
-    /// Returns the block that these bytes begin.
+    /// Parses the block at the beginning of `bytes`.
     pub fn next(&mut self, bytes: &[u8]) -> Record {
         self.last_drops = None;
         let record = self.read(bytes);
@@ -163,7 +165,7 @@ impl Pcapng {
         }
     }
 
-    /// Begins a section: its byte order, and no interface yet.
+    /// Begins a section: reads its byte order, and forgets the interfaces of the section before it.
     fn section(&mut self, bytes: &[u8]) -> Record {
         const HEADER: usize = 12;
         if bytes.len() < HEADER {
@@ -243,7 +245,7 @@ impl Pcapng {
         Some([&head[..], &time, &option, &count, &tail].concat())
     }
 
-    /// Returns the interface of this number, or why it is not known.
+    /// Returns the interface of this number, or the reason why it is not known.
     fn find(&self, number: u32) -> Result<Interface, Unreadable> {
         match self.interfaces.get(number as usize) {
             Some(interface) => Ok(*interface),
@@ -270,7 +272,8 @@ impl Pcapng {
         let interface = found.unwrap_or(Interface::UNKNOWN);
         let room = body.bytes.len() - fixed;
         let (captured, on_wire, time) = if simple {
-            // This block has no time, and is cut by the snap length of its interface alone.
+            // This block has no time stamp, and only the snap length of its interface limits what
+            // is captured.
             let on_wire = field(0) as usize;
             let most = match interface.snap_length {
                 0 => usize::MAX,
@@ -310,7 +313,7 @@ impl Pcapng {
     }
 }
 
-/// Returns a block that is not parsed; it may have any size.
+/// Returns the record of a block that is not parsed; it may have any size.
 fn other(kind: u32, size: usize, bytes: &[u8], order: Order) -> Record {
     if size <= DESCRIPTION_BYTES_MAX
         && let Err(record) = block(bytes, size, order)
@@ -324,7 +327,7 @@ fn other(kind: u32, size: usize, bytes: &[u8], order: Order) -> Record {
     }
 }
 
-/// Returns a block that says how the packets after it are to be read.
+/// Returns the record of a section header, an interface or its statistics.
 fn description(size: usize) -> Record {
     Record::Other {
         size: padded(size),
@@ -333,14 +336,15 @@ fn description(size: usize) -> Record {
     }
 }
 
-/// Returns the time stamp of a block, which stands in the same place in all blocks that have one.
+/// Returns the time stamp of a block, which is at the same offset in all blocks that have one.
 fn ticks(body: &Body<'_>) -> u64 {
     let field = |place| u64::from(body.order.u32(body.bytes, place));
     (field(4) << 32) | field(8)
 }
 
-/// Returns the packets that were dropped before this one, if its block says so; its options begin
-/// at `end`, or with the padding before them.
+/// Returns the number of packets that were dropped before this one, and the kind of block that
+/// declares it, if the block does. The options of the block begin at `end`, or with the padding
+/// before them.
 fn dropped_before(kind: u32, body: &Body<'_>, end: usize) -> Option<(PacketBlock, u64)> {
     const DROP_COUNT: u16 = 4;
     const UNKNOWN: u16 = 0xffff;
@@ -382,7 +386,7 @@ fn long(value: &[u8], order: Order) -> Option<u64> {
     })
 }
 
-/// Returns a packet that is too long: it is skipped, and named.
+/// Returns the record of a packet that is too long: it is skipped, and reported.
 fn too_long(size: usize) -> Record {
     Record::Packet(Packet {
         time: Time::new(0, 0),
@@ -398,13 +402,13 @@ fn bytes_of(size: usize) -> Counted<'static> {
     counted(size as u64, "byte")
 }
 
-/// Returns the size with its padding: blocks end at a multiple of four bytes, also those whose
-/// length does not include it.
+/// Returns the size with its padding: blocks end at a multiple of four bytes, even if their length
+/// does not include the padding.
 fn padded(size: usize) -> u64 {
     (size as u64).next_multiple_of(4)
 }
 
-/// Returns the body of a whole block, whose length is repeated at its end.
+/// Returns the body of a block, if all of it is there and the length is the same at both ends.
 fn block(bytes: &[u8], size: usize, order: Order) -> Result<Body<'_>, Record> {
     let end = padded(size) as usize;
     if bytes.len() < end {
@@ -423,7 +427,7 @@ fn block(bytes: &[u8], size: usize, order: Order) -> Result<Body<'_>, Record> {
 }
 
 impl Interface {
-    /// The interface of a packet whose own was never described.
+    /// The interface that is used for a packet whose own was never described.
     const UNKNOWN: Interface = Interface {
         link: Err(Unreadable::NoInterface(0)),
         resolution: Resolution::Decimal(6),
@@ -449,7 +453,8 @@ impl Interface {
                     let seconds = long(value, body.order).map(|value| value as i64);
                     interface.offset = seconds.unwrap_or(interface.offset);
                 }
-                // Bits by the text of the format, bytes by its example and in the files that exist.
+                // The text of the format defines bits, its example and the files that exist have
+                // bytes.
                 (CHECK_LENGTH, &[length, ..]) => {
                     interface.trailer = if length < 16 { length } else { length / 8 };
                 }
@@ -466,7 +471,8 @@ impl Interface {
 }
 
 impl Resolution {
-    /// Reads a resolution: the highest bit is the base, the others are the power.
+    /// Parses a resolution: the highest bit is the base (2 when it is set, else 10), the others the
+    /// power.
     fn of(value: u8) -> Resolution {
         match value & 0x80 {
             0 => Resolution::Decimal(value),
@@ -519,7 +525,8 @@ mod tests {
                 assert!(nanoseconds < 1_000_000_000, "{value:#x}");
             }
         }
-        // 64 bits of 2^-64 seconds are a second less one tick; of 2^-96, less than a nanosecond.
+        // 2^64 - 1 ticks of 2^-64 seconds are a second less one tick; of 2^-96, less than a
+        // nanosecond.
         assert_eq!(Resolution::of(0x80 | 64).split(u64::MAX), (0, 999_999_999));
         assert_eq!(Resolution::of(0x80 | 96).split(u64::MAX), (0, 0));
         assert_eq!(Resolution::of(19).split(u64::MAX), (1, 844_674_407));

@@ -1,4 +1,4 @@
-//! The records of a capture file, of either format: packets, and what stands between them. Pure.
+//! The records of a capture file, pcap or pcapng: packets, and the records between them. Pure.
 
 use std::fmt;
 use std::ops::Range;
@@ -7,28 +7,30 @@ use std::time::Duration;
 use crate::capture::linktype::{self, Link};
 use crate::units::{agreeing, counted, grouped};
 
-/// The largest packet of a file that is read, in bytes: four times what libpcap captures at most,
-/// and twice what a live capture here does. A larger length is taken for damage.
+/// Maximum length of a packet in a file, in bytes: four times the maximum of libpcap, and twice
+/// that of a live capture here. A longer packet is a fault in a pcap file, and is skipped in a
+/// pcapng file.
 pub const PACKET_BYTES_MAX: usize = 1 << 20;
 
-/// The last second that is used: the end of the year 9999, up to which dates have four digits.
+/// The latest time that is shown, in seconds since 1970: the end of the year 9999, the last one
+/// with four digits.
 const SECONDS_MAX: i128 = 253_402_300_799;
 
-/// The next piece of a file, as far as it was read.
+/// The next record of a file, or the reason why there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// So many bytes are needed, counted from where the record begins.
+    /// The record is not complete: it needs this number of bytes, counted from its beginning.
     Incomplete(usize),
     /// A packet.
     Packet(Packet),
-    /// Something else, of this length; it need not be read, and may be of any size.
+    /// A record that is not a packet. It may be of any size, and need not be read.
     Other {
         /// Bytes to the next record.
         size: u64,
-        /// True when it has a number as packets do.
+        /// True when it counts in the numbering of packets.
         is_numbered: bool,
-        /// True when it says how the packets after it are to be read, or what became of others. It
-        /// is there as a whole.
+        /// True when it describes how to read the packets after it, or counts dropped packets. Such
+        /// a record was read as a whole.
         is_description: bool,
     },
     /// No record: the file is damaged here.
@@ -36,7 +38,7 @@ pub enum Record {
 }
 
 impl Record {
-    /// Returns true when it has a number.
+    /// Returns true when the record counts in the numbering of packets.
     pub fn is_numbered(&self) -> bool {
         match self {
             Record::Packet(_) => true,
@@ -46,37 +48,37 @@ impl Record {
     }
 }
 
-/// A packet of a file: where its bytes are, and what is known of it.
+/// A packet of a file: the position of its bytes, and its properties.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
     /// The time at which it was captured.
     pub time: Time,
-    /// Its first header, or why it cannot be read.
+    /// The type of its first header, or the reason why it cannot be read.
     pub link: Result<Link, Unreadable>,
     /// The range of the captured bytes in the record.
     pub captured: Range<usize>,
     /// Its length on the wire.
     pub on_wire: usize,
-    /// Bytes of a frame check sequence that may stand at its end.
+    /// Length of a frame check sequence that may be at its end, in bytes.
     pub trailer: usize,
     /// Bytes to the next record.
     pub size: usize,
 }
 
-/// Why a packet of a file cannot be read.
+/// The reason why a packet of a file cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unreadable {
-    /// Its link type.
+    /// Its link type, which has this number, is not supported.
     LinkType(u32),
     /// The file does not describe this interface.
     NoInterface(u32),
-    /// The file describes more interfaces than this many, which are kept.
+    /// Its interface is not kept: only this number of interfaces of a section are.
     TooManyInterfaces(usize),
-    /// It is longer than packets are, in bytes.
+    /// It is too long; its length in bytes.
     TooLong(u64),
-    /// So many bytes are said to be captured, and its block has room for so many.
+    /// It claims more captured bytes than its block has room for: the claimed number, and the room.
     Overlong(usize, usize),
-    /// A record that has a number, and is no packet.
+    /// The record is not a packet, but counts in the numbering of packets.
     NoPacket,
 }
 
@@ -155,7 +157,7 @@ pub enum Order {
 }
 
 impl Order {
-    /// Returns the number in four bytes; `bytes` holds them.
+    /// Returns the four-byte number at offset `place`. Panics if `bytes` is too short.
     pub fn u32(self, bytes: &[u8], place: usize) -> u32 {
         let mut word = [0; 4];
         word.copy_from_slice(&bytes[place..place + 4]);
@@ -165,7 +167,7 @@ impl Order {
         }
     }
 
-    /// Returns the four bytes of a number.
+    /// Returns the four bytes of a number in this byte order.
     pub fn bytes(self, number: u32) -> [u8; 4] {
         match self {
             Order::Big => number.to_be_bytes(),
@@ -173,7 +175,7 @@ impl Order {
         }
     }
 
-    /// Returns the number in two bytes; `bytes` holds them.
+    /// Returns the two-byte number at offset `place`. Panics if `bytes` is too short.
     pub fn u16(self, bytes: &[u8], place: usize) -> u16 {
         let word = [bytes[place], bytes[place + 1]];
         match self {

@@ -1,14 +1,15 @@
-//! Connections that have ended and were reported, for the segments that come again and for the next
-//! connection between the same ports. Pure.
+//! Remembers connections that have ended and were reported, to recognize late segments of them and
+//! the next connection between the same ports. Pure.
 //!
 //! They are kept for as long as TIME-WAIT lasts, in about a hundred bytes each (two hundred while a
-//! table grows), and never more than [`RETIRED_MAX`]. The table knows its connections by a hash of
-//! their ends: two of them have the same one with a chance of one in a thousand million, and then a
-//! segment must still have numbers of the connection that it is taken for.
+//! table grows), and never more than [`RETIRED_MAX`]. The table identifies a connection by a hash
+//! of its endpoints: two connections have the same hash with a probability of one in a thousand
+//! million, and even then a segment is mistaken for one of the other only if its sequence numbers
+//! fit as well.
 //!
-//! There are two generations: what retires goes to the younger one, and when that is full or old
-//! enough it takes the place of the older one, which is forgotten as a whole. So there is no queue
-//! to keep beside the table.
+//! There are two generations: connections are added to the younger one, and when that is full or
+//! old enough it replaces the older one, which is dropped as a whole. So no queue is needed beside
+//! the table.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -19,13 +20,14 @@ use foldhash::fast::RandomState;
 use crate::capture::flow::{FlowNumber, Remains};
 use crate::capture::networks::Ends;
 
-/// How long an end may wait for segments of a connection that is closed: twice the maximum segment
-/// lifetime, which RFC 9293 (section 3.4.2) sets to two minutes. Kernels wait for less (Linux for
-/// one minute), so that this holds for all of them.
+/// Time for which an endpoint may wait for segments of a connection that is closed: twice the
+/// maximum segment lifetime, which RFC 9293 (section 3.4.2) sets to two minutes. Kernels wait for a
+/// shorter time (Linux for one minute), so this covers all of them.
 pub const TIME_WAIT: Duration = Duration::from_secs(240);
 
-/// Ended connections that are remembered: seven eighths of a power of two fill a hash table of that
-/// size. At 500 connections a second it suffices for [`TIME_WAIT`].
+/// Maximum number of ended connections that are remembered. Each of the two generations has seven
+/// eighths of a power of two, which fill a hash table of that size. At 500 connections a second it
+/// suffices for [`TIME_WAIT`].
 pub const RETIRED_MAX: usize = 2 * GENERATION_MAX;
 
 const GENERATION_MAX: usize = (128 * 1024) / 8 * 7;
@@ -35,7 +37,7 @@ const GENERATION_MAX: usize = (128 * 1024) / 8 * 7;
 pub struct Retired {
     /// Its number.
     pub number: FlowNumber,
-    /// What is known of it.
+    /// The state that is kept of it.
     pub remains: Remains,
     /// True when it was reported with a fault.
     pub is_wrong: bool,
@@ -69,7 +71,7 @@ impl RetiredFlows {
         self.young.insert(key, retired);
     }
 
-    /// Returns the connection between these ends that ended last, unless that is too long ago.
+    /// Returns the connection between these endpoints that ended last, unless that is too long ago.
     pub fn get(&self, ends: &Ends, now: Duration) -> Option<&Retired> {
         let key = self.seed.hash_one(ends);
         let found = self.young.get(&key).or_else(|| self.old.get(&key))?;
@@ -77,19 +79,19 @@ impl RetiredFlows {
         (age < TIME_WAIT).then_some(found)
     }
 
-    /// Forgets the connection between these ends.
+    /// Forgets the connection between these endpoints.
     pub fn remove(&mut self, ends: &Ends) {
         let key = self.seed.hash_one(ends);
         self.young.remove(&key);
         self.old.remove(&key);
     }
 
-    /// Returns how many are remembered.
+    /// Returns the number of connections that are remembered.
     pub fn len(&self) -> usize {
         self.young.len() + self.old.len()
     }
 
-    /// Returns true when none is.
+    /// Returns true when no connection is remembered.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

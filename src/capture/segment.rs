@@ -1,4 +1,4 @@
-//! The fields of a TCP header, RFC 9293. Pure.
+//! Parses TCP headers (RFC 9293). Pure.
 //!
 //! A capture may have cut the payload off, or the options: the lengths in the headers still show
 //! how much there was, and the options are read as far as they were captured.
@@ -10,31 +10,32 @@ use crate::capture::bytes::{Bytes, Unread, u16_at, u32_at};
 /// A TCP segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment<'a> {
-    /// Who sent it.
+    /// Address and port of the sender.
     pub source: SocketAddr,
-    /// Who is to get it.
+    /// Address and port of the receiver.
     pub target: SocketAddr,
-    /// The number of its first byte, or of its SYN.
+    /// The sequence number of its first byte, or of its SYN.
     pub seq: u32,
-    /// The number of the byte that its sender expects next; meaningful with ACK.
+    /// The sequence number of the byte that its sender expects next; valid only with ACK.
     pub ack: u32,
-    /// SYN, ACK and so on.
+    /// The flags: SYN, ACK and so on.
     pub flags: Flags,
-    /// The window as it stands in the header, not scaled.
+    /// The window field of the header, not scaled.
     pub window: u16,
     /// Bytes of payload on the wire.
     pub length: u32,
     /// The payload as far as it was captured.
     pub payload: &'a [u8],
-    /// What the options say.
+    /// The options of the header.
     pub options: Options,
-    /// A number that separates conversations with the same ends in different virtual networks; 0
-    /// for the first.
+    /// The lane: a number that separates conversations with the same endpoints in different virtual
+    /// networks; 0 for the first.
     pub lane: u16,
 }
 
 impl Segment<'_> {
-    /// How many sequence numbers it takes: its payload, and one each for SYN and FIN.
+    /// Returns the number of sequence numbers that the segment takes: its payload, and one each for
+    /// SYN and FIN.
     pub fn span(&self) -> u32 {
         let mark = |flag| u32::from(self.flags.has(flag));
         self.length
@@ -62,17 +63,17 @@ impl Flags {
     pub const URG: Flags = Flags(0x20);
     const NAMES: [&str; 8] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"];
 
-    /// The flags of a header's byte 13.
+    /// Returns the flags in byte 13 of a header.
     pub fn from_bits(bits: u8) -> Flags {
         Flags(bits)
     }
 
-    /// Whether any of these is set.
+    /// Returns whether any of these flags is set.
     pub fn has(self, flags: Flags) -> bool {
         self.0 & flags.0 != 0
     }
 
-    /// Their names, in the order of their bits.
+    /// Returns the names of the flags, in the order of their bits.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         let mut bits = self.0;
         std::iter::from_fn(move || {
@@ -82,24 +83,25 @@ impl Flags {
         })
     }
 
-    /// These and those.
+    /// Returns the flags of both sets.
     pub fn with(self, flags: Flags) -> Flags {
         Flags(self.0 | flags.0)
     }
 }
 
-/// The options that matter here (RFC 9293, RFC 7323, RFC 2018).
+/// The options that are used here (RFC 9293, RFC 7323, RFC 2018).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Maximum segment size, on SYNs.
     pub mss: Option<u16>,
     /// The shift of the window, on SYNs; at most 14.
     pub window_scale: Option<u8>,
-    /// Selective acknowledgments are welcome, on SYNs.
+    /// True when the sender permits selective acknowledgments, on SYNs.
     pub sack_permitted: bool,
-    /// The sender's clock, and the peer's as last seen.
+    /// The sender's time stamp, and the peer's time stamp that it echoes.
     pub timestamps: Option<(u32, u32)>,
-    /// Ranges that have come beyond the acknowledgment: first byte and the one after the last.
+    /// Ranges that were received beyond the acknowledgment: the sequence numbers of the first byte
+    /// and of the one after the last.
     pub sack: [Option<(u32, u32)>; 4],
     /// True when the capture ends within the options: there may have been more of them.
     pub cut: bool,
@@ -108,8 +110,8 @@ pub struct Options {
 /// Bytes of a TCP header without options.
 const HEADER_BYTES: usize = 20;
 
-/// Reads a segment. `ends`: sender and receiver; `bytes`: the TCP header and all that belongs to
-/// its IP packet after it.
+/// Parses a segment. `ends`: addresses of sender and receiver; `bytes`: the TCP header and all that
+/// belongs to its IP packet after it.
 #[inline]
 pub fn segment<'a>(ends: (IpAddr, IpAddr), bytes: Bytes<'a>) -> Result<Segment<'a>, Unread> {
     let (head, rest) = bytes.take(HEADER_BYTES, "a TCP header")?;
@@ -143,7 +145,7 @@ pub fn segment<'a>(ends: (IpAddr, IpAddr), bytes: Bytes<'a>) -> Result<Segment<'
     })
 }
 
-/// Returns the options that can be read. An unknown one is skipped; a faulty one ends the list, as
+/// Parses the options that were captured. An unknown one is skipped; a faulty one ends the list, as
 /// it does for a receiver.
 fn options(mut bytes: &[u8]) -> Options {
     const END: u8 = 0;
@@ -212,7 +214,7 @@ mod tests {
 
     #[test]
     fn options_behind_one_that_is_not_known_are_read() {
-        // Fast open (34) and MD5 (19) stand before MSS, SACK and the scale.
+        // Fast open (34) and MD5 (19) precede MSS, SACK and the scale.
         let bytes = [
             34, 4, 1, 2, 19, 4, 9, 9, 2, 4, 5, 180, 4, 2, 1, 3, 3, 7, 0, 0,
         ];

@@ -1,8 +1,8 @@
-//! One end of a connection: what it sent, what the other end acknowledged of it and allowed it to
-//! send. Pure.
+//! One endpoint of a connection: what it sent, what the peer acknowledged of it, and the window
+//! that the peer granted. Pure.
 //!
-//! All places are offsets in the stream of this end, so that nothing here wraps. The data in a
-//! segment is used only when it lies where its receiver would accept it; see [`Side::place`].
+//! All positions are offsets in the stream of this endpoint, so that no number here wraps. The data
+//! in a segment is used only if its receiver would accept the segment; see [`Side::place`].
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -13,26 +13,26 @@ use crate::capture::analysis::{Direction, DirectionRemains, Window};
 use crate::capture::segment::{Flags, Options, Segment};
 use crate::capture::stream::{Aside, Reassembly};
 
-/// Segments of one direction that may wait for their acknowledgment to be timed. Beyond it some are
-/// not timed; nothing else depends on it.
+/// Maximum number of segments of one direction whose time to acknowledgment is measured at once.
+/// Segments beyond it are not timed; nothing else depends on it.
 pub const TIMED_MAX: usize = 1024;
 
 /// The largest shift of a window (RFC 7323, section 2.3).
 const SHIFT_MAX: u32 = 14;
 
-/// Room for waiting segments that an idle connection may keep.
+/// Capacity for timed segments that an idle connection may keep.
 const TIMED_IDLE: usize = 8;
 
-/// The position of a segment for its receiver.
+/// The position of a segment relative to the window of its receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// It may be a part of the connection: within the window, or a repetition.
+    /// It may be a part of the connection: within the window, or a retransmission.
     Inside,
     /// A receiver drops it (RFC 9293, section 3.10.7.4; RFC 5961).
     Outside,
 }
 
-/// What is kept of the options of a SYN.
+/// The options of a SYN that are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Syn {
     /// The maximum segment size.
@@ -42,7 +42,7 @@ pub struct Syn {
 }
 
 impl Syn {
-    /// Returns this part of all the options of a SYN.
+    /// Returns the options that are kept from all options of a SYN.
     pub fn of(options: &Options) -> Syn {
         Syn {
             mss: options.mss,
@@ -51,12 +51,12 @@ impl Syn {
     }
 }
 
-/// Segments outside the window, of which none became a part of the stream.
+/// Segments outside the window that did not become part of the stream.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Strays {
-    /// Their count.
+    /// Number of these segments.
     pub count: u64,
-    /// The number of the first packet.
+    /// The number of the packet with the first of them.
     pub first: u64,
 }
 
@@ -64,55 +64,57 @@ pub struct Strays {
 #[derive(Clone, Copy, Debug)]
 struct Jump {
     seq: u32,
-    /// The number after it.
+    /// The sequence number after it.
     end: u32,
     /// Number of segments that followed one another without a gap.
     chain: u32,
 }
 
-/// How far a connection may go on beyond the window, or beyond the last byte when the window is not
-/// known, in bytes. Where more than this is missing, a connection whose SYN is missing as well is
-/// as likely.
+/// Maximum distance of a segment beyond the window, or beyond the last byte when the window is not
+/// known, at which it may still continue a connection, in bytes. When more than this is missing,
+/// the segment is as likely to belong to another connection whose SYN is missing as well.
 const GAP_MAX: i64 = 1 << 20;
 
-/// The place where the conversation goes on after segments outside the window.
+/// The connection in which a conversation continues after segments outside the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GoesOn {
-    /// In the same connection: the capture lacks what lies between, and what opened the window.
+    /// The same connection: the capture lacks what lies between, and the segment that opened the
+    /// window.
     AfterGap,
-    /// In another connection between the same ports, whose SYN is not in the capture.
+    /// Another connection between the same ports, whose SYN is not in the capture.
     Elsewhere,
 }
 
-/// So many segments outside the window that follow one another are no strays.
+/// Minimum number of consecutive segments outside the window that are not strays, but continue the
+/// conversation.
 const CHAIN_MIN: u32 = 3;
 
-/// A SYN,ACK whose number is not the one that the stream begins with.
+/// A SYN,ACK whose sequence number is not the one that the stream begins with.
 #[derive(Clone, Copy, Debug)]
 pub struct OtherSyn {
     /// Its number.
     pub seq: u32,
     /// True when it answers the SYN that was seen, and not one of another connection.
     pub answers: bool,
-    /// The number of times that it came.
+    /// Number of times that it was captured.
     pub count: u64,
 }
 
-/// One end, and what it sent.
+/// An endpoint of a connection, and what it sent.
 #[derive(Debug)]
 pub struct Side {
     /// Its address.
     pub address: SocketAddr,
     /// The address as text, which is needed a dozen times for each connection.
     pub name: String,
-    /// The state from which the names of its segments are derived.
+    /// The state from which the analysis of its segments is derived, such as retransmissions.
     pub direction: Direction,
     /// The options of its SYN.
     pub syn: Option<Syn>,
     /// True when its SYN was seen, and the stream begins after it.
     begins: bool,
-    /// True when a segment or an acknowledgment has the number after the SYN: what follows belongs
-    /// to that SYN, and not to another one that the capture lacks.
+    /// True when a segment or an acknowledgment has the sequence number after the SYN: what follows
+    /// belongs to that SYN, and not to another one that the capture lacks.
     follows: bool,
     /// Another SYN,ACK than the one that the stream begins with.
     pub other_syn: Option<OtherSyn>,
@@ -120,15 +122,19 @@ pub struct Side {
     pub stream: Option<Reassembly>,
     /// The offset of its FIN.
     fin: Option<u64>,
-    /// The highest acknowledgment of what was seen sent, a FIN included; `None` before the first.
+    /// The offset up to which the peer acknowledged what was seen sent, a FIN included; `None`
+    /// before the first acknowledgment.
     acknowledged: Option<u64>,
-    /// The highest acknowledgment beyond what was seen sent; 0 when there is none.
+    /// The highest offset beyond what was seen sent that the peer acknowledged; 0 when there is
+    /// none.
     acknowledged_beyond: u64,
-    /// The highest number beyond that in its own segments, or in acknowledgments.
+    /// The highest offset at which a segment of its own began, if that is beyond what had been seen
+    /// sent before; 0 otherwise.
     spoken_of: u64,
-    /// The end of the window that the other end granted; it never shrinks.
+    /// The offset at which the window ends that the peer granted; it never decreases.
     granted: Option<u64>,
-    /// The packet of the first byte that was taken for that of a keep-alive, and may be data.
+    /// The number of the first packet whose byte was treated as that of a keep-alive, though it may
+    /// be data.
     pub doubted: Option<u64>,
     /// Segments outside the window.
     pub strays: Strays,
@@ -136,12 +142,12 @@ pub struct Side {
     jump: Option<Jump>,
     /// The number of the last packet it sent.
     pub last_packet: Option<u64>,
-    /// Segments whose acknowledgment is awaited: the offset after each, and when it was sent.
+    /// Segments that await their acknowledgment: the offset after each, and the time of its packet.
     timed: VecDeque<(u64, Duration)>,
 }
 
 impl Side {
-    /// Returns an end of which nothing was seen yet.
+    /// Returns an endpoint of which nothing was seen yet.
     pub fn new(address: SocketAddr) -> Self {
         Side {
             address,
@@ -199,7 +205,7 @@ impl Side {
             .is_some_and(|fin| self.acknowledged.is_some_and(|end| end >= fin))
     }
 
-    /// Returns what is known of its stream.
+    /// Returns the counts that are known of its stream.
     pub fn account(&self) -> Account {
         let stream = self.stream.as_ref();
         Account {
@@ -215,11 +221,11 @@ impl Side {
         }
     }
 
-    /// Returns true when a segment of one byte may be a keep-alive, which repeats the last number
-    /// that was acknowledged with a byte of any value: the capture does not hold the byte that was
-    /// sent first. It may lack the acknowledgment as well; but a keep-alive is not pushed, as the
-    /// end of a message is. A byte that was really sent then counts as not captured, and is not
-    /// taken for another one.
+    /// Returns true when a segment of one byte may be a keep-alive: one repeats the last sequence
+    /// number that was acknowledged with a byte of any value, and here the capture does not hold
+    /// the byte that was sent first. The capture may lack the acknowledgment as well; but PSH is
+    /// not set in a keep-alive, as it is at the end of a message. If the byte was data, it counts
+    /// as not captured, and is not mistaken for another one.
     pub fn may_be_keep_alive(&self, segment: &Segment<'_>) -> bool {
         let marks = Flags::SYN.with(Flags::FIN);
         let acknowledged = self.acknowledged.unwrap_or(0).max(self.acknowledged_beyond);
@@ -233,7 +239,7 @@ impl Side {
             && stream.lacks(offset)
     }
 
-    /// Returns true when numbers were acknowledged that it never sent.
+    /// Returns true when sequence numbers were acknowledged that it never sent.
     pub fn was_acknowledged_unsent(&self) -> bool {
         self.fin
             .is_some_and(|fin| self.acknowledged_beyond > fin + 1)
@@ -244,17 +250,17 @@ impl Side {
         self.stream.as_ref().map_or(0, |stream| stream.offset(seq))
     }
 
-    /// Returns the end of the highest byte that was seen.
+    /// Returns the offset after the highest byte that was seen.
     fn sent(&self) -> u64 {
         self.stream.as_ref().map_or(0, Reassembly::high)
     }
 
-    /// Returns the number after everything that was seen sent.
+    /// Returns the offset after everything that was seen sent, a FIN included.
     fn end(&self) -> u64 {
         self.fin.map_or(0, |fin| fin + 1).max(self.sent())
     }
 
-    /// Returns where a segment of this end lies for `receiver`.
+    /// Returns the position of a segment of this endpoint relative to the window of `receiver`.
     pub fn place(&self, segment: &Segment<'_>, receiver: &Side) -> Place {
         let flags = segment.flags;
         let inside = if flags.has(Flags::RST) {
@@ -271,8 +277,8 @@ impl Side {
         }
     }
 
-    /// Returns true when a receiver accepts an RST: in the window; or, when it has sent no more
-    /// than its SYN, with an acknowledgment of that.
+    /// Returns true when the receiver accepts an RST: one in the window; or, when nothing else of
+    /// this endpoint was seen, one that acknowledges a number that the receiver sent.
     fn may_reset(&self, segment: &Segment<'_>, receiver: &Side) -> bool {
         let Some(stream) = &self.stream else {
             let Some(opened) = &receiver.stream else {
@@ -292,7 +298,7 @@ impl Side {
         }
     }
 
-    /// Returns true when a SYN of this number begins this stream.
+    /// Returns true when a SYN with this sequence number can be the beginning of this stream.
     fn may_begin(&self, seq: u32) -> bool {
         let first = seq.wrapping_add(1);
         match &self.stream {
@@ -302,7 +308,7 @@ impl Side {
         }
     }
 
-    /// Returns true when a SYN,ACK answers the SYN of this stream.
+    /// Returns true when a SYN,ACK can answer the SYN of this stream.
     pub fn may_answer(&self, answer: &Segment<'_>) -> bool {
         let offset = self.offset(answer.ack);
         let first = if self.begins { 0 } else { -GAP_MAX };
@@ -317,7 +323,7 @@ impl Side {
         (first..=self.limit() as i64).contains(&stream.offset(seq))
     }
 
-    /// Returns true when an acknowledgment of this number can be one of this stream.
+    /// Returns true when an acknowledgment of this number can be an acknowledgment of this stream.
     fn may_be_acknowledged(&self, ack: u32) -> bool {
         let Some(stream) = &self.stream else {
             return true;
@@ -327,8 +333,8 @@ impl Side {
         offset >= first && self.fin.is_none_or(|fin| offset <= fin as i64 + 1)
     }
 
-    /// Returns the highest offset at which a segment may begin: the end of the window, or where the
-    /// last segment ended, since the capture may lack what opened the window.
+    /// Returns the highest offset at which a segment may begin: the end of the window, or of the
+    /// last segment, since the capture may lack the segment that opened the window.
     fn limit(&self) -> u64 {
         match self.granted {
             _ if self.fin.is_some() => self.end(),
@@ -337,9 +343,10 @@ impl Side {
         }
     }
 
-    /// Returns where the conversation goes on from a segment outside the window: the other end's
-    /// last segment was outside as well, and this one acknowledges it; or this one follows others
-    /// of this end that were outside.
+    /// Returns the connection in which the conversation continues with a segment outside the
+    /// window; `None` when the segment is a stray. It continues when this segment acknowledges the
+    /// peer's last segment, which was outside the window as well, or follows others of this
+    /// endpoint that were outside.
     pub fn goes_on(&self, segment: &Segment<'_>, receiver: &Side) -> Option<GoesOn> {
         let flags = segment.flags;
         if flags.has(Flags::SYN.with(Flags::RST)) || !flags.has(Flags::ACK) {
@@ -366,13 +373,14 @@ impl Side {
         }
     }
 
-    /// Returns true when a number is not before the first one, and not far beyond the window.
+    /// Returns true when a sequence number is not before the first one, and not far beyond the
+    /// window.
     fn is_near(&self, seq: u32) -> bool {
         let last = self.limit() as i64 + GAP_MAX;
         self.stream.is_none() || (-1..=last).contains(&self.offset(seq))
     }
 
-    /// Extends the window to this segment, though the capture lacks what opened it.
+    /// Extends the window to this segment; the capture lacks the segment that opened it.
     pub fn resume(&mut self, segment: &Segment<'_>) {
         if let Ok(offset) = u64::try_from(self.offset(segment.seq)) {
             self.granted = self.granted.max(Some(offset));
@@ -380,21 +388,23 @@ impl Side {
         }
     }
 
-    /// Takes note that the other end goes on after a gap: its last segment outside the window, if
-    /// it was an acknowledgment, is not a stray. Bytes are accepted by being acknowledged.
+    /// Records that the conversation continues after a gap: the last segment of this endpoint
+    /// outside the window is not a stray if it was an acknowledgment alone. A segment with bytes is
+    /// a stray until its bytes are acknowledged.
     pub fn recall(&mut self) {
         if self.jump.take().is_some_and(|jump| jump.seq == jump.end) {
             self.strays.count = self.strays.count.saturating_sub(1);
         }
     }
 
-    /// Returns true when an acknowledgment is one of bytes that were seen sent.
+    /// Returns true when a segment acknowledges an offset up to the end of what was seen sent.
     pub fn may_have_acknowledged(&self, segment: &Segment<'_>) -> bool {
         let offset = self.offset(segment.ack);
         segment.flags.has(Flags::ACK) && (0..=self.end() as i64).contains(&offset)
     }
 
-    /// Begins the stream with its SYN. Bytes that were seen before it follow it, if they can.
+    /// Begins the stream with its SYN. Bytes that were seen before the SYN are kept if they can
+    /// follow it.
     pub fn begin(&mut self, segment: &Segment<'_>) {
         let first = segment.seq.wrapping_add(1);
         self.syn = Some(Syn::of(&segment.options));
@@ -420,13 +430,14 @@ impl Side {
         }
     }
 
-    /// Begins the stream with the first number that is known, without a SYN.
+    /// Returns the stream. A stream that has not begun begins at this sequence number, without a
+    /// SYN.
     pub fn begin_at(&mut self, seq: u32) -> &mut Reassembly {
         self.stream.get_or_insert_with(|| Reassembly::new(seq))
     }
 
-    /// Returns true when a number is beyond all that was seen of this stream, and that of the other
-    /// SYN or soon after it: then it belongs to that SYN's connection.
+    /// Returns true when a sequence number is beyond all that was seen of this stream, and at the
+    /// number of the other SYN or soon after it: then it belongs to the connection of that SYN.
     pub fn goes_on_from_other_syn(&self, seq: u32) -> bool {
         let Some(other) = self.other_syn else {
             return false;
@@ -436,7 +447,7 @@ impl Side {
         first > end && (first..=first + GAP_MAX).contains(&offset)
     }
 
-    /// Begins the stream after its other SYN, which was acknowledged.
+    /// Begins the stream after its other SYN, which was acknowledged and has this sequence number.
     pub fn begin_with_other(&mut self, seq: u32) {
         self.stream = Some(Reassembly::new(seq.wrapping_add(1)));
         self.begins = true;
@@ -447,15 +458,16 @@ impl Side {
         self.spoken_of = 0;
     }
 
-    /// Returns true when no byte and no acknowledgment confirms the SYN that was seen first, and
-    /// only the other one was outside the window.
+    /// Returns true when no byte and no acknowledgment confirms the SYN that was seen first, and no
+    /// segment but the other SYN was outside the window.
     pub fn may_begin_with_other(&self) -> bool {
         let others = self.other_syn.map_or(0, |other| other.count);
         self.acknowledged.is_none() && self.end() == 0 && self.strays.count == others
     }
 
-    /// Takes in an acknowledgment of the other end, up to this number. Returns how many numbers are
-    /// acknowledged for the first time.
+    /// Processes an acknowledgment of the peer up to this sequence number, and passes the time to
+    /// acknowledgment of each segment that it covers to `timed`. Returns how many sequence numbers
+    /// are acknowledged for the first time.
     pub fn acknowledge(&mut self, ack: u32, now: Duration, mut timed: impl FnMut(Duration)) -> u32 {
         let offset = self.begin_at(ack).offset(ack);
         let Ok(end) = u64::try_from(offset) else {
@@ -482,7 +494,7 @@ impl Side {
         end.saturating_sub(before) as u32
     }
 
-    /// Accepts what was set aside and is acknowledged into the stream.
+    /// Moves segments that were set aside into the stream, if they are acknowledged.
     fn take_aside(&mut self, acknowledged: u64) {
         let Some(stream) = &mut self.stream else {
             return;
@@ -492,7 +504,8 @@ impl Side {
         self.fin = self.fin.or(fin);
     }
 
-    /// Compares what was acknowledged with what was seen sent.
+    /// Compares the acknowledged offsets with what was seen sent, updates them, and passes them to
+    /// the stream.
     fn settle(&mut self, now: Duration) {
         let beyond = self.acknowledged_beyond;
         if beyond > 0 && beyond <= self.end() {
@@ -505,8 +518,8 @@ impl Side {
         }
     }
 
-    /// Returns true when its receiver expects this number next, as far as the capture shows:
-    /// between what was acknowledged and the end of what came in order.
+    /// Returns true when the receiver expects this sequence number next, as far as the capture
+    /// shows: it is between what was acknowledged and the end of the bytes in order.
     pub fn is_expected(&self, seq: u32) -> bool {
         let Some(stream) = &self.stream else {
             return true;
@@ -517,7 +530,7 @@ impl Side {
         (first..=end as i64).contains(&stream.offset(seq))
     }
 
-    /// Extends the window that the other end granted.
+    /// Extends the window to what the peer grants with an acknowledgment.
     pub fn grant(&mut self, ack: u32, window: Window) {
         let bytes = match window.scaled {
             Some(bytes) => u64::from(bytes),
@@ -528,7 +541,7 @@ impl Side {
         }
     }
 
-    /// Takes note of its own sequence number, which shows that everything before was sent.
+    /// Records the sequence number of a segment of its own: everything before it was sent.
     pub fn speak(&mut self, seq: u32) {
         let Ok(offset) = u64::try_from(self.begin_at(seq).offset(seq)) else {
             return;
@@ -539,14 +552,14 @@ impl Side {
         }
     }
 
-    /// Takes note that bytes were added to its stream.
+    /// Updates the acknowledged offsets after bytes were added to the stream.
     pub fn has_sent(&mut self, now: Duration) {
         if self.acknowledged_beyond > 0 {
             self.settle(now);
         }
     }
 
-    /// Times a segment until it is acknowledged.
+    /// Starts to measure the time until a segment is acknowledged; `end` is the offset after it.
     pub fn time(&mut self, end: u64, now: Duration) {
         if self.timed.len() < TIMED_MAX {
             self.timed.push_back((end, now));
@@ -561,7 +574,7 @@ impl Side {
         contradicts
     }
 
-    /// Counts a segment outside the window, and sets it aside when it lies ahead.
+    /// Counts a segment outside the window, and sets it aside when it is beyond the window.
     pub fn pass_over(&mut self, segment: &Segment<'_>, packet: u64) {
         if self.strays.count == 0 {
             self.strays.first = packet;
@@ -591,7 +604,7 @@ impl Side {
         }
     }
 
-    /// Hands over the segments that were set aside.
+    /// Removes and returns the segments that were set aside.
     pub fn hand_over(&mut self) -> Vec<(u32, Aside)> {
         let aside = self.stream.as_mut().map(Reassembly::hand_over);
         let aside = aside.unwrap_or_default();
@@ -599,7 +612,7 @@ impl Side {
         aside
     }
 
-    /// Begins with segments that another connection set aside.
+    /// Begins the stream with segments that the connection before this one set aside.
     pub fn take_over(&mut self, mut aside: Vec<(u32, Aside)>, now: Duration) {
         let Some((nearest, _)) = aside.first() else {
             return;
@@ -633,13 +646,13 @@ impl Side {
     }
 }
 
-/// What is kept of an end for late segments, after its connection was reported.
+/// The state of an endpoint that is kept for late segments, after its connection was reported.
 #[derive(Clone, Copy, Debug)]
 pub struct SideRemains {
     base: u32,
     /// Bytes of the stream, modulo 2^32.
     length: u32,
-    /// True when its numbers are known.
+    /// True when its sequence numbers are known.
     has_base: bool,
     begins: bool,
     closed: bool,
@@ -647,7 +660,7 @@ pub struct SideRemains {
 }
 
 impl SideRemains {
-    /// Returns what is to be kept of an end.
+    /// Returns the state that is kept of an endpoint.
     pub fn of(side: &Side) -> SideRemains {
         SideRemains {
             base: side.base().unwrap_or(0),
@@ -659,7 +672,7 @@ impl SideRemains {
         }
     }
 
-    /// Returns the end as it was, without its bytes.
+    /// Returns the endpoint as it was at its end, without its bytes.
     pub fn revive(&self, address: SocketAddr, last_time: Duration) -> Side {
         let length = u64::from(self.length);
         let passed = |base: u32| Reassembly::passed(base.wrapping_add(1), length);

@@ -1,47 +1,49 @@
-//! The bytes of one direction, in order, and the two directions of an echo against each other.
-//! Pure.
+//! Reassembles the bytes of each direction of a connection, and compares the two directions of an
+//! echo. Pure.
 //!
-//! Segments come as they were captured: repeated, out of order, cut, or not at all. A hole is
-//! filled by what comes later; when its bytes were acknowledged, or the flow is over, they were
-//! missed by the capture, and no judgement is made of them.
+//! Segments are added as they were captured: repeated, out of order, cut, or not at all. A hole is
+//! filled by segments that arrive later. If its bytes have been acknowledged for some time, or the
+//! flow is over, the capture missed them, and they are not judged.
 //!
-//! A byte is kept, once, as long as it matters: until it was laid against the other direction, and
-//! until the other side was seen to acknowledge it. Up to there it may be sent again, and must be
-//! the same; after that its receiver has it, and drops whatever comes in its place.
+//! A byte is kept, once, as long as it is needed: until it was compared with the other direction,
+//! and until the peer acknowledged it. Up to then it may be retransmitted, and must be the same;
+//! after that the peer has it, and drops whatever is sent at its offset.
 //!
 //! A segment beyond the receiver's window is set aside. Only an acknowledgment that covers it makes
-//! it a part of the stream: the receiver accepted it, and the capture lacks what opened the window.
+//! it a part of the stream: the receiver accepted it, and the capture lacks the segment that opened
+//! the window.
 //!
-//! Invariants: no two pieces overlap, and the first to come stays; from `released` to `delivered`
-//! they leave no gap; `captured` counts every offset at most once, and only bytes that the capture
-//! holds.
+//! Invariants: no two pieces overlap, and the first bytes that arrive at an offset are kept; there
+//! is no gap from `released` to `delivered`; `captured` counts every offset at most once, and only
+//! bytes that the capture holds.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-/// What an entry costs beside its bytes: many small segments must not pass for few bytes.
+/// Overhead that is counted for each piece in addition to its bytes, so that many small segments do
+/// not count as few bytes.
 const ENTRY_BYTES: usize = 128;
 
-/// How long a hole may stay whose bytes were acknowledged before they are taken for missed: a
-/// capture may hold an acknowledgment before what it acknowledges.
+/// Time after which missing bytes that were acknowledged count as missed by the capture: a capture
+/// may hold an acknowledgment before the bytes that it acknowledges.
 const HOLE_PATIENCE: Duration = Duration::from_millis(500);
 
-/// The most bytes before the first one seen at which a SYN may stand. A number that is further away
-/// belongs to another connection.
+/// Maximum distance of a SYN before the first byte seen, in bytes. A sequence number that is
+/// further away belongs to another connection.
 const EARLIER_MAX: u32 = 1 << 20;
 
 /// A part of a stream.
 #[derive(Debug)]
 enum Piece {
-    /// These bytes, and the number of the packet that brought them.
+    /// The number of the packet that carried these bytes, and the bytes.
     Known(u64, Box<[u8]>),
-    /// So many bytes that the capture does not hold.
+    /// Number of bytes that the capture does not hold.
     Missing(u64),
 }
 
 impl Piece {
-    /// How many bytes of the stream it is.
+    /// Returns the number of bytes of the stream that the piece covers.
     fn len(&self) -> u64 {
         match self {
             Piece::Known(_, bytes) => bytes.len() as u64,
@@ -49,7 +51,7 @@ impl Piece {
         }
     }
 
-    /// What it costs to keep, in bytes.
+    /// Returns the memory that is counted for the piece, in bytes.
     fn cost(&self) -> usize {
         match self {
             Piece::Known(_, bytes) => bytes.len() + ENTRY_BYTES,
@@ -58,36 +60,37 @@ impl Piece {
     }
 }
 
-/// A byte that is not the one that should be there.
+/// A byte that differs from the expected one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Difference {
     /// Offset in its stream, from 0.
     pub offset: u64,
-    /// In a reply the upper case of the request's byte; in a retransmission the byte sent first.
+    /// In a reply the byte that the request requires; in a retransmission the byte that was sent
+    /// first.
     pub expected: u8,
-    /// The byte that came.
+    /// The byte that was captured.
     pub found: u8,
 }
 
-/// Puts the segments of one direction in order.
+/// Reassembles the segments of one direction.
 #[derive(Debug)]
 pub struct Reassembly {
     /// The sequence number of the first byte.
     start: u32,
-    /// What is kept, by its offset.
+    /// The pieces that are kept, by offset.
     pieces: BTreeMap<u64, Piece>,
-    /// What the pieces cost to keep, in bytes.
+    /// The memory that is counted for the pieces and the segments set aside, in bytes.
     cost: usize,
-    /// Up to here nothing is kept any more.
+    /// The offset before which nothing is kept any more.
     released: u64,
-    /// Up to here nothing more is awaited.
+    /// The offset before which no byte is awaited any more.
     delivered: u64,
     /// Bytes that the capture holds, each offset counted once.
     captured: u64,
-    /// The end of the highest segment, whatever the capture holds of it.
+    /// The offset after the highest segment, whether the capture holds its bytes or not.
     high: u64,
-    /// Up to where the other side has acknowledged, and since when that lies beyond what was
-    /// delivered.
+    /// The offset that the peer has acknowledged, and the time since which it has been beyond what
+    /// was delivered.
     acknowledged: u64,
     hole_since: Option<Duration>,
     /// Segments beyond the window.
@@ -100,9 +103,9 @@ pub struct Aside {
     offset: u64,
     /// Its length on the wire.
     pub length: u32,
-    /// True when a FIN comes with it.
+    /// True when it has a FIN.
     pub fin: bool,
-    /// The packet that brought it.
+    /// The number of the packet that carried it.
     pub packet: u64,
     /// Its payload as far as it was captured.
     pub bytes: Box<[u8]>,
@@ -119,7 +122,7 @@ impl Aside {
 }
 
 impl Reassembly {
-    /// A stream whose first byte has this sequence number.
+    /// Returns a stream whose first byte has this sequence number.
     pub fn new(start: u32) -> Self {
         Reassembly {
             start,
@@ -135,7 +138,7 @@ impl Reassembly {
         }
     }
 
-    /// Returns a stream of which so many bytes have passed, all of them captured and acknowledged.
+    /// Returns a stream of `length` bytes, all of them captured and acknowledged, and none kept.
     pub fn passed(start: u32, length: u64) -> Self {
         Reassembly {
             released: length,
@@ -152,15 +155,16 @@ impl Reassembly {
         self.start
     }
 
-    /// Returns how many bytes earlier the stream would have to begin for this to be its first
-    /// number, if that is still possible: only while no byte was dropped.
+    /// Returns the number of bytes by which the stream would have to begin earlier for this to be
+    /// its first sequence number, if that is still possible: only while no byte was dropped or
+    /// acknowledged.
     pub fn earlier(&self, start: u32) -> Option<u32> {
         let earlier = self.start.wrapping_sub(start);
         let is_near = earlier < EARLIER_MAX;
         (is_near && self.released == 0 && self.acknowledged == 0).then_some(earlier)
     }
 
-    /// Moves the beginning of the stream so many bytes back.
+    /// Moves the beginning of the stream back by this number of bytes.
     pub fn begin_earlier(&mut self, bytes: u32) {
         let shift = u64::from(bytes);
         self.start = self.start.wrapping_sub(bytes);
@@ -176,29 +180,29 @@ impl Reassembly {
         self.deliver();
     }
 
-    /// The offset of a sequence number, negative before the first byte. Numbers wrap every 4 GiB;
-    /// the one nearest to the bytes delivered last is meant.
+    /// Returns the offset of a sequence number, negative before the first byte. Sequence numbers
+    /// wrap every 4 GiB; the offset is the one nearest to the bytes delivered last.
     pub fn offset(&self, seq: u32) -> i64 {
         let here = self.start.wrapping_add(self.delivered as u32);
         self.delivered as i64 + i64::from(seq.wrapping_sub(here) as i32)
     }
 
-    /// Bytes in order so far, missing ones included.
+    /// Returns the number of bytes in order so far, missing ones included.
     pub fn delivered(&self) -> u64 {
         self.delivered
     }
 
-    /// Returns the bytes that the capture holds so far.
+    /// Returns the number of bytes that the capture holds so far.
     pub fn captured(&self) -> u64 {
         self.captured
     }
 
-    /// Returns the end of the highest segment so far.
+    /// Returns the offset after the highest segment so far.
     pub fn high(&self) -> u64 {
         self.high
     }
 
-    /// Returns the bytes from this offset on that are in the capture and still kept.
+    /// Returns the number of bytes from this offset on that are in the capture and still kept.
     pub fn captured_from(&self, start: u64) -> u64 {
         let kept = self.pieces.iter().map(|(offset, piece)| match piece {
             Piece::Known(_, bytes) => {
@@ -221,7 +225,7 @@ impl Reassembly {
         }
     }
 
-    /// What it costs to keep what is kept, in bytes.
+    /// Returns the memory that is counted for the stream, in bytes.
     pub fn cost(&self) -> usize {
         self.cost
     }
@@ -245,8 +249,8 @@ impl Reassembly {
         self.aside.push(aside);
     }
 
-    /// Hands over everything that was set aside, each segment with its sequence number: it belongs
-    /// to another stream.
+    /// Removes and returns all segments that were set aside, each with its sequence number: they
+    /// belong to another stream.
     pub fn hand_over(&mut self) -> Vec<(u32, Aside)> {
         let aside = std::mem::take(&mut self.aside);
         self.cost -= aside.iter().map(Aside::cost).sum::<usize>();
@@ -257,8 +261,8 @@ impl Reassembly {
         numbered.collect()
     }
 
-    /// Takes the segments that were set aside and are acknowledged up to this offset into the
-    /// stream. Returns how many there were, and where the FIN of one of them stands.
+    /// Moves segments that were set aside into the stream, if they are acknowledged up to this
+    /// offset. Returns their number, and the offset of the FIN if one of them has it.
     pub fn take_aside(&mut self, acknowledged: u64) -> (u64, Option<u64>) {
         let (mut count, mut fin) = (0, None);
         let mut place = 0;
@@ -273,15 +277,15 @@ impl Reassembly {
             if aside.fin {
                 fin = Some(aside.end());
             }
-            // Bytes that came in its place since are those that the receiver accepted.
+            // Bytes that arrived at its offsets since are those that the receiver accepted.
             let seq = self.start.wrapping_add(aside.offset as u32);
             self.add((seq, aside.length), aside.packet, &aside.bytes);
         }
         (count, fin)
     }
 
-    /// A segment of `length` bytes, of which this packet holds `payload`. Tells its first byte that
-    /// is kept with another value.
+    /// Adds a segment of `length` bytes, of which this packet holds `payload`. Returns its first
+    /// byte that differs from the one kept at its offset.
     pub fn add(
         &mut self,
         (seq, length): (u32, u32),
@@ -319,9 +323,9 @@ impl Reassembly {
         difference
     }
 
-    /// Takes note that the other side has all bytes before this offset. Those that are still
-    /// missing after a while were not captured; an offset beyond all that was seen says nothing of
-    /// holes between.
+    /// Records that the peer has all bytes before this offset. Those that are still missing after
+    /// `HOLE_PATIENCE` were not captured; bytes after the last segment that was seen are still
+    /// awaited.
     pub fn acknowledged(&mut self, end: u64, now: Duration) {
         self.acknowledged = self.acknowledged.max(end);
         let seen = self.pieces.last_key_value();
@@ -338,14 +342,15 @@ impl Reassembly {
         }
     }
 
-    /// No more comes: the holes between what has come stay.
+    /// Ends the stream: its holes are missing bytes from now on.
     pub fn finish(&mut self) {
         while let Some((&offset, _)) = self.pieces.range(self.delivered..).next() {
             self.skip_to(offset);
         }
     }
 
-    /// Bytes before this offset have served their other purpose: the acknowledged ones are let go.
+    /// Drops acknowledged bytes before this offset: they are not needed for the comparison any
+    /// more.
     pub fn release(&mut self, end: u64) {
         let end = end.min(self.acknowledged).min(self.delivered);
         while let Some(entry) = self.pieces.first_entry()
@@ -361,7 +366,7 @@ impl Reassembly {
         }
     }
 
-    /// Lets everything go, whatever it was kept for.
+    /// Ends the stream and drops everything that is kept.
     pub fn forget(&mut self) {
         self.finish();
         self.pieces.clear();
@@ -370,7 +375,8 @@ impl Reassembly {
         self.released = self.delivered;
     }
 
-    /// Delivers everything before an offset, holes as missing, and what follows it at once.
+    /// Delivers everything before an offset, holes as missing bytes, and the pieces that follow
+    /// without a gap.
     fn skip_to(&mut self, end: u64) {
         while self.delivered < end {
             let next = self.pieces.range(self.delivered..).next();
@@ -380,7 +386,7 @@ impl Reassembly {
         }
     }
 
-    /// Goes on to the next gap.
+    /// Moves `delivered` to the next gap.
     fn deliver(&mut self) {
         while let Some(piece) = self.pieces.get(&self.delivered) {
             self.delivered += piece.len();
@@ -408,8 +414,8 @@ impl Reassembly {
         self.pieces.insert(offset, piece);
     }
 
-    /// How much of the stream follows an offset in one piece, and its packet and bytes if they are
-    /// known.
+    /// Returns the number of bytes from an offset to the end of its piece, and the packet and bytes
+    /// of that part if they are known.
     fn known(&self, offset: u64) -> (u64, Option<(u64, &[u8])>) {
         match self.pieces.range(..=offset).next_back() {
             Some((start, Piece::Known(packet, bytes))) => {
@@ -425,7 +431,7 @@ impl Reassembly {
 /// A part of a segment: its offset, its packet, and its bytes as far as they were captured.
 type Part<'a> = (u64, u64, &'a [u8]);
 
-/// The first byte of a part that came before with another value.
+/// Returns the first byte of a part that was captured before with another value.
 fn altered((offset, piece): (u64, &Piece), (start, _, payload): Part<'_>) -> Option<Difference> {
     let Piece::Known(_, bytes) = piece else {
         return None;
@@ -448,7 +454,7 @@ fn altered((offset, piece): (u64, &Piece), (start, _, payload): Part<'_>) -> Opt
 /// The expected content of a reply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Expect {
-    /// The request, ASCII letters in upper case.
+    /// The request with its ASCII letters in upper case.
     #[default]
     Upper,
     /// The request.
@@ -468,7 +474,7 @@ impl Expect {
     }
 }
 
-/// The comparison of the reply with its expected content, as far as both streams have come.
+/// The comparison of the reply with its expected content, as far as both streams were delivered.
 #[derive(Debug, Default)]
 pub struct Comparison {
     expect: Expect,
@@ -477,7 +483,7 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// A comparison with what is expected.
+    /// Returns a comparison that has not begun.
     pub fn new(expect: Expect) -> Self {
         Comparison {
             expect,
@@ -485,13 +491,13 @@ impl Comparison {
         }
     }
 
-    /// Returns what is expected.
+    /// Returns the expected content of the reply.
     pub fn expect(&self) -> Expect {
         self.expect
     }
 
-    /// Goes on as far as both streams were delivered. Tells the first byte of the reply that
-    /// differs, and the packet that brought it.
+    /// Continues as far as both streams were delivered. Returns the first byte of the reply that
+    /// differs, and the number of the packet that carried it.
     pub fn advance(
         &mut self,
         request: &Reassembly,
@@ -514,12 +520,12 @@ impl Comparison {
         difference
     }
 
-    /// Bytes that were laid against each other so far, or could not be.
+    /// Returns the number of bytes of each stream that were compared so far, or could not be.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Returns the bytes of the reply that were compared with their bytes of the request.
+    /// Returns the number of bytes of the reply that were compared with their bytes of the request.
     pub fn compared(&self) -> u64 {
         self.offset - self.unchecked
     }
@@ -539,7 +545,7 @@ impl Comparison {
         answer: impl Fn(&u8) -> u8,
     ) -> Option<Difference> {
         let pairs = || request.iter().map(&answer).zip(reply);
-        // Without an early end this is done many bytes at a time.
+        // A loop without an early exit processes many bytes at a time.
         if pairs().fold(true, |same, (expected, found)| same & (expected == *found)) {
             return None;
         }
@@ -560,7 +566,7 @@ mod tests {
 
     use super::*;
 
-    /// Everything that is kept and in order; a hole is told as `None`s.
+    /// Returns everything that is kept and in order; missing bytes are `None`.
     fn delivered(stream: &Reassembly) -> Vec<Option<u8>> {
         let mut bytes = vec![None; stream.released as usize];
         while (bytes.len() as u64) < stream.delivered {
@@ -629,7 +635,7 @@ mod tests {
             let within = |(from, length, _): (usize, usize, usize)| {
                 (from..from + length).contains(&place)
             };
-            // A piece is let go as a whole, and only when it is in order.
+            // A piece is dropped as a whole, and only when it is in order.
             let kept = first.0 > 0 || first.1 as u64 > released;
             let expected = (within(first) && within(second) && kept).then_some(Difference {
                 offset: place as u64,

@@ -1,5 +1,5 @@
-//! Tells a capture: frame by frame to segments, flows, sentences and a verdict. Pure but for the
-//! output that it is given.
+//! Turns the frames of a capture into a document: dissects each frame, passes its segment to its
+//! flow, and writes the transcript and the verdict. Pure, except for the output that it is given.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -19,19 +19,20 @@ use crate::capture::transcript::Told;
 use crate::load::latency::Latency;
 use crate::units::{agreeing, counted};
 
-/// Findings and faults that are kept for the verdict; all are counted, and flows tell their own.
+/// Maximum number of findings and of faults that are kept for the verdict. All are counted, and
+/// each flow reports its own in full.
 const FINDINGS_MAX: usize = 1000;
 
-/// Characters that are gathered before they are written.
+/// Size of the buffered text at which it is written to the output, in bytes.
 const OUTPUT_BYTES: usize = 64 * 1024;
 
-/// A telling under way.
+/// The document of a capture that is being read.
 #[derive(Debug)]
 pub struct Teller<W> {
     document: Document,
-    /// Flows and the verdict only.
+    /// True when only the flows and the verdict are written, not the segments.
     brief: bool,
-    /// Segments of other ports are passed over.
+    /// The port of the server; segments of other ports are skipped. `None`: all ports.
     port: Option<u16>,
     dissector: Dissector,
     /// True for a live capture, in which only packets of its flows have numbers.
@@ -42,7 +43,7 @@ pub struct Teller<W> {
     timings: Vec<Timing>,
     text: String,
     unreadable: u64,
-    /// Packets that cannot be read, by the reason: how many, and the first one.
+    /// Packets that cannot be read, by the reason: their number, and the number of the first one.
     unread_kinds: BTreeMap<Unreadable, (u64, u64)>,
     output: W,
 }
@@ -55,7 +56,9 @@ struct Delays {
 }
 
 impl<W: Write> Teller<W> {
-    /// Begins the document. `server_port` says who is the server where no SYN does.
+    /// Begins the document. `port`: the port that shows which endpoint is the server; segments of
+    /// other ports are skipped. Without it, a SYN shows which is the server, or else the lower
+    /// port.
     pub fn new(document: Document, brief: bool, port: Option<u16>, output: W) -> Teller<W> {
         let mut text = String::new();
         document.begin(&mut text);
@@ -76,31 +79,32 @@ impl<W: Write> Teller<W> {
         }
     }
 
-    /// Returns this teller with another expectation of what replies must be.
+    /// Sets the expected content of replies.
     pub fn expecting(mut self, expect: Expect) -> Teller<W> {
         self.flows = self.flows.expecting(expect);
         self.verdict.expect = expect;
         self
     }
 
-    /// Numbers and counts packets of the flows only, as a live capture has no others.
+    /// Numbers and counts only the packets of the flows, as a live capture has no others.
     pub fn number_flows_only(mut self) -> Teller<W> {
         self.is_live = true;
         self
     }
 
-    /// Returns the packets so far: of any kind from a file, of the flows in a live capture.
+    /// Returns the number of packets so far: of any kind from a file, of the flows in a live
+    /// capture.
     pub fn packets(&self) -> u64 {
         self.verdict.packets
     }
 
-    /// Flows that have ended so far.
+    /// Returns the number of flows that have ended so far.
     pub fn flows_ended(&self) -> u64 {
         self.flows.ended()
     }
 
-    /// Takes the next frame of the capture. Returns true when it belongs to the flows, or may, and
-    /// so is to be kept; in a live capture only such frames have a number.
+    /// Processes the next frame of the capture. Returns true when it belongs to the flows, or may,
+    /// and so is to be kept; in a live capture only such frames have a number.
     pub fn frame(&mut self, frame: &Frame<'_>) -> io::Result<bool> {
         let number = self.verdict.packets + 1;
         let packet = Packet {
@@ -155,7 +159,7 @@ impl<W: Write> Teller<W> {
         Ok(true)
     }
 
-    /// Takes note of a frame that gives no segment. Returns true when it may belong to a flow.
+    /// Records a frame that has no segment. Returns true when it may belong to a flow.
     fn unread(&mut self, number: u64, unread: Unread) -> bool {
         match unread {
             Unread::NotTcp | Unread::Unopened(_) => return false,
@@ -169,7 +173,8 @@ impl<W: Write> Teller<W> {
         true
     }
 
-    /// Takes note of a packet whose kind cannot be read: all packets of a kind are one fault.
+    /// Records a packet that cannot be read for a reason which it shares with others: all of them
+    /// are reported as one fault.
     fn unreadable_kind(&mut self, number: u64, why: Unreadable) {
         if why == Unreadable::NoPacket {
             return;
@@ -181,15 +186,16 @@ impl<W: Write> Teller<W> {
         self.unread_kinds.entry(why).or_insert((0, number)).0 += 1;
     }
 
-    /// Time has passed without a packet.
+    /// Reports the flows that have expired at this time, and writes the output, though no packet
+    /// has arrived.
     pub fn pass_time(&mut self, now: Duration) -> io::Result<()> {
         self.flows.expire(now);
         self.tell_finished();
         self.write()
     }
 
-    /// Takes note of a packet that cannot be read. The first ones are kept, the others counted.
-    /// `absence`: the packet may be intact, but its contents are not known.
+    /// Records a packet that cannot be read. The first `FINDINGS_MAX` are kept as faults, the
+    /// others counted. `absence`: the packet may be intact, but its contents are not known.
     fn unreadable(&mut self, packet: u64, absence: bool, text: String) {
         self.unreadable += 1;
         if self.unreadable <= FINDINGS_MAX as u64 {
@@ -202,7 +208,7 @@ impl<W: Write> Teller<W> {
         }
     }
 
-    /// Something is wrong with the capture itself.
+    /// Records a fault of the capture itself.
     pub fn fault(&mut self, packet: Option<u64>, text: String) {
         self.verdict.faults.push(CaptureFault {
             packet,
@@ -211,7 +217,7 @@ impl<W: Write> Teller<W> {
         });
     }
 
-    /// Takes note of something that the capture lacks, so that not everything can be judged.
+    /// Records something that the capture lacks, so that not everything can be judged.
     pub fn lack(&mut self, packet: Option<u64>, text: String) {
         self.verdict.faults.push(CaptureFault {
             packet,
@@ -220,8 +226,8 @@ impl<W: Write> Teller<W> {
         });
     }
 
-    /// Packets cannot be kept any more. The telling goes on, unless their reader has gone away: it
-    /// has what it needs.
+    /// Records that packets cannot be kept any more. The transcript continues, unless the program
+    /// that read the packets has closed the pipe: it has what it needs.
     pub fn not_kept(&mut self, error: &io::Error) {
         if error.kind() == io::ErrorKind::BrokenPipe {
             let text = "who read the packets went away, and the capture ended there";
@@ -232,13 +238,13 @@ impl<W: Write> Teller<W> {
         self.fault(Some(self.verdict.packets), text);
     }
 
-    /// So many packets were dropped until now before they could be captured. What is missing in a
-    /// flow whose verdict is printed later may be among them.
+    /// Sets the number of packets that were dropped until now before they could be captured. What
+    /// is missing in a flow whose verdict is printed later may be among them.
     pub fn dropped(&mut self, packets: u64) {
         self.verdict.dropped = packets;
     }
 
-    /// Takes note of the places at which a file declares that packets were dropped.
+    /// Records the places at which a file declares that packets were dropped.
     pub fn declared(&mut self, places: Vec<String>) {
         for place in places {
             self.lack(None, place);
@@ -257,7 +263,8 @@ impl<W: Write> Teller<W> {
         }
     }
 
-    /// Reports what was not dissected, and why packets could not be read, kind by kind.
+    /// Reports the protocols that were not dissected, and the packets that could not be read, by
+    /// reason.
     fn tell_unread(&mut self) {
         self.dissector.finish();
         self.tell_lost();
@@ -278,22 +285,23 @@ impl<W: Write> Teller<W> {
         }
     }
 
-    /// Takes note that the reader of the output has gone away: the capture may end here.
+    /// Records that the reader of the output has closed it: the capture may end here.
     pub fn abandon(&mut self) {
         self.verdict.abandoned = true;
     }
 
-    /// Takes note that the capture has ended, so that a reader that has gone away missed nothing.
+    /// Records that the capture has been read to its end: a reader that has closed the output
+    /// missed nothing.
     pub fn saw_all(&mut self) {
         self.verdict.abandoned = false;
     }
 
-    /// Returns whether the reader of the output has gone away.
+    /// Returns whether the reader has closed the output before the end of the capture.
     pub fn is_abandoned(&self) -> bool {
         self.verdict.abandoned
     }
 
-    /// Tells the flows that are left, and the verdict.
+    /// Reports the remaining flows, and writes and returns the verdict.
     pub fn finish(mut self) -> io::Result<Verdict> {
         self.tell_unread();
         self.flows.finish_all();
@@ -333,12 +341,13 @@ impl<W: Write> Teller<W> {
         let _ = self.document.verdict(&mut self.text, &self.verdict);
         let abandoned = self.verdict.abandoned;
         self.write()?;
-        // A reader that goes away now missed nothing.
+        // A reader that closes the output now missed nothing.
         self.verdict.abandoned = abandoned;
         Ok(self.verdict)
     }
 
-    /// Writes what has gathered. A reader that has gone away has seen enough, and is no error.
+    /// Writes the buffered text. A reader that has closed the output has seen enough, and is no
+    /// error.
     pub fn write(&mut self) -> io::Result<()> {
         let written = self.output.write_all(self.text.as_bytes());
         self.text.clear();
@@ -394,7 +403,7 @@ impl<W: Write> Teller<W> {
     }
 }
 
-/// Returns what is missing, and of which packet.
+/// Returns the text of the fault for an IP packet of which fragments are missing.
 fn fragments_missing(lost: &Lost) -> String {
     let (from, to) = lost.key.ends;
     let (came, id) = (lost.fragments, lost.key.id);

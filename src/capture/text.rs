@@ -1,13 +1,14 @@
-//! Text put together from its parts. A capture has millions of segments with a dozen numbers each,
-//! and formatting them in the general way would be most of the whole work. Pure.
+//! Appends texts and numbers to a string, faster than with `std::fmt`. A capture has millions of
+//! segments with a dozen numbers each, and general formatting would take most of the time of the
+//! whole work. Pure.
 
 use std::fmt::Write;
 
 use crate::units::{Counted, grouped};
 
-/// A part of a text.
+/// A value that can be appended to a text.
 pub trait Part {
-    /// Appends it.
+    /// Appends the value to `out`.
     fn put(&self, out: &mut String);
 }
 
@@ -54,7 +55,7 @@ macro_rules! put {
 
 pub(crate) use put;
 
-/// Appends names, separated.
+/// Appends names, with a separator between them.
 pub fn list<'a>(out: &mut String, names: impl Iterator<Item = &'a str>, separator: &str) {
     for (place, name) in names.enumerate() {
         if place > 0 {
@@ -64,7 +65,7 @@ pub fn list<'a>(out: &mut String, names: impl Iterator<Item = &'a str>, separato
     }
 }
 
-/// Appends a number in so many places at least, the first of them filled.
+/// Appends a number with at least `places` characters, filled up on the left with `fill`.
 pub fn padded(out: &mut String, number: u64, fill: char, places: usize) {
     let mut digits = itoa::Buffer::new();
     let digits = digits.format(number);
@@ -79,7 +80,8 @@ pub fn visible(out: &mut String, text: &str) {
     visible_but(out, text, |_| false);
 }
 
-/// Appends a text in which such characters and those that `also` names are escaped.
+/// Appends a text in which the characters that [`visible`] escapes are escaped, and those for which
+/// `also` returns true.
 pub fn visible_but(out: &mut String, text: &str, also: impl Fn(char) -> bool) {
     let mut rest = text;
     while let Some(place) = rest.find(|character| is_unseen(character) || also(character)) {

@@ -1,7 +1,7 @@
-//! A segment in words: one sentence on what it means in its conversation, with the numbers. Pure.
+//! Describes a segment in one sentence: what it means in its conversation, with the numbers. Pure.
 //!
-//! Counts are written with commas and with their nouns in the right number; sequence numbers,
-//! offsets and what stands in a header field are names, and are written as they are.
+//! Counts are written with commas and with their nouns in singular or plural. Sequence numbers,
+//! offsets and the values of header fields are names, and are written without commas.
 
 use std::fmt::Write;
 
@@ -12,37 +12,37 @@ use crate::capture::segment::{Flags, Segment};
 use crate::capture::text::{list, put, visible_but};
 use crate::units::{agreeing, counted};
 
-/// A segment to be told, and all that is known of it.
+/// A segment to be described, and all that is known of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Told<'a> {
-    /// Which packet brought it.
+    /// The packet that carried it.
     pub packet: Packet,
     /// Its fields.
     pub segment: &'a Segment<'a>,
-    /// The flow that it belongs to.
+    /// The number of the flow that it belongs to.
     pub number: FlowNumber,
-    /// What is known of that.
+    /// The state of that flow.
     pub flow: &'a Flow,
-    /// What it is in it.
+    /// The flow's observation of the segment.
     pub seen: &'a Observation,
 }
 
-/// How sentences are made.
+/// The options that sentences are written with.
 #[derive(Clone, Copy, Debug)]
 pub struct Style {
-    /// Sequence numbers are told from the first one of each side.
+    /// True when sequence numbers are shown relative to the first one of each side.
     pub relative: bool,
-    /// Bytes of payload that are shown.
+    /// Maximum number of payload bytes that are shown.
     pub width: usize,
 }
 
 impl Style {
-    /// The sequence number of a segment as it is to be told.
+    /// Returns the sequence number of a segment, as it is shown.
     pub fn seq(&self, told: &Told<'_>) -> u32 {
         self.from(told.segment.seq, told.seen.bases.0)
     }
 
-    /// The acknowledgment of a segment as it is to be told.
+    /// Returns the acknowledgment number of a segment, as it is shown.
     pub fn ack(&self, told: &Told<'_>) -> u32 {
         self.from(told.segment.ack, told.seen.bases.1)
     }
@@ -62,7 +62,7 @@ impl Style {
     }
 }
 
-/// The form in which bytes of the conversation are set apart from the words around them.
+/// The form in which payload bytes are set apart from the words around them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quoting {
     /// In quotes.
@@ -71,7 +71,7 @@ pub enum Quoting {
     Markdown,
 }
 
-/// Writes the sentence.
+/// Appends the sentence that describes a segment.
 pub fn sentence(out: &mut String, told: &Told<'_>, style: &Style, quoting: Quoting) {
     let (segment, seen) = (told.segment, told.seen);
     put!(out, "The ", seen.from.name());
@@ -118,7 +118,7 @@ pub fn sentence(out: &mut String, told: &Told<'_>, style: &Style, quoting: Quoti
     }
 }
 
-/// What is told first of a segment that is out of the ordinary.
+/// Returns the beginning of the sentence for a segment that is out of the ordinary.
 fn special(analysis: Analysis) -> Option<&'static str> {
     if analysis.is_empty() {
         return None;
@@ -175,7 +175,8 @@ fn special(analysis: Analysis) -> Option<&'static str> {
     found.map(|(_, text)| text)
 }
 
-/// Writes the window in bytes, or as it stands in the header when its scale is not known.
+/// Appends the window in bytes, or in brackets the value of the header field when its scale is not
+/// known.
 pub fn window(out: &mut String, told: &Told<'_>) {
     match scaled_window(told) {
         Some(bytes) => put!(out, bytes),
@@ -190,7 +191,7 @@ pub fn scaled_window(told: &Told<'_>) -> Option<u32> {
     told.seen.window.scaled.filter(|_| !is_syn)
 }
 
-/// The numbers behind a special segment.
+/// Appends the numbers of a segment that is out of the ordinary.
 fn rest(out: &mut String, told: &Told<'_>, style: &Style, quoting: Quoting) {
     let (segment, seq, ack) = (told.segment, style.seq(told), style.ack(told));
     if segment.length > 0 {
@@ -210,7 +211,7 @@ fn rest(out: &mut String, told: &Told<'_>, style: &Style, quoting: Quoting) {
     out.push('.');
 }
 
-/// Writes a number of bytes, and their sequence numbers.
+/// Appends a number of bytes, and their sequence numbers.
 fn bytes(out: &mut String, length: u32, seq: u32) {
     put!(out, counted(length, "byte"), ", ", seq);
     if length > 1 {
@@ -218,7 +219,7 @@ fn bytes(out: &mut String, length: u32, seq: u32) {
     }
 }
 
-/// Returns the word after a number of bytes that has no commas, as it stands in the header.
+/// Returns the noun for a number of bytes that is written without commas, as a header field is.
 fn bytes_after(count: u16) -> &'static str {
     agreeing(count.into(), " byte", " bytes")
 }
@@ -373,7 +374,7 @@ fn acknowledges(out: &mut String, from: Role, bytes: u32, fin: bool, ends: bool,
     }
 }
 
-/// The payload in quotes, escaped, as much of it as is to be shown.
+/// Appends the payload in quotes, escaped, up to the maximum number of bytes.
 fn payload(out: &mut String, segment: &Segment<'_>, style: &Style, quoting: Quoting) {
     if segment.payload.is_empty() {
         return out.push_str("(not captured)");
@@ -395,7 +396,7 @@ fn payload(out: &mut String, segment: &Segment<'_>, style: &Style, quoting: Quot
 
 fn quoted(out: &mut String, shown: &[u8]) {
     out.push('"');
-    // Without an early end this is done many bytes at a time.
+    // A loop without an early exit processes many bytes at a time.
     let plain = shown
         .iter()
         .fold(true, |plain, &byte| plain & is_plain(byte));
@@ -406,13 +407,13 @@ fn quoted(out: &mut String, shown: &[u8]) {
     out.push('"');
 }
 
-/// Bytes that stand for themselves, as nearly all do.
+/// Returns true for a byte that is written as it is, as nearly all are.
 fn is_plain(byte: u8) -> bool {
     (b' '..=b'~').contains(&byte) & (byte != b'"') & (byte != b'\\')
 }
 
-/// Writes UTF-8 as it is, except for what would end the quotes, control the terminal or be
-/// invisible; other bytes by their values.
+/// Appends UTF-8 as it is, except for characters that would end the quotes, control the terminal or
+/// be invisible, which are escaped; other bytes are written by their values.
 fn escape(out: &mut String, bytes: &[u8]) {
     for part in bytes.utf8_chunks() {
         visible_but(out, part.valid(), |character| {

@@ -1,7 +1,7 @@
-//! Tunnels: PPP, PPPoE, MPLS, GRE, and what UDP carries on the ports of tunnels. Pure.
+//! Parses tunnels: PPP, PPPoE, MPLS, GRE, and the tunnels that UDP carries, by their ports. Pure.
 //!
-//! A port number is a guess: when a header on it makes no sense, the packet is not faulty, and is
-//! counted by the name of the tunnel as not dissected.
+//! A port number is a guess: when the header after it makes no sense, the packet is not faulty, but
+//! is counted by the name of the tunnel as not dissected.
 
 use crate::capture::bytes::{Bytes, Unread, u16_at, u32_at};
 use crate::capture::layer::{Layer, State, Step};
@@ -15,8 +15,8 @@ const GENEVE: u8 = 17;
 const NVGRE: u8 = 18;
 const LABELLED: u8 = 19;
 
-/// PPP (RFC 1661). The address and control bytes of HDLC may be there, and the protocol may have
-/// been compressed to one byte, which is then odd.
+/// Parses PPP (RFC 1661). The address and control bytes of HDLC may precede it, and the protocol
+/// may have been compressed to one byte, which is then odd.
 pub fn ppp(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     const WHAT: &str = "a PPP header";
     let framed = bytes.captured.starts_with(&[0xff, 0x03]);
@@ -45,7 +45,7 @@ pub fn ppp(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     Ok(Step::Next(layer, rest))
 }
 
-/// A bridged frame, RFC 3518: flags and the kind of link, then the frame.
+/// Parses a bridged frame (RFC 3518): flags and the kind of link, then the frame.
 fn bridged(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     const ETHERNET: u8 = 1;
     let (head, rest) = bytes.take(2, "a header of bridging")?;
@@ -55,7 +55,7 @@ fn bridged(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     }
 }
 
-/// PPPoE, RFC 2516: version, code, session and length, then PPP.
+/// Parses PPPoE (RFC 2516): version, code, session and length, then PPP.
 pub fn pppoe(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     let (head, rest) = bytes.take(6, "a PPPoE header")?;
     if head[0] != 0x11 || head[1] != 0 {
@@ -65,9 +65,9 @@ pub fn pppoe(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     Ok(Step::Next(Layer::Ppp, rest))
 }
 
-/// MPLS, RFC 3032: labels up to the bottom of the stack. The payload has no type. Its first half
-/// byte shows whether it is IP; 0 is a control word of Ethernet (RFC 4448); other values are
-/// Ethernet without one when the bytes look like it.
+/// Parses MPLS (RFC 3032): labels up to the bottom of the stack. The payload has no type. Its first
+/// half byte shows whether it is IP; 0 is a control word of Ethernet (RFC 4448); payloads with
+/// other values are Ethernet without a control word when the bytes look like it.
 pub fn mpls<'a>(bytes: Bytes<'a>, state: &mut State) -> Result<Step<'a>, Unread> {
     const PSEUDOWIRE: &str = "an MPLS pseudowire";
     state.enter(LABELLED, 0);
@@ -123,7 +123,7 @@ fn is_ethernet(bytes: Bytes<'_>) -> bool {
     }
 }
 
-/// GRE, RFC 2784 and 2890; version 1 is that of PPTP, RFC 2637.
+/// Parses GRE (RFC 2784 and 2890); version 1 is that of PPTP (RFC 2637).
 pub fn gre<'a>(bytes: Bytes<'a>, state: &mut State) -> Result<Step<'a>, Unread> {
     const WHAT: &str = "a GRE header";
     let (head, _) = bytes.take(4, WHAT)?;
@@ -162,7 +162,7 @@ pub fn gre<'a>(bytes: Bytes<'a>, state: &mut State) -> Result<Step<'a>, Unread> 
     }
 }
 
-/// ERSPAN, type III: a flag announces eight more bytes.
+/// Parses ERSPAN, type III: a flag announces eight more bytes.
 fn erspan(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     const WHAT: &str = "an ERSPAN header";
     let (head, rest) = bytes.take(12, WHAT)?;
@@ -170,7 +170,7 @@ fn erspan(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     Ok(Step::Next(Layer::Ethernet, rest.skip(more, WHAT)?))
 }
 
-/// UDP: a tunnel when one of its ports is the port of a tunnel.
+/// Parses UDP, which carries a tunnel when one of its ports is the port of a tunnel.
 pub fn udp<'a>(bytes: Bytes<'a>, state: &mut State) -> Result<Step<'a>, Unread> {
     let (head, mut rest) = bytes.take(8, "a UDP header").map_err(|_| Unread::NotTcp)?;
     let (from, to) = (u16_at(head, 0), u16_at(head, 2));
@@ -192,7 +192,7 @@ pub fn udp<'a>(bytes: Bytes<'a>, state: &mut State) -> Result<Step<'a>, Unread> 
     step.map_err(|unread| unread.guessed(name))
 }
 
-/// Tunnels whose port may be the sender's as well.
+/// Parses the tunnels whose port may be that of the sender as well.
 fn udp_both_ways(from: u16, to: u16, rest: Bytes<'_>) -> Result<Step<'_>, Unread> {
     let is = |port| from == port || to == port;
     let (name, step) = if is(2152) {
@@ -207,7 +207,7 @@ fn udp_both_ways(from: u16, to: u16, rest: Bytes<'_>) -> Result<Step<'_>, Unread
     step.map_err(|unread| unread.guessed(name))
 }
 
-/// Returns the kind of a datagram in UDP that is not parsed: a known tunnel, or not TCP.
+/// Returns the fault for a datagram in UDP that is not parsed: a known tunnel, or not TCP.
 fn udp_unopened(is: &impl Fn(u16) -> bool, rest: Bytes<'_>) -> Unread {
     // IKE and keep-alives share the port of ESP (RFC 3948).
     let is_esp = rest.on_wire > 8 && !rest.captured.starts_with(&[0; 4]);
@@ -223,7 +223,7 @@ fn udp_unopened(is: &impl Fn(u16) -> bool, rest: Bytes<'_>) -> Unread {
     })
 }
 
-/// VXLAN, RFC 7348: a flag says that the number of the network is valid.
+/// Parses VXLAN (RFC 7348): a flag shows that the number of the network is valid.
 fn vxlan<'a>(bytes: Bytes<'a>, state: &mut State) -> Result<Step<'a>, Unread> {
     let (head, rest) = bytes.take(8, "a VXLAN header")?;
     if head[0] & 0x08 == 0 {
@@ -233,7 +233,8 @@ fn vxlan<'a>(bytes: Bytes<'a>, state: &mut State) -> Result<Step<'a>, Unread> {
     Ok(Step::Next(Layer::Ethernet, rest))
 }
 
-/// VXLAN's generic protocol extension: another flag says that the header names what follows.
+/// Parses VXLAN's generic protocol extension: another flag shows that the header names the protocol
+/// of what follows.
 fn vxlan_extended<'a>(bytes: Bytes<'a>, state: &mut State) -> Result<Step<'a>, Unread> {
     let (head, _) = bytes.take(8, "a VXLAN header")?;
     if head[0] & 0x04 == 0 {
@@ -243,7 +244,7 @@ fn vxlan_extended<'a>(bytes: Bytes<'a>, state: &mut State) -> Result<Step<'a>, U
     next_protocol(head[3], bytes.skip(8, "a VXLAN header")?)
 }
 
-/// Geneve, RFC 8926: options, and an Ethernet type of what follows.
+/// Parses Geneve (RFC 8926): options, and the Ethernet type of what follows.
 fn geneve<'a>(bytes: Bytes<'a>, state: &mut State) -> Result<Step<'a>, Unread> {
     const WHAT: &str = "a Geneve header";
     let (head, _) = bytes.take(8, WHAT)?;
@@ -255,7 +256,7 @@ fn geneve<'a>(bytes: Bytes<'a>, state: &mut State) -> Result<Step<'a>, Unread> {
     Ok(Step::Next(Layer::EtherType(u16_at(head, 2)), rest))
 }
 
-/// GTP-U, 3GPP TS 29.281: only type 255 carries a packet of a user.
+/// Parses GTP-U (3GPP TS 29.281): only type 255 carries a packet of a user.
 fn gtp(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     const WHAT: &str = "a GTP-U header";
     const USER_PACKET: u8 = 255;
@@ -283,7 +284,7 @@ fn gtp(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     ip_after(rest, 0, "GTP-U")
 }
 
-/// L2TP, RFC 2661: flags show which fields are there; data messages carry PPP.
+/// Parses L2TP (RFC 2661): flags show which fields are present; data messages carry PPP.
 fn l2tp(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     const WHAT: &str = "an L2TP header";
     let (head, _) = bytes.take(2, WHAT)?;
@@ -304,7 +305,7 @@ fn l2tp(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     Ok(Step::Next(Layer::Ppp, rest.skip(padding, WHAT)?))
 }
 
-/// Teredo, RFC 4380: IPv6, perhaps after an authentication and the origin of the packet.
+/// Parses Teredo (RFC 4380): IPv6, possibly after an authentication and the origin of the packet.
 fn teredo(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     const WHAT: &str = "a Teredo header";
     let mut rest = bytes;
@@ -319,7 +320,7 @@ fn teredo(bytes: Bytes<'_>) -> Result<Step<'_>, Unread> {
     ip_after(rest, 0, "Teredo")
 }
 
-/// Parses IP after a header of so many bytes; anything else is not dissected.
+/// Parses IP after a header of `header` bytes; anything else is counted as not dissected.
 fn ip_after<'a>(bytes: Bytes<'a>, header: usize, name: &'static str) -> Result<Step<'a>, Unread> {
     let rest = bytes.skip(header, name)?;
     match rest.peek(0).map(|first| first >> 4) {

@@ -1,4 +1,4 @@
-//! The command line as a whole: the commands, and the options of all of them.
+//! Defines the command line: the commands, and the options that all of them have.
 
 use std::path::PathBuf;
 
@@ -37,7 +37,7 @@ pub(super) enum Command {
 }
 
 impl Command {
-    /// The name that is typed.
+    /// Returns the name of the command as it is typed.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Command::Serve(_) => "serve",
@@ -68,7 +68,7 @@ pub(super) struct LogArgs {
 }
 
 impl Cli {
-    /// What no single option can tell.
+    /// Checks what the parser of a single option cannot check. The error describes the fault.
     pub(super) fn check(&self) -> Result<(), String> {
         match &self.command {
             Command::Serve(args) => args.check(),

@@ -1,4 +1,4 @@
-//! `upcase load`: its options, the run that they ask for, and its report.
+//! `upcase load`: its options, the run that they describe, and its report.
 
 use std::fs::File;
 use std::io::{Read, Write, stdout};
@@ -29,7 +29,7 @@ use crate::race::{self, Terms};
 use crate::resolve::{is_foreign, shown_ip};
 use crate::{files, report, socket, terminal};
 
-/// How long `load` sends by default.
+/// The default of `--duration`.
 pub(super) const DURATION_DEFAULT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
@@ -264,7 +264,7 @@ pub(super) fn run(args: LoadArgs) -> anyhow::Result<Outcome> {
         (Some(server), Err(_)) => server.break_off(),
     };
     match (measured, served.failure) {
-        // A run without its server fails for no other reason.
+        // If the run's own server failed, that is why the run failed.
         (Err(_), Some(failure)) => Err(failure),
         (Err(error), None) => Err(error),
         (Ok(mut summary), failure) => {
@@ -365,7 +365,7 @@ fn pace(args: &LoadArgs) -> Pace {
     }
 }
 
-/// Bytes that a payload file may have: it is held in memory twice, as it is and in upper case.
+/// Maximum size of a payload file in bytes. It is held in memory twice: as it is and in upper case.
 const PAYLOAD_BYTES_MAX: u64 = 64 << 20;
 
 /// Returns the content of the messages. A file is read before anything starts.
@@ -418,7 +418,7 @@ fn carry_out(plan: Plan, log: &mut Option<File>) -> anyhow::Result<Summary> {
         debug!("{}", report::text::probe(probe));
     }
     match failure {
-        // The result is reported all the same, but the incomplete log must be as well.
+        // The result is still reported, and so is the fact that the log is incomplete.
         Some(error) => Ok(Summary {
             unlogged: Some(error.to_string()),
             ..summary
@@ -427,8 +427,7 @@ fn carry_out(plan: Plan, log: &mut Option<File>) -> anyhow::Result<Summary> {
     }
 }
 
-/// Opens the interval log. Each interval is one write: what was written stays, whatever happens to
-/// this process.
+/// Opens the interval log. Each interval is one write(2), so that it is kept if this process dies.
 fn interval_log(path: &Path) -> anyhow::Result<File> {
     let file = files::create(path);
     file.with_context(|| format!("cannot write the interval log {}", path.display()))
@@ -445,7 +444,7 @@ fn judged(summary: Summary, args: &LoadArgs) -> Judged {
     Judged::new(summary, &args.assert, allowed.collect())
 }
 
-/// Returns the local addresses, each of which this host has.
+/// Returns the local addresses, after checking that this host has each of them.
 fn sources(typed: &[Source]) -> anyhow::Result<Vec<SocketAddr>> {
     let checked = |source: &Source| {
         let address = source
@@ -462,9 +461,9 @@ fn sources(typed: &[Source]) -> anyhow::Result<Vec<SocketAddr>> {
     typed.iter().map(checked).collect()
 }
 
-/// Returns one address of a target, for all connections: it is of the sources' family, and of
-/// several addresses it is the one that answers first; when none does, the error names each with
-/// its reason.
+/// Returns the address of a target that all connections use. It is of the sources' family; of
+/// several addresses it is the one that answers first. If none does, the error lists each address
+/// with the reason.
 fn reachable(target: &Target, sources: &[SocketAddr]) -> anyhow::Result<SocketAddr> {
     const PROBE_TIME: Duration = Duration::from_secs(3);
     let mut addresses = resolve(target)?;

@@ -1,5 +1,5 @@
-//! The command line: what was typed becomes what is meant, is carried out, and ends in an exit
-//! code. Each command has a file of its own.
+//! The command line: parses the arguments, runs the command, and determines the exit code. Each
+//! command has its own file.
 
 mod args;
 mod load;
@@ -24,8 +24,8 @@ pub use crate::cli::output::{COULD_NOT_RUN, Outcome};
 use crate::logging::{self, say};
 
 impl Cli {
-    /// Reads the arguments of this process. On an error or a call for help, prints it and gives the
-    /// exit code.
+    /// Parses the arguments of this process. On an error, or for a help or version option, prints
+    /// the message and returns the exit code as an error.
     pub fn read() -> Result<Cli, u8> {
         let arguments = usage::joined(env::args_os());
         let mut command = usage::prepared(Cli::command());
@@ -58,7 +58,7 @@ impl Cli {
         Ok(cli)
     }
 
-    /// Carries the command out. An error: it could not run.
+    /// Runs the command. An error means that it could not run.
     pub fn run(self) -> anyhow::Result<Outcome> {
         let level = match (self.log.verbose, self.log.quiet) {
             (true, _) => LevelFilter::Debug,

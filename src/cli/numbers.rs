@@ -1,9 +1,9 @@
-//! Numbers, sizes and times as they are typed. Pure.
+//! Parses numbers, sizes and times as users type them. Pure.
 //!
 //! One parser for each kind of value serves every option of that kind, so that all options accept
 //! the same forms and refuse a value with the same words: the form of such a value, or the bound
-//! that it exceeds ("at least 1", "at most 65,536"). Every parser takes a leading `-` for a sign,
-//! since the options accept such values instead of reading `-5` as another option.
+//! that it exceeds ("at least 1", "at most 65,536"). Every parser treats a leading `-` as a sign,
+//! since the options accept such values instead of parsing `-5` as another option.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use indicatif::HumanCount;
 
-/// The longest time that can be given: beyond it arithmetic with instants overflows.
+/// The longest time that can be given. The limit keeps arithmetic with instants from overflowing.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Returns a parser of whole numbers within bounds: `1000`, `1,000` or `1k`.
@@ -68,7 +68,8 @@ fn scaled(text: &str) -> (&str, u64) {
     found.unwrap_or((text, 1))
 }
 
-/// Takes the commas out of `1,000,000`. `None`: they do not separate thousands, as in `1,5`.
+/// Removes the separators from `1,000,000` or `1_000_000`; `None` if they do not separate
+/// thousands, as in `1,5`.
 fn ungrouped(text: &str) -> Option<String> {
     let mut groups = text.split([',', '_']);
     let first = groups.next()?;
@@ -77,8 +78,8 @@ fn ungrouped(text: &str) -> Option<String> {
     (rest.is_empty() || is_grouped).then(|| first.to_string() + &rest.concat())
 }
 
-/// Reads a decimal number with the forms of [`integer`], and returns it as plain digits with a
-/// point: `1.5k` is `1500`. `None`: it has another form.
+/// Reads a decimal number with the forms of [`integer`], and returns it as plain digits, with a
+/// point where it has decimals: `1.5k` is `1500`. `None`: it has another form.
 pub(super) fn decimal(text: &str) -> Option<String> {
     let (number, factor) = scaled(text);
     let (whole, decimals) = number.split_once('.').unwrap_or((number, ""));
@@ -94,7 +95,7 @@ pub(super) fn decimal(text: &str) -> Option<String> {
     Some(digits.trim_end_matches('.').to_string())
 }
 
-/// Reads a number of bytes within bounds: `64`, `64KiB`. `example`: such a value, for the error.
+/// Reads a number of bytes within bounds: `64`, `64KiB`. `example` is a valid value for the error.
 pub(super) fn bytes(text: &str, least: u64, most: u64, example: &str) -> Result<u64, String> {
     let form = || format!("not a size such as {example}");
     let at_least = || format!("at least {}", Bytes(least));
@@ -120,7 +121,7 @@ pub(super) fn bytes(text: &str, least: u64, most: u64, example: &str) -> Result<
     }
 }
 
-/// A size in words, exactly: `1 byte`, `1GiB`, `2147483647 bytes`.
+/// A size with its unit, without rounding: `1 byte`, `1GiB`, `2147483647 bytes`.
 struct Bytes(u64);
 
 impl fmt::Display for Bytes {

@@ -1,4 +1,4 @@
-//! Options that several commands share, and what they mean for a socket.
+//! Options that several commands share, and their conversion to socket options.
 
 use std::net::SocketAddr;
 
@@ -31,7 +31,7 @@ pub(super) struct BufferArgs {
     pub(super) send_buffer: Option<usize>,
 }
 
-/// The socket options that the command line asks for.
+/// Returns the socket options that the command line requests.
 pub(super) fn options(mss: &MssArg, buffers: Option<&BufferArgs>, nagle: bool) -> Options {
     Options {
         mss: mss.mss,
@@ -46,7 +46,7 @@ pub(super) fn options(mss: &MssArg, buffers: Option<&BufferArgs>, nagle: bool) -
 pub(super) fn resolve(Target(address): &Target) -> anyhow::Result<Vec<SocketAddr>> {
     let addresses = resolve::resolve(address, PORT)?;
     for found in &addresses {
-        // The name of a host may have an address that was refused where it was typed.
+        // A name may resolve to an address that is refused when it is typed.
         check_target(found.ip())
             .map_err(|error| anyhow!("the host {address} cannot be used: {error}"))?;
     }

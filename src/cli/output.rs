@@ -1,10 +1,10 @@
-//! How a command ends and where it writes: exit codes, standard output, messages to a person.
+//! Defines the exit codes of the commands, and writes to standard output.
 //!
-//! One rule for every command when standard output cannot be written. When the reader has gone away
-//! (`| head -1`), it has read enough: the command ends without a message, as if it had been stopped
-//! at that point. Its exit code is 1 when something was wrong until then, 4 when there was a rest
-//! that was not judged, else the ordinary one. Any other error is reported together with the name
-//! of standard output, and is exit code 3.
+//! One rule applies to every command when standard output cannot be written. When the reader has
+//! closed it (`| head -1`), it has read enough: the command ends without a message, as if it had
+//! been stopped at that point. Its exit code is 1 if something was wrong until then, 4 if a part
+//! was not judged, and otherwise the ordinary one. Any other error is reported together with the
+//! name of standard output, and gives exit code 3.
 
 use std::io::{self, Write};
 
@@ -15,12 +15,12 @@ pub enum Outcome {
     Good,
     /// Something is wrong, and was reported: exit code 1.
     Bad,
-    /// Nothing was found wrong, and what was measured or captured does not suffice to say that all
-    /// is well: exit code 4.
+    /// Nothing was found wrong, but what was measured or captured does not suffice to conclude that
+    /// all is well: exit code 4.
     Inconclusive,
 }
 
-/// The exit code of a command that could not run, or broke off.
+/// The exit code of a command that could not run, or failed before its end.
 pub const COULD_NOT_RUN: u8 = 3;
 
 impl Outcome {
@@ -34,8 +34,8 @@ impl Outcome {
     }
 }
 
-/// A stream of this process, with errors that name it. A pipe without a reader gives an error of
-/// the kind `BrokenPipe`, as always.
+/// An output stream whose errors contain its name. A pipe without a reader gives an error of the
+/// kind `BrokenPipe`, as always.
 #[derive(Debug)]
 pub(super) struct Named<W> {
     stream: W,
@@ -43,7 +43,7 @@ pub(super) struct Named<W> {
 }
 
 impl<W: Write> Named<W> {
-    /// Returns a stream with its name for messages.
+    /// Returns a stream with its name for error messages.
     pub(super) fn new(stream: W, name: &'static str) -> Named<W> {
         Named { stream, name }
     }
@@ -71,7 +71,7 @@ pub(super) fn standard_output() -> Named<io::Stdout> {
     Named::new(io::stdout(), "standard output")
 }
 
-/// Writes to standard output. A reader that has gone away has read enough, and is no error.
+/// Writes to standard output. A closed pipe is no error, since its reader has read enough.
 pub(super) fn print(text: &str) -> anyhow::Result<()> {
     let mut output = standard_output();
     match output

@@ -28,10 +28,11 @@ use crate::socket::{Families, Options};
 use crate::units::{counted, grouped};
 use crate::{logging, process, socket};
 
-/// Where `serve` listens when neither an option nor systemd names an address.
+/// The address to listen on when neither an option nor systemd names one.
 const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), PORT_DEFAULT);
 
-/// How long the reader of standard output may delay the server over its first lines.
+/// Maximum time that the reader of standard output may delay the server when it prints its first
+/// lines.
 const PRINT_WAIT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
@@ -80,7 +81,7 @@ pub(super) struct ServeArgs {
     pub(super) fairness: FairnessArgs,
 }
 
-/// Each limit protects the server, or the machine, from something; the help text names it.
+/// The limits of the whole process, which protect the server and its machine from too many clients.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits of the whole process, shared by its shards")]
 pub(super) struct LimitArgs {
@@ -123,7 +124,7 @@ pub(super) struct PatienceArgs {
     pub(super) drain_timeout: Duration,
 }
 
-/// The shares of the loop's time.
+/// The budgets of clients in a turn of the event loop.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Fairness")]
 pub(super) struct FairnessArgs {
@@ -156,7 +157,7 @@ impl ServeArgs {
         self.check_addresses()
     }
 
-    /// Refuses to listen twice on one address, except on any free port.
+    /// Refuses to listen on an address twice, except with port 0, any free port.
     fn check_addresses(&self) -> Result<(), String> {
         let is_fixed = |address: &&Address| address.port != Some(0);
         for (index, address) in self.listen.iter().enumerate().filter(|(_, a)| is_fixed(a)) {
@@ -233,8 +234,8 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<Outcome> {
     })
 }
 
-/// Prints in a thread of its own, which a stalled reader may block for ever: the server must not
-/// wait for it, and signals must still end the server meanwhile.
+/// Prints in a separate thread, which a stalled reader may block for ever. The server does not wait
+/// for it longer than `PRINT_WAIT`, and signals can end the server during that time.
 fn print_in_time(text: String) -> anyhow::Result<()> {
     let (sender, printed) = mpsc::channel();
     let printing = move || {
@@ -254,7 +255,7 @@ fn print_in_time(text: String) -> anyhow::Result<()> {
     }
 }
 
-/// Returns one line for each address.
+/// Returns a line for each address that the server listens on.
 fn where_it_is(server: &Server, monitor: Option<&Monitor>) -> String {
     let listening = server.addresses();
     let mut lines: String = listening
@@ -283,8 +284,8 @@ fn say_which_families(server: &Server, config: &server::Config) {
     }
 }
 
-/// Returns every address to listen on. A name stands for those of its addresses that this host has:
-/// `localhost` has an IPv6 address also where IPv6 is switched off.
+/// Returns every address to listen on. For a name, these are its addresses that this host has:
+/// `localhost` has an IPv6 address even where IPv6 is disabled.
 fn listen_on(typed: &Address) -> anyhow::Result<Vec<SocketAddr>> {
     let cannot = || format!("cannot listen on {typed}");
     let mut addresses = resolve::resolve(typed, PORT_DEFAULT).with_context(cannot)?;
@@ -377,17 +378,18 @@ fn limits(args: &ServeArgs, most: usize) -> Limits {
     }
 }
 
-/// TCP_USER_TIMEOUT ends connections that the stall timeout does not cover: those that are closed,
-/// and whose last replies are not acknowledged. It must not expire first, since it resets a slow
-/// reader whose window stays closed for so long; nor before a silent client has had all its probes,
-/// since with an unanswered probe the kernel gives up after this time.
+/// Returns TCP_USER_TIMEOUT, which ends connections that the stall timeout does not cover: closed
+/// ones whose last replies are not acknowledged. It must not expire before the stall timeout, since
+/// it resets a slow reader whose window stays closed for that time; nor before a silent client has
+/// received all keep-alive probes, since with an unanswered probe the kernel gives up after this
+/// time.
 fn user_timeout(limits: &Limits) -> Option<Duration> {
     const STALL_TIMEOUTS: u32 = 4;
     let stall = limits.stall_timeout?.saturating_mul(STALL_TIMEOUTS);
     Some(stall.max(limits.keepalive_end().unwrap_or_default()))
 }
 
-/// Returns how many clients the limit on descriptors leaves room for.
+/// Returns the number of clients for which the limit on descriptors leaves room.
 fn room_for_clients(args: &ServeArgs, listeners: usize, descriptors: u64) -> anyhow::Result<usize> {
     let shards = args.shards as u64;
     let listeners = listeners as u64 * shards;

@@ -1,7 +1,7 @@
 //! `upcase sniff`: its options, and the capture that they describe.
 //!
-//! The transcript goes to standard output; when the packets do (`--write -`), it goes to standard
-//! error. On a terminal it is as wide as the terminal, and coloured.
+//! The transcript is written to standard output, or to standard error if the packets are written to
+//! standard output (`--write -`). On a terminal it is as wide as the terminal, and coloured.
 
 use std::fs::File;
 use std::io::{self, IsTerminal};
@@ -29,7 +29,7 @@ use crate::cli::values::port;
 use crate::reactor::signals::{stop_flag, stop_pipe};
 use crate::{files, terminal};
 
-/// Stands for standard input or standard output in place of the name of a file.
+/// The file name that denotes standard input or standard output.
 const STANDARD: &str = "-";
 
 #[derive(Debug, Args)]
@@ -177,7 +177,8 @@ pub(super) fn run(args: SniffArgs, detailed: bool) -> anyhow::Result<Outcome> {
     let keep = match &args.write {
         None => None,
         Some(path) if is_standard(path) => Some(Keep::To(duplicate(io::stdout())?)),
-        // A capture that cannot begin leaves a file as it is; a FIFO has no content to lose.
+        // Any other file is opened once the capture has begun, so that a capture that cannot begin
+        // does not overwrite it. A FIFO has no content to lose.
         Some(path) if files::is_fifo(path) => {
             let file = files::create(path);
             let file = file.with_context(|| format!("cannot write {}", path.display()))?;

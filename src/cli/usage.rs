@@ -1,10 +1,10 @@
-//! Messages about a wrong command line, in one plain sentence each.
+//! Formats errors of the command line, each as one plain sentence.
 //!
-//! clap finds the error and names its kind; the sentence is made here from the parts of the error:
-//! what happened, with which value, what to do, on one line. Two properties of all options are set
-//! here as well, since they decide which error is found: a value may begin with `-`, so that `-5`
-//! is refused as a number and not taken for an option; and `--kernel-timestamps 5` means what
-//! `--kernel-timestamps=5` does, since a bare number is no target.
+//! clap detects the error and its kind; the sentence is composed here from the parts of the error:
+//! what happened, with which value, and what to do, on one line. Two properties of all options are
+//! set here as well, since they determine which error is found: a value may begin with `-`, so that
+//! `-5` is refused as a number and not parsed as an option; and `--kernel-timestamps 5` means the
+//! same as `--kernel-timestamps=5`, since a bare number is no target.
 
 use std::error::Error as _;
 use std::ffi::OsString;
@@ -13,8 +13,9 @@ use clap::builder::ValueHint;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command, Error};
 
-/// Returns the command with values that may begin with `-`. Not so the names of files and of
-/// interfaces: any text may be one, and an option that follows would be taken for it.
+/// Returns the command with option values that may begin with `-`. Names of files and of interfaces
+/// are excluded: any text may be such a name, so an option that follows would be parsed as the
+/// value.
 pub(super) fn prepared(command: Command) -> Command {
     let may_begin_with_hyphen = |arg: Arg| {
         let takes_values = arg.get_action().takes_values() && !arg.is_positional();
@@ -59,7 +60,7 @@ pub(super) fn joined(arguments: impl Iterator<Item = OsString>) -> Vec<OsString>
     joined
 }
 
-/// Returns the sentence for an error, with the command whose help has more.
+/// Returns the sentence for an error, followed by the command that shows more help.
 pub(super) fn describe(error: &Error, command: &Command, arguments: &[OsString]) -> String {
     let typed = Typed::new(error, command, arguments);
     let sentence = match error.kind() {
@@ -288,7 +289,7 @@ fn one_of(texts: &[String]) -> String {
     }
 }
 
-/// Returns what clap says before its first blank line, as one line.
+/// Returns clap's message up to its first blank line, as one line.
 fn in_one_line(text: &str) -> String {
     let first = text.split("\n\n").next().unwrap_or_default();
     let words: Vec<&str> = first.split_whitespace().collect();

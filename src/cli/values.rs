@@ -1,6 +1,5 @@
-//! Values as they are typed, read and checked: no code behind this file sees an unchecked value.
-//! Plain numbers, sizes and times are read by [`crate::cli::numbers`], addresses by
-//! [`crate::address`].
+//! Parses and checks the values of options, so that no other code handles unchecked values. Plain
+//! numbers, sizes and times are read by [`crate::cli::numbers`], addresses by [`crate::address`].
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -15,7 +14,8 @@ use crate::load::sizes::Sizes;
 use crate::resolve;
 use crate::socket::MSS_RANGE;
 
-/// A server to connect to: a host, and its port or that of upcase. Its name is not looked up yet.
+/// A server to connect to: a host, and a port, by default that of upcase. Its name is not resolved
+/// yet.
 #[derive(Clone, Debug)]
 pub(super) struct Target(pub(super) Address);
 
@@ -25,12 +25,12 @@ impl fmt::Display for Target {
     }
 }
 
-/// Reads where to listen: any form of an address. Port 0 is any free one.
+/// Reads an address to listen on, in any form. Port 0 means any free port.
 pub(super) fn listen_address(text: &str) -> Result<Address, String> {
     Address::parse(text)
 }
 
-/// Reads where to listen for what has no port of its own.
+/// Reads an address to listen on that must have a port, since there is no default port for it.
 pub(super) fn metrics_address(text: &str) -> Result<Address, String> {
     let address = listen_address(text)?;
     match address.port {
@@ -112,7 +112,7 @@ pub(super) fn buffer_size(text: &str) -> Result<usize, String> {
     size(text, i32::MAX as u64, "64KiB")
 }
 
-/// One size, a range `A..B`, or sizes with shares `A:90%,B:10%`.
+/// Reads one size, a range `A..B`, or sizes with shares `A:90%,B:10%`.
 pub(super) fn message_sizes(text: &str) -> Result<Sizes, String> {
     if let Some((first, last)) = text.split_once("..") {
         let (first, last) = (message_size(first)?, message_size(last)?);
@@ -134,7 +134,7 @@ pub(super) fn message_sizes(text: &str) -> Result<Sizes, String> {
     Ok(Sizes::Mixed(shares))
 }
 
-/// A size with its share in percent: `64:90%`.
+/// Reads a size with its share in percent: `64:90%`.
 fn share(part: &str) -> Result<(usize, f64), String> {
     let (size, share) = part
         .split_once(':')
@@ -159,8 +159,8 @@ fn size(text: &str, most: u64, example: &str) -> Result<usize, String> {
     usize::try_from(size).map_err(|error| error.to_string())
 }
 
-/// Messages a second. No machine sends so many over sockets; at the end of a run against a server
-/// that does not answer, each scheduled message is counted individually.
+/// Maximum rate in messages a second. No machine sends that many over sockets, and at the end of a
+/// run against a server that does not answer, each scheduled message is counted individually.
 const RATE_MAX: u32 = 10_000_000;
 
 pub(super) fn rate(text: &str) -> Result<Rate, String> {
@@ -182,7 +182,7 @@ pub(super) fn rate(text: &str) -> Result<Rate, String> {
     }
 }
 
-/// A time after which patience ends, or `off`: never.
+/// A timeout; `None` for `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timeout(pub(super) Option<Duration>);
 
@@ -190,7 +190,8 @@ pub(super) fn timeout(text: &str) -> Result<Timeout, String> {
     duration_or_off(text).map(Timeout)
 }
 
-/// Bytes not sent yet that the kernel takes for a connection, or `off`: what its buffer holds.
+/// Limit on the unsent bytes that the kernel accepts for a connection; `None` for `off`, where the
+/// send buffer is the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct UnsentMost(pub(super) Option<u32>);
 
@@ -204,7 +205,7 @@ pub(super) fn unsent_most(text: &str) -> Result<UnsentMost, String> {
     }
 }
 
-/// The kernel tells silence in milliseconds of 32 bits: 49 days.
+/// Reads an idle timeout. The kernel reports silence in milliseconds of 32 bits: at most 49 days.
 pub(super) fn idle_timeout(text: &str) -> Result<Timeout, String> {
     const MOST: Duration = Duration::from_secs(49 * 24 * 3600);
     match timeout(text)? {
@@ -215,7 +216,7 @@ pub(super) fn idle_timeout(text: &str) -> Result<Timeout, String> {
     }
 }
 
-/// What TCP_KEEPIDLE takes, tcp(7): whole seconds up to 32767.
+/// Reads a time that TCP_KEEPIDLE accepts, tcp(7): whole seconds up to 32767; or `off`.
 pub(super) fn keepalive(text: &str) -> Result<Timeout, String> {
     let is_taken = |time: Duration| {
         let is_whole = time.subsec_nanos() == 0;
@@ -233,7 +234,7 @@ pub(super) fn bytes_a_second(text: &str) -> Result<u64, String> {
     bytes(text, 1, 1 << 40, "512 or 16KiB")
 }
 
-/// What is told more often than this is told for nobody.
+/// The shortest interval between reports. More frequent ones would be of no use to a reader.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 pub(super) fn interval(text: &str) -> Result<Duration, String> {

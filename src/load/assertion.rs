@@ -1,7 +1,8 @@
-//! What is demanded of a run: `p99<2ms`, `service.p50<=1ms`, `errors=0`, `rate>=0.999`. Pure.
+//! Parses and evaluates the assertions that a user makes about a run, such as `p99<2ms`,
+//! `service.p50<=1ms`, `errors=0` and `rate>=0.999`. Pure.
 //!
-//! A demand on something that is not known does not hold: too few samples for a percentile, or a
-//! lower bound that does not decide.
+//! An assertion about an unknown value does not hold: a percentile has too few samples, or it is
+//! known only as a lower bound that does not decide the comparison.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +12,7 @@ use crate::load::latency::{Bound, Latency};
 use crate::load::results::{Counts, Results};
 use crate::units::short;
 
-/// A demand as it was written.
+/// An assertion as the user wrote it, parsed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Demand {
     text: String,
@@ -19,33 +20,34 @@ pub struct Demand {
     comparison: Comparison,
 }
 
-/// A demand that was held against a run.
+/// A demand that was evaluated against the results of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Assertion {
-    /// As it was written.
+    /// The text of the demand.
     pub demand: String,
-    /// What was found, with its unit.
+    /// The measured value, with its unit.
     pub found: String,
-    /// Whether it holds.
+    /// The outcome of the evaluation.
     pub outcome: Outcome,
 }
 
-/// What came of a demand.
+/// The outcome of a demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It holds.
+    /// The demand holds.
     Holds,
-    /// It does not.
+    /// The demand does not hold.
     Fails,
-    /// The numbers do not fulfil it, and they are not the server's.
+    /// The measured value does not meet the demand, but the load generator and not the server is
+    /// responsible for it.
     Undecided,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Subject {
-    /// A statistic of a duration, and its bound.
+    /// A statistic of a duration, compared with a bound.
     Time(Metric, Statistic, Duration),
-    /// A number, and its bound.
+    /// A number, compared with a bound.
     Number(Quantity, f64),
 }
 
@@ -68,7 +70,7 @@ enum Statistic {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Quantity {
-    /// Broken connections and lost messages of every kind.
+    /// Broken connections and messages lost for any reason.
     Errors,
     Mismatched,
     TimedOut,
@@ -132,7 +134,7 @@ fn subject(name: &str, bound: &str) -> Result<Subject, String> {
         return Ok(Subject::Number(quantity, bound));
     }
     let (metric, statistic) = name.split_once('.').unwrap_or(("", name));
-    // A percentile may have a point of its own: `p99.9`.
+    // The percentile itself may contain a point: `p99.9`.
     let (metric, statistic) = match metric_of(metric) {
         Some(metric) => (metric, statistic),
         None => (Metric::Response, name),
@@ -184,7 +186,7 @@ fn statistic_of(name: &str) -> Option<Statistic> {
 }
 
 impl Demand {
-    /// Refuses demands that no run fulfils: a measured value is hardly ever exactly equal to a
+    /// Refuses demands that no run can meet: a measured value is hardly ever exactly equal to a
     /// bound, and nothing is less than zero.
     fn check_that_it_can_hold(&self, name: &str, bound: &str) -> Result<(), String> {
         let (is_measured, is_zero) = match self.subject {
@@ -215,13 +217,13 @@ impl Demand {
         }
     }
 
-    /// Whether it is about the rate, which only an open loop has.
+    /// Returns whether the demand is about the rate, which only an open loop has.
     pub fn is_about_rate(&self) -> bool {
         matches!(self.subject, Subject::Number(Quantity::Rate, _))
     }
 
-    /// Returns whether it is about a time or a rate that is not the server's, in a run that is
-    /// valid up to this percentile.
+    /// Returns whether the demand is about a time or a rate that the load generator may have
+    /// caused, in a run whose results are valid up to this percentile.
     pub fn is_beyond(&self, percentile: f64) -> bool {
         match self.subject {
             Subject::Time(_, Statistic::Percentile(asked), _) => asked > percentile,
@@ -233,8 +235,8 @@ impl Demand {
         }
     }
 
-    /// Holds it against what a run measured; `rate`: the share of the scheduled rate that was
-    /// answered.
+    /// Evaluates the demand against the results of a run. `rate` is the share of the scheduled rate
+    /// that was answered.
     pub fn hold(&self, results: &Results, rate: Option<f64>) -> Assertion {
         let (found, holds) = match self.subject {
             Subject::Time(metric, statistic, bound) => {
@@ -242,7 +244,7 @@ impl Demand {
             }
             Subject::Number(quantity, bound) => {
                 let found = quantity.of(results, rate);
-                // Down to a millionth: a share that is short of a bound is not rounded up to it.
+                // Rounded down to a millionth, so that a share below a bound is not shown as equal.
                 let shown = (found * 1e6).floor() / 1e6;
                 (shown.to_string(), self.comparison.holds(&found, &bound))
             }
@@ -280,7 +282,7 @@ impl Demand {
                 (format!("not supported, {samples} samples"), false)
             }
             Some(Bound { value, at_least }) if at_least => {
-                // The truth may be anything above.
+                // The true value may be anything above the bound.
                 let upwards = matches!(self.comparison, Comparison::AtLeast | Comparison::More);
                 let holds = upwards && self.comparison.holds(&value, &bound);
                 (format!(">= {}", short(value)), holds)
@@ -341,12 +343,12 @@ impl Comparison {
 }
 
 impl Assertion {
-    /// Returns whether it holds.
+    /// Returns whether the demand holds.
     pub fn holds(&self) -> bool {
         self.outcome == Outcome::Holds
     }
 
-    /// Returns this assertion as one that the run does not decide.
+    /// Returns this assertion with the outcome [`Outcome::Undecided`].
     pub fn undecided(self) -> Assertion {
         Assertion {
             outcome: Outcome::Undecided,

@@ -1,49 +1,51 @@
-//! The samples of a run in blocks of equal time, so that it is known how much one part of the run
-//! differs from another. Pure.
+//! Keeps the samples of a run in blocks of equal time, which show how much the parts of the run
+//! differ from each other. Pure.
 //!
-//! A sample belongs to the block in which it was settled: then only the last block is open, and a
-//! stall is one event, with the burst of replies at its end. Replies that come after the last
-//! message was due belong to the last block.
+//! A sample belongs to the block in which its outcome became known. So only the last block is open,
+//! and a stall counts as one event, together with the burst of replies at its end. Replies that
+//! arrive after the last message was due belong to the last block.
 //!
-//! Invariant: at most `BLOCKS_MAX` blocks, of equal length. When they are full, neighbours become
-//! one and the length doubles, so the memory of a run does not depend on how long it lasts. Blocks
-//! of several threads have the same beginning, and lengths that are multiples of each other.
+//! Invariant: there are at most `BLOCKS_MAX` blocks, of equal length. When the limit is reached,
+//! each two neighbours are merged and the length doubles, so the number of blocks does not grow
+//! with the length of the run. The blocks of all threads begin at the same time, and their lengths
+//! are multiples of each other.
 
 use std::time::Duration;
 
 use crate::load::recent::middle_of;
 use crate::load::spread::{Point, Share};
 
-/// Half of them is what is left after they were joined: enough for sixteen groups of four.
+/// Maximum number of blocks. A merge leaves half of them, which are sixteen groups of four.
 const BLOCKS_MAX: usize = 128;
 
-/// The length of the first blocks. Ending one costs some microseconds, so shorter ones would show
-/// in the CPU time of a run; a run of a quarter of a second has enough of these.
+/// The initial length of a block. Ending a block takes some microseconds, so shorter blocks would
+/// add visibly to the CPU time of a run; a run of a quarter of a second has enough of this length.
 const LENGTH_LEAST: Duration = Duration::from_millis(10);
 
-/// The low bits of an entry, for its count.
+/// The number of low bits of an entry that hold its count.
 const COUNT_BITS: u32 = 16;
 
-/// What fits into them; a larger count takes several entries.
+/// The largest count of one entry; a larger count takes several entries.
 const COUNT_MOST: u64 = (1 << COUNT_BITS) - 1;
 
-/// Blocks of a run, from its beginning. The last one is open.
+/// The blocks of a run, from its beginning. The last block is open.
 #[derive(Clone, Debug)]
 pub struct Blocks {
     blocks: Vec<Block>,
     length: Duration,
 }
 
-/// The samples of a block: entries of a step (high bits) and how many samples are in it.
+/// The samples of a block, as entries of a step (high bits) and the number of its samples (low
+/// bits). For steps see [`crate::load::recent`].
 #[derive(Clone, Debug, Default)]
 pub struct Block {
     entries: Vec<u32>,
-    /// How many of them were left when those of one step were last put together.
+    /// The number of entries after the entries of equal steps were last merged.
     compact: usize,
 }
 
-/// Entries by which a block may grow before those of one step are put together: a run that ends
-/// with a million messages unanswered keeps no entry for each.
+/// Minimum number of entries by which a block grows before entries of equal steps are merged. The
+/// merging keeps a run that ends with a million unanswered messages from storing an entry for each.
 const LOOSE_MAX: usize = 4096;
 
 impl Default for Blocks {
@@ -56,7 +58,7 @@ impl Default for Blocks {
 }
 
 impl Blocks {
-    /// Adds samples to the open block.
+    /// Adds all samples of `samples` to the open block.
     pub fn add(&mut self, samples: &Block) {
         if let Some(open) = self.blocks.last_mut() {
             open.entries.extend_from_slice(&samples.entries);
@@ -72,7 +74,8 @@ impl Blocks {
         }
     }
 
-    /// Ends the open block and opens the next one. Returns when that one ends, after the beginning.
+    /// Ends the open block and opens the next one. Returns when the new one ends, as a time after
+    /// the beginning of the first block.
     pub fn end(&mut self) -> Duration {
         if let Some(open) = self.blocks.last_mut() {
             open.put_together();
@@ -84,7 +87,7 @@ impl Blocks {
         self.open_until()
     }
 
-    /// Returns when the open block ends, after the beginning.
+    /// Returns when the open block ends, as a time after the beginning of the first block.
     pub fn open_until(&self) -> Duration {
         self.length.saturating_mul(self.blocks.len() as u32)
     }
@@ -114,7 +117,7 @@ impl Blocks {
         self.length = self.length.saturating_mul(2);
     }
 
-    /// Returns for each block how many samples it has, and how many of them are in this step or
+    /// Returns for each block the number of its samples, and how many of them are in step `from` or
     /// above.
     pub fn shares(&self, from: usize) -> Vec<Share> {
         let share = |block: &Block| {
@@ -128,10 +131,10 @@ impl Blocks {
         self.blocks.iter().map(share).collect()
     }
 
-    /// Returns the mean of each block that has samples, by its middle in seconds after the
-    /// beginning. Left out are: the beginning, up to `lead` but not more than half of all, since a
-    /// sample that lasts longer than the run has lasted is not there yet; and the end, where few
-    /// samples are left to come.
+    /// Returns the mean of each block that has samples, at the middle of the block in seconds after
+    /// the beginning of the first block. Left out are the blocks that begin before `lead`, but at
+    /// most half of all, since they cannot contain a sample longer than the time since the start;
+    /// the open block; and blocks at the end with few samples.
     pub fn means(&self, lead: Duration) -> Vec<Point> {
         let length = self.length.as_secs_f64();
         let first = ((lead.as_secs_f64() / length).ceil() as usize).min(self.blocks.len() / 2);
@@ -164,7 +167,7 @@ impl Blocks {
 }
 
 impl Block {
-    /// Adds so many samples of a step.
+    /// Adds `count` samples of a step.
     #[inline]
     pub fn push(&mut self, step: usize, mut count: u64) {
         while count > 0 {
@@ -174,7 +177,7 @@ impl Block {
         }
     }
 
-    /// Calls for each entry with its step and its count.
+    /// Calls `call` with the step and the count of each entry.
     fn each(&self, mut call: impl FnMut(usize, u64)) {
         for entry in &self.entries {
             call(
@@ -195,9 +198,9 @@ impl Block {
         }
     }
 
-    /// Puts together the entries of one step, as far as one entry can hold them.
+    /// Merges entries of equal steps, as far as one entry can hold their sum.
     fn put_together(&mut self) {
-        // Stable, since that is fast for what consists of some parts that are in order.
+        // The stable sort is fast here: the entries consist of a few runs that are sorted already.
         self.entries.sort();
         self.entries.dedup_by(|next, kept| {
             let sum = kept.wrapping_add(*next & COUNT_MOST as u32);
@@ -219,7 +222,7 @@ mod tests {
 
     use super::*;
 
-    /// The samples of a run as they come: by step, and how many blocks end before each.
+    /// The samples of a run in order: the step of each, and how many blocks end before it.
     type Samples = Vec<(usize, u32)>;
 
     fn samples() -> impl Strategy<Value = Samples> {

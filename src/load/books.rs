@@ -1,12 +1,14 @@
-//! The books of one thread: what belongs to the warm-up, what to the result, and what happened
-//! since the last interval was told. Pure.
+//! Records the outcomes and times of the messages of one thread, separately for the warm-up, the
+//! result of the run, and the interval since the last report. Pure.
 //!
-//! A message belongs to where it was due, not to where it was answered: a warm-up that ends in a
-//! stall does not leave the stall to nobody.
+//! A message is counted in the part of the run in which it was due, not in the one in which it was
+//! answered. So a stall at the end of the warm-up is counted in full: each message that it delays
+//! is counted in the part in which it was due.
 //!
-//! A response is recorded once, among the recent ones. When a block of the run or an interval ends,
-//! the recent ones are added to the results, to the open block and to the interval. So is a
-//! service. With several targets both are recorded for their target as well.
+//! A response time is recorded once, among the recent samples. When a block of the run or an
+//! interval ends, the recent samples are added to the results, to the open block and to the
+//! interval. Service times are recorded in the same way, but not for the interval. With several
+//! targets both times are recorded for the target as well.
 
 use std::time::{Duration, Instant};
 
@@ -20,74 +22,75 @@ use crate::units::nanoseconds;
 /// The measurements of one thread.
 #[derive(Clone, Debug)]
 pub struct Books {
-    /// Messages due before this belong to the warm-up.
+    /// The end of the warm-up: messages due before it belong to the warm-up.
     warm: Instant,
-    /// What the warm-up measured; of it, connections are not a part.
+    /// The results of the warm-up, without connections.
     pub warmup: Results,
-    /// What the run measured.
+    /// The results of the run, with the connections of the warm-up.
     pub run: Results,
-    /// What is not in the results yet: of the warm-up's messages, and of the run's.
+    /// The samples that are not in the results yet: those of the warm-up, and those of the run.
     recent: [Parts; 2],
-    /// Responses since the last interval, without the recent ones.
+    /// Response times since the last interval, without those in `recent`.
     stretch: Latency,
-    /// When the first block began.
+    /// The beginning of the first block.
     blocks_from: Instant,
-    /// When the open block ends; `None`: not at all, or blocks have not begun.
+    /// The end of the open block; `None` before blocks begin and after [`Books::stop_blocks`].
     block_end: Option<Instant>,
-    /// The run's messages by target; empty when there is only one.
+    /// The messages of the run by target; empty when there is only one target.
     tallies: Vec<Tally>,
 }
 
-/// Durations in nanoseconds that are recorded in blocks.
+/// Recent durations in nanoseconds, to be added to the results and their blocks.
 #[derive(Clone, Debug, Default)]
 struct Parts {
     response: Recent,
     service: Recent,
 }
 
-/// How it went in a stretch of a run.
+/// A snapshot of the counts, and the response times, of an interval of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Interval {
-    /// Which part of the run it belongs to.
+    /// The part of the run to which the interval belongs.
     pub tag: Tag,
-    /// Its ends, after the start of the run.
+    /// The beginning of the interval, as a time after the start of the run.
     pub from: Duration,
-    /// See `from`.
+    /// The end of the interval, as a time after the start of the run.
     pub to: Duration,
     /// Connections that are up.
     pub up: u32,
-    /// What became of the messages that were due since the start.
+    /// The outcomes of the messages that were due since the start of the run.
     pub identity: Identity,
-    /// Responses that were completed in this stretch.
+    /// Response times of the messages that ended in this interval; for a message that was not
+    /// verified, its age as a lower bound.
     pub response: Latency,
 }
 
-/// Nothing vanishes: at any time
+/// Counts that account for every message. At any time
 /// due = verified + mismatched + errored + timed out + unanswered + outstanding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// Messages that were due so far.
+    /// The number of messages that were due so far.
     pub due: u64,
-    /// What became of them.
+    /// The outcomes of these messages.
     pub counts: Counts,
-    /// Those among them that wait for a connection or for their reply.
+    /// The number of these messages that wait for a connection or for their reply.
     pub outstanding: u64,
 }
 
 /// A part of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tag {
-    /// What is due here is not part of the result.
+    /// The warm-up: messages that are due in it are not part of the result.
     Warmup,
     /// The run itself.
     #[default]
     Run,
-    /// Nothing new is due.
+    /// The wait for outstanding messages: no new message is due.
     Drain,
 }
 
 impl Tag {
-    /// Its name in the log.
+    /// Returns the name of the part in the log.
     pub fn name(self) -> &'static str {
         match self {
             Tag::Warmup => "warmup",
@@ -98,7 +101,7 @@ impl Tag {
 }
 
 impl Books {
-    /// Empty ones, of a run with so many targets.
+    /// Creates empty books for a run with `targets` targets.
     pub fn new(warm: Instant, targets: usize) -> Books {
         let several = if targets > 1 { targets } else { 0 };
         Books {
@@ -117,15 +120,15 @@ impl Books {
         }
     }
 
-    /// Sets when the warm-up ends, and when the first block of the run begins: the latter at the
-    /// same time in every thread.
+    /// Sets the end of the warm-up and the beginning of the first block of the run. The latter must
+    /// be the same in every thread.
     pub fn set_warm(&mut self, warm: Instant, blocks_from: Instant) {
         self.warm = warm;
         self.blocks_from = blocks_from;
         self.block_end = self.run.response.open_until().map(|end| blocks_from + end);
     }
 
-    /// Ends the blocks that are over. Returns whether there were any.
+    /// Ends the blocks whose time is over. Returns whether there were any.
     #[inline]
     pub fn end_blocks(&mut self, now: Instant) -> bool {
         let is_over = self.block_end.is_some_and(|end| now >= end);
@@ -135,7 +138,8 @@ impl Books {
         is_over
     }
 
-    /// Leaves the open block open for good: nothing new is due.
+    /// Stops ending blocks, for when no new message will be due: all further samples belong to the
+    /// open block.
     pub fn stop_blocks(&mut self) {
         self.block_end = None;
     }
@@ -150,12 +154,12 @@ impl Books {
         }
     }
 
-    /// When the warm-up ends.
+    /// Returns the end of the warm-up.
     pub fn warm(&self) -> Instant {
         self.warm
     }
 
-    /// A message of this target is due and is dealt with from now on.
+    /// Counts a message of this target that is due and was given to a connection.
     #[inline]
     pub fn scheduled(&mut self, due: Instant, target: usize) {
         self.of(due).0.counts.scheduled += 1;
@@ -164,7 +168,7 @@ impl Books {
         }
     }
 
-    /// A message of a closed loop that was never begun is not sent.
+    /// Removes a message of a closed loop from the count: no byte of it was sent, and none will be.
     pub fn withdrawn(&mut self, message: &Message, target: usize) {
         self.of(message.due).0.counts.scheduled -= 1;
         if let Some(tally) = self.tally(target, message.due) {
@@ -172,7 +176,7 @@ impl Books {
         }
     }
 
-    /// A message was answered rightly, so long after it was due.
+    /// Records a message with a correct reply, and its response time.
     #[inline]
     pub fn verified(&mut self, message: &Message, target: usize, response: Duration) {
         let (results, recent) = self.of(message.due);
@@ -184,12 +188,12 @@ impl Books {
         }
     }
 
-    /// The kernel's own times of a message that was answered rightly.
+    /// Records the kernel's timestamps of a message with a correct reply.
     pub fn parts(&mut self, message: &Message, times: KernelTimes, now: Instant) {
         self.of(message.due).0.parts(message, times, now);
     }
 
-    /// A message ended otherwise.
+    /// Records a message that ended without a correct reply.
     pub fn lost(&mut self, loss: Loss, message: &Message, target: usize, now: Instant) {
         let age = now.saturating_duration_since(message.due);
         self.of(message.due).0.lost(loss, message, age);
@@ -199,8 +203,9 @@ impl Books {
         }
     }
 
-    /// A message ended that never got a connection, though one was free for it since `free`.
-    /// `target`: where it was to go, if that was decided.
+    /// Records a message that ended before it was given to a connection. `target` is the target of
+    /// the message, if that was decided. `free` is the time from which a connection was free for
+    /// it, if one was.
     pub fn lost_waiting(
         &mut self,
         loss: Loss,
@@ -222,19 +227,20 @@ impl Books {
         }
     }
 
-    /// The counts of warm-up and run together.
+    /// Returns the sums of the counts of warm-up and run.
     pub fn counts(&self) -> Counts {
         let mut counts = self.run.counts;
         counts.merge(&self.warmup.counts);
         counts
     }
 
-    /// Verified messages of warm-up and run: asked for in every turn.
+    /// Returns the number of verified messages of warm-up and run. It is called in every turn, so
+    /// it does not merge all counts.
     pub fn verified_so_far(&self) -> u64 {
         self.run.counts.verified + self.warmup.counts.verified
     }
 
-    /// Takes the responses since this was last called, and adds all recent samples to the results.
+    /// Returns the response times since the last call, and adds all recent samples to the results.
     pub fn take_recent(&mut self) -> Latency {
         self.gather();
         std::mem::take(&mut self.stretch)
@@ -249,7 +255,8 @@ impl Books {
         }
     }
 
-    /// Takes what became of the run's messages by target, once all responses were taken.
+    /// Returns the outcomes of the messages of the run by target. [`Books::take_recent`] must have
+    /// been called before.
     pub fn take_tallies(&mut self) -> Vec<Tally> {
         match self.tallies.is_empty() {
             true => vec![Tally {
@@ -261,8 +268,8 @@ impl Books {
         }
     }
 
-    /// Returns where the messages of a target are counted, if there are several and this one is not
-    /// of the warm-up.
+    /// Returns the tally of a target; `None` when there is only one target, or when the message was
+    /// due in the warm-up.
     #[inline]
     fn tally(&mut self, target: usize, due: Instant) -> Option<&mut Tally> {
         let tally = self.tallies.get_mut(target)?;
@@ -281,7 +288,7 @@ impl Books {
 }
 
 impl Interval {
-    /// What a thread adds to later intervals once it has ended with this one.
+    /// Returns what a thread contributes to all intervals after this one, its last.
     pub fn ended(&self) -> Interval {
         Interval {
             up: 0,
@@ -290,7 +297,7 @@ impl Interval {
         }
     }
 
-    /// Adds the same stretch of another thread.
+    /// Adds the same interval of another thread.
     pub fn merge(&mut self, other: &Interval) {
         self.tag = self.tag.min(other.tag);
         self.from = self.from.max(other.from);

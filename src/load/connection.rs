@@ -1,7 +1,8 @@
-//! One connection of a load run: sends messages, checks replies byte by byte, knows which message
-//! each reply completes. Pure: the socket and the time come in as arguments.
+//! One connection of a load run: sends messages, checks replies byte by byte, and determines which
+//! message each reply completes. Pure: the socket and the time are arguments.
 //!
-//! Positions are counted in bytes from the start of the connection, on both sides the same:
+//! Positions are counted in bytes from the start of the connection. A reply is as long as its
+//! message, so positions are the same in both directions:
 //!
 //! ```text
 //!   0 ........ received ........ sent ........ queued
@@ -9,9 +10,10 @@
 //! ```
 //!
 //! Invariants:
-//! - received ≤ sent ≤ queued; a byte beyond `sent` is a difference, not a reply.
-//! - `unanswered` holds the messages that end after `received`, oldest first; the kernel was
-//!   offered the first `offered` of them, and the first `complete` it has accepted in full.
+//! - received ≤ sent ≤ queued; a received byte beyond `sent` is a fault, not a reply.
+//! - `unanswered` holds the messages that end after `received`, oldest first. Of the first
+//!   `offered` of them at least one byte was passed to send(2); the first `complete` the kernel has
+//!   accepted in full.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -33,37 +35,39 @@ pub struct Connection {
     complete: u32,
 }
 
-/// A message whose reply is awaited. It is kept small: every connection has one, and there may be
-/// very many.
+/// A message whose reply is awaited. It is kept small, since every connection may have one, and
+/// there may be very many connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// When it was to be sent.
+    /// The time at which it was to be sent.
     pub due: Instant,
-    /// When it was due and could be sent: its connection was free.
+    /// The time from which it was due and its connection was free, so that it could be sent.
     sendable: After,
-    /// When the kernel was first asked to take it, or was known not to take it.
+    /// The time of the first send(2) with a byte of it, or the time at which it was queued while
+    /// the socket was not writable.
     offered: After,
-    /// When the send began that took its last byte.
+    /// The time at which the send that took its last byte began.
     sent: After,
-    /// Where its last byte ends, and how many it has.
+    /// The offset of its end in the stream of the connection, and its length in bytes.
     end: u64,
     size: u32,
-    /// Its fate is sealed: it is too old. The reply is awaited all the same, and checked.
+    /// Whether the message has been counted as lost. Its reply is awaited nevertheless, and
+    /// checked.
     pub timed_out: bool,
 }
 
-/// A time as nanoseconds after the message was due: half of what an `Instant` takes.
+/// A time in nanoseconds after the message was due. It is half the size of an `Instant`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct After(u64);
 
 impl After {
-    /// It has not come yet.
+    /// An event that has not happened yet.
     const NEVER: After = After(u64::MAX);
 
     #[inline]
     fn new(due: Instant, at: Instant) -> After {
         if at <= due {
-            return After(0); // In a closed loop nearly always, and subtracting is not free.
+            return After(0); // The usual case in a closed loop; it saves the subtraction.
         }
         After(at.duration_since(due).as_nanos() as u64)
     }
@@ -73,61 +77,62 @@ impl After {
     }
 }
 
-/// What a reply turned out to be.
+/// An error in a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A byte is not the upper case of the byte that was sent at its place.
+    /// A byte is not the upper case of the byte that was sent at the same offset.
     Differs(Difference),
-    /// A byte came that answers nothing: this is its offset.
+    /// A byte arrived before the byte at its offset was sent. The value is this offset.
     Surplus(u64),
 }
 
 impl Message {
-    /// How long it waited for a free connection.
+    /// Returns how long the message waited for a free connection.
     pub fn waited(&self) -> Duration {
         Duration::from_nanos(self.sendable.0)
     }
 
-    /// From when it was due until the send began that took its last byte; `None`: bytes are left.
+    /// Returns the time from when the message was due to the beginning of the send that took its
+    /// last byte; `None` while bytes are unsent.
     pub fn lateness(&self) -> Option<Duration> {
         self.sent.known()
     }
 
-    /// Returns when the send began that took its last byte; `None`: bytes are left.
+    /// Returns when the send that took its last byte began; `None` while bytes are unsent.
     pub fn sent_at(&self) -> Option<Instant> {
         Some(self.due + self.lateness()?)
     }
 
-    /// The part of its lateness that is the run's own doing, when it is `age` old: it could be
-    /// sent, and was not.
+    /// Returns the part of its lateness that the load generator caused: the time in which it could
+    /// be sent, and was not offered to the kernel. `age` is the time since it was due.
     pub fn own(&self, age: Duration) -> Duration {
         let offered = self.offered.known().unwrap_or(age);
         offered.saturating_sub(self.waited())
     }
 
-    /// Where its last byte ends in its connection's stream.
+    /// Returns the offset of its end in the stream of its connection.
     pub fn end(&self) -> u64 {
         self.end
     }
 
-    /// Its length in bytes.
+    /// Returns its length in bytes.
     pub fn size(&self) -> u64 {
         self.size.into()
     }
 
-    /// Returns whether it is the first of its connection.
+    /// Returns whether it is the first message of its connection.
     pub fn is_first(&self) -> bool {
         self.start() == 0
     }
 
-    /// Where its first byte stands.
+    /// Returns the offset of its first byte.
     fn start(&self) -> u64 {
         self.end - self.size()
     }
 }
 
 impl Connection {
-    /// A connection that has sent nothing.
+    /// Creates the state of a connection that has sent nothing.
     pub fn new(source: Source) -> Self {
         Connection {
             source,
@@ -141,14 +146,14 @@ impl Connection {
         }
     }
 
-    /// Takes note of an event.
+    /// Records the readiness that an event reports.
     #[inline(always)]
     pub fn note(&mut self, hints: Hints) {
         self.readiness.note(hints);
     }
 
-    /// Adds a message of `size` bytes, less than 4 GiB, to what is to be sent at once; it was
-    /// `sendable` since then.
+    /// Adds a message of `size` bytes, less than 4 GiB, to those that [`Connection::transmit`]
+    /// sends. It could have been sent since `sendable`.
     pub fn queue(&mut self, size: usize, due: Instant, sendable: Instant, now: Instant) {
         let blocked = !self.readiness.is_writable();
         self.queued += size as u64;
@@ -166,7 +171,8 @@ impl Connection {
         });
     }
 
-    /// Takes back the messages of which no byte was sent, and shows each whose fate is open.
+    /// Removes the messages of which no byte was sent, and calls `show` for each that has not timed
+    /// out.
     pub fn withdraw(&mut self, mut show: impl FnMut(&Message)) {
         while let Some(last) = self.unanswered.back()
             && last.start() >= self.sent
@@ -180,18 +186,18 @@ impl Connection {
         self.offered = self.offered.min(self.unanswered.len() as u32);
     }
 
-    /// Whether everything queued was accepted by the kernel.
+    /// Returns whether the kernel has accepted all queued bytes.
     pub fn is_flushed(&self) -> bool {
         self.sent == self.queued
     }
 
-    /// Whether more could be sent at once.
+    /// Returns whether bytes are queued and the socket is writable.
     pub fn can_transmit(&self) -> bool {
         !self.is_flushed() && self.readiness.is_writable()
     }
 
-    /// Sends what is queued, as far as the kernel takes it and about `budget` bytes; tells how many
-    /// bytes were sent. `clock` is read before every send.
+    /// Sends queued bytes until the kernel accepts no more or about `budget` bytes were sent.
+    /// Returns the number of bytes that were sent. `clock` is read before every send.
     #[inline(always)]
     pub fn transmit(
         &mut self,
@@ -219,7 +225,7 @@ impl Connection {
         Ok((self.sent - before) as usize)
     }
 
-    /// The kernel is asked to take the bytes up to `end`.
+    /// Records that the bytes up to `end` are passed to the kernel at `now`.
     fn offer(&mut self, end: u64, now: Instant) {
         while let Some(message) = self.unanswered.get_mut(self.offered as usize)
             && message.start() < end
@@ -231,7 +237,8 @@ impl Connection {
         }
     }
 
-    /// Reads once into `scratch`. What is read is to be checked by [`Connection::accept`].
+    /// Reads once into `scratch`. The caller passes the bytes to [`Connection::accept`] or
+    /// [`Connection::pass_over`].
     #[inline(always)]
     pub fn receive(
         &mut self,
@@ -241,7 +248,8 @@ impl Connection {
         self.readiness.recv(stream, scratch)
     }
 
-    /// Checks bytes that were read. After a fault the stream cannot be trusted any more.
+    /// Checks bytes that were read. After a fault the rest of the stream cannot be assigned to
+    /// messages.
     pub fn accept(&mut self, reply: &[u8], payload: &Payload) -> Result<(), Fault> {
         let owed = usize::try_from(self.sent - self.received).unwrap_or(usize::MAX);
         let (reply, surplus) = reply.split_at(owed.min(reply.len()));
@@ -259,13 +267,14 @@ impl Connection {
         }
     }
 
-    /// Counts bytes that are not looked at any more. False: they are more than were sent.
+    /// Counts received bytes without checking them. Returns false when more bytes were received
+    /// than sent.
     pub fn pass_over(&mut self, count: usize) -> bool {
         self.received += count as u64;
         self.received <= self.sent
     }
 
-    /// Takes the oldest message whose reply is complete.
+    /// Removes and returns the oldest message if its reply is complete.
     pub fn next_answered(&mut self) -> Option<Message> {
         let complete = self.unanswered.front()?.end <= self.received;
         if !complete {
@@ -276,22 +285,23 @@ impl Connection {
         self.unanswered.pop_front()
     }
 
-    /// Returns whether a byte of a reply has come.
+    /// Returns whether a byte of a reply has arrived.
     pub fn has_replies(&self) -> bool {
         self.received > 0
     }
 
-    /// How many messages have no complete reply.
+    /// Returns the number of messages without a complete reply.
     pub fn unanswered(&self) -> usize {
         self.unanswered.len()
     }
 
-    /// The messages without a complete reply, oldest first.
+    /// Returns the messages without a complete reply, oldest first.
     pub fn messages(&self) -> impl Iterator<Item = &Message> {
         self.unanswered.iter()
     }
 
-    /// Gives up the messages that were due before `deadline`, and shows each.
+    /// Marks the messages that were due before `deadline` as timed out, and calls `show` for each
+    /// that was not marked before.
     pub fn time_out(&mut self, deadline: Instant, mut show: impl FnMut(&Message)) {
         let old = self.unanswered.iter_mut();
         for message in old.take_while(|message| message.due < deadline) {

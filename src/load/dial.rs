@@ -1,19 +1,19 @@
-//! When the next connection is to be opened. Pure: time comes in as an argument.
+//! Decides when the next connection is to be opened. Pure: time is an argument.
 //!
-//! Connection k is due at start + k / rate, in whole nanoseconds computed from k, so that no error
-//! adds up. Invariant: at most a window of connects is under way.
+//! Connection k is due at start + k / rate, in whole nanoseconds computed from k, so that rounding
+//! errors do not add up. Invariant: at most `window` attempts to connect are in progress.
 
 use std::time::{Duration, Instant};
 
 use crate::load::schedule::Part;
 
-/// Opens connections 0, 1, ... in their order.
+/// The schedule by which connections 0, 1, ... are opened, in their order.
 #[derive(Debug)]
 pub struct Dialer {
     start: Instant,
-    /// Connections a second; `None`: as the window allows.
+    /// Connections a second, over all threads; `None`: as fast as the window allows.
     rate: Option<u32>,
-    /// Which ones of all connections these are.
+    /// The part of all connections that this dialer opens.
     part: Part,
     connections: u32,
     window: usize,
@@ -21,21 +21,21 @@ pub struct Dialer {
     under_way: usize,
 }
 
-/// What is to be done about the next connection.
+/// The next action of a dialer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dial {
-    /// Open the one with this number.
+    /// Open the connection with this number.
     Now(u32),
-    /// None is due before this time.
+    /// Wait until this time, at which the next connection is due.
     At(Instant),
-    /// Wait until one of those under way is up or has failed.
+    /// Wait until an attempt in progress succeeds or fails.
     Full,
-    /// All were tried.
+    /// Nothing: all connections were tried.
     Finished,
 }
 
 impl Dialer {
-    /// Nothing is opened yet; the first of all connections is due at `start`.
+    /// Creates a dialer that has opened nothing. The first of all connections is due at `start`.
     pub fn new(
         start: Instant,
         rate: Option<u32>,
@@ -54,7 +54,8 @@ impl Dialer {
         }
     }
 
-    /// Takes the next connection, if it is its time.
+    /// Returns the next action. With [`Dial::Now`] the attempt counts as in progress until
+    /// [`Dialer::settled`] is called.
     pub fn next(&mut self, now: Instant) -> Dial {
         if self.tried == self.connections {
             return Dial::Finished;
@@ -71,29 +72,29 @@ impl Dialer {
         Dial::Now(self.tried - 1)
     }
 
-    /// One of those under way is up or has failed.
+    /// Records that an attempt has succeeded or failed.
     pub fn settled(&mut self) {
         self.under_way -= 1;
     }
 
-    /// How many are under way.
+    /// Returns the number of attempts in progress.
     pub fn under_way(&self) -> usize {
         self.under_way
     }
 
-    /// How many were tried.
+    /// Returns the number of connections that were tried.
     pub fn tried(&self) -> u32 {
         self.tried
     }
 
-    /// Tries no more of them, and tells how many that are.
+    /// Stops trying further connections, and returns how many were not tried.
     pub fn give_up(&mut self) -> u32 {
         let untried = self.connections - self.tried;
         self.tried = self.connections;
         untried
     }
 
-    /// Whether all were tried and none is under way.
+    /// Returns whether all connections were tried and no attempt is in progress.
     pub fn is_finished(&self) -> bool {
         self.tried == self.connections && self.under_way == 0
     }

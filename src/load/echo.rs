@@ -1,11 +1,11 @@
-//! ICMP echo: the packet that asks a kernel for an answer, and the answer (RFC 792 and 4443). Pure.
+//! Builds ICMP echo requests and recognizes their replies (RFC 792 and RFC 4443). Pure.
 
 use std::net::IpAddr;
 
-/// Bytes of a request: the header, and a number that no other program asks with.
+/// Bytes of a request: the header, and a number that distinguishes it from those of other programs.
 const BYTES: usize = 16;
 
-/// What one asker writes into its requests and finds in their answers.
+/// The fields of the requests of one sender, by which their replies are recognized.
 #[derive(Clone, Copy, Debug)]
 pub struct Echo {
     request: u8,
@@ -14,8 +14,8 @@ pub struct Echo {
 }
 
 impl Echo {
-    /// Creates requests to this address; answers carry the number, so that those to other programs
-    /// are passed over.
+    /// Creates an echo for requests to this address. Replies carry `number`, so that replies to
+    /// other programs can be ignored.
     pub fn new(target: IpAddr, number: u64) -> Echo {
         let (request, reply) = match target {
             IpAddr::V4(_) => (8, 0),
@@ -28,8 +28,8 @@ impl Echo {
         }
     }
 
-    /// Returns the request with a sequence number. A kernel that numbers its askers replaces the
-    /// identifier and the checksum; that of ICMPv6 it computes in any case.
+    /// Returns the request with a sequence number. For an ICMP datagram socket the kernel replaces
+    /// the identifier and the checksum. For ICMPv6 it always computes the checksum.
     pub fn request(&self, sequence: u16) -> [u8; BYTES] {
         let mut packet = [0; BYTES];
         packet[0] = self.request;
@@ -41,8 +41,8 @@ impl Echo {
         packet
     }
 
-    /// Returns the sequence number of the request that a packet answers; `None`: none of these. A
-    /// raw socket of IPv4 returns the IP header as well.
+    /// Returns the sequence number of the request that a packet answers; `None` when the packet is
+    /// no reply to a request of this sender. A raw socket of IPv4 returns the IP header as well.
     pub fn answered(&self, packet: &[u8]) -> Option<u16> {
         let header = match packet.first()? {
             first if first >> 4 == 4 => usize::from(first & 15) * 4,
@@ -54,7 +54,7 @@ impl Echo {
     }
 }
 
-/// The Internet checksum of a packet whose own field is zero (RFC 1071).
+/// Computes the Internet checksum of a packet whose checksum field is zero (RFC 1071).
 fn checksum(packet: &[u8; BYTES]) -> u16 {
     let words = packet.chunks_exact(2);
     let mut sum: u32 = words
@@ -70,7 +70,8 @@ fn checksum(packet: &[u8; BYTES]) -> u16 {
 mod tests {
     use super::*;
 
-    /// The answer of a kernel: the type alone is another one.
+    /// Returns a kernel's reply to a request. Only the type is changed; the checksum is not
+    /// updated.
     fn answer(request: [u8; BYTES], reply: u8) -> Vec<u8> {
         let mut answer = request.to_vec();
         answer[0] = reply;

@@ -1,4 +1,5 @@
-//! What a run knows of its own side and of the network: the grounds of its verdict. Pure data.
+//! Measurements of the load generator itself and of the network, on which the verdict of a run is
+//! based. Pure data.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -7,50 +8,51 @@ use std::time::Duration;
 use crate::load::latency::Latency;
 use crate::load::stalls::Silences;
 
-/// What was seen while messages were due.
+/// The measurements of the generator and the network while messages were due.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
-    /// The threads of the generator.
+    /// CPU time and scheduling of the generator's threads.
     pub machine: Machine,
-    /// The connections, as the kernel saw them.
+    /// TCP_INFO of the connections.
     pub network: Network,
-    /// The ways to the targets, as packets see them that their kernels answer; `None`: all targets
-    /// are on this host.
+    /// The paths to the targets, measured with packets that the targets' kernels answer; `None`
+    /// when all targets are on this host.
     pub probe: Option<Probe>,
-    /// Times of a turn of the loop, from the end of a wait to the next one.
+    /// Durations of the turns in which something was done, from the end of a wait to the next wait.
     pub turns: Latency,
-    /// All turns together in which something was done.
+    /// Sum of these durations.
     pub worked: Duration,
-    /// The longest time in which messages were outstanding and no byte of a reply came.
+    /// The longest time in which messages were outstanding and no byte of a reply arrived.
     pub silence: Duration,
     /// The silences that may be stalls of the server.
     pub silences: Silences,
-    /// How long the threads were away.
+    /// Times in which the threads should have worked and were not running.
     pub absences: Absences,
 }
 
-/// How long a thread was away, see [`crate::load::presence`]; of several threads, the one that was
-/// away for the largest part of its time.
+/// Times in which a thread should have worked and was not running, see [`crate::load::presence`].
+/// For several threads, `watched` and `absent` are those of the thread that was absent for the
+/// largest share of its time.
 #[derive(Clone, Debug, Default)]
 pub struct Absences {
-    /// The time that was accounted for.
+    /// The time that the other values cover.
     pub watched: Duration,
-    /// The part of it for which the thread was away.
+    /// The part of this time in which the thread was absent.
     pub absent: Duration,
-    /// The longest absence.
+    /// The longest absence of any thread.
     pub longest: Duration,
-    /// Of every message of every thread that was outstanding while its thread was away for longer
-    /// than [`crate::load::results::LATE`]: for how long.
+    /// The absences longer than [`crate::load::results::LATE`] of all threads, each counted once
+    /// for every message that was outstanding in it.
     pub held: Latency,
 }
 
 impl Absences {
-    /// Returns the share of its time for which the thread was away.
+    /// Returns the share of its time in which the thread was absent.
     pub fn share(&self) -> f64 {
         share(self.absent, self.watched)
     }
 
-    /// Adds those of another thread.
+    /// Adds the absences of another thread.
     pub fn merge(&mut self, other: &Absences) {
         if other.share() > self.share() {
             self.watched = other.watched;
@@ -61,47 +63,48 @@ impl Absences {
     }
 }
 
-/// What the threads of a run had of the machine.
+/// The CPU time of the threads of a run, and what kept them from running.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Machine {
-    /// CPU time.
+    /// CPU time of the thread; of several threads, the sum.
     pub cpu: Duration,
-    /// The time of the thread for which that was counted; of several threads, the sum.
+    /// The wall-clock time in which `cpu` was used; of several threads, the sum.
     pub wall: Duration,
-    /// The share of its time in which a thread ran; of several, that of the busiest.
+    /// The share of its wall-clock time in which a thread ran; of several threads, the largest.
     pub busy: f64,
-    /// The share of its time in which a thread was ready to run, and another one had its CPU; of
-    /// several threads, the largest. See the second number of /proc/thread-self/schedstat.
+    /// The share of its wall-clock time in which a thread waited on a run queue; of several
+    /// threads, the largest. See the second number of /proc/thread-self/schedstat.
     pub starved: f64,
-    /// CPU time of the whole process meanwhile: that of the threads above, and of a server that the
-    /// run has of its own. Of several threads, the largest.
+    /// CPU time of the whole process in the same time, which includes the server if the run started
+    /// its own. Of several threads, the largest.
     pub process: Duration,
-    /// The time for which the CPU quota of the process's cgroup, or of one above it, was used up:
-    /// throttled_usec in cpu.stat, see cgroups(7).
+    /// The time in which the CPU quota of the process's cgroup, or of one of its ancestors, was
+    /// used up: throttled_usec in cpu.stat, see cgroups(7).
     pub throttled: Duration,
-    /// CPU time that the host took from this machine, of all CPUs: steal in /proc/stat.
+    /// CPU time that the hypervisor took from this machine, over all CPUs: steal in /proc/stat.
     pub stolen: Duration,
-    /// What TCP counted on this host meanwhile.
+    /// The TCP counters of this host over the same time.
     pub host: Host,
 }
 
-/// What TCP counted of all connections of this host, those of other programs among them: so it
-/// decides nothing. See TcpExt in /proc/net/netstat.
+/// TCP counters over all connections of this host. They include those of other programs, so the
+/// verdict does not depend on them. See TcpExt in /proc/net/netstat.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Host {
-    /// Segments that came though they had come before: TCPDSACKOldSent, TCPDSACKOfoSent. Their
-    /// acknowledgment was lost, or came too late.
+    /// Segments that were received twice: TCPDSACKOldSent, TCPDSACKOfoSent. The acknowledgment of
+    /// the first copy was lost or late.
     pub came_twice: u64,
-    /// Timeouts after which a segment was sent again: TCPTimeouts.
+    /// Retransmission timeouts: TCPTimeouts.
     pub timeouts: u64,
-    /// SYNs that were sent again: TCPSynRetrans.
+    /// Retransmitted SYNs: TCPSynRetrans.
     pub syns_resent: u64,
-    /// SYNs and connections that found the queue of a listener here full: ListenOverflows.
+    /// SYNs and connections that found the accept queue of a listener on this host full:
+    /// ListenOverflows.
     pub queue_overflows: u64,
 }
 
 impl Host {
-    /// Returns what was counted between an earlier reading and this one.
+    /// Returns the differences between an earlier reading and this one.
     pub fn since(&self, earlier: &Host) -> Host {
         Host {
             came_twice: self.came_twice.saturating_sub(earlier.came_twice),
@@ -111,7 +114,8 @@ impl Host {
         }
     }
 
-    /// Takes the larger of each: threads count the same host over nearly the same time.
+    /// Keeps the larger value of each counter, since all threads read the counters of the same host
+    /// over nearly the same time.
     fn merge(&mut self, other: &Host) {
         self.came_twice = self.came_twice.max(other.came_twice);
         self.timeouts = self.timeouts.max(other.timeouts);
@@ -120,39 +124,39 @@ impl Host {
     }
 }
 
-/// The round trips of packets that the kernels of the targets answer. No program and no delayed
-/// acknowledgment has a part in them, so they tell a queue on the way from a slow server also where
-/// TCP cannot.
+/// Round trips of packets that the kernels of the targets answer. They depend neither on the server
+/// program nor on delayed acknowledgments, so they distinguish a queue on the path from a slow
+/// server even where TCP's round trips cannot.
 #[derive(Clone, Debug, Default)]
 pub struct Probe {
-    /// How the targets were asked; where that is not the same for all, each way once.
+    /// The kinds of packets that were sent to the targets, each kind once.
     pub how: Vec<&'static str>,
-    /// Targets on other hosts that were asked: of many, the first few.
+    /// The number of probed hosts: the first few of the targets' hosts, without this host.
     pub targets: u32,
-    /// Those of them that never answered.
+    /// The number of probed hosts that never answered.
     pub silent: u32,
-    /// Packets that were sent while messages were due and were not answered within
-    /// [`PROBE_LOST`], other than those whose answers the target limits.
+    /// The number of packets that were sent while messages were due and were not answered within
+    /// [`PROBE_LOST`]. Packets whose answers the target's rate limit may suppress are not counted.
     pub lost: u64,
-    /// The smallest round trip, that of packets before the first message included; of several
-    /// targets, the smallest of all.
+    /// The smallest round trip to any target, including packets that were sent before the first
+    /// message.
     pub least: Option<Duration>,
-    /// The round trips of the answered ones.
+    /// Round trips of the packets that were sent while messages were due and were answered.
     pub round_trips: Latency,
-    /// How far they stood above the smallest one of their target.
+    /// The amounts by which these round trips exceeded the smallest one so far of their target.
     pub growth: Latency,
 }
 
-/// A packet that was not answered for so long is lost.
+/// The time after which a packet without an answer counts as lost.
 pub const PROBE_LOST: Duration = Duration::from_secs(1);
 
-/// Packets that must lie beyond a percentile of their round trips: they are sent at even times, and
-/// fewer than messages.
+/// Minimum number of round trips beyond a percentile. It is lower than that for messages, since
+/// packets are sent at equal intervals and there are fewer of them.
 const PROBES_BEYOND: f64 = 5.0;
 
 impl Probe {
-    /// Returns how far the way stood above its smallest round trip at a percentile of the time;
-    /// `None`: too few packets were answered to know.
+    /// Returns the amount by which the round trip exceeded the smallest one, at a percentile of the
+    /// time; `None` when too few packets were answered.
     pub fn way_at(&self, percentile: f64) -> Option<Duration> {
         let growth = self.growth.distribution()?;
         let beyond = growth.count() as f64 * (100.0 - percentile) / 100.0;
@@ -165,73 +169,74 @@ impl Probe {
 pub struct Path {
     /// Segments with data that were sent.
     pub segments: u64,
-    /// Segments that the other side has acknowledged.
+    /// Segments that the peer has acknowledged.
     pub acknowledged: u64,
-    /// Bytes of them.
+    /// Bytes that the peer has acknowledged.
     pub acknowledged_bytes: u64,
     /// Bytes that the kernel holds and has not sent yet.
     pub unsent_bytes: u64,
-    /// Segments that were sent again.
+    /// Retransmitted segments, SYNs included.
     pub resent: u64,
-    /// Those of them that the other side had already: nothing was lost.
+    /// Spurious retransmissions: the peer had received the segment before.
     pub resent_in_vain: u64,
-    /// Segments with data that came out of their order: what the other side sent was lost, or took
-    /// another way.
+    /// Segments with data that arrived out of order: an earlier segment of the peer was lost, or
+    /// took a slower path.
     pub out_of_order: u64,
-    /// How long no data has been sent.
+    /// The time since data was last sent.
     pub quiet: Duration,
-    /// Time with data in flight.
+    /// The time in which data was in flight.
     pub busy: Duration,
-    /// The part of it in which the peer's window was the limit.
+    /// The part of `busy` in which the peer's receive window limited sending.
     pub window_limited: Duration,
-    /// The part of it in which the send buffer was the limit.
+    /// The part of `busy` in which the send buffer limited sending.
     pub buffer_limited: Duration,
-    /// The smoothed round-trip time by acknowledgment.
+    /// The smoothed round-trip time, measured with acknowledgments.
     pub round_trip: Duration,
-    /// Its mean deviation.
+    /// The mean deviation of the round-trip time.
     pub round_trip_deviation: Duration,
-    /// The smallest one seen.
+    /// The smallest round-trip time.
     pub round_trip_least: Duration,
-    /// Bytes a second at which data was acknowledged last.
+    /// The most recent rate at which data was acknowledged, in bytes a second.
     pub delivery_rate: u64,
 }
 
-/// A message that has been under way for so long is examined: one that waits for its resending does
-/// so for 200 ms (TCP_RTO_MIN) and longer, so a look every 100 ms finds each of those, once.
+/// The time after its send at which an unanswered message is examined. A message that waits for a
+/// retransmission waits for at least 200 ms (TCP_RTO_MIN), so a scan every 100 ms examines each of
+/// those once.
 pub const UNDER_WAY: Duration = Duration::from_millis(100);
 
-/// What an acknowledgment may be held back for, beyond the round trip: Linux waits for 40 ms, in
-/// ticks of its clock, or for a round trip when that is longer.
+/// The time by which the peer may delay an acknowledgment, in addition to the round trip. Linux
+/// delays it for 40 ms, rounded to ticks of its clock, or for a round trip when that is longer.
 pub const HELD_BACK: Duration = Duration::from_millis(50);
 
-/// The counters of a connection's TCP_INFO when that was last read. It is kept small: every
-/// connection has one, and there may be very many.
+/// The counters of a connection's TCP_INFO when that was last read. It is kept small, since every
+/// connection has one, and there may be very many connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// SYNs that were sent again.
+    /// Retransmitted SYNs.
     syns_resent: u32,
     /// See [`Path::acknowledged`].
     acknowledged: u32,
     /// See [`Path::resent`].
     resent: u32,
-    /// The smoothed round trip in microseconds.
+    /// The smoothed round-trip time in microseconds.
     round_trip: u32,
-    /// The looks since then that found nothing newly acknowledged.
+    /// The number of samples since then in which nothing more was acknowledged.
     in_vain: u32,
 }
 
-/// The paths of all connections together.
+/// Sums and distributions over the paths of all connections.
 #[derive(Clone, Debug, Default)]
 pub struct Network {
-    /// Sums over all connections.
+    /// See [`Path::segments`]. The sum over all connections, like the other counters.
     pub segments: u64,
-    /// See [`Path::resent`]; without SYNs, and without those in vain.
+    /// See [`Path::resent`]; without SYNs and without spurious retransmissions.
     pub resent: u64,
     /// See [`Path::resent_in_vain`].
     pub resent_in_vain: u64,
     /// See [`Path::out_of_order`].
     pub out_of_order: u64,
-    /// SYNs that were sent again: lost, or the server's queue was full.
+    /// Retransmitted SYNs: they were lost, or the server's accept queue was full.
     pub syns_resent: u64,
     /// See [`Path::busy`].
     pub busy: Duration,
@@ -239,30 +244,31 @@ pub struct Network {
     pub window_limited: Duration,
     /// See [`Path::buffer_limited`].
     pub buffer_limited: Duration,
-    /// The time that all segments with data had taken at the smallest round-trip time.
+    /// The sum, over all segments with data, of the smallest round-trip time of their connection.
     pub round_trips: Duration,
-    /// How far the round-trip time stood above the smallest one of its connection, in looks at
-    /// connections in turn: a percentile is one of the time, not of the messages.
+    /// The amounts by which the round-trip time exceeded the smallest one of its connection,
+    /// sampled from the connections in turn. So a percentile is one of time, not of messages.
     pub growth: Latency,
-    /// The mean deviation of the round-trip time in the same looks.
+    /// The mean deviation of the round-trip time in the same samples.
     pub deviation: Latency,
-    /// Those of the looks that found segments sent again since the look before.
+    /// The number of these samples that found segments retransmitted since the sample before.
     pub looks_resent: u64,
     /// The largest rate at which one connection delivered data, in bytes a second.
     pub delivery_rate: u64,
-    /// Messages that were under way for [`UNDER_WAY`] and longer.
+    /// Messages that had no reply [`UNDER_WAY`] after they were sent.
     pub under_way: u64,
-    /// Those of them that were examined.
+    /// The number of these messages that were examined.
     pub examined: u64,
-    /// Those of the examined that the other side had not acknowledged.
+    /// The number of examined messages that the peer had not acknowledged.
     pub unacknowledged: u64,
-    /// TCP_INFO that could not be read, by errno: so often a connection is missing above, at its
-    /// beginning, in a look or at its end.
+    /// The number of failed reads of TCP_INFO, by errno. Each one is missing in the values above:
+    /// at the beginning of a connection, in a sample, or at its end.
     pub unread: BTreeMap<i32, u64>,
 }
 
 impl Machine {
-    /// Adds those of another thread. What the host took is the same for all of them.
+    /// Adds the values of another thread. Those of the process and of the machine are the same for
+    /// all threads, so the larger one is kept.
     pub fn merge(&mut self, other: &Machine) {
         self.cpu += other.cpu;
         self.wall += other.wall;
@@ -276,13 +282,14 @@ impl Machine {
 }
 
 impl Path {
-    /// The mean round trip of the last of `acknowledged` segments, which moved the smoothed one
-    /// from `before`, in microseconds, to where it is.
+    /// Returns the mean round trip of the last `acknowledged` segments, which changed the smoothed
+    /// round trip from `before`, in microseconds, to its current value.
     ///
-    /// The kernel gives each new round trip an eighth of the weight (RFC 6298). What the smoothed
-    /// one still holds of the time before is taken out again, so that few segments suffice to show
-    /// a way that has grown. A segment that did not count by itself, because one acknowledgment was
-    /// for several, only makes the result differ less from the smoothed one.
+    /// The kernel gives each new round trip a weight of one eighth (RFC 6298). The share that
+    /// `before` still has in the current value is subtracted, so that a few segments suffice to
+    /// show that the path has become longer. When one acknowledgment covers several segments, the
+    /// kernel adds fewer round trips than `acknowledged`; the result is then closer to the smoothed
+    /// round trip.
     fn recent_round_trip(&self, before: u32, acknowledged: u32) -> Duration {
         let left = 0.875f64.powf(acknowledged.into());
         let now = self.round_trip.as_micros() as f64;
@@ -290,13 +297,13 @@ impl Path {
         Duration::from_nanos((recent * 1000.0) as u64)
     }
 
-    /// Returns whether a message with this end was sent, and not acknowledged for longer than the
-    /// kernel of the other side may hold an acknowledgment back.
+    /// Returns whether a message that ends at offset `end` was sent, and has not been acknowledged
+    /// for longer than the peer's kernel may delay an acknowledgment.
     ///
-    /// The age of the message does not tell: its bytes may have waited in the send buffer, and left
-    /// a window at a time. So it counts from when data was sent last, also of other messages or
-    /// again: what is lost amid others shows in the segments that are sent again, or come out of
-    /// order.
+    /// The age of the message is not a criterion: its bytes may have waited in the send buffer, and
+    /// been sent one window at a time. So the time counts from when data was last sent, including
+    /// other messages and retransmissions. A segment that is lost among others shows in the counts
+    /// of retransmitted and out-of-order segments instead.
     fn holds_up(&self, end: u64) -> bool {
         let is_late = self.quiet > self.round_trip_least * 2 + HELD_BACK;
         is_late && self.unsent_bytes == 0 && self.acknowledged_bytes < end
@@ -313,13 +320,13 @@ impl Path {
     }
 }
 
-/// The kernel counts in 32 bits.
+/// Truncates a counter to 32 bits, the width of most counters in the kernel.
 fn small(number: u64) -> u32 {
     number as u32
 }
 
 impl Network {
-    /// Returns what was read; takes note when it could not be.
+    /// Returns the TCP_INFO if it could be read, and counts the error otherwise.
     pub fn read(&mut self, path: io::Result<Path>) -> Option<Path> {
         let unread = &mut self.unread;
         let note = |error: &io::Error| {
@@ -329,7 +336,7 @@ impl Network {
         path.inspect_err(note).ok()
     }
 
-    /// Adds a connection that came up, perhaps after sending SYNs again.
+    /// Counts the retransmitted SYNs of a connection that has come up, and returns its counters.
     pub fn came_up(&mut self, path: io::Result<Path>) -> Seen {
         let Some(path) = self.read(path) else {
             return Seen::default();
@@ -341,7 +348,7 @@ impl Network {
         }
     }
 
-    /// Takes a look at a connection that is up.
+    /// Adds a sample of a connection that is up.
     pub fn look(&mut self, seen: &mut Seen, path: io::Result<Path>) {
         if let Some(path) = self.read(path) {
             self.add_look(seen, &path);
@@ -351,7 +358,7 @@ impl Network {
     fn add_look(&mut self, seen: &mut Seen, path: &Path) {
         let acknowledged = small(path.acknowledged).wrapping_sub(seen.acknowledged);
         if acknowledged == 0 {
-            // What is on its way meanwhile tells when it is acknowledged, for all of that time.
+            // The next acknowledged segment shows the round trip for all of these samples.
             seen.in_vain = seen.in_vain.saturating_add(1);
             return;
         }
@@ -368,8 +375,8 @@ impl Network {
         };
     }
 
-    /// Adds what a connection went through from when it came up until its FIN: what follows that
-    /// is no matter of the messages.
+    /// Adds the counters of a connection up to its FIN. Later segments are left out, since no
+    /// message depends on them.
     pub fn ended(&mut self, mut seen: Seen, path: io::Result<Path>) {
         let Some(path) = self.read(path) else {
             return;
@@ -387,8 +394,8 @@ impl Network {
         self.round_trips += path.round_trip_least.saturating_mul(segments);
     }
 
-    /// Adds messages that have been under way for [`UNDER_WAY`] and longer, each as the end of its
-    /// bytes, and the TCP_INFO of their connection if it was read.
+    /// Adds messages of one connection that have no reply [`UNDER_WAY`] after they were sent, each
+    /// by the offset of its end, with the TCP_INFO of their connection if it was read.
     pub fn add_under_way(&mut self, ends: &[u64], path: Option<&Path>) {
         self.under_way += ends.len() as u64;
         if let Some(path) = path {
@@ -398,23 +405,24 @@ impl Network {
         }
     }
 
-    /// Returns how many messages were not acknowledged for so long that they, or what answered
-    /// them, must have been lost or held up on the way: the share of those that were examined,
-    /// times all that were under way for long.
+    /// Returns an estimate of how many messages were not acknowledged for so long that they, or
+    /// their acknowledgments, must have been lost or delayed on the path: the share of the examined
+    /// messages, multiplied by the number of all messages that had no reply after [`UNDER_WAY`].
     pub fn held_up_messages(&self) -> u64 {
         let share = self.unacknowledged as f64 / self.examined.max(1) as f64;
         (share * self.under_way as f64) as u64
     }
 
-    /// The mean time for which a segment with data was on its way, beyond the smallest round trip
-    /// and by no fault of a buffer or a window.
+    /// Returns the mean time for which a segment with data was in flight beyond the smallest round
+    /// trip, without the time limited by the send buffer or the receive window.
     pub fn held_up(&self) -> Duration {
         let limited = self.window_limited + self.buffer_limited;
         let time = self.busy.saturating_sub(limited + self.round_trips);
         time.div_f64(self.segments.max(1) as f64)
     }
 
-    /// Returns the mean of the smallest round trips, weighted by segments; zero when none was sent.
+    /// Returns the mean of the connections' smallest round trips, weighted by segments; zero when
+    /// no segment was sent.
     pub fn least_round_trip(&self) -> Duration {
         self.round_trips.div_f64(self.segments.max(1) as f64)
     }
@@ -444,7 +452,7 @@ impl Network {
 }
 
 impl Evidence {
-    /// Adds what another thread saw.
+    /// Adds the evidence of another thread.
     pub fn merge(&mut self, other: &Evidence) {
         self.machine.merge(&other.machine);
         self.network.merge(&other.network);
@@ -456,7 +464,7 @@ impl Evidence {
     }
 }
 
-/// A part of a time; 0 of no time.
+/// Returns `part` as a share of `whole`; 0 when `whole` is zero.
 pub fn share(part: Duration, whole: Duration) -> f64 {
     if whole.is_zero() {
         0.0
@@ -471,7 +479,8 @@ mod tests {
 
     const MILLISECOND: Duration = Duration::from_millis(1);
 
-    /// A connection whose last segments took so long each, after ten of 1 ms.
+    /// Returns a connection before and after its last segments, which took these round trips after
+    /// ten of 1 ms.
     fn after(round_trips: &[Duration]) -> (Path, Path) {
         let before = Path {
             acknowledged: 10,
@@ -487,7 +496,8 @@ mod tests {
         (before, path)
     }
 
-    /// The growth that a look finds after some looks that found nothing new.
+    /// Returns the number of samples and the growth after `idle` samples without a new
+    /// acknowledgment and one with `round_trips`.
     fn growth(round_trips: &[Duration], idle: u64) -> (u64, Duration) {
         let (before, path) = after(round_trips);
         let mut network = Network::default();
@@ -513,7 +523,7 @@ mod tests {
         }
         let (_, grown) = growth(&[MILLISECOND; 3], 0);
         assert!(grown < MILLISECOND / 100, "{grown:?}");
-        // One acknowledgment for several segments shows less, and never more.
+        // One acknowledgment for several segments shows a smaller growth, never a larger one.
         let (before, mut path) = after(&[201 * MILLISECOND]);
         path.acknowledged += 3;
         let recent = path.recent_round_trip(before.seen().round_trip, 4);

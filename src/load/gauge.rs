@@ -1,5 +1,5 @@
-//! What a thread gets of its machine: its CPU time, its waits for a CPU, and what the host takes;
-//! and what TCP counted meanwhile.
+//! Reads the CPU time, run-queue wait, CPU throttling and steal time of a thread and its machine,
+//! and the TCP counters of the host.
 
 use std::fs;
 use std::path::Path;
@@ -9,10 +9,10 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::load::evidence::{Host, Machine, share};
 
-/// What TCP counted in the network namespace of the thread, see proc_net(5).
+/// The TCP counters of the thread's network namespace, see proc_net(5).
 const NETSTAT: &str = "/proc/thread-self/net/netstat";
 
-/// One reading of the counters; it is about the thread that made it.
+/// One reading of the counters, by the thread that they describe.
 #[derive(Clone, Copy, Debug)]
 pub struct Gauge {
     at: Instant,
@@ -25,7 +25,7 @@ pub struct Gauge {
 }
 
 impl Gauge {
-    /// Reads the counters. What this kernel does not tell counts as 0.
+    /// Reads the counters. A counter that this kernel does not provide is 0.
     pub fn read() -> Gauge {
         Gauge {
             at: Instant::now(),
@@ -38,7 +38,7 @@ impl Gauge {
         }
     }
 
-    /// What happened since this reading was made, by the same thread.
+    /// Returns the differences since this reading. Must be called by the same thread.
     pub fn since(&self) -> Machine {
         let now = Gauge::read();
         let cpu = now.cpu.saturating_sub(self.cpu);
@@ -57,7 +57,7 @@ impl Gauge {
     }
 }
 
-/// Returns the CPU time of this thread so far; zero where the kernel does not tell it.
+/// Returns the CPU time of this thread so far; zero where the kernel does not provide it.
 pub fn thread_cpu() -> Duration {
     cpu_time(ClockId::CLOCK_THREAD_CPUTIME_ID)
 }
@@ -66,16 +66,16 @@ fn cpu_time(clock: ClockId) -> Duration {
     clock_gettime(clock).map_or(Duration::ZERO, Duration::from)
 }
 
-/// Time on a run queue, in nanoseconds: the second field, see sched-stats in the kernel's
-/// documentation.
+/// Returns the time that this thread has waited on a run queue: the second field, in nanoseconds,
+/// see sched-stats in the kernel's documentation.
 fn waited() -> Option<Duration> {
     let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     let nanoseconds = text.split_whitespace().nth(1)?.parse().ok()?;
     Some(Duration::from_nanos(nanoseconds))
 }
 
-/// Returns for how long the CPU quotas of this process's cgroup and of those above it were used up;
-/// of nested ones, the longest. Zero where there are none (cgroup version 2 only).
+/// Returns the longest time for which the CPU quota of this process's cgroup, or of one of its
+/// ancestors, was used up. Zero where there is no quota (cgroup version 2 only).
 fn throttled() -> Duration {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let path = own.lines().find_map(|line| line.strip_prefix("0::/"));
@@ -94,15 +94,15 @@ fn throttled() -> Duration {
     }
 }
 
-/// Time stolen by the host from all CPUs, in ticks of a hundredth of a second (USER_HZ): the eighth
-/// number of the first line, proc_stat(5).
+/// Returns the steal time of all CPUs: the eighth number of the first line, in ticks of a hundredth
+/// of a second (USER_HZ), see proc_stat(5).
 fn stolen() -> Option<Duration> {
     let text = fs::read_to_string("/proc/stat").ok()?;
     let ticks: u64 = text.split_whitespace().nth(8)?.parse().ok()?;
     Some(Duration::from_millis(ticks * 10))
 }
 
-/// What TCP counted so far: a line of names is followed by one of their values.
+/// Parses the TCP counters: a line of names is followed by a line of their values.
 fn host(netstat: &str) -> Host {
     let mut lines = netstat.lines().filter(|line| line.starts_with("TcpExt:"));
     let names = lines.next().unwrap_or_default().split_whitespace();

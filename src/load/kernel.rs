@@ -1,4 +1,4 @@
-//! The world as it is: the kernel's clock, its sockets, and the reactor's timers.
+//! Implements [`World`] with the kernel's clock and sockets and the reactor's timers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,16 +16,16 @@ use crate::socket::{self, Options, Outgoing};
 use crate::stream::Stream;
 use crate::timestamps::Timestamps;
 
-/// The world of one thread.
+/// The clock, connections and timers of one thread.
 #[derive(Debug)]
 pub struct Kernel {
-    /// What happens in it.
+    /// The event loop of the thread.
     pub reactor: Reactor<Timer>,
     options: Options,
 }
 
 impl Kernel {
-    /// A world with connections of these options.
+    /// Creates an event loop. All connections will have these socket options.
     pub fn new(options: Options) -> io::Result<Kernel> {
         Ok(Kernel {
             reactor: Reactor::new()?,
@@ -34,11 +34,11 @@ impl Kernel {
     }
 }
 
-/// A connection of the kernel's.
+/// A TCP connection of the kernel.
 #[derive(Debug)]
 pub struct KernelSocket {
     stream: TcpStream,
-    /// The kernel's own times of it, when they are kept.
+    /// The kernel's timestamps of the connection, when they are recorded.
     times: Option<Box<Timestamps>>,
 }
 
@@ -112,7 +112,7 @@ impl Socket for KernelSocket {
         Ok(Path {
             segments: info.data_segs_out.into(),
             acknowledged: info.delivered.into(),
-            // Of a connection that was opened here, the SYN counts as one.
+            // On a connection that this side opened, the kernel counts the SYN as one byte.
             acknowledged_bytes: info.acknowledged().saturating_sub(1),
             unsent_bytes: info.notsent_bytes.into(),
             resent: info.total_retrans.into(),

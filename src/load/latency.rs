@@ -1,15 +1,16 @@
-//! Durations of a run, every one of them, and what may be said of them. Pure.
+//! Records all durations of a run in histograms, and computes percentiles and their confidence
+//! intervals. Pure.
 //!
-//! A message without a reply has no response, but it has an age, and its response is at least that.
-//! Such a sample is *censored*. It takes its place among the others at its age, so that a server
-//! that stops answering cannot look fast; and every percentile from the first censored sample on is
-//! a lower bound.
+//! The response time of a message without a reply is unknown, but it is at least the age of the
+//! message. Such a sample is *censored*. It is counted among the others at its age, so that a
+//! server that stops answering does not look fast, and every percentile from the first censored
+//! sample on is a lower bound.
 //!
-//! A percentile is told only when at least [`BEYOND`] samples lie beyond it. Where the samples are
-//! kept in blocks of the run as well, the 95 % interval of the true percentile can be told: by the
-//! ranks of the samples, as if there were only as many as independent ones would be worth the same
-//! (Woodruff 1952; `load/spread.rs`). An interval that could not be trusted is withheld, with the
-//! reason.
+//! A percentile is returned only when at least [`BEYOND`] samples lie beyond it. Where the samples
+//! are also kept in blocks of the run, the 95 % confidence interval of the true percentile can be
+//! computed. It follows from the ranks of the samples, with the number of samples reduced to the
+//! number of independent samples that carry as much information (Woodruff 1952; `load/spread.rs`).
+//! An interval that would not be reliable is withheld, and the reason is returned instead.
 
 use std::time::Duration;
 
@@ -20,31 +21,32 @@ use crate::load::recent::{Recent, least_of, step_of};
 use crate::load::spread::{self, CONFIDENCE, Share, Trend, Worth};
 use crate::units::nanoseconds;
 
-/// Significant decimal digits that are kept: a value is known to one part in a thousand.
+/// Number of significant decimal digits of a histogram: a value is known to one part in a thousand.
 const DIGITS: u8 = 3;
 
-/// Samples that must lie beyond a percentile: fewer say next to nothing about it.
+/// Minimum number of samples beyond a percentile: with fewer, its value is hardly known.
 pub const BEYOND: u64 = 10;
 
-/// Percentiles that are judged together: what happens beyond a higher one is a part of what happens
-/// beyond a lower one, so it cannot be known better.
+/// Percentiles that are judged together. The samples beyond a higher one are among those beyond a
+/// lower one, so they cannot contain more independent events.
 const LADDER: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
 
-/// The change over a run, as a part of the median, from which on there is no one distribution whose
-/// percentiles could be told.
+/// The change over a run, as a share of the median, above which the samples have no common
+/// distribution whose percentiles could be computed.
 const DRIFT: f64 = 0.1;
 
 /// Nanoseconds in a second.
 const SECOND: f64 = 1e9;
 
-/// Durations in nanoseconds. It grows with the longest of them: none is cut off.
+/// A histogram of durations in nanoseconds. It grows with the longest duration, so that none is cut
+/// off.
 #[derive(Clone, Debug)]
 pub struct Latency {
     known: Histogram<u64>,
-    /// What lasted at least so long; none as a rule, so nothing is held for them.
+    /// The censored samples; `None` before the first, which saves memory in the usual case.
     censored: Option<Box<Censored>>,
     longest: u64,
-    /// The same samples once more, by when they were recorded; `None`: that is not kept.
+    /// The samples grouped by the time at which they were recorded; `None` when that is not kept.
     blocks: Option<Box<Blocks>>,
 }
 
@@ -54,39 +56,39 @@ struct Censored {
     least: u64,
 }
 
-/// A duration that was measured, or one that is only known to be exceeded.
+/// A duration that was measured, or a lower bound of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bound {
     /// The duration.
     pub value: Duration,
-    /// It is a lower bound: the truth is this or more.
+    /// Whether the duration is a lower bound: the true value is the same or longer.
     pub at_least: bool,
 }
 
-/// The two ends of the 95 % interval of a percentile; without an upper end when that lies among
-/// censored samples.
+/// The two ends of the 95 % confidence interval of a percentile. The upper end is `None` when it
+/// lies among censored samples.
 pub type Interval = (Duration, Option<Duration>);
 
-/// The reason why there is no interval.
+/// The reason why a confidence interval cannot be computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Withheld {
     /// The samples are not kept in blocks.
     NoBlocks,
-    /// The run has too few blocks to show how much they differ.
+    /// There are no samples, or too few blocks to show how much they differ.
     TooShort,
-    /// The samples grow or fall through the run.
+    /// The samples grow or fall over the run.
     Trend,
-    /// The largest parts of the run resemble their neighbours too much.
+    /// Neighbouring parts of the run are correlated at every size of the parts.
     Correlated,
     /// The samples beyond the percentile come from too few independent events.
     FewEvents,
 }
 
-/// All samples in their order.
+/// All samples of a [`Latency`], ordered by duration.
 #[derive(Debug)]
 pub struct Distribution {
     all: Histogram<u64>,
-    /// How many of the smallest samples are known.
+    /// The number of samples that are shorter than every censored one.
     known: u64,
     longest: Bound,
 }
@@ -103,7 +105,7 @@ impl Default for Latency {
 }
 
 impl Withheld {
-    /// Returns its name in a report for programs.
+    /// Returns the name of the reason in machine-readable reports.
     pub fn name(self) -> &'static str {
         match self {
             Withheld::NoBlocks => "no-blocks",
@@ -120,8 +122,8 @@ fn histogram() -> Histogram<u64> {
 }
 
 impl Latency {
-    /// Returns none yet, to be kept in blocks as well. Durations that were measured come by
-    /// [`take`](Latency::take) alone.
+    /// Creates an empty histogram that keeps its samples in blocks as well. Measured durations may
+    /// be added only with [`take`](Latency::take).
     pub fn in_blocks() -> Latency {
         Latency {
             blocks: Some(Box::default()),
@@ -129,7 +131,7 @@ impl Latency {
         }
     }
 
-    /// Counts a duration that was measured.
+    /// Counts a measured duration.
     #[inline]
     pub fn record(&mut self, duration: Duration) {
         debug_assert!(self.blocks.is_none(), "it would be missing in its block");
@@ -138,14 +140,14 @@ impl Latency {
         count(&mut self.known, nanoseconds);
     }
 
-    /// Counts a duration that was measured so many times.
+    /// Counts a measured duration `times` times.
     pub fn record_many(&mut self, duration: Duration, times: u64) {
         let nanoseconds = nanoseconds(duration);
         self.longest = self.longest.max(nanoseconds);
         add_many(&mut self.known, nanoseconds, times);
     }
 
-    /// Counts a duration of which only the beginning was seen.
+    /// Counts a censored sample: a duration that is known to be at least `age`.
     pub fn record_at_least(&mut self, age: Duration) {
         let nanoseconds = nanoseconds(age);
         self.longest = self.longest.max(nanoseconds);
@@ -162,8 +164,8 @@ impl Latency {
         }
     }
 
-    /// Takes durations in nanoseconds that were measured, into the open block as well; and counts
-    /// them in `also`.
+    /// Moves measured durations in nanoseconds out of `recent` into the histogram and the open
+    /// block, and counts them in `also` as well.
     pub fn take(&mut self, recent: &mut Recent, mut also: Option<&mut Latency>) {
         let longest = recent.take_largest();
         self.longest = self.longest.max(longest);
@@ -183,18 +185,19 @@ impl Latency {
         }
     }
 
-    /// Ends the open block. Returns when the next one ends, after the beginning of the first;
-    /// `None` without blocks.
+    /// Ends the open block. Returns when the next one ends, as a time after the beginning of the
+    /// first; `None` without blocks.
     pub fn end_block(&mut self) -> Option<Duration> {
         self.blocks.as_mut().map(|blocks| blocks.end())
     }
 
-    /// Returns when the open block ends, after the beginning of the first; `None` without blocks.
+    /// Returns when the open block ends, as a time after the beginning of the first; `None` without
+    /// blocks.
     pub fn open_until(&self) -> Option<Duration> {
         self.blocks.as_ref().map(|blocks| blocks.open_until())
     }
 
-    /// Adds the samples of another.
+    /// Adds the samples of another histogram.
     pub fn merge(&mut self, other: &Latency) {
         self.longest = self.longest.max(other.longest);
         add(&mut self.known, &other.known);
@@ -211,18 +214,19 @@ impl Latency {
         }
     }
 
-    /// How many samples there are, censored ones included.
+    /// Returns the number of samples, including censored ones.
     pub fn count(&self) -> u64 {
         let censored = self.censored.as_ref();
         self.known.len() + censored.map_or(0, |censored| censored.histogram.len())
     }
 
-    /// The samples in their order, to be asked for percentiles; `None` when there are none.
+    /// Returns the ordered samples, for percentiles; `None` when there are no samples.
     pub fn distribution(&self) -> Option<Distribution> {
         let mut all = self.known.clone();
         let mut known = all.len();
         if let Some(censored) = &self.censored {
-            // A known sample in the same bucket may be the longer one: it is not counted as known.
+            // A measured sample in the bucket of the shortest censored one may be longer than that,
+            // so it is not counted as known.
             let bucket = self.known.lowest_equivalent(censored.least);
             known = match bucket {
                 0 => 0,
@@ -241,7 +245,7 @@ impl Latency {
         })
     }
 
-    /// Returns the 95 % interval of the true percentile, or why there is none.
+    /// Returns the 95 % confidence interval of the true percentile, or why there is none.
     pub fn interval(&self, percentile: f64) -> Result<Interval, Withheld> {
         let blocks = self.blocks.as_ref().ok_or(Withheld::NoBlocks)?;
         let all = self.distribution().ok_or(Withheld::TooShort)?;
@@ -249,8 +253,8 @@ impl Latency {
         if drift(&all, blocks).is_some() {
             return Err(Withheld::Trend);
         }
-        // The true percentile lies between two of so many independent samples with the chance that
-        // a binomial variable, the number of samples below it, lies between their ranks.
+        // The number of independent samples below the true percentile is binomially distributed.
+        // The percentile lies between two samples if that number lies between their ranks.
         let independent = worth.samples / (worth.factor * worth.factor);
         let share = percentile / 100.0;
         let expected = independent * share;
@@ -269,15 +273,15 @@ impl Latency {
         Ok((low.value, (!high.at_least).then_some(high.value)))
     }
 
-    /// Returns how the samples grow or fall through the run, if that is no chance and so much that
-    /// they have no common distribution: by a tenth of their median.
+    /// Returns the trend of the samples over the run, if it is statistically significant and
+    /// changes them by more than a tenth of their median, so that they have no common distribution.
     pub fn drift(&self) -> Option<Trend> {
         drift(&self.distribution()?, self.blocks.as_ref()?)
     }
 
-    /// Returns how the samples grow or fall through the run, in seconds, by the means of its
-    /// blocks; `None` when that could be chance, or without blocks. See [`spread::trend`] for how
-    /// often it errs.
+    /// Returns the trend of the samples over the run, in seconds, computed from the means of its
+    /// blocks; `None` when it is not statistically significant, or without blocks. See
+    /// [`spread::trend`] for the error rate of the test.
     pub fn trend(&self) -> Option<Trend> {
         trend(&self.distribution()?, self.blocks.as_ref()?)
     }
@@ -294,7 +298,8 @@ fn trend(all: &Distribution, blocks: &Blocks) -> Option<Trend> {
     Some(trend)
 }
 
-/// Returns what the samples are worth for a percentile; `None`: the run is too short to know.
+/// Returns how many independent samples carry as much information about a percentile as all
+/// samples; `None` when the run is too short to compute that.
 fn worth(all: &Distribution, blocks: &Blocks, percentile: f64) -> Option<Worth> {
     let mut events_most = f64::INFINITY;
     let lower = LADDER.into_iter().filter(|lower| *lower < percentile);
@@ -309,8 +314,9 @@ fn worth(all: &Distribution, blocks: &Blocks, percentile: f64) -> Option<Worth> 
     found
 }
 
-/// Returns the samples of each block and those beyond a percentile. A step may hold many equal
-/// samples: it counts as beyond if that is nearer to the share that is beyond by definition.
+/// Returns for each block the number of its samples and of those beyond a percentile. The step of
+/// the percentile may hold many samples: it counts as beyond if the total beyond is then closer to
+/// the share that the percentile defines.
 fn shares(all: &Distribution, blocks: &Blocks, percentile: f64) -> Vec<Share> {
     let step = step_of(nanoseconds(all.nearest(percentile).value));
     let below = |step: usize| match least_of(step) {
@@ -343,30 +349,30 @@ fn add(to: &mut Histogram<u64>, from: &Histogram<u64>) {
 }
 
 impl Distribution {
-    /// How many samples there are.
+    /// Returns the number of samples.
     pub fn count(&self) -> u64 {
         self.all.len()
     }
 
-    /// The longest sample.
+    /// Returns the longest sample.
     pub fn longest(&self) -> Bound {
         self.longest
     }
 
-    /// The mean; with censored samples, a lower bound of it.
+    /// Returns the mean; with censored samples, a lower bound of the mean.
     pub fn mean(&self) -> Duration {
         Duration::from_nanos(self.all.mean().round() as u64)
     }
 
-    /// The duration that so many of a hundred do not exceed; `None` when too few samples lie
-    /// beyond it.
+    /// Returns the smallest sample that at least `percentile` percent of the samples do not exceed;
+    /// `None` when fewer than [`BEYOND`] samples lie beyond it.
     pub fn percentile(&self, percentile: f64) -> Option<Bound> {
         let rank = self.rank(percentile);
         (self.count() >= rank + BEYOND).then(|| self.sample(rank))
     }
 
-    /// Returns how many samples are longer than this; of those that are so to one part in a
-    /// thousand, none.
+    /// Returns the number of samples that are longer than `duration`. Samples in the same bucket,
+    /// which differ from it by at most one part in a thousand, are not counted.
     pub fn beyond(&self, duration: Duration) -> u64 {
         let nanoseconds = nanoseconds(duration);
         match self.all.highest_equivalent(nanoseconds).checked_add(1) {
@@ -377,13 +383,15 @@ impl Distribution {
         }
     }
 
-    /// Returns the sample than which so many are longer; `None` when there are no more than these.
+    /// Returns the sample with `longer` samples above it in the order; `None` when there are no
+    /// more than `longer` samples.
     pub fn below_longest(&self, longer: u64) -> Option<Bound> {
         let rank = self.count().checked_sub(longer).filter(|rank| *rank > 0)?;
         Some(self.sample(rank))
     }
 
-    /// The sample that so many of a hundred do not exceed, however few there are.
+    /// Returns the same as [`percentile`](Distribution::percentile), however few samples lie beyond
+    /// it.
     pub fn nearest(&self, percentile: f64) -> Bound {
         self.sample(self.rank(percentile))
     }
@@ -393,15 +401,16 @@ impl Distribution {
         rank.clamp(1, self.count())
     }
 
-    /// The percentile from which on values are lower bounds; `None`: all are known.
+    /// Returns the percentile above which values are lower bounds; `None` when there are no
+    /// censored samples.
     pub fn at_least_from(&self) -> Option<f64> {
         (self.known < self.count()).then(|| self.known as f64 / self.count() as f64 * 100.0)
     }
 
-    /// The sample of this rank, from 1.
+    /// Returns the sample of this rank, counted from 1.
     fn sample(&self, rank: u64) -> Bound {
         let at_least = rank > self.known;
-        // In the middle of the rank, where no rounding reaches its neighbours.
+        // The quantile in the middle of the rank, so that rounding cannot select a neighbour.
         let quantile = (rank as f64 - 0.5) / self.count() as f64;
         let value = self.all.value_at_quantile(quantile);
         let value = if at_least {
@@ -477,7 +486,8 @@ mod tests {
 
     #[test]
     fn a_dead_tail_makes_lower_bounds() {
-        // 10 s at 1,000/s answered in 1 ms, then 5 s unanswered, seen for one second more.
+        // For 10 s 1,000 messages a second are answered in 1 ms; the messages of the next 5 s are
+        // unanswered, and the run waits one second more.
         let mut latency = of(std::iter::repeat_n(1_000_000, 10_000));
         for millisecond in 0..5000 {
             latency.record_at_least(Duration::from_millis(1000 + millisecond));

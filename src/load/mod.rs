@@ -1,18 +1,19 @@
-//! A load run: threads with an engine and a reactor each, started together, their results added up.
+//! Carries out a load run: starts threads with an engine and a reactor each, and adds up their
+//! results.
 //!
-//! The threads share nothing while messages are due but a few numbers that are drawn on a terminal.
-//! Each one sends its intervals and its result to the thread that started them, which waits, adds
-//! and tells; drawing and writing never happen where messages are sent.
+//! While messages are due the threads share only a few counters, which the progress display reads.
+//! Each thread sends its intervals and its result to the thread that started it. That thread merges
+//! them and passes them to the caller, so the threads that send messages never write any output.
 //!
 //! ```text
-//!   main      worlds, signals ─► start threads ─► add up what they send ───────────► summary
+//!   main      reactors, signals ─► start threads ─► merge what they send ──────────► summary
 //!   threads        └─► connect ─► ready ┄┄ the last one sets the start ┄┄► messages ─► done
 //! ```
 //!
-//! All reactors exist before the first thread does, and signals are taken in between: a request to
-//! stop reaches each thread however early it comes. A thread counts as ready at the latest when it
-//! ends, in whichever way, so that none waits for one that is gone. The last one to be ready wakes
-//! the others; there is no polling.
+//! All reactors are created first, then the signal handling, then the threads, so a request to stop
+//! reaches every thread however early it arrives. A thread that ends for any reason counts as
+//! ready, so that the others do not wait for it. The last thread to become ready wakes the others;
+//! there is no polling.
 
 pub mod assertion;
 pub mod blocks;
@@ -70,61 +71,63 @@ use crate::reactor::Event;
 use crate::reactor::signals::{Relay, Remote};
 use crate::socket;
 
-/// How often [`run`] shows where a run stands: often enough to look alive, too seldom to cost
-/// anything.
+/// The interval at which [`run`] reports the progress: short enough for a display, too long to cost
+/// measurable CPU time.
 const TICK: Duration = Duration::from_millis(200);
 
-/// What a run tells while it goes on.
+/// A report of a run in progress.
 #[derive(Debug)]
 pub enum News<'a> {
-    /// Where it stands, several times a second.
+    /// The progress of the run, several times a second.
     Glance(Glance),
     /// An interval is over.
     Interval(&'a Interval),
 }
 
-/// A look at a run under way.
+/// A snapshot of a run in progress.
 #[derive(Clone, Copy, Debug)]
 pub struct Glance {
-    /// Since when messages are due; `None`: connections are still coming up.
+    /// The time from which messages are due; `None` while connections are being opened.
     pub start: Option<Instant>,
-    /// Connections that are up; once the run closes them, those that are left.
+    /// Connections that are up; once the run closes them, those that are not closed yet.
     pub up: u32,
     /// Messages verified so far.
     pub verified: u64,
 }
 
-/// What the threads have in common.
+/// The state that the threads share.
 #[derive(Debug)]
 struct Shared {
     begun: Instant,
-    /// When a connection of any thread last ended while all are closed, in nanoseconds since
-    /// `begun`.
+    /// The time of the last FIN or end of a connection of any thread while connections are closed,
+    /// in nanoseconds since `begun`.
     last_close: AtomicU64,
-    /// One flag a thread: true when it counts as ready.
+    /// One flag per thread: whether the thread counts as ready.
     is_ready: Vec<AtomicBool>,
     ready: AtomicU32,
     has_been_up: AtomicBool,
-    /// Once all are ready: when messages are due from, or that there is nothing to run.
+    /// Set once all threads are ready: the time from which messages are due; `None` when no thread
+    /// has a connection.
     start: OnceLock<Option<Instant>>,
-    /// A thread has come to the end of its sending.
+    /// Whether a thread has ended its sending.
     has_sent: AtomicBool,
-    /// One a thread, to wake it.
+    /// One handle per thread, which wakes the thread.
     remotes: Arc<[Remote]>,
-    /// One a thread, written by it alone.
+    /// Connections that are up, one counter per thread, written only by that thread.
     up: Vec<AtomicU32>,
     verified: Vec<AtomicU64>,
 }
 
-/// What a thread sends.
+/// A message from a thread of the run to the thread that started it.
 #[derive(Debug)]
 enum Told {
     Interval(u32, Box<Interval>),
     Done(u32, Box<anyhow::Result<(Done, Machine)>>),
 }
 
-/// Carries a plan out. SIGINT, SIGTERM and SIGHUP end it early. It is an error when no connection
-/// ever came up, or when the poll fails.
+/// Carries out a plan, and calls `watch` with reports of its progress. SIGINT, SIGTERM and SIGHUP
+/// end the run early. Fails when the event loop or the signal handling cannot be set up, when a
+/// thread cannot be started or panics, when no connection could be opened, or when the poll fails.
 pub fn run(plan: Plan, mut watch: impl FnMut(News)) -> anyhow::Result<Summary> {
     let plan = Arc::new(plan);
     let world = |_| Kernel::new(plan.options);
@@ -166,7 +169,8 @@ pub fn run(plan: Plan, mut watch: impl FnMut(News)) -> anyhow::Result<Summary> {
     }
 }
 
-/// Starts a thread. However it ends, it counts as ready then, and sends its result.
+/// Starts a thread of the run. When it ends, for any reason, it counts as ready and sends its
+/// result.
 fn start(
     world: Kernel,
     plan: Arc<Plan>,
@@ -187,7 +191,7 @@ fn start(
     Ok(())
 }
 
-/// The part of one thread.
+/// Carries out the part of one thread.
 fn carry_out(
     mut world: Kernel,
     plan: &Arc<Plan>,
@@ -206,7 +210,7 @@ fn carry_out(
                 Event::Io(token, hints) => engine.on_io(&mut world, token, hints),
                 Event::Timer(timer) => engine.on_timer(&mut world, timer),
                 Event::Stop => engine.on_stop(&mut world),
-                // A report is requested once all are ready.
+                // `Shared::ready` requests a report to wake the threads once all are ready.
                 Event::Drain | Event::Report | Event::Inquiry | Event::Hangup => {}
             }
         }
@@ -215,7 +219,7 @@ fn carry_out(
         }
         engine.end_turn(&mut world);
         if engine.stage() >= Stage::Closing {
-            shared.last_close(engine.last_close()); // For the others, also when it is the last one.
+            shared.last_close(engine.last_close()); // Other threads need the last one as well.
         }
         if engine.stage() == Stage::Ready {
             let unreachable = engine.unreachable();
@@ -223,7 +227,7 @@ fn carry_out(
                 shared.ready(number, unreachable.is_none());
             }
             match (shared.start.get(), unreachable) {
-                (None, _) => {} // It is woken when there is.
+                (None, _) => {} // The thread is woken when `start` is set.
                 (Some(None), Some(why)) => bail!("{why}"),
                 (Some(None), None) => bail!("no connection is up"),
                 (Some(Some(start)), _) => {
@@ -262,8 +266,8 @@ impl Shared {
         }
     }
 
-    /// Takes note that a thread is ready, or has ended. The last one sets the start, if any thread
-    /// has a connection, and wakes all.
+    /// Records that a thread is ready, or has ended. The last thread sets the start, if any thread
+    /// has had a connection, and wakes all threads.
     fn ready(&self, number: u32, has_been_up: bool) {
         let flag = self.is_ready.get(number as usize);
         if flag.is_none_or(|flag| flag.swap(true, Ordering::SeqCst)) {
@@ -278,14 +282,14 @@ impl Shared {
         }
     }
 
-    /// Returns whether messages are due that count.
+    /// Returns whether messages are due that are part of the result.
     fn is_sending(&self, now: Instant, warmup: Duration) -> bool {
         let start = self.start.get().copied().flatten();
         let has_begun = start.is_some_and(|start| now >= start + warmup);
         has_begun && !self.has_sent.load(Ordering::Relaxed)
     }
 
-    /// Takes note of when this thread closed last. Returns when any thread did.
+    /// Records when this thread last closed a connection. Returns when any thread last did.
     fn last_close(&self, own: Instant) -> Instant {
         let own = own.saturating_duration_since(self.begun).as_nanos();
         let own = u64::try_from(own).unwrap_or(u64::MAX);
@@ -312,7 +316,7 @@ impl Shared {
     }
 }
 
-/// What the threads have told so far.
+/// Merges the intervals and results of the threads.
 struct Gathering {
     plan: Arc<Plan>,
     remotes: Arc<[Remote]>,
@@ -321,7 +325,7 @@ struct Gathering {
     error: Option<anyhow::Error>,
 }
 
-/// The intervals of one thread that others have not told yet.
+/// The intervals of one thread that are not merged yet, since other threads have not sent theirs.
 #[derive(Default)]
 struct Row {
     intervals: VecDeque<Interval>,
@@ -353,7 +357,7 @@ impl Gathering {
                         None => self.summary = Some(self.first(done, machine)),
                     }
                 }
-                // The others would go on for nothing.
+                // The run has failed, so the other threads stop as well.
                 Err(error) => {
                     self.remotes.iter().for_each(stop_at_once);
                     self.error.get_or_insert(error);
@@ -379,7 +383,8 @@ impl Gathering {
         }
     }
 
-    /// The next interval that all threads have told. One that is done stays where it ended.
+    /// Returns the next interval that all threads have sent, merged. For a thread that has ended,
+    /// its last interval is used.
     fn next_interval(&mut self) -> Option<Interval> {
         let told = |row: &Row| row.done || !row.intervals.is_empty();
         let left = self.rows.iter().any(|row| !row.intervals.is_empty());

@@ -1,5 +1,5 @@
-//! A server in this process, for a run without a target: it has a thread and a reactor of its own,
-//! and listens on a free port of the loopback.
+//! Runs a server in this process, for a load run without a target. The server has its own thread
+//! and reactor, and listens on a free port of the loopback address.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow};
 use crate::server::stats::Totals;
 use crate::server::{Config, Ended, Server, Stopper};
 
-/// The server, running; stopped when this is dropped.
+/// A running server, which is stopped when this value is dropped.
 #[derive(Debug)]
 pub struct OwnServer {
     address: SocketAddr,
@@ -19,7 +19,7 @@ pub struct OwnServer {
 }
 
 impl OwnServer {
-    /// Starts it. When this returns, connections are accepted.
+    /// Starts the server. It accepts connections when this returns.
     pub fn start() -> anyhow::Result<OwnServer> {
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let server = Server::bind(&Config::new(vec![loopback]))?;
@@ -36,25 +36,25 @@ impl OwnServer {
         })
     }
 
-    /// Where it listens.
+    /// Returns the address on which the server listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Stops it as SIGTERM would.
+    /// Stops the server as SIGTERM would, and waits for its end.
     pub fn stop(mut self) -> Served {
         self.stopper.stop();
         self.served()
     }
 
-    /// Stops it at once, as a second SIGTERM would.
+    /// Stops the server at once, as a second SIGTERM would, and waits for its end.
     pub fn break_off(mut self) -> Served {
         self.stopper.stop();
         self.stopper.stop();
         self.served()
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the server's thread.
     fn served(&mut self) -> Served {
         let Some(thread) = self.thread.take() else {
             return Served::default();
@@ -74,12 +74,12 @@ impl OwnServer {
     }
 }
 
-/// What became of the server.
+/// The outcome of a server that has ended.
 #[derive(Debug, Default)]
 pub struct Served {
-    /// What it counted, if it came so far.
+    /// The server's counters, if it started and its thread did not panic.
     pub totals: Option<Totals>,
-    /// Why it could not go on, if it could not.
+    /// The error that ended the server, if one did.
     pub failure: Option<anyhow::Error>,
 }
 

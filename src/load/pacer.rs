@@ -1,28 +1,27 @@
-//! Which message of a schedule goes to which connection, and when. Pure: time comes in as an
-//! argument.
+//! Assigns the messages of a schedule to connections as they become due. Pure: time is an argument.
 //!
-//! *Free* is a connection with fewer than `depth` messages in flight, all of them accepted by the
-//! kernel in full. The messages wait in queues, each of which has connections of its own:
+//! A connection is *free* when it has fewer than `depth` messages in flight and the kernel has
+//! accepted all of them in full. The messages wait in queues, each with its own connections:
 //!
 //! | pacing | queues | message k of the schedule belongs to |
 //! |---|---|---|
-//! | global | one a target | target k mod targets |
-//! | first-free | one | |
-//! | per-connection | one a connection | connection k mod connections, at a constant rate |
+//! | global | one per target | target k mod targets |
+//! | first-free | one | the only queue |
+//! | per-connection | one per connection | connection k mod connections, at a constant rate |
 //!
-//! A thread has of each queue the share that its connections are of the queue's connections. The
-//! next message of a queue goes to the connection of that queue that has been free the longest. A
-//! message that is due and finds none waits; it is late, and never skipped, and holds up the
-//! messages of its own queue alone.
+//! A thread takes a share of each queue's messages in proportion to its share of the queue's
+//! connections. The next message of a queue is assigned to the connection of that queue that has
+//! been free the longest. A message that is due while no connection is free waits. It is late, is
+//! never skipped, and delays only messages of its own queue.
 //!
-//! What waits is not stored: it is the stretch of the schedule between what is due and what was
-//! taken. Each queue goes through the schedule by itself, so with Poisson arrivals a gap is drawn
-//! once for each queue.
+//! Waiting messages are not stored: they are the part of the schedule between the messages taken
+//! and the current time. Each queue iterates over the schedule separately, so with Poisson arrivals
+//! every gap is computed once per queue.
 //!
 //! Invariants:
-//! - due by now = taken + waiting, in the schedule's own arithmetic.
+//! - due by now = taken + waiting, computed from the schedule.
 //! - the messages of a queue are taken in the order in which they are due.
-//! - `ready` has each queue that has a free connection and a next message, once.
+//! - `ready` contains exactly once each queue that has a free connection and a next message.
 
 use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;
@@ -33,15 +32,15 @@ use crate::load::plan::{Pace, Pacing, Plan};
 use crate::load::schedule::{Arrivals, Cursor, Part, Series, Turns};
 use crate::reactor::slots::Token;
 
-/// Deals the messages of one thread.
+/// The assignment of the messages of one thread to its connections.
 #[derive(Debug)]
 pub struct Pacer {
     start: Instant,
     taken: u64,
     queues: Vec<Queue>,
-    /// Queues whose messages have not all been taken.
+    /// Number of queues whose messages have not all been taken.
     open: usize,
-    /// By the time of the next message.
+    /// Queues with a free connection, by the due time of their next message.
     ready: BinaryHeap<Reverse<Ready>>,
 }
 
@@ -50,36 +49,37 @@ pub struct Pacer {
 pub struct Free {
     /// The connection.
     pub token: Token,
-    /// Its place among the lines of this thread.
+    /// The index of its line among the lines of this thread.
     pub line: usize,
-    /// Since when.
+    /// The time from which it has been free.
     pub since: Instant,
 }
 
 /// A message that is to be sent now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dispatch {
-    /// On this connection.
+    /// The connection that the message is sent on.
     pub token: Token,
-    /// When it was due.
+    /// The time at which the message was due.
     pub due: Instant,
-    /// Since when the connection has been free.
+    /// The time from which the connection has been free.
     pub free_since: Instant,
-    /// The queue that it waited in.
+    /// The index of its queue in this thread.
     pub queue: usize,
 }
 
-/// Messages in the order in which they are taken, and the connections that they may go to.
+/// A sequence of messages, and the connections that they may be assigned to.
 #[derive(Debug)]
 struct Queue {
     series: Series,
     next: Cursor,
-    /// The first message that was not due when that was last asked, and how many lie between.
+    /// The first message that was not due when waiting messages were last counted, and the number
+    /// of messages from `next` to it.
     ahead: Cursor,
     waiting: u64,
-    /// Those that have been free the longest first.
+    /// The free connections, the one that has been free the longest first.
     free: VecDeque<Free>,
-    /// The last stretch of time in which a message could be sent, and was not.
+    /// The last period in which a message could be sent, and was not.
     behind: (Instant, Instant),
 }
 
@@ -91,7 +91,7 @@ impl Queue {
             next,
             ahead: next,
             waiting: 0,
-            free: VecDeque::with_capacity(1), // Of a line of its own there is never more than one.
+            free: VecDeque::with_capacity(1), // Per-connection pacing never needs more.
             behind: (start, start),
         }
     }
@@ -123,7 +123,7 @@ impl Queue {
         self.waiting
     }
 
-    /// Returns the time of its next message, if a connection is free for it.
+    /// Returns when the next message is due, if a connection is free for it.
     fn ready(&self) -> Option<Duration> {
         self.due().filter(|_| !self.free.is_empty())
     }
@@ -145,14 +145,14 @@ impl Queue {
 /// A queue whose next message has a free connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Ready {
-    /// When that message is due.
+    /// The time at which that message is due, after the start.
     due: Duration,
     queue: usize,
 }
 
 impl Pacer {
-    /// The messages of one thread's part; none is due before `start`. `None`: a closed loop has no
-    /// schedule.
+    /// Creates the pacer of one thread's part of the schedule, which begins at `start`. Returns
+    /// `None` for a closed loop, which has no schedule.
     pub fn new(plan: &Plan, part: Part, start: Instant) -> Option<Pacer> {
         let Pace::Open {
             rate,
@@ -187,10 +187,10 @@ impl Pacer {
         Some(pacer)
     }
 
-    /// A connection can take a message.
+    /// Adds a connection that can take a message.
     pub fn free(&mut self, connection: Free) {
         let place = match self.queues.len() {
-            0 | 1 => 0, // A division is not free.
+            0 | 1 => 0, // Saves the division.
             queues => connection.line % queues,
         };
         let Some(queue) = self.queues.get_mut(place) else {
@@ -204,14 +204,15 @@ impl Pacer {
         }
     }
 
-    /// When the next message is due for which a connection is free; `None`: while none is.
+    /// Returns when the next message is due that has a free connection; `None` while there is no
+    /// such message.
     pub fn next_due(&self) -> Option<Instant> {
         let Reverse(Ready { due, .. }) = self.ready.peek()?;
         Some(self.start + *due)
     }
 
-    /// Takes the next message that is due and has a free connection. `lives` tells whether a
-    /// connection still stands: one that broke while it was free is forgotten.
+    /// Takes the next message that is due and has a free connection. `lives` returns whether a
+    /// connection is still up; a free connection that has broken is dropped.
     pub fn take(&mut self, now: Instant, lives: impl Fn(Token) -> bool) -> Option<Dispatch> {
         loop {
             let mut top = self.ready.peek_mut()?;
@@ -243,11 +244,12 @@ impl Pacer {
         }
     }
 
-    /// Returns since when a message could be sent that is sent at `now`.
+    /// Returns the time from which a message that is sent at `now` could have been sent.
     ///
-    /// While a message waits that could be sent, the run is behind. Those of the same queue that
-    /// become due meanwhile find no free connection, because this one takes it only now; as far as
-    /// they waited for the run itself, that is its own doing as well, and not the server's.
+    /// While a message waits that could be sent, the run is behind. Messages of the same queue that
+    /// become due during that time find no free connection, because the late message occupies it
+    /// only now. The time for which they wait because the run is behind is attributed to the run as
+    /// well, and not to the server.
     pub fn sendable(&mut self, dispatch: &Dispatch, now: Instant) -> Instant {
         let (due, free_since) = (dispatch.due, dispatch.free_since);
         match self.queues.get_mut(dispatch.queue) {
@@ -256,12 +258,12 @@ impl Pacer {
         }
     }
 
-    /// How many messages were taken.
+    /// Returns the number of messages that were taken.
     pub fn taken(&self) -> u64 {
         self.taken
     }
 
-    /// How many messages are due by now and were not taken.
+    /// Returns the number of messages that are due by now and were not taken.
     pub fn waiting(&mut self, now: Instant) -> u64 {
         let elapsed = now.checked_duration_since(self.start);
         let Some(elapsed) = elapsed else { return 0 };
@@ -269,15 +271,17 @@ impl Pacer {
         queues.map(|queue| queue.waiting(elapsed)).sum()
     }
 
-    /// When the oldest message was due that was not taken; `None`: the schedule has ended.
+    /// Returns when the oldest message that was not taken is due; `None` when the schedule has
+    /// ended.
     pub fn oldest(&self) -> Option<Instant> {
         let due = self.queues.iter().filter_map(Queue::due).min();
         due.map(|due| self.start + due)
     }
 
-    /// Takes the messages that were due before `deadline` and found no connection. Each is shown
-    /// with the place of its queue, which is that of the queue's first line in this thread, and
-    /// with the time since when a connection has been free for it, if one is.
+    /// Takes the messages that were due before `deadline` and were not assigned to a connection.
+    /// Calls `show` for each with the index of its queue, which is the index of the queue's first
+    /// line in this thread; the time at which the message was due; and the time from which a
+    /// connection has been free for it, if one is free.
     pub fn give_up(
         &mut self,
         deadline: Instant,
@@ -298,9 +302,9 @@ impl Pacer {
         self.recount();
     }
 
-    /// Ends the schedule: what is not due by now will not be due any more.
+    /// Ends the schedule at `now`: messages that are due later are dropped.
     pub fn cut(&mut self, now: Instant) {
-        // A message that is due just now is due.
+        // A message that is due exactly at `now` is kept.
         let end = now.saturating_duration_since(self.start) + Duration::from_nanos(1);
         self.queues
             .iter_mut()
@@ -308,12 +312,12 @@ impl Pacer {
         self.recount();
     }
 
-    /// Whether every message of the schedule was taken.
+    /// Returns whether every message of the schedule was taken.
     pub fn is_exhausted(&self) -> bool {
         self.open == 0
     }
 
-    /// Sets right what depends on the queues' next messages, after these have changed.
+    /// Computes `open` and `ready` anew, after the next messages of queues have changed.
     fn recount(&mut self) {
         let queues = self.queues.iter();
         self.open = queues.filter(|queue| queue.due().is_some()).count();
@@ -335,7 +339,7 @@ mod tests {
     use crate::load::plan::Stop;
     use crate::load::schedule::Rate;
 
-    /// An open loop with so many targets, connections and threads.
+    /// Returns the plan of an open loop with this number of targets and connections.
     fn plan(pacing: Pacing, arrivals: Arrivals, targets: u32, connections: u32) -> Plan {
         let address = |port: u32| format!("10.77.0.1:{}", 12_000 + port).parse().unwrap();
         let rate = Rate::parse("1000").unwrap();
@@ -351,7 +355,7 @@ mod tests {
         }
     }
 
-    /// When the messages of each queue are due, worked out without the pacer.
+    /// Returns when the messages of each queue are due, computed without the pacer.
     fn dues(plan: &Plan, start: Instant) -> Vec<Vec<Instant>> {
         let Pace::Open {
             rate,
@@ -389,11 +393,13 @@ mod tests {
         dues
     }
 
-    /// A message that went out, or was given up: the line of its connection, and when it was due.
+    /// A message that was sent or given up: the line of its connection, and the time at which it
+    /// was due.
     type Dealt = (u32, Instant);
 
-    /// Lets one thread send its messages to connections that are busy for so long after each one;
-    /// `None`: for good. Returns what went out, and what was given up in the end.
+    /// Simulates one thread that sends its messages to connections. `busy` returns how long a line
+    /// is busy after each message; `None`: for ever. Returns the messages that were sent, and those
+    /// that were given up at the end.
     fn deal(
         plan: &Plan,
         part: Part,
@@ -403,13 +409,13 @@ mod tests {
         let mut pacer = Pacer::new(plan, part, start).unwrap();
         let queues = pacer.queues.len();
         let lines = part.share(plan.connections.into()) as usize;
-        // Since when each connection is free, or will be; `None`: never again.
+        // The time from which each connection is free; `None`: never again.
         let mut free: Vec<Option<Instant>> = vec![Some(start); lines];
         let mut told = vec![false; lines];
         let (mut sent, mut given_up) = (Vec::new(), Vec::new());
         let mut now = start;
         loop {
-            // Those that have become free meanwhile, in that order.
+            // Connections that have become free since the last round, in that order.
             let mut news: Vec<(Instant, usize)> = (0..lines)
                 .filter_map(|line| Some((free[line]?, line)))
                 .filter(|(since, line)| *since <= now && !told[*line])
@@ -422,8 +428,8 @@ mod tests {
             }
             while let Some(dispatch) = pacer.take(now, |_| true) {
                 let line = dispatch.token.index();
-                // At once when it is due and has a connection, whatever the other queues do; and
-                // on the one that has been free the longest.
+                // A message is sent as soon as it is due and has a free connection, independently
+                // of other queues, and on the connection that has been free the longest.
                 assert_eq!(now, dispatch.due.max(dispatch.free_since));
                 let of_queue = |other: &usize| other % queues == line % queues && told[*other];
                 let longest = (0..lines).filter(of_queue).filter_map(|other| free[other]);
@@ -457,7 +463,7 @@ mod tests {
         (sent, given_up)
     }
 
-    /// Behind the end of every schedule here.
+    /// A time after the end of every schedule in these tests.
     const END: Duration = Duration::from_secs(1000);
 
     proptest! {
@@ -483,7 +489,7 @@ mod tests {
                     prop_assert!(dealt.is_sorted(), "in the order in which they are due");
                     messages.extend(dealt);
                 }
-                // A target that answers gets all of its messages, whatever the others do.
+                // A target that answers gets all of its messages, independently of other targets.
                 let answers = |(line, _): &Dealt| busy_of(*line).is_some();
                 prop_assert!(pacing == Pacing::FirstFree || !given_up.iter().any(answers));
             }
@@ -510,10 +516,10 @@ mod tests {
             assert_eq!(dispatch.token, token);
             pacer.sendable(&dispatch, now)
         };
-        // The first message waits for the run for 5 ms, and the third one was due in that time.
+        // The run sends the first message 5 ms late, and the third one was due in that time.
         assert_eq!(send(0, at(0), at(5000)), at(0));
         assert_eq!(send(0, at(5500), at(5500)), at(2500));
-        // So was the second one, which waited for its own target.
+        // The second one was due in that time as well, but waited for its own target.
         assert_eq!(send(1, at(5600), at(5600)), at(5600));
     }
 }

@@ -1,4 +1,5 @@
-//! What a load run is to do: decided before it starts, and not changed by it. Pure.
+//! The plan of a load run: all its parameters, decided before it starts and not changed by it.
+//! Pure.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,177 +10,187 @@ use crate::load::sizes::Sizes;
 use crate::socket::Options;
 use crate::units::nanoseconds;
 
-/// A load run.
+/// The parameters of a load run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The servers, used in turn; at least one.
+    /// Addresses of the servers, used in turn; at least one.
     pub targets: Vec<SocketAddr>,
-    /// Local addresses with port 0, used in turn; none: the kernel chooses.
+    /// Local addresses with port 0, used in turn; if empty, the kernel chooses.
     pub sources: Vec<SocketAddr>,
-    /// Options of every connection.
+    /// Socket options of every connection.
     pub options: Options,
-    /// How many connections there are at a time; all are up before the first message.
+    /// Number of concurrent connections; all are up before the first message.
     pub connections: u32,
-    /// Connections opened a second before the first message; `None`: as fast as the window allows.
+    /// Connections opened per second before the first message; `None`: as fast as
+    /// [`CONNECT_WINDOW`] allows.
     pub connect_rate: Option<u32>,
-    /// Threads that share the connections and the schedule.
+    /// Number of threads that share the connections and the schedule.
     pub threads: u32,
-    /// When messages are due.
+    /// The rule by which messages become due.
     pub pace: Pace,
-    /// Messages in flight on a connection.
+    /// Maximum number of messages in flight on a connection.
     pub depth: u32,
-    /// Bytes of a message.
+    /// Sizes of the messages, in bytes.
     pub sizes: Sizes,
-    /// Which bytes are sent.
+    /// Content of the messages.
     pub content: Content,
-    /// Whether replies are compared with what was sent. A benchmark measures what that costs; no
-    /// run that a person starts goes without it.
+    /// Whether replies are compared with what was sent. Only a benchmark turns this off, to measure
+    /// its cost; no run that a user starts does.
     pub verify: bool,
-    /// What everything random is computed from.
+    /// The seed of everything random.
     pub seed: u64,
-    /// When the run ends.
+    /// The condition after which the run stops sending.
     pub stop: Stop,
-    /// Messages due so soon after the start are not part of the result.
+    /// Messages that are due within this time after the start are not part of the result.
     pub warmup: Duration,
-    /// How long the run waits for what is outstanding when its time is over.
+    /// Maximum time for which the run waits for outstanding messages after its sending time is
+    /// over.
     pub drain: Duration,
-    /// The age at which a message is given up; `None`: at none.
+    /// The age at which a message is given up; `None`: no message is.
     pub timeout: Option<Duration>,
-    /// Replace connections while the run goes on.
+    /// The replacement of connections during the run; `None`: they are not replaced.
     pub churn: Option<Churn>,
-    /// Do not sleep during the last [`SPIN`] before a message is due.
+    /// Whether a thread polls without sleeping during the last [`SPIN`] before a message is due.
     pub spin: bool,
-    /// Of so many connections the kernel keeps its own times.
+    /// Number of connections for which the kernel's timestamps are recorded.
     pub kernel_timestamps: u32,
-    /// How often the run tells how it goes.
+    /// The length of the intervals at which the run reports its progress.
     pub interval: Duration,
 }
 
-/// When messages are due.
+/// The rule by which messages become due: a closed loop, or a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// So long after the reply before: the server sets the pace.
+    /// A fixed time after the previous reply: the server sets the pace.
     Closed {
-        /// The time between a reply and the next message in its place.
+        /// The time between a reply and the next message in the same slot of the connection's
+        /// `depth`.
         think: Duration,
     },
-    /// By a schedule: the server has to follow.
+    /// By a schedule, which does not depend on the server.
     Open {
-        /// Messages a second over all connections.
+        /// Messages per second over all connections.
         rate: Rate,
-        /// How the gaps are spread.
+        /// The distribution of the gaps between messages.
         arrivals: Arrivals,
-        /// Which connection a message goes to.
+        /// The rule by which a connection is chosen for a message.
         pacing: Pacing,
     },
 }
 
-/// Which connection a scheduled message goes to.
+/// The rule by which a scheduled message is assigned to a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pacing {
-    /// Of the target whose turn it is, the one that has been free the longest: every target gets
-    /// the same number of messages, however long it takes for them.
+    /// Targets take turns, and of the target's connections the one that has been free the longest
+    /// is used: every target gets the same number of messages, however slow it is.
     #[default]
     Global,
-    /// Of all targets, the one that has been free the longest: the faster a target, the more
+    /// The connection that has been free the longest, of any target: the faster a target, the more
     /// messages it gets.
     FirstFree,
-    /// Each connection has a line of its own, phases interleaved.
+    /// Every message belongs to one connection: at a constant rate the phases of the connections
+    /// are interleaved; with Poisson arrivals each connection has a process of its own.
     PerConnection,
 }
 
-/// When a run stops sending.
+/// The condition after which a run stops sending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// After this time.
     After(Duration),
-    /// After so many messages in all.
+    /// After this many messages in total.
     Messages(u64),
 }
 
-/// How connections are replaced.
+/// The replacement of connections during a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Churn {
-    /// Messages of one connection.
+    /// Number of messages after which a connection is replaced.
     pub messages: u64,
-    /// How it ends.
+    /// The way in which it is closed.
     pub close: Close,
 }
 
-/// How a connection is ended by the run.
+/// The way in which the run closes a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Close {
-    /// In order: our FIN, then the server's.
+    /// Orderly: the run sends its FIN first, then the server sends its own.
     #[default]
     Fin,
-    /// At once: a reset, which leaves nothing in TIME_WAIT.
+    /// Abortive: a reset, which leaves no socket in TIME_WAIT.
     Rst,
 }
 
-/// Connects under way at once. The kernel's queue of the server must hold them, and a SYN that
-/// finds it full is sent again only after a second.
+/// Maximum number of connection attempts in progress. The accept queue of the server must hold
+/// them: a SYN that finds it full is retransmitted only after a second.
 pub const CONNECT_WINDOW: usize = 512;
 
-/// How long nothing may happen before what is awaited is given up: no connection comes up, or no
-/// byte of a reply arrives in a run that waits for a number of messages.
+/// The time without progress after which the run gives up: no connection is established, or no byte
+/// of a reply arrives in a run that is to send a number of messages.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The least time for which no connection may end, after the run has closed its side of it or of
-/// the last one, before the server is said not to close; see [`Plan::close_patience`].
+/// The minimum time without the end of any connection, since the run sent its last FIN or the last
+/// connection ended, after which the server is considered not to close; see
+/// [`Plan::close_patience`].
 pub const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// A connection that ends so soon after it came up, without a byte of a reply, was closed at once:
-/// a server that takes no more says so by the first segment that it sends, a round trip later.
+/// A connection that ends within this time after it was established, without a byte of a reply,
+/// counts as closed at once: a server that accepts no more connections closes with its first
+/// segment, which arrives one round trip later.
 pub const AT_ONCE: Duration = Duration::from_millis(500);
 
-/// How often connections are looked over for what has become too old, and TCP_INFO of some is
-/// read: a disturbance of a second is seen in ten of such samples.
+/// The period at which connections are checked for expired timeouts, and TCP_INFO of some is
+/// sampled: a disturbance of one second appears in ten samples.
 pub const LOOK: Duration = Duration::from_millis(100);
 
-/// Connections whose TCP_INFO is read at one such time, in turn. A reading takes about 1 µs, so
-/// that all of them together take less than a thousandth of a CPU.
+/// Number of connections whose TCP_INFO is read per sample; the connections take turns. A reading
+/// takes about 1 µs, so that all of them together take less than a thousandth of a CPU.
 pub const SAMPLE_CONNECTIONS: usize = 16;
-/// What a message may be older than its timeout before it is given up, as a part of that: looking
-/// over thousands of connections takes a while, and so is not done for each message.
+/// Divisor of the timeout: a message may exceed its timeout by the quotient before it is given up.
+/// A scan of thousands of connections takes a while, so there is not one for each message.
 pub const OVERDUE: u32 = 10;
-/// The least of such times, see [`Plan::overdue`].
+/// The lower bound of that quotient, see [`Plan::overdue`].
 pub const OVERDUE_LEAST: Duration = Duration::from_millis(1);
 
-/// From the moment at which all connections are up to the first message: all threads have seen it.
+/// The time between the moment at which all connections are up and the first message; within it all
+/// threads learn of the start.
 pub const LEAD: Duration = Duration::from_millis(5);
 
-/// What an idle CPU needs at most to wake, as a rule: for so long before a message is due a run
-/// that spins does not sleep.
+/// The time that an idle CPU usually needs at most to wake up. A run that spins does not sleep for
+/// this long before a message is due.
 pub const SPIN: Duration = Duration::from_micros(60);
 
-/// The first wait before a broken connection is opened again; it doubles with every failure.
+/// The wait before the first attempt to reopen a broken connection; it doubles with every failure.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(10);
 
-/// The longest such wait: a server that is back is found again within a second.
+/// The upper bound of that wait: a run reconnects within a second to a server that is back.
 pub const BACKOFF_LAST: Duration = Duration::from_secs(1);
 
-/// Bytes that one read or write may take.
+/// Maximum number of bytes in one read or write.
 pub const CALL_BYTES: usize = 64 * 1024;
 
-/// Connections that are read from, one after the other, before their replies are booked: as many
-/// as in a group of the server.
+/// Number of connections that are read one after the other before their replies are recorded: the
+/// size of a group in the server.
 pub const GROUP_CONNECTIONS: usize = 32;
 
-/// The buffer that all connections share: the replies of a group wait in it to be booked.
+/// The size of the buffer that all connections share; it holds the replies of a group until they
+/// are recorded.
 pub const SCRATCH_BYTES: usize = 4 * CALL_BYTES;
 
-/// Bytes that one connection may receive in a turn before the others get theirs.
+/// Maximum number of bytes that one connection may receive in a turn before the others are served;
+/// the same maximum applies to the bytes that it sends.
 pub const TURN_BYTES: usize = 256 * 1024;
 
-/// Connections that are opened or continued in one turn before events are looked at again:
-/// replies must not wait behind a long row of others' first messages.
+/// Maximum number of connections that are opened or continued in one turn before the next poll, so
+/// that replies do not wait behind a long queue of first messages of other connections.
 pub const TURN_CONNECTIONS: usize = 64;
 
-/// Messages that are sent one after the other before replies are looked at again.
+/// Maximum number of messages that are sent one after the other before replies are read again.
 pub const TURN_MESSAGES: usize = 64;
 
 impl Plan {
-    /// The plainest run: small messages over one connection in a closed loop, every reply verified.
+    /// Returns the simplest plan: small messages over one connection in a closed loop, every reply
+    /// verified.
     pub fn new(target: SocketAddr, stop: Stop) -> Plan {
         Plan {
             targets: vec![target],
@@ -207,7 +218,7 @@ impl Plan {
         }
     }
 
-    /// The connections of a part of this run.
+    /// Returns the share of the connections and of the schedule that a thread has.
     pub fn part(&self, thread: u32) -> Part {
         Part {
             index: thread,
@@ -215,8 +226,8 @@ impl Plan {
         }
     }
 
-    /// How many messages a line is to send in a closed loop; `None`: no bound. A total is dealt
-    /// evenly, the first lines taking what is left over.
+    /// Returns how many messages a line is to send in a closed loop; `None`: no limit. A total is
+    /// divided evenly; the first lines take the remainder.
     pub fn quota(&self, line: u32) -> Option<u64> {
         let line = Part {
             index: line,
@@ -228,7 +239,7 @@ impl Plan {
         }
     }
 
-    /// Where the schedule of an open loop ends.
+    /// Returns the end of the schedule of an open loop.
     pub fn schedule_end(&self) -> End {
         match self.stop {
             Stop::After(duration) => End::Before(nanoseconds(duration)),
@@ -236,8 +247,8 @@ impl Plan {
         }
     }
 
-    /// How long the schedule of an open loop is, by its numbers alone; `None`: that is not known
-    /// before it is drawn.
+    /// Returns the length of the schedule of an open loop, if the parameters alone determine it;
+    /// `None`: it is not known before the gaps are drawn.
     pub fn span(&self) -> Option<Duration> {
         match (self.stop, self.pace) {
             (Stop::After(duration), _) => Some(duration),
@@ -261,22 +272,22 @@ impl Plan {
         }
     }
 
-    /// Returns what a message may be older than its timeout when it is given up, as long as the run
-    /// itself is in time: a tenth of it, but not less than [`OVERDUE_LEAST`] and not more than
-    /// [`LOOK`].
+    /// Returns by how much a message may exceed its timeout before it is given up, provided that
+    /// the run itself is not late: a tenth of the timeout, but at least [`OVERDUE_LEAST`] and at
+    /// most [`LOOK`].
     pub fn overdue(&self) -> Duration {
         let timeout = self.timeout.unwrap_or_default();
         (timeout / OVERDUE).clamp(OVERDUE_LEAST, LOOK)
     }
 
-    /// Returns how long the run waits for a close when none comes: a server that may take long to
-    /// answer may take as long to close.
+    /// Returns how long the run waits without the end of any connection before it gives up closing:
+    /// a server that may take long to answer may take as long to close.
     pub fn close_patience(&self) -> Duration {
         CLOSE_PATIENCE.max(self.drain)
     }
 
-    /// Returns how many queues the messages of a schedule wait in, each for connections of its own:
-    /// line k belongs to queue k mod that number.
+    /// Returns the number of queues in which the messages of a schedule wait. Each queue has its
+    /// own connections: line k belongs to queue k mod that number.
     pub fn queues(&self, pacing: Pacing) -> u32 {
         let targets = u32::try_from(self.targets.len()).unwrap_or(u32::MAX);
         match pacing {
@@ -286,8 +297,8 @@ impl Plan {
         }
     }
 
-    /// Returns the target of the messages in the queue of this line; `None`: that of whichever
-    /// connection takes them.
+    /// Returns the index in `targets` of the server that the messages in the queue of this line are
+    /// sent to; `None`: that of the connection that takes the message.
     pub fn target_of_queue(&self, line: u32) -> Option<usize> {
         let Pace::Open { pacing, .. } = self.pace else {
             return Some(self.target_of(line));
@@ -296,16 +307,17 @@ impl Plan {
         (!is_shared).then(|| self.target_of(line))
     }
 
-    /// Returns the place in `targets` of the server that a line uses.
+    /// Returns the index in `targets` of the server that a line uses.
     #[inline(always)]
     pub fn target_of(&self, line: u32) -> usize {
         match self.targets.len() {
-            0 | 1 => 0, // Asked for with every reply, and a division is not free.
+            0 | 1 => 0, // Called for every reply, and a division is not free.
             targets => line as usize % targets,
         }
     }
 
-    /// The addresses of a line: every pair of target and source is used before one is used again.
+    /// Returns the target and the source of a line. Every pair of the two is used before one is
+    /// used again.
     pub fn route(&self, line: u32) -> Option<(SocketAddr, Option<SocketAddr>)> {
         let line = line as usize;
         let target = self.targets.get(line % self.targets.len().max(1))?;

@@ -1,6 +1,6 @@
 //! Checks that this machine can carry out a plan, before anything is started. A plan that does not
-//! fit is refused with each limit that is in the way, its value and the line that raises it; a plan
-//! that fits but will be slow gets a warning.
+//! fit is refused with each limit that it exceeds, the limit's value and the command that raises
+//! it; a plan that fits but will be slow gets a warning.
 
 use std::fs;
 
@@ -9,35 +9,37 @@ use anyhow::bail;
 use crate::process::{self, DESCRIPTOR_RESERVE, DESCRIPTORS_OF_A_REACTOR};
 use crate::units::{agreeing, counted, grouped};
 
-/// The share of the local ports in use above which the kernel searches long for a free one.
-/// connect(2) tries every other port first, from a place that it chooses, and the others only when
-/// all of those are in use: with half of them taken an attempt tries thousands of ports in vain,
-/// and connecting slows from 2,300 a second to 65.
+/// The share of the local ports in use above which the kernel needs long to find a free one. From a
+/// starting point that it chooses, connect(2) tries every second port, and the remaining ones only
+/// when all of those are in use: with half of the ports taken an attempt tries thousands without
+/// result, and connecting slows from 2,300 per second to 65.
 const CROWDED: f64 = 0.5;
 
-/// Numbers of addresses, over whose pairs connections are spread.
+/// Numbers of addresses; connections are spread over all pairs of a target and a source.
 #[derive(Clone, Copy, Debug)]
 pub struct Routes {
-    /// Servers; at least 1.
+    /// Number of servers; at least 1.
     pub targets: usize,
-    /// Local addresses; at least 1, that of the kernel's choice.
+    /// Number of local addresses; at least 1, the one that the kernel chooses.
     pub sources: usize,
 }
 
-/// The limits on descriptors.
+/// The limits on the number of descriptors.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    /// RLIMIT_NOFILE, the hard one.
+    /// RLIMIT_NOFILE, the hard limit.
     process: u64,
     /// fs.nr_open, the largest value that RLIMIT_NOFILE may have; `None`: it cannot be read.
     nr_open: Option<u64>,
-    /// fs.file-max, for all processes together; root is not bound by it.
+    /// fs.file-max, the limit for all processes together, which does not apply to root; `None`: it
+    /// cannot be read.
     file_max: Option<u64>,
 }
 
-/// Raises the limit on descriptors as far as allowed, and refuses what needs more, or more local
-/// ports than the pairs of addresses have. Returns a warning when the ports suffice, but barely.
-/// `each`: the descriptors that a connection takes of this process.
+/// Raises the limit on descriptors as far as allowed. Returns an error when the plan needs more
+/// descriptors, or more local ports than the pairs of addresses offer; returns a warning when the
+/// ports suffice but connecting will be slow. `each`: the number of descriptors that a connection
+/// takes in this process.
 pub fn check(
     connections: u32,
     threads: u32,
@@ -66,8 +68,8 @@ pub fn check(
     Ok(crowding(connections, routes, ports))
 }
 
-/// Returns why so many connections do not fit, and what to do; `None` when they do. `others`: the
-/// descriptors that are not connections.
+/// Returns why so many connections do not fit, and the remedy; `None` when they do fit. `others`:
+/// the number of descriptors for other purposes than connections.
 fn lack_of_descriptors(
     connections: u64,
     threads: u64,
@@ -84,7 +86,7 @@ fn lack_of_descriptors(
         1 => "",
         _ => " (both ends are in this process; a server of its own would take half)",
     };
-    // Fewer connections than threads would be refused in their turn.
+    // A plan with fewer connections than threads would be refused as well.
     let fewer = match limit.saturating_sub(others) / each {
         most if most >= threads => format!("use --connections {most} or fewer, or "),
         _ if threads > 1 => "use fewer --threads, or ".to_string(),
@@ -109,7 +111,8 @@ fn lack_of_descriptors(
     ))
 }
 
-/// Between two addresses and one port there are only as many connections as there are local ports.
+/// Returns why the local ports do not suffice, and the remedy; `None` when they do. Each pair of a
+/// local address and a target allows as many connections as there are local ports.
 fn lack_of_ports(connections: u64, routes: Routes, ports: u64) -> Option<String> {
     let pairs = (routes.targets * routes.sources) as u64;
     if connections <= ports * pairs {
@@ -133,7 +136,7 @@ fn crowding(connections: u64, routes: Routes, ports: u64) -> Option<String> {
     if used < CROWDED {
         return None;
     }
-    // So many that each has less than half of its ports in use.
+    // The number of sources with which each pair has less than half of its ports in use.
     let least = (ports as f64 * CROWDED * routes.targets as f64).max(1.0);
     let sources = (connections as f64 / least).floor() as u64 + 1;
     Some(format!(
@@ -146,7 +149,7 @@ fn crowding(connections: u64, routes: Routes, ports: u64) -> Option<String> {
     ))
 }
 
-/// The size of a range written as `first last`.
+/// Returns the size of a port range written as `first last`.
 fn ports(range: &str) -> Option<u64> {
     let mut ends = range.split_whitespace().map(str::parse);
     let (first, last): (u64, u64) = (ends.next()?.ok()?, ends.next()?.ok()?);
@@ -205,7 +208,7 @@ mod tests {
         let lack = lack_of_descriptors(10, 1, 2, 44, narrow).unwrap();
         assert!(!lack.contains("--connections 0"), "{lack}");
         assert!(!lack.contains("or fewer"), "{lack}");
-        // Three connections would fit, and four threads need four of them.
+        // Three connections would fit, but four threads need at least four.
         let narrow = Limits {
             process: 51,
             ..LIMITS

@@ -1,42 +1,45 @@
-//! How long a thread of the run was away: it should have worked, and was not let run. Pure.
+//! Measures the absence of a thread of the run: the time in which it should have worked, and was
+//! not given CPU time. Pure.
 //!
 //! The time of a thread has three parts. It works (its CPU time); it waits for an event or for its
 //! next timer; the rest is *absence*: another process had its CPU, the quota of its cgroup was used
-//! up, it was stopped, or the host had the CPU. The kernel's counters tell the first of these
-//! alone. The difference tells all of them:
+//! up, it was stopped, or the host had the CPU. The kernel's run-queue counter covers only the
+//! first of these causes. The difference covers all of them:
 //!
 //! ```text
 //!   absent = wall − CPU time − waits, each counted up to the deadline at which it was to end
 //! ```
 //!
-//! What an event's wake-up was late by is part of the wait, since nobody knows when the event came.
-//! So the engine has a timer every [`CHECK`] in a closed loop, and an absence is known to about
-//! that time; in an open loop the messages that become due do the same.
+//! If an event ends a wait, the delay of the wake-up counts as part of the wait, since the time at
+//! which the event occurred is not known. In a closed loop the engine therefore sets a timer every
+//! [`CHECK`], so that an absence is known to about that precision; in an open loop the messages
+//! that become due have the same effect.
 
 use std::time::{Duration, Instant};
 
 use crate::load::evidence::Absences;
 use crate::load::results::LATE;
 
-/// How often a closed loop has a timer to be late for. A thread of a closed loop is awake for
-/// thousands of replies a second as a rule, so this costs it less than a hundredth.
+/// The period of the timer whose lateness shows an absence in a closed loop. A thread of a closed
+/// loop usually wakes up for thousands of replies per second, so this costs it less than a
+/// hundredth.
 pub const CHECK: Duration = Duration::from_millis(10);
 
-/// The account of one thread's time.
+/// The account of how one thread spent its time.
 #[derive(Debug)]
 pub struct Presence {
-    /// When the last turn ended; what follows is a wait.
+    /// The time at which the last turn ended and the current wait began.
     rested_from: Instant,
-    /// Waits since the last check.
+    /// The sum of the waits since the last check.
     waited: Duration,
-    /// The last check.
+    /// The time of the last check.
     since: Instant,
     cpu: Duration,
     absences: Absences,
 }
 
 impl Presence {
-    /// Begins an account. `cpu`: the CPU time of the thread so far.
+    /// Creates an account that starts now. `cpu`: the CPU time of the thread so far.
     pub fn new(now: Instant, cpu: Duration) -> Presence {
         Presence {
             rested_from: now,
@@ -47,26 +50,27 @@ impl Presence {
         }
     }
 
-    /// Takes note that a turn ends, and a wait begins.
+    /// Records that a turn ends and a wait begins.
     #[inline]
     pub fn rests(&mut self, now: Instant) {
         self.rested_from = now;
     }
 
-    /// Takes note that a wait ends which was to end at `deadline` at the latest. Returns whether it
+    /// Records the end of a wait that was to last until `deadline` at most. Returns whether it
     /// ended so late that a check is due.
     #[inline]
     pub fn wakes(&mut self, now: Instant, deadline: Instant) -> bool {
         let deadline = deadline.max(self.rested_from);
         let is_late = now.saturating_duration_since(deadline) > LATE;
-        // A little is what waking up takes, and no absence.
+        // A short delay is the normal cost of a wake-up, not an absence.
         let end = if is_late { deadline } else { now };
         self.waited += end.saturating_duration_since(self.rested_from);
         is_late
     }
 
-    /// Adds the time since the last check to the account. An absence that may be seen in a result
-    /// counts for each of the `outstanding` messages, which could not be read or sent meanwhile.
+    /// Adds the time since the last check to the account. An absence longer than [`LATE`] is
+    /// recorded for each of the `outstanding` messages, which could not be sent or whose replies
+    /// could not be read during that time.
     pub fn check(&mut self, now: Instant, cpu: Duration, outstanding: u64) {
         let wall = now.saturating_duration_since(self.since);
         let worked = cpu.saturating_sub(self.cpu);
@@ -82,7 +86,7 @@ impl Presence {
         self.cpu = cpu;
     }
 
-    /// Returns the account.
+    /// Ends the account and returns it.
     pub fn finish(self) -> Absences {
         self.absences
     }
@@ -94,7 +98,8 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// A thread that works for 1 ms in every 10, and is away for `away` of them.
+    /// Returns the account of a thread that works for 1 ms in every turn and wakes up late by
+    /// `away`.
     fn account(turns: u32, away: Duration) -> Absences {
         let start = Instant::now();
         let (mut now, mut cpu) = (start, Duration::ZERO);
@@ -117,7 +122,7 @@ mod tests {
         assert_eq!(absences.absent, Duration::ZERO);
         assert_eq!(absences.watched, 1000 * MS);
         assert_eq!(absences.held.count(), 0);
-        // Waking up takes a while.
+        // A wake-up takes a while.
         assert_eq!(account(100, MS / 10).absent, Duration::ZERO);
     }
 
@@ -138,7 +143,7 @@ mod tests {
     fn a_stop_within_a_turn_is_seen_and_work_is_not() {
         let start = Instant::now();
         let mut presence = Presence::new(start, Duration::ZERO);
-        // A turn of half a second, of which it worked for a fifth.
+        // A turn of half a second with CPU time for a fifth of it.
         presence.rests(start + 500 * MS);
         presence.wakes(start + 500 * MS, start + 10 * MS);
         presence.check(start + 500 * MS, 100 * MS, 1);

@@ -1,13 +1,14 @@
-//! A thread that asks the kernels of the targets for answers, some times a second, from before the
-//! first message on: the way without the server's program. Targets on this host are not asked:
-//! there is no network between.
+//! A thread that measures the round trip to the kernels of the targets, some times per second, from
+//! before the first message on: the path without the server's program. Targets on this host are not
+//! probed, since there is no network between.
 //!
-//! The kernel is asked by ICMP echo. Where no socket for that may be opened, an empty datagram goes
-//! to a port that nobody listens at, which comes back as an error; Linux answers about one of those
-//! a second (net.ipv4.icmp_ratelimit). What is never answered is no evidence of anything.
+//! The probes are ICMP echo requests. Where no socket for these may be opened, an empty UDP
+//! datagram is sent to a port on which nothing listens, and an ICMP error is returned; Linux sends
+//! about one such error per second (net.ipv4.icmp_ratelimit). A target that never answers is no
+//! evidence of anything.
 //!
-//! The time of an answer is that of the kernel, when it came off the device: a thread that wakes
-//! late does not make the way longer.
+//! The arrival time of an answer is the kernel's receive timestamp, so a late wake-up of the thread
+//! does not make the path seem longer.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -26,23 +27,23 @@ use crate::load::evidence::{PROBE_LOST, Probe};
 use crate::socket::{self, Asking};
 use crate::timestamps::{Arrival, Arrivals};
 
-/// The time between two packets, to whichever target: enough for a 99th percentile in ten seconds,
-/// and some 0.2 % of a CPU.
+/// The time between two probes, over all targets together: enough for a 99th percentile in ten
+/// seconds, at about 0.2 % of a CPU.
 const PERIOD: Duration = Duration::from_millis(20);
 
-/// The same for packets whose answers the target limits.
+/// The minimum time between two probes to a target that limits the rate of its answers.
 const PERIOD_LIMITED: Duration = Duration::from_secs(1);
 
-/// Hosts that are asked: each takes a descriptor of those that a run has in reserve, and its share
-/// of the packets.
+/// Maximum number of hosts that are probed. Each takes a descriptor from the reserve of the run and
+/// a share of the probes.
 const HOSTS_MAX: usize = 8;
 
-/// The first packets to a target follow each other at once, so that its smallest round trip is
+/// The first probes to a target are sent in quick succession, so that its smallest round trip is
 /// known before the first message.
 const FIRST: u16 = 5;
 const PERIOD_FIRST: Duration = Duration::from_millis(1);
 
-/// The thread.
+/// A running probe thread.
 #[derive(Debug)]
 pub struct Prober {
     is_over: Arc<AtomicBool>,
@@ -50,8 +51,9 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// Starts it, unless all targets are on this host. What it measures is kept as far as
-    /// `is_due` holds when a packet is sent. `source`: the address that connections have here.
+    /// Starts the thread, unless all targets are on this host. Round trips are recorded only for
+    /// probes for which `is_due` returned true when they were sent. `sources`: the local addresses
+    /// of the run, of which the first one is used.
     pub fn start(
         targets: &[SocketAddr],
         sources: &[SocketAddr],
@@ -72,14 +74,14 @@ impl Prober {
         })
     }
 
-    /// Ends it, and returns what it measured.
+    /// Stops the thread, and returns its measurements.
     pub fn finish(self) -> Option<Probe> {
         self.is_over.store(true, Ordering::Relaxed);
         self.thread.join().ok()
     }
 }
 
-/// The first targets that are not on this host, each host once.
+/// Returns the first targets that are not on this host, each host once, at most [`HOSTS_MAX`].
 fn hosts(targets: &[SocketAddr], is_local: impl Fn(SocketAddr) -> bool) -> Vec<SocketAddr> {
     let mut hosts: Vec<SocketAddr> = Vec::new();
     for mut target in targets.iter().copied() {
@@ -92,7 +94,7 @@ fn hosts(targets: &[SocketAddr], is_local: impl Fn(SocketAddr) -> bool) -> Vec<S
     hosts
 }
 
-/// A target, and the packets on their way to it and back.
+/// A target, and the probes to it that are in flight.
 #[derive(Debug)]
 struct Asked {
     target: SocketAddr,
@@ -102,18 +104,18 @@ struct Asked {
     echo: Echo,
     sequence: u16,
     next: Instant,
-    /// The time between two packets.
+    /// The time between two probes.
     period: Duration,
     under_way: VecDeque<Question>,
     least: Option<Duration>,
 }
 
-/// A packet that was sent.
+/// A probe that was sent.
 #[derive(Clone, Copy, Debug)]
 struct Question {
     sequence: u16,
     sent: Instant,
-    /// Messages were due then.
+    /// Whether messages were due when it was sent.
     is_due: bool,
 }
 
@@ -143,7 +145,7 @@ fn ask_all(
             one.ask(&is_due);
         }
         let next = asked.iter().map(|one| one.next).min();
-        // An end is looked for at least so often.
+        // The stop flag is read at least once in this period.
         let next = next.map_or(now + PERIOD, |next| next.min(now + PERIOD));
         wait(&asked, next.saturating_duration_since(Instant::now()));
         for one in &mut asked {
@@ -159,7 +161,7 @@ fn ask_all(
     probe
 }
 
-/// Waits for an answer, at most so long.
+/// Waits until an answer arrives, but no longer than `time`.
 fn wait(asked: &[Asked], time: Duration) {
     let sockets = asked.iter();
     let mut sockets: Vec<PollFd> = sockets
@@ -167,12 +169,12 @@ fn wait(asked: &[Asked], time: Duration) {
         .collect();
     let time = Timespec::try_from(time).ok();
     if poll(&mut sockets, time.as_ref()).is_err() {
-        thread::sleep(PERIOD_FIRST); // Interrupted: what is due is looked at again.
+        thread::sleep(PERIOD_FIRST); // Interrupted: the caller checks what is due.
     }
 }
 
 impl Asked {
-    /// A target that can be asked, in the best way that is allowed; `None`: there is none.
+    /// Opens the best kind of socket that is allowed for this target; `None`: there is none.
     fn open(target: SocketAddr, source: Option<SocketAddr>, period: Duration) -> Option<Asked> {
         let ways = [Asking::Echo, Asking::RawEcho, Asking::ClosedPort];
         let (asking, socket) = ways.into_iter().find_map(|asking| {
@@ -196,7 +198,7 @@ impl Asked {
         })
     }
 
-    /// Sends the packet that is due.
+    /// Sends the probe that is due.
     fn ask(&mut self, is_due: impl Fn(Instant) -> bool) {
         self.sequence = self.sequence.wrapping_add(1);
         let packet = self.echo.request(self.sequence);
@@ -207,7 +209,7 @@ impl Asked {
         let mut sent = Instant::now();
         let mut outcome = self.socket.send(packet);
         if outcome.is_err() {
-            // It returned the error that an earlier packet came back with.
+            // The first call returned the pending ICMP error of an earlier probe.
             sent = Instant::now();
             outcome = self.socket.send(packet);
         }
@@ -222,17 +224,17 @@ impl Asked {
         }
     }
 
-    /// Takes the answers that have come, and gives up what was not answered for too long.
+    /// Reads the answers that have arrived, and gives up the probes that are too old.
     fn hear(&mut self, probe: &mut Probe) {
         let queues: &[bool] = match self.asking {
             Asking::Echo | Asking::RawEcho => &[false],
-            // What somebody says who listens there after all is read too, or it would wake for
-            // ever.
+            // If something does listen there, its replies must be read too: otherwise every poll
+            // would return at once.
             Asking::ClosedPort => &[true, false],
         };
         let mut buffer = [0; 128];
         for from_errors in queues {
-            // An error of the socket is one of a packet that was sent: that is lost.
+            // An error of the socket belongs to a probe that was sent; that probe is lost.
             while let Ok(Some(arrival)) =
                 self.arrivals.recv(&self.socket, &mut buffer, *from_errors)
             {
@@ -245,10 +247,10 @@ impl Asked {
         self.give_up(Instant::now(), probe);
     }
 
-    /// Takes out the packet that was answered.
+    /// Removes the probe that was answered from those in flight, and returns it.
     fn question(&mut self, arrival: &Arrival, bytes: &[u8]) -> Option<Question> {
         let place = match arrival.error {
-            // One packet is on its way at a time.
+            // At most one probe is in flight at a time.
             Some(error) => (error == (libc::ECONNREFUSED, self.target.ip())).then_some(0)?,
             None if self.asking == Asking::ClosedPort => return None,
             None => {
@@ -262,7 +264,8 @@ impl Asked {
 
     fn answered(&mut self, question: Question, at: Option<Instant>, probe: &mut Probe) {
         let now = Instant::now();
-        // A step of the wall clock, by which the kernel told the time, makes it no time at all.
+        // The kernel's timestamp is wall-clock time: after a step of that clock it may be out of
+        // range.
         let at = at.filter(|at| (question.sent..now).contains(at));
         let round_trip = at.unwrap_or(now) - question.sent;
         let least = self.least.map_or(round_trip, |least| least.min(round_trip));
@@ -277,7 +280,7 @@ impl Asked {
         while let Some(oldest) = self.under_way.front()
             && now - oldest.sent > PROBE_LOST
         {
-            // An answer that the target limits is not lost when it does not come.
+            // A missing answer is not a loss where the target limits the rate of its answers.
             let is_lost = oldest.is_due && self.asking != Asking::ClosedPort;
             probe.lost += u64::from(is_lost);
             self.under_way.pop_front();

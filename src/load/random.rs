@@ -1,12 +1,13 @@
-//! Chance as a function of (seed, stream, place). Pure: nothing is drawn one after the other, so
-//! what a message is does not depend on when, or on which thread, it was made.
+//! Random numbers as a function of (seed, stream, place). Pure: there is no generator state, so a
+//! message does not depend on when, or on which thread, it was made.
 //!
 //! The mixing function is that of SplitMix64 (Steele, Lea and Flood 2014).
 
-/// Odd, and near 2^64 divided by the golden ratio: consecutive counters differ in many bits.
+/// Odd, and close to 2^64 divided by the golden ratio: consecutive counters differ in many bits.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// What a stream of random numbers is for: equal places of two streams have nothing in common.
+/// The purpose of a stream of random numbers. Streams of different purposes are independent of each
+/// other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// The bytes of a connection.
@@ -15,18 +16,18 @@ pub enum Purpose {
     Sizes,
     /// The gaps between arrivals.
     Gaps,
-    /// The jitter of a line's attempts to reconnect.
+    /// The jitter of a line's waits before it reconnects.
     Backoff,
 }
 
-/// An endless stream of random numbers, each known by its place.
+/// An endless stream of random numbers, each addressed by its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dice {
     key: u64,
 }
 
 impl Dice {
-    /// The stream of one member, such as a connection by its number.
+    /// Returns the stream of one member, such as a connection by its number.
     pub fn new(seed: u64, purpose: Purpose, member: u64) -> Dice {
         let stream = mix(member.wrapping_add(STEP)) ^ mix(purpose as u64);
         Dice {
@@ -34,13 +35,13 @@ impl Dice {
         }
     }
 
-    /// The number at a place: 64 random bits.
+    /// Returns the number at a place: 64 random bits.
     #[inline]
     pub fn at(self, place: u64) -> u64 {
         mix(self.key.wrapping_add(place.wrapping_mul(STEP)))
     }
 
-    /// The number at a place, above 0 and at most 1, evenly spread.
+    /// Returns the number at a place, uniformly distributed above 0 and up to 1.
     pub fn unit(self, place: u64) -> f64 {
         const BITS: u32 = f64::MANTISSA_DIGITS;
         ((self.at(place) >> (u64::BITS - BITS)) + 1) as f64 / (1u64 << BITS) as f64

@@ -1,24 +1,25 @@
-//! The samples of a few milliseconds, to be taken out again and again: recording one and taking it
-//! out cost what the sample costs, and not what a whole histogram would. Pure.
+//! A histogram for the samples of a few milliseconds that is emptied again and again. Recording a
+//! sample and draining it cost time in proportion to the samples, not to the size of a whole
+//! histogram. Pure.
 //!
-//! A sample is known by its *step*. Values below 2,048 have a step each; above, each octave has
-//! 1,024 steps, so that a value is known to one part in a thousand, as in a histogram of three
-//! significant digits. 56,320 steps hold every value of 64 bits.
+//! A sample is stored by its *step*, the index of its bucket. Values below 2,048 have a step each;
+//! above that, each octave has 1,024 steps, so that a value is known to one part in a thousand, as
+//! in a histogram of three significant digits. 56,320 steps cover every 64-bit value.
 
-/// The steps of an octave, as a power of two.
+/// Number of steps per octave, as a power of two.
 const OCTAVE_BITS: u32 = 10;
 
-/// Steps that have a mark together: a cache line of counts.
+/// Number of steps that share one mark bit: a cache line of counts.
 const GROUP: usize = 16;
 
-/// Groups whose marks are one word.
+/// Number of groups whose marks share one word.
 const WORD: usize = u64::BITS as usize;
 
-/// Samples by step. It grows with the largest of them.
+/// Counts of samples by step. The memory grows with the largest sample.
 #[derive(Clone, Debug, Default)]
 pub struct Recent {
     counts: Vec<u32>,
-    /// A bit for each group of steps in which there may be a sample.
+    /// One bit for each group of steps, set if the group may hold samples.
     marks: Vec<u64>,
     largest: u64,
 }
@@ -30,7 +31,7 @@ pub fn step_of(value: u64) -> usize {
     ((octave as usize) << OCTAVE_BITS) + (value >> octave) as usize
 }
 
-/// Returns the least value of a step.
+/// Returns the smallest value of a step.
 pub fn least_of(step: usize) -> u64 {
     let octave = octave_of(step);
     ((step - (octave << OCTAVE_BITS)) as u64) << octave
@@ -61,7 +62,7 @@ impl Recent {
         }
     }
 
-    /// Counts a sample for whose step there is no room yet.
+    /// Allocates room for the step of a sample, and counts the sample.
     #[cold]
     fn grow(&mut self, value: u64) {
         let words = step_of(value) / GROUP / WORD + 1;
@@ -75,7 +76,8 @@ impl Recent {
         std::mem::take(&mut self.largest)
     }
 
-    /// Takes all samples out: calls for each step that has some, from the least, with their number.
+    /// Removes all samples: calls `call` for each step that has samples, in ascending order, with
+    /// the step and the number of its samples.
     pub fn drain(&mut self, mut call: impl FnMut(usize, u32)) {
         for (word, marks) in self.marks.iter_mut().enumerate() {
             while *marks != 0 {

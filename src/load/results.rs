@@ -1,4 +1,4 @@
-//! What a run has measured: every message of every connection has its place here. Pure data.
+//! The measurements of a run: every message of every connection is counted here. Pure data.
 //!
 //! Invariant: scheduled = verified + mismatched + errored + timed out + unanswered + outstanding;
 //! at the end of a run nothing is outstanding.
@@ -14,203 +14,211 @@ use crate::load::payload::Difference;
 use crate::load::step::Step;
 use crate::load::world::KernelTimes;
 
-/// Wrong bytes that are kept with their places: enough to see a pattern, and never a flood.
+/// Maximum number of wrong bytes that are kept with their offsets: enough to see a pattern, and a
+/// bound on the memory.
 pub const DIFFERENCES_MAX: usize = 1000;
 
-/// Lateness that can be seen in a result: twenty times what an idle machine needs to wake up.
+/// The lateness above which a delay is visible in a result: twenty times what an idle machine needs
+/// to wake up.
 pub const LATE: Duration = Duration::from_millis(1);
 
 /// The measurements of a run, or of its warm-up, or of one thread.
 #[derive(Clone, Debug, Default)]
 pub struct Results {
-    /// Connections and messages.
+    /// Counts of connections and messages.
     pub counts: Counts,
-    /// From when a message was due until the last byte of its reply was read.
+    /// Time from when a message was due until the last byte of its reply was read.
     pub response: Latency,
-    /// From the send that took its last byte until then.
+    /// Time from the send that took the last byte of a message until the last byte of its reply was
+    /// read.
     pub service: Latency,
-    /// The same of the first message of each connection: the server may have had to accept it yet.
+    /// Service times of the first message of each connection, which the server may have had to
+    /// accept first.
     pub first: Latency,
-    /// From when a message was due until that send: blocked and own together.
+    /// Time from when a message was due until the send that took its last byte: blocked and own
+    /// together.
     pub lateness: Latency,
-    /// The part of it in which no connection was free, or the socket took no bytes.
+    /// The part of the lateness in which no connection was free, or the socket accepted no bytes.
     pub blocked: Latency,
-    /// The part of it in which the message could have been sent, and was not yet.
+    /// The part of the lateness in which the message could have been sent but was not.
     pub own: Latency,
-    /// Messages that waited for a free connection for longer than [`LATE`], and not because the run
-    /// was behind.
+    /// Number of messages that waited for a free connection for longer than [`LATE`], where the run
+    /// itself was not behind its schedule.
     pub waited: u64,
-    /// From the call of connect(2) until the connection was up.
+    /// Time from the call of connect(2) until the connection was established.
     pub connect: Latency,
-    /// What broke connections, by kind.
+    /// Number of broken connections and failed attempts, by cause.
     pub errors: BTreeMap<ErrorKind, u64>,
-    /// The first wrong byte of each connection that had one, with the number of that connection;
-    /// at most [`DIFFERENCES_MAX`].
+    /// The first wrong byte of each connection that received one, with the number of that
+    /// connection; at most [`DIFFERENCES_MAX`].
     pub differences: Vec<(u32, Difference)>,
     /// The first and the last send.
     pub sends: Option<Sends>,
-    /// The parts of a response by the kernel's own times, of the connections that have them.
+    /// The parts of the responses by the kernel's timestamps, for the connections that have them.
     pub parts: Option<Box<Parts>>,
 }
 
-/// Where the time of a response went: the four follow each other, and their sum is the response.
+/// The parts of a response. The four follow one another, and their sum is the response.
 #[derive(Clone, Debug, Default)]
 pub struct Parts {
-    /// From when the message was due until the send that took its last byte.
+    /// Time from when the message was due until the send that took its last byte.
     pub lateness: Latency,
-    /// From there until its last byte was handed to the device.
+    /// Time from that send until the last byte of the message was handed to the device.
     pub send_queue: Latency,
-    /// From there until the last segment of the reply came off the device.
+    /// Time from there until the last segment of the reply was received from the device.
     pub wire_and_server: Latency,
-    /// From there until the reply was read.
+    /// Time from there until the reply was read.
     pub receive_queue: Latency,
-    /// Parts that were negative by more than [`CLOCK_SLACK`], which no part should be.
+    /// Number of parts that were negative by more than [`CLOCK_SLACK`]; no part should be.
     pub negative: u64,
 }
 
-/// What may lie between two readings of two clocks that are taken for one moment.
+/// The accepted difference between two clocks that are read for the same moment.
 pub const CLOCK_SLACK: Duration = Duration::from_micros(2);
 
-/// How a run went, or one thread of it.
+/// The course of a run, or of one thread of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Course {
-    /// Places for connections that had one.
+    /// Number of lines that had a connection at some time.
     pub lines_up: u32,
-    /// From the end of the warm-up to the end of sending.
+    /// Time from the end of the warm-up to the end of sending.
     pub sending: Duration,
-    /// The same, or from the first reply to the last when that is longer: a server that lags
-    /// behind must not look faster for it, and one that answers late, but steadily, not slower.
+    /// The larger of `sending` and the time from the first verified reply to the last: a server
+    /// that lags behind must not seem faster for it, and one that answers late, but steadily, must
+    /// not seem slower.
     pub elapsed: Duration,
-    /// Messages that were verified while others were still due, those of the warm-up included.
+    /// Messages that were verified before sending ended, those of the warm-up included.
     pub verified_in_time: u64,
-    /// The messages that were due and not settled, of a run with a rate that came to its last
-    /// quarter.
+    /// The backlog; `None` for a run without a rate, or one that ended before its last quarter.
     pub backlog: Option<Backlog>,
     /// Whether a signal ended the run.
     pub interrupted: bool,
-    /// When messages were due from.
+    /// The time from which messages were due.
     pub start: Option<Instant>,
 }
 
 /// Messages that were due and not settled yet, at the end of the first quarter of a run and in the
-/// last one. A backlog that shrinks again does not grow, so of the last quarter the least counts.
+/// last quarter. Of the last quarter the minimum counts, since a backlog that shrinks again does
+/// not grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// At the end of the first quarter.
+    /// Their number at the end of the first quarter.
     pub first: u64,
-    /// The least in the last quarter.
+    /// Their minimum in the last quarter.
     pub last: u64,
-    /// Messages that were due between the two quarters.
+    /// Messages that became due between the two quarters.
     pub due: u64,
 }
 
-/// The share by which a backlog may grow in a run whose queue merely wanders.
+/// The growth of a backlog, as a share of the messages due, up to which it is taken for
+/// fluctuation.
 const WANDERING: f64 = 0.002;
 
-/// Standard deviations by which it may grow by chance, when as many messages are on their way as a
-/// Poisson distribution has.
+/// The growth of a backlog up to which it is taken for chance, in standard deviations, if the
+/// number of messages in flight has a Poisson distribution.
 const BY_CHANCE: f64 = 4.0;
 
-/// The two ends of the row of sends.
+/// The first and the last send of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sends {
-    /// The first one.
+    /// The first send.
     pub first: Send,
-    /// The last one.
+    /// The last send.
     pub last: Send,
 }
 
-/// One send.
+/// A send that completed a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Send {
-    /// When it took the last byte of its message.
+    /// The time of the send that took the last byte of its message.
     pub at: Instant,
-    /// How late that was.
+    /// The lateness of that message.
     pub lateness: Duration,
 }
 
-/// What became of connections and messages.
+/// Outcomes of connections and messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Connections that came up, those that were opened anew included.
+    /// Connections that were established, reopened ones included.
     pub opened: u64,
     /// Attempts to connect that failed.
     pub failed: u64,
     /// Messages that were due.
     pub scheduled: u64,
-    /// Messages whose reply is right in every byte.
+    /// Messages whose reply is correct in every byte.
     pub verified: u64,
     /// Messages whose reply is wrong.
     pub mismatched: u64,
     /// Messages lost with their connection.
     pub errored: u64,
-    /// Messages whose reply came too late, or not in time.
+    /// Messages whose reply was not complete within the timeout.
     pub timed_out: u64,
     /// Messages without a complete reply at the end.
     pub unanswered: u64,
-    /// Bytes of verified messages, one way.
+    /// Bytes of verified messages, in one direction.
     pub verified_bytes: u64,
 }
 
-/// What became of the messages of one target.
+/// Outcomes and times of the messages of one target.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// Messages alone: connections are not counted here.
+    /// Counts of messages only; connections are not counted here.
     pub counts: Counts,
-    /// As in [`Results`].
+    /// See [`Results::response`].
     pub response: Latency,
-    /// As in [`Results`].
+    /// See [`Results::service`].
     pub service: Latency,
 }
 
-/// How a message ended that was not verified.
+/// The reason why a message was not verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     /// Its reply is wrong.
     Mismatched,
-    /// Its connection broke.
+    /// Its connection broke before the reply was complete.
     Errored,
-    /// It became too old.
+    /// It exceeded the timeout.
     TimedOut,
-    /// The run ended.
+    /// The run ended before the reply was complete.
     Unanswered,
 }
 
-/// What can break a connection.
+/// The cause of a broken connection or of a failed attempt to connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ErrorKind {
-    /// Nothing listens, or the connection was made with itself.
+    /// Nothing listens at the port, or the socket connected to itself.
     Refused,
-    /// No connection within [`crate::load::plan::PATIENCE`], or the kernel gave the peer up.
+    /// No connection within [`crate::load::plan::PATIENCE`], or the kernel's retransmissions timed
+    /// out.
     TimedOut,
     /// The server reset the connection.
     Reset,
     /// The server closed its side before the run did.
     ClosedEarly,
-    /// The server took the connection, and ended it before it sent a byte.
+    /// The server accepted the connection, and ended it before it sent a byte.
     ClosedAtOnce,
     /// A reply was wrong.
     WrongReply,
-    /// Bytes came that answer nothing.
+    /// Bytes arrived that belong to no message.
     SurplusBytes,
     /// The server did not close its side in time, see [`crate::load::plan::Plan::close_patience`].
     NotClosed,
-    /// No local port is left for this pair of addresses.
+    /// No local port is free for this pair of addresses.
     NoPort,
-    /// This host does not have the local address of the plan.
+    /// The local address of the plan is no address of this host.
     NoSource,
-    /// Any other error of a call, by its step and its errno.
+    /// Any other error of a system call, by its step and its errno.
     Call(Step, i32),
 }
 
 impl ErrorKind {
-    /// Returns the kind of an error of a call that was made at this step.
+    /// Returns the kind of an error of a system call at this step.
     pub fn at(step: Step, error: &io::Error) -> Self {
         match (error.kind(), step) {
             (io::ErrorKind::ConnectionRefused, _) => ErrorKind::Refused,
             (io::ErrorKind::TimedOut, _) => ErrorKind::TimedOut,
-            // Only a connection that was up can be reset: before, a reset means that it was
-            // refused.
+            // At this step only an established connection can be reset: a reset in answer to the
+            // SYN is reported as a refused connection.
             (io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe, Step::Connect) => {
                 ErrorKind::ClosedAtOnce
             }
@@ -227,7 +235,8 @@ impl ErrorKind {
         }
     }
 
-    /// Returns whether a server that has gone away, or a way to it that was cut, causes this error.
+    /// Returns whether this error can be caused by a server that is down, or by a path that is
+    /// interrupted.
     pub fn is_absence(self) -> bool {
         use nix::libc::{EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH};
         match self {
@@ -242,7 +251,7 @@ impl ErrorKind {
         }
     }
 
-    /// Returns whether this machine lacked something for a moment, so that the next attempt may
+    /// Returns whether this machine temporarily lacked a resource, so that the next attempt may
     /// succeed.
     pub fn is_shortage(self) -> bool {
         use nix::libc::{EAGAIN, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC};
@@ -252,8 +261,8 @@ impl ErrorKind {
         [EAGAIN, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC].contains(&errno)
     }
 
-    /// Returns whether this machine lacked something that a new connection needs, so that no
-    /// server has a part in it.
+    /// Returns whether this machine lacked something that a new connection needs, so that no server
+    /// is the cause.
     pub fn is_own_lack(self) -> bool {
         match self {
             ErrorKind::NoPort | ErrorKind::NoSource => true,
@@ -262,7 +271,7 @@ impl ErrorKind {
         }
     }
 
-    /// Returns advice, where it does not depend on the server.
+    /// Returns advice that applies whatever the server is, if there is any.
     pub fn remedy(self) -> Option<&'static str> {
         use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC};
         Some(match self {
@@ -313,8 +322,8 @@ impl fmt::Display for ErrorKind {
 }
 
 impl Results {
-    /// A message was answered rightly. Returns its service: that and its response are recorded by
-    /// [`Books`].
+    /// Counts a message whose reply is correct, and returns its service time. [`Books`] records the
+    /// service and the response.
     ///
     /// [`Books`]: crate::load::books::Books
     #[inline]
@@ -329,7 +338,7 @@ impl Results {
         service
     }
 
-    /// A message was answered at `now`, and the kernel told its own times.
+    /// Records the parts of a response by the kernel's timestamps; the reply was read at `now`.
     pub fn parts(&mut self, message: &Message, times: KernelTimes, now: Instant) {
         let sent = message.due + message.lateness().unwrap_or_default();
         let ends = [message.due, sent, times.sent, times.received, now];
@@ -347,8 +356,8 @@ impl Results {
         }
     }
 
-    /// A message ended otherwise, `age` after it was due: its times are known to be at least what
-    /// they are then.
+    /// Counts a message that was not verified, `age` after it was due, and records its times as
+    /// lower bounds.
     pub fn lost(&mut self, loss: Loss, message: &Message, age: Duration) {
         self.counts.lost(loss);
         self.response.record_at_least(age);
@@ -361,15 +370,15 @@ impl Results {
         }
     }
 
-    /// A message ended that was never given to a connection. `own`: for how long it could have
-    /// been.
+    /// Counts a message that was not verified and was never given to a connection. `own`: the time
+    /// for which it could have been sent.
     pub fn lost_waiting(&mut self, loss: Loss, own: Duration, age: Duration) {
         self.counts.lost(loss);
         self.response.record_at_least(age);
         self.never_sent(own, age);
     }
 
-    /// Adds what another thread measured.
+    /// Adds the measurements of another thread.
     pub fn merge(&mut self, other: &Results) {
         self.counts.merge(&other.counts);
         self.response.merge(&other.response);
@@ -394,19 +403,19 @@ impl Results {
         }
     }
 
-    /// A connection broke, or did not come up.
+    /// Counts a connection that broke, or was not established.
     pub fn error(&mut self, kind: ErrorKind) {
         *self.errors.entry(kind).or_default() += 1;
     }
 
-    /// A byte was wrong.
+    /// Keeps the first wrong byte of a connection, unless there are [`DIFFERENCES_MAX`] already.
     pub fn difference(&mut self, connection: u32, difference: Difference) {
         if self.differences.len() < DIFFERENCES_MAX {
             self.differences.push((connection, difference));
         }
     }
 
-    /// Counts the lateness of a message that was sent in full.
+    /// Records the lateness of a message that was sent in full.
     fn sent(&mut self, message: &Message, lateness: Duration) {
         let own = message.own(lateness).min(lateness);
         self.waited += u64::from(message.waited() > LATE);
@@ -419,7 +428,8 @@ impl Results {
 
     fn never_sent(&mut self, own: Duration, age: Duration) {
         self.lateness.record_at_least(age);
-        // For so long it could have been sent, and was not: that is known.
+        // `own` is exact, not a lower bound: for that long the message could have been sent, and
+        // was not.
         self.waited += u64::from(age.saturating_sub(own) > LATE);
         self.own.record(own.min(age));
         self.blocked.record_at_least(age.saturating_sub(own));
@@ -440,20 +450,20 @@ impl Results {
 }
 
 impl Backlog {
-    /// Returns the share of the messages due between the two quarters by which it grew; `None`: it
-    /// did not, or it may have been chance. `slow`: how long the slowest of a hundred replies take.
+    /// Returns the growth of the backlog as a share of the messages due between the two quarters;
+    /// `None`: it did not grow, or it may be chance. `slow`: the 99th percentile of the responses.
     pub fn growth(&self, slow: Duration, sending: Duration) -> Option<f64> {
         let grown = self.last as f64 - self.first as f64;
         let share = grown / self.due.max(1) as f64;
         let is_chance = grown < BY_CHANCE * ((self.first + self.last) as f64).sqrt();
-        // Where replies take so long, more and more are on their way until the first ones come.
+        // With replies that take this long, the number in flight grows until the first ones arrive.
         let is_filling = slow > sending / 4;
         (share > WANDERING && !is_chance && !is_filling).then_some(share)
     }
 }
 
 impl Course {
-    /// Adds that of another thread.
+    /// Adds the course of another thread.
     pub fn merge(&mut self, other: &Course) {
         self.lines_up += other.lines_up;
         self.sending = self.sending.max(other.sending);
@@ -473,7 +483,7 @@ impl Course {
 }
 
 impl Parts {
-    /// Adds those of another thread.
+    /// Adds the parts of another thread.
     pub fn merge(&mut self, other: &Parts) {
         self.lateness.merge(&other.lateness);
         self.send_queue.merge(&other.send_queue);
@@ -484,7 +494,7 @@ impl Parts {
 }
 
 impl Tally {
-    /// Counts a message that was answered rightly.
+    /// Counts a message whose reply is correct.
     pub fn verified(&mut self, message: &Message, response: Duration) {
         self.counts.verified(message);
         self.response.record(response);
@@ -492,8 +502,8 @@ impl Tally {
         self.service.record(response.saturating_sub(lateness));
     }
 
-    /// Counts a message that ended otherwise, `age` after it was due. `lateness`: until it was
-    /// sent, if it was.
+    /// Counts a message that was not verified, `age` after it was due. `lateness`: `None` if the
+    /// message was not sent in full.
     pub fn lost(&mut self, loss: Loss, lateness: Option<Duration>, age: Duration) {
         self.counts.lost(loss);
         self.response.record_at_least(age);
@@ -502,7 +512,7 @@ impl Tally {
         }
     }
 
-    /// Adds those of another thread.
+    /// Adds the tally of another thread.
     pub fn merge(&mut self, other: &Tally) {
         self.counts.merge(&other.counts);
         self.response.merge(&other.response);
@@ -511,14 +521,14 @@ impl Tally {
 }
 
 impl Counts {
-    /// Counts a message that was answered rightly.
+    /// Counts a message whose reply is correct.
     #[inline]
     pub fn verified(&mut self, message: &Message) {
         self.verified += 1;
         self.verified_bytes += message.size();
     }
 
-    /// Counts a message that ended otherwise.
+    /// Counts a message that was not verified.
     pub fn lost(&mut self, loss: Loss) {
         *match loss {
             Loss::Mismatched => &mut self.mismatched,
@@ -528,12 +538,12 @@ impl Counts {
         } += 1;
     }
 
-    /// Messages whose fate is sealed.
+    /// Returns the number of messages whose outcome is known.
     pub fn settled(&self) -> u64 {
         self.verified + self.mismatched + self.errored + self.timed_out + self.unanswered
     }
 
-    /// Adds those of another thread, or another part of the run.
+    /// Adds the counts of another thread, or of another part of the run.
     pub fn merge(&mut self, other: &Counts) {
         self.opened += other.opened;
         self.failed += other.failed;

@@ -1,11 +1,11 @@
-//! A queue whose first element needs no memory of its own: of very many connections, most have one
-//! message in flight at a time. Pure.
+//! A queue that stores its first element inline and allocates only for further ones: of very many
+//! connections, most have one message in flight at a time. Pure.
 //!
 //! Invariant: while there is no first element, there are no others.
 
 use std::collections::VecDeque;
 
-/// Elements in the order in which they came.
+/// A queue of elements in the order in which they were added.
 #[derive(Debug)]
 pub struct Row<T> {
     first: Option<T>,
@@ -26,7 +26,7 @@ impl<T> Default for Row<T> {
 }
 
 impl<T> Row<T> {
-    /// Adds one at the end.
+    /// Adds an element at the end.
     pub fn push_back(&mut self, element: T) {
         if self.first.is_none() {
             self.first = Some(element);
@@ -35,30 +35,30 @@ impl<T> Row<T> {
         }
     }
 
-    /// Takes the oldest.
+    /// Removes and returns the oldest element.
     pub fn pop_front(&mut self) -> Option<T> {
         let next = self.others.as_mut().and_then(|others| others.pop_front());
         std::mem::replace(&mut self.first, next)
     }
 
-    /// Takes the youngest.
+    /// Removes and returns the newest element.
     pub fn pop_back(&mut self) -> Option<T> {
         let last = self.others.as_mut().and_then(|others| others.pop_back());
         last.or_else(|| self.first.take())
     }
 
-    /// The oldest.
+    /// Returns the oldest element.
     pub fn front(&self) -> Option<&T> {
         self.first.as_ref()
     }
 
-    /// The youngest.
+    /// Returns the newest element.
     pub fn back(&self) -> Option<&T> {
         let last = self.others.as_ref().and_then(|others| others.back());
         last.or(self.first.as_ref())
     }
 
-    /// The one at this place, from 0 for the oldest.
+    /// Returns the element at this index; the oldest has index 0.
     pub fn get_mut(&mut self, place: usize) -> Option<&mut T> {
         match place.checked_sub(1) {
             None => self.first.as_mut(),
@@ -66,25 +66,25 @@ impl<T> Row<T> {
         }
     }
 
-    /// How many there are.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         let others = self.others.as_ref().map_or(0, |others| others.len());
         usize::from(self.first.is_some()) + others
     }
 
-    /// Whether there is none.
+    /// Returns whether the queue is empty.
     pub fn is_empty(&self) -> bool {
         self.first.is_none()
     }
 
-    /// All of them, oldest first.
+    /// Returns an iterator over the elements, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.first
             .iter()
             .chain(self.others.iter().flat_map(|others| others.iter()))
     }
 
-    /// The same, to be changed.
+    /// Returns a mutable iterator over the elements, oldest first.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         let others = self.others.iter_mut();
         self.first

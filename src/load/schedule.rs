@@ -1,18 +1,19 @@
-//! When each message is due: decided before the run by rate, arrivals and seed. Pure.
+//! The schedule: the time at which each message is due, decided before the run by rate, arrivals
+//! and seed. Pure.
 //!
-//! A constant rate is a fraction of integers, and message k is due k / rate after the start,
-//! computed from k: no rounded period, so nothing drifts. Poisson gaps are a function of the seed
-//! and k, rounded to whole nanoseconds one by one.
+//! A constant rate is a fraction of integers, and message k is due k / rate after the start. That
+//! time is computed from k, not by adding a rounded period, so nothing drifts. Poisson gaps are a
+//! function of the seed and k; each is rounded to whole nanoseconds.
 //!
-//! Threads share one schedule, and so do queues of messages that go to different connections.
-//! Message k belongs to queue k mod q of q; the messages of a queue are dealt to its connections in
-//! turn, and each belongs to the thread that has the connection. So every queue has an equal share
-//! of the schedule, and of the queue's messages every thread has a share in proportion to its
-//! connections. Which of these connections a message goes to is not decided here.
+//! Threads share one schedule, and so do the queues of messages for different connections. With q
+//! queues, message k belongs to queue k mod q. The messages of a queue are dealt to its connections
+//! in turn, and each belongs to the thread that has the connection. Every queue therefore has an
+//! equal share of the schedule, and of a queue's messages each thread has a share in proportion to
+//! its connections. Which of the thread's connections sends a message is not decided here.
 //!
-//! Connections with lines of their own are as many queues: at a constant rate that interleaves
-//! their phases; with Poisson arrivals each line is a Poisson process of its own, and together they
-//! are one.
+//! With pacing per connection, each connection has a queue of its own: at a constant rate their
+//! phases are interleaved; with Poisson arrivals each queue is an independent Poisson process, and
+//! all of them together are one as well.
 
 use std::fmt;
 use std::time::Duration;
@@ -20,38 +21,38 @@ use std::time::Duration;
 use crate::load::random::{Dice, Purpose};
 use crate::units::{grouped, nanoseconds};
 
-/// In nanoseconds.
+/// Nanoseconds in a second.
 const SECOND: u64 = 1_000_000_000;
 
-/// Messages a second, as a fraction.
+/// A number of messages per second, as a fraction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     messages: u64,
-    /// In so many nanoseconds.
+    /// The time, in nanoseconds, in which that many messages are due.
     nanoseconds: u64,
 }
 
-/// How the gaps between messages are spread.
+/// The distribution of the gaps between messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Arrivals {
-    /// All equal.
+    /// All gaps are equal.
     #[default]
     Constant,
-    /// Exponential, as those of many independent users: a Poisson process.
+    /// Exponential gaps, as in the requests of many independent users: a Poisson process.
     Poisson,
 }
 
 /// One of several parts of a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// Which one, from 0.
+    /// Its index, from 0.
     pub index: u32,
-    /// How many there are, at least one.
+    /// Number of parts, at least one.
     pub of: u32,
 }
 
-/// Which messages of a schedule belong to a part of it: in every `cycle` messages these `count`,
-/// `stride` apart, beginning with number `first`.
+/// The messages of a schedule that belong to a part of it: of every `cycle` messages, `count` ones
+/// that are `stride` apart, the first of which has the number `first`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turns {
     first: u64,
@@ -69,33 +70,34 @@ pub struct Series {
     /// The mean gap in nanoseconds.
     mean_gap: f64,
     turns: Turns,
-    /// Where it ends: messages due before this, in nanoseconds, and with numbers below that.
+    /// The end: only messages that are due before this time, in nanoseconds, and whose numbers are
+    /// below that number.
     before: u64,
     below: u64,
 }
 
-/// Where a series ends.
+/// The end of a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// All due before this time after the start, in nanoseconds.
+    /// Before this time after the start, in nanoseconds.
     Before(u64),
-    /// Messages of the whole schedule below this number.
+    /// Before the message of the whole schedule with this number.
     Number(u64),
 }
 
-/// A place in a series: its next message.
+/// A position in a series: its next message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
-    /// Of the whole schedule.
+    /// The number of that message in the whole schedule.
     number: u64,
-    /// How many messages of this part come before it in its cycle.
+    /// Number of messages of this part that precede it in its cycle.
     turn: u64,
-    /// When it is due, in nanoseconds after the start, whether or not the series goes so far.
+    /// The time at which it is due, in nanoseconds after the start, even if that is past the end.
     at: u64,
 }
 
 impl Rate {
-    /// Reads a decimal number of messages a second, such as `1000` or `333.3`.
+    /// Parses a decimal number of messages per second, such as `1000` or `333.3`.
     pub fn parse(text: &str) -> Option<Rate> {
         let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
         let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
@@ -110,18 +112,18 @@ impl Rate {
         })
     }
 
-    /// Messages a second.
+    /// Returns the number of messages per second.
     pub fn per_second(self) -> f64 {
         self.messages as f64 / self.nanoseconds as f64 * 1e9
     }
 
-    /// The time of so many messages, in whole nanoseconds, rounded down.
+    /// Returns the time in which this many messages are due, in whole nanoseconds, rounded down.
     pub fn time_of(self, messages: u64) -> u64 {
         let time = u128::from(messages) * u128::from(self.nanoseconds) / u128::from(self.messages);
         u64::try_from(time).unwrap_or(u64::MAX)
     }
 
-    /// The mean gap, in nanoseconds.
+    /// Returns the mean gap in nanoseconds.
     fn mean_gap(self) -> f64 {
         self.nanoseconds as f64 / self.messages as f64
     }
@@ -144,15 +146,15 @@ impl fmt::Display for Rate {
 }
 
 impl Part {
-    /// All of it.
+    /// The only part of a whole.
     pub const WHOLE: Part = Part { index: 0, of: 1 };
 
-    /// Which one of the whole the one at this place of the part is.
+    /// Returns the index in the whole of the member with index `place` in this part.
     pub fn member(self, place: u32) -> u32 {
         self.index + place * self.of
     }
 
-    /// How many of so many things fall to this part, dealt one by one.
+    /// Returns how many of `things` belong to this part when they are dealt one by one.
     pub fn share(self, things: u64) -> u64 {
         let (index, of) = (u64::from(self.index), u64::from(self.of));
         things / of + u64::from(index < things % of)
@@ -160,7 +162,7 @@ impl Part {
 }
 
 impl From<Part> for Turns {
-    /// Every `of`th message.
+    /// Returns every `of`th message.
     fn from(part: Part) -> Turns {
         Turns {
             first: part.index.into(),
@@ -172,14 +174,15 @@ impl From<Part> for Turns {
 }
 
 impl Turns {
-    /// Returns how many of the queues a thread has connections of. Its connection at place p
-    /// belongs to the queue at place p mod that number.
+    /// Returns the number of queues of which a thread has connections. The thread's connection with
+    /// index p belongs to the thread's queue with index p mod that number.
     pub fn queues_of(thread: Part, connections: u32, queues: u32) -> u32 {
         let apart = queues / common_divisor(queues, thread.of);
         apart.min(thread.share(connections.into()) as u32)
     }
 
-    /// Returns the messages of the queue at this place of a thread, which has connections of it.
+    /// Returns the thread's messages of its queue with index `place`; the thread has connections of
+    /// it.
     pub fn of_queue(thread: Part, connections: u32, queues: u32, place: u32) -> Turns {
         let first = thread.member(place);
         let queue = Part {
@@ -228,7 +231,7 @@ fn common_divisor(one: u32, other: u32) -> u32 {
 }
 
 impl Series {
-    /// The messages of a part, of those that `end` leaves.
+    /// Returns the messages of a part of the schedule, up to `end`.
     pub fn new(
         rate: Rate,
         arrivals: Arrivals,
@@ -251,7 +254,7 @@ impl Series {
         }
     }
 
-    /// The messages of a connection that has a line of its own.
+    /// Returns the messages of a connection that has a queue of its own.
     pub fn line(rate: Rate, arrivals: Arrivals, seed: u64, end: End, line: Part) -> Self {
         let part = Series::new(rate, arrivals, seed, end, line);
         match arrivals {
@@ -269,7 +272,7 @@ impl Series {
         }
     }
 
-    /// Before its first message.
+    /// Returns a cursor at the first message.
     pub fn start(&self) -> Cursor {
         let mut cursor = Cursor {
             number: 0,
@@ -283,15 +286,16 @@ impl Series {
         cursor
     }
 
-    /// When the message at the cursor is due, after the start; `None`: the series has ended.
+    /// Returns the time after the start at which the message at the cursor is due; `None`: the
+    /// series has ended.
     #[inline]
     pub fn due(&self, cursor: Cursor) -> Option<Duration> {
         let within = cursor.at < self.before && cursor.number < self.below;
         within.then(|| Duration::from_nanos(cursor.at))
     }
 
-    /// How many messages from the cursor on are due within this time after the start, where that
-    /// can be told without counting them; `None`: where it cannot.
+    /// Returns how many messages from the cursor on are due up to this time after the start, where
+    /// a formula gives that number; `None`: they have to be counted one by one.
     pub fn count(&self, cursor: Cursor, elapsed: Duration) -> Option<u64> {
         if self.arrivals == Arrivals::Poisson {
             return None;
@@ -312,7 +316,7 @@ impl Series {
         })
     }
 
-    /// Goes on to the next message of this part.
+    /// Advances the cursor to the next message of this part.
     #[inline]
     pub fn advance(&self, cursor: &mut Cursor) {
         cursor.turn += 1;
@@ -326,7 +330,7 @@ impl Series {
         self.forward(cursor, step);
     }
 
-    /// Ends the series earlier: what is due at `end` or later is not due any more.
+    /// Ends the series earlier: messages due at `end` or later no longer belong to it.
     pub fn cut(&mut self, end: Duration) {
         let end = nanoseconds(end);
         self.before = self.before.min(end);
@@ -347,7 +351,7 @@ impl Series {
         }
     }
 
-    /// The exponential gap before a message, in nanoseconds.
+    /// Returns the exponential gap before a message, in nanoseconds.
     fn gap(&self, number: u64) -> u64 {
         (-self.gaps.unit(number).ln() * self.mean_gap).round() as u64
     }
@@ -423,7 +427,7 @@ mod tests {
             let mut cursor = series.start();
             series.forward(&mut cursor, k);
             let at = u128::from(cursor.at);
-            // at <= k / rate < at + 1, in integers: k * 1e12 / (messages a thousand seconds).
+            // at <= k / rate < at + 1, in integers: k * 1e12 / (messages per thousand seconds).
             let per_thousand_seconds = u128::from(whole * 1000 + decimals);
             let exact = u128::from(k) * 1_000_000_000_000;
             prop_assert!(at * per_thousand_seconds <= exact);
@@ -455,7 +459,7 @@ mod tests {
             let connections = threads.max(queues) + more;
             let end = End::Number(300);
             let whole = all(&Series::new(rate("999.9"), arrivals, seed, end, Part::WHOLE));
-            // The connection of message k, worked out one by one; then what each thread has.
+            // The connection of message k, computed one by one; then the messages of each thread.
             let line = |k: u32| {
                 let of_queue = (k % queues..connections).step_by(queues as usize);
                 let lines: Vec<u32> = of_queue.collect();
@@ -466,7 +470,7 @@ mod tests {
                 let lines: Vec<u32> = (index..connections).step_by(threads as usize).collect();
                 let places = Turns::queues_of(thread, connections, queues);
                 for place in 0..places {
-                    // All connections at this place are of one queue, and no others are.
+                    // All connections with this index belong to one queue, and no others do.
                     let queue = lines[place as usize] % queues;
                     for (number, line) in lines.iter().enumerate() {
                         let is_here = number as u32 % places == place;

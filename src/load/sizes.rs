@@ -1,20 +1,20 @@
-//! How long messages are. Pure: chance comes in as an argument.
+//! The distribution of message sizes. Pure: random bits are passed in as an argument.
 
 use std::fmt;
 
 /// A distribution of sizes, in bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sizes {
-    /// All the same.
+    /// All messages have this size.
     Fixed(usize),
-    /// Evenly from the first to the last, both included.
+    /// Uniformly distributed from the first to the last, both included.
     Uniform(usize, usize),
-    /// Some sizes, each with its share of all messages in percent; the shares make 100.
+    /// Several sizes, each with its share of all messages in percent; the shares add up to 100.
     Mixed(Vec<(usize, f64)>),
 }
 
 impl Sizes {
-    /// The size that belongs to 64 random bits.
+    /// Returns the size that 64 random bits select.
     #[inline]
     pub fn of(&self, chance: u64) -> usize {
         match self {
@@ -27,7 +27,7 @@ impl Sizes {
         }
     }
 
-    /// The smallest.
+    /// Returns the smallest size.
     pub fn smallest(&self) -> usize {
         match self {
             Sizes::Fixed(size) | Sizes::Uniform(size, _) => *size,
@@ -35,7 +35,7 @@ impl Sizes {
         }
     }
 
-    /// The largest.
+    /// Returns the largest size.
     pub fn largest(&self) -> usize {
         match self {
             Sizes::Fixed(size) | Sizes::Uniform(_, size) => *size,
@@ -55,7 +55,7 @@ fn mixed(shares: &[(usize, f64)], chance: u64) -> usize {
     shares.last().map_or(0, |(size, _)| *size)
 }
 
-/// As it is typed: `64`, `64..1500`, `64:90%,16384:10%`.
+/// Formats the sizes as they are typed: `64`, `64..1500`, `64:90%,16384:10%`.
 impl fmt::Display for Sizes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,56 +1,59 @@
-//! What a number of dependent samples is worth, and whether a row of values grows. Pure.
+//! Statistics of dependent samples: their effective sample size, and a trend test. Pure.
 //!
-//! Samples of a queue, or of a server that pauses, come in clusters: a thousand of them may say as
-//! much as ten independent ones. How much is seen from groups of neighbouring blocks of a run
-//! (batch means): the share of samples beyond a limit varies more from group to group than it would
-//! if samples were independent. Groups of every size are compared, from single blocks to
-//! sixteenths of the run, and the size with the widest interval counts. Where even the largest
-//! groups resemble their neighbours, the rest is added as for an autoregression of first order.
+//! Samples of a queue, or of a server that pauses, occur in clusters: a thousand of them may carry
+//! as much information as ten independent ones. The effective sample size is estimated from groups
+//! of neighbouring blocks of a run (batch means): the share of samples beyond a limit varies more
+//! from group to group than it would if the samples were independent. Groups of every size are
+//! compared, from single blocks to sixteenths of the run, and the size with the widest interval is
+//! used. Where groups of every size are correlated with their neighbours, the variance of the
+//! largest ones is inflated as for a first-order autoregression.
 //!
-//! `tests/intervals.rs` shows in simulation how often such intervals hold.
+//! `tests/intervals.rs` shows by simulation how often such intervals contain the true value.
 
 use std::time::Duration;
 
-/// Groups that a run has at least: with fewer, Student's factor makes an interval useless.
+/// Minimum number of groups of a run: with fewer, Student's factor makes an interval useless.
 pub const GROUPS_LEAST: usize = 16;
 
-/// Standard deviations on either side that hold 95 % of a normal distribution.
+/// Number of standard deviations on either side of the mean that contain 95 % of a normal
+/// distribution.
 pub const CONFIDENCE: f64 = 1.96;
 
-/// Standard deviations beyond which neighbouring groups are not independent: one of twenty such
-/// tests errs.
+/// Number of standard deviations above which neighbouring groups count as correlated: a test with a
+/// false-positive rate of one in twenty.
 const CORRELATED: f64 = 1.645;
 
-/// The correlation of neighbours that is reckoned with at most: beyond it hardly any of the samples
+/// Upper bound of the correlation of neighbours that is used: beyond it hardly any of the samples
 /// are independent.
 const CORRELATION_MOST: f64 = 0.98;
 
-/// Standard deviations from which a row of values has a trend: one of a thousand such tests errs,
-/// in either direction.
+/// Number of standard deviations from which a series of values has a trend: a test with a
+/// false-positive rate of one in a thousand, both directions together.
 const TREND: f64 = 3.29;
 
-/// Standard deviations by which the correlation of neighbours is taken for higher than it was found
-/// when a trend is judged, since a queue that wanders looks like one that grows.
+/// Number of standard errors by which the trend test raises the measured correlation of neighbours,
+/// since a queue that fluctuates slowly resembles one that grows.
 const CAUTION: f64 = 2.0;
 
-/// The samples of a block, and those of them beyond a limit.
+/// Number of samples of a block, and of those beyond a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Share {
-    /// All of them.
+    /// All samples.
     pub all: f64,
-    /// Those beyond the limit.
+    /// The samples beyond the limit.
     pub beyond: f64,
 }
 
-/// What samples are worth that depend on each other.
+/// The statistical worth of samples that depend on each other.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Worth {
-    /// How many independent samples would tell the share of those beyond the limit as well.
+    /// The effective sample size: the number of independent samples that would estimate the share
+    /// beyond the limit equally well.
     pub samples: f64,
-    /// How many times as wide as for a known variance an interval is, since the variance was
+    /// The factor by which an interval is wider than with a known variance, since the variance was
     /// estimated from few groups.
     pub factor: f64,
-    /// True when neighbouring groups of every size resembled each other.
+    /// Whether groups of every size were correlated with their neighbours.
     pub is_correlated: bool,
 }
 
@@ -63,27 +66,27 @@ pub struct Point {
     pub value: f64,
 }
 
-/// How a row of values grows, or falls, from its beginning to its end.
+/// The growth or decline of a series of values from its beginning to its end.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Trend {
-    /// By how much a value grows in a second: the median of the slopes of all pairs of values
-    /// (Theil 1950, Sen 1968).
+    /// The change of the value per second: the median of the slopes of all pairs of values (Theil
+    /// 1950, Sen 1968).
     pub slope: f64,
-    /// How unlikely it is that there is no trend, in standard deviations of a normal distribution;
-    /// at least 3.29, which is one case in a thousand.
+    /// The significance of the trend in standard deviations of a normal distribution; at least
+    /// 3.29, which one series without a trend in a thousand reaches.
     pub deviations: f64,
-    /// The time over which the values lie.
+    /// The time from the first value to the last.
     pub span: Duration,
 }
 
-/// The variance of a share, and how well it is known.
+/// The variance of a share, and the degrees of freedom of its estimate.
 #[derive(Clone, Copy, Debug)]
 struct Variance {
     value: f64,
     degrees: f64,
 }
 
-/// Returns what the samples of these blocks are worth; `None`: there are too few blocks.
+/// Returns the statistical worth of the samples of these blocks; `None`: there are too few blocks.
 ///
 /// The variance of a share is that of a ratio over clusters (Cochran 1977, 2.11). It is never less
 /// than that of independent samples.
@@ -108,7 +111,7 @@ pub fn worth(blocks: &[Share]) -> Option<Worth> {
         let variance = variance(&differences, all);
         widest = widest.wider(variance);
         let correlation = resemblance(&differences);
-        // Its mean is -1 / count for independent groups.
+        // The expected correlation of independent groups is -1 / count.
         is_correlated &= (correlation + 1.0 / count) * count.sqrt() > CORRELATED;
         if groups.len() / 2 < GROUPS_LEAST {
             if is_correlated {
@@ -130,9 +133,9 @@ pub fn worth(blocks: &[Share]) -> Option<Worth> {
     })
 }
 
-/// Returns the variance of a share of so many samples, from the differences of the groups. Where a
-/// few groups make most of it, it is known hardly better than from those alone: the degrees of
-/// freedom follow from the fourth moment.
+/// Returns the variance of the share among `all` samples, from the residuals of the groups. Where a
+/// few groups cause most of the variance, the estimate is hardly better than from these alone: the
+/// degrees of freedom follow from the fourth moment.
 fn variance(differences: &[f64], all: f64) -> Variance {
     let count = differences.len() as f64;
     let moment = |power| {
@@ -155,14 +158,14 @@ fn variance(differences: &[f64], all: f64) -> Variance {
 }
 
 impl Trend {
-    /// Returns by how much a value grows, or falls, over the whole row; without a sign.
+    /// Returns the absolute change of the value over the whole series.
     pub fn growth(&self) -> f64 {
         self.slope.abs() * self.span.as_secs_f64()
     }
 }
 
 impl Variance {
-    /// Returns the one with the wider interval.
+    /// Returns the variance that yields the wider interval.
     fn wider(self, other: Variance) -> Variance {
         let width = |it: Variance| it.value.sqrt() * student(CONFIDENCE, it.degrees);
         if width(other) > width(self) {
@@ -172,7 +175,7 @@ impl Variance {
         }
     }
 
-    /// Returns the variance of groups that resemble their neighbours so much.
+    /// Returns this variance inflated for groups that have this correlation with their neighbours.
     fn inflated(self, correlation: f64) -> Variance {
         let correlation = correlation.clamp(0.0, CORRELATION_MOST);
         let inflation = (1.0 + correlation) / (1.0 - correlation);
@@ -192,12 +195,13 @@ fn in_pairs(groups: &[Share]) -> Vec<Share> {
     joined.collect()
 }
 
-/// Returns the trend of a row of values, in the order of their times; `None` when there are too few
-/// values, or none that could not be chance.
+/// Returns the trend of a series of values, in the order of their times; `None` when there are too
+/// few values, or when the trend is not significant.
 ///
-/// The rank correlation with time is tested, with as many independent values as the correlation of
-/// neighbours leaves. Where there is no trend, one of a thousand rows is taken for one that has it;
-/// up to three of a thousand where values depend on each other for a tenth of the row.
+/// The rank correlation with time is tested, with the number of independent values that follows
+/// from the correlation of neighbours. Of series without a trend, one in a thousand is reported to
+/// have one; up to three in a thousand where values depend on each other over a tenth of the
+/// series.
 pub fn trend(points: &[Point]) -> Option<Trend> {
     let (first, last) = (points.first()?, points.last()?);
     if points.len() < GROUPS_LEAST {
@@ -205,7 +209,7 @@ pub fn trend(points: &[Point]) -> Option<Trend> {
     }
     let count = points.len() as f64;
     let (correlation, rest) = against_time(&ranks(points));
-    // Without a trend, ranks of a row that was cleared of one have a correlation of -2 / count.
+    // Without a trend, the expected correlation of neighbouring residuals is -2 / count.
     let unbiased = (resemblance(&rest) + 2.0 / count) / (1.0 - 4.0 / count);
     let error = ((1.0 - unbiased * unbiased).max(0.0) / count).sqrt();
     let cautious = (unbiased + CAUTION * error).clamp(0.0, 1.0);
@@ -219,11 +223,11 @@ pub fn trend(points: &[Point]) -> Option<Trend> {
     })
 }
 
-/// Degrees of freedom that a trend has at least: values of which each is nearly the one before must
-/// lie on a line to be one.
+/// Lower bound of the degrees of freedom of a trend test: values of which each is close to the
+/// previous one must lie on a line to show a trend.
 const DEGREES_LEAST: f64 = 0.5;
 
-/// Returns the rank of each value, from 0; equal ones share their mean rank.
+/// Returns the rank of each value, from 0; equal values share their mean rank.
 fn ranks(points: &[Point]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..points.len()).collect();
     order.sort_by(|one, other| points[*one].value.total_cmp(&points[*other].value));
@@ -237,8 +241,8 @@ fn ranks(points: &[Point]) -> Vec<f64> {
     ranks
 }
 
-/// Returns the correlation of some values with their places, and what is left of the values without
-/// it.
+/// Returns the correlation of values with their indices, and the residuals of their linear
+/// regression.
 fn against_time(values: &[f64]) -> (f64, Vec<f64>) {
     let middle = (values.len() - 1) as f64 / 2.0;
     let mean = values.iter().sum::<f64>() / values.len() as f64;
@@ -256,7 +260,7 @@ fn against_time(values: &[f64]) -> (f64, Vec<f64>) {
     (correlation, rest)
 }
 
-/// Returns the correlation of neighbours among values whose mean is 0.
+/// Returns the correlation of neighbouring values, given that their mean is 0.
 fn resemblance(values: &[f64]) -> f64 {
     let all: f64 = values.iter().map(|value| value * value).sum();
     let neighbours: f64 = values.windows(2).map(|pair| pair[0] * pair[1]).sum();
@@ -273,8 +277,9 @@ fn median_slope(points: &[Point]) -> f64 {
     slopes.get(slopes.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// Returns how many estimated standard deviations hold as much of Student's distribution as so many
-/// hold of the normal one (Wallace 1959; right to 1 % from three degrees of freedom on).
+/// Converts a number of standard deviations of the normal distribution to the number of estimated
+/// ones that contains the same part of Student's distribution (Wallace 1959; accurate to 1 % from
+/// three degrees of freedom on).
 fn student(deviations: f64, degrees: f64) -> f64 {
     if degrees.is_infinite() {
         return deviations;
@@ -283,7 +288,7 @@ fn student(deviations: f64, degrees: f64) -> f64 {
     (degrees * ((scaled * scaled / degrees).exp() - 1.0)).sqrt()
 }
 
-/// Returns the inverse of [`student`].
+/// Inverts [`student`].
 fn deviations(student: f64, degrees: f64) -> f64 {
     let scaled = (degrees * (1.0 + student * student / degrees).ln()).sqrt();
     scaled * (8.0 * degrees + 1.0) / (8.0 * degrees + 3.0)

@@ -1,45 +1,48 @@
-//! Times in which no reply came though messages were on their way: whether they are stalls of the
-//! server, or the slow replies that its other times let expect. Pure.
+//! Classifies times without a reply while messages were in flight: stalls of the server, or slow
+//! replies that are expected given the other service times. Pure.
 //!
-//! A long silence alone says nothing: a single slow reply at a low rate, or the last one of the
-//! drain, is a silence as well. So each message that was on its way is asked how likely it was to
-//! be on its way for so much longer, given how long it had been already:
+//! The length of a silence alone proves nothing: a single slow reply at a low rate, or the last one
+//! of the drain, causes a silence as well. Therefore each message that was in flight contributes
+//! how unlikely it was to remain in flight until the end of the silence, given its age at the
+//! beginning:
 //!
 //! ```text
 //!   surprise = Σ −ln( S(age at the end) / S(age at the beginning) )
 //! ```
 //!
-//! with S(t), the share of the run's messages that were in service for longer than t. A slow reply
-//! that had been slow before adds next to nothing; twenty messages that were all to be answered in
-//! a millisecond add up to what cannot be chance.
+//! S(t) is the share of the run's messages that were in service for longer than t. A reply that was
+//! slow already before the silence adds next to nothing; twenty messages whose replies usually take
+//! a millisecond add up to a surprise that cannot be chance.
 
 use std::time::Duration;
 
 use crate::load::latency::Distribution;
 
-/// A silence below this is no stall: it may be a pause of scheduling, or a delayed acknowledgment
-/// (40 ms) with what follows from it.
+/// Minimum length of a stall: a shorter silence may be a scheduling delay, or a delayed
+/// acknowledgment (40 ms) and its consequences.
 pub const STALL_LEAST: Duration = Duration::from_millis(100);
 
-/// The surprise from which on a silence is a stall: one in five hundred million by chance, so that
-/// even of a million silences none is.
+/// The surprise above which a silence is a stall: a probability of one in five hundred million, so
+/// that no stall is expected by chance even among a million silences.
 const SURPRISE: f64 = 20.0;
 
-/// Silences of a thread that are kept: those in which messages lost the most time together.
+/// Maximum number of silences that are kept per thread: those in which messages lost the most time
+/// in total.
 const KEPT: usize = 16;
 
-/// Messages of a silence that are kept with their ages; of more, every so many-th.
+/// Maximum number of messages of a silence whose ages are kept; of more messages, every n-th is
+/// kept.
 pub const WAITS_MAX: usize = 1000;
 
 /// A time without a reply.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Silence {
-    /// Its length.
+    /// The length of the silence.
     pub length: Duration,
-    /// Of messages that were sent and had no reply: how long ago they were sent when the silence
-    /// began (zero: later), and when it ended.
+    /// The ages, since they were sent, of the messages without a reply: at the beginning of the
+    /// silence (zero if sent later), and at its end.
     pub waits: Vec<(Duration, Duration)>,
-    /// How many messages each of these stands for.
+    /// Number of messages that each entry of `waits` represents.
     pub weight: f64,
 }
 
@@ -48,13 +51,14 @@ pub struct Silence {
 pub struct Silences(Vec<Silence>);
 
 impl Silence {
-    /// The time that messages lost in it, all together.
+    /// Returns the time that all messages together lost in the silence, in seconds.
     fn lost(&self) -> f64 {
         let waits = self.waits.iter().map(|(from, to)| *to - *from);
         waits.sum::<Duration>().as_secs_f64() * self.weight
     }
 
-    /// Returns how little it is to be expected from the times of service, in natural logarithms.
+    /// Returns how unexpected the silence is, given the service times: the sum in the module's
+    /// docs, in natural logarithms.
     fn surprise(&self, service: &Distribution) -> f64 {
         let longer = |age| (service.beyond(age) as f64).max(0.5);
         let waits = self.waits.iter();
@@ -64,7 +68,7 @@ impl Silence {
 }
 
 impl Silences {
-    /// Adds one.
+    /// Adds a silence.
     pub fn add(&mut self, silence: Silence) {
         self.0.push(silence);
         if self.0.len() > KEPT {
@@ -74,13 +78,13 @@ impl Silences {
         }
     }
 
-    /// Adds those of another thread. A server that stopped stopped for all of them, so each thread
-    /// sees its own part.
+    /// Adds the silences of another thread. When a server stops, each thread records a silence with
+    /// its own messages.
     pub fn merge(&mut self, other: &Silences) {
         other.0.iter().for_each(|silence| self.add(silence.clone()));
     }
 
-    /// Returns the length of the longest stall, given how long messages were in service.
+    /// Returns the length of the longest stall, given the distribution of the service times.
     pub fn stall(&self, service: &Distribution) -> Option<Duration> {
         let stalls = self.0.iter();
         let stalls = stalls.filter(|silence| silence.surprise(service) > SURPRISE);
@@ -109,7 +113,8 @@ mod tests {
         silences
     }
 
-    /// A thousand replies: all in a millisecond but `slow` of them, which take 500 ms.
+    /// Returns the service times of a thousand replies: 500 ms for `slow` of them, 1 ms for the
+    /// others.
     fn service(slow: u32) -> Distribution {
         let mut latency = Latency::default();
         latency.record_many(MS, (1000 - slow).into());
@@ -119,10 +124,10 @@ mod tests {
 
     #[test]
     fn slow_replies_are_no_stall() {
-        // The last of a drain, which had been slow before the others were answered.
+        // The last replies of a drain, which were slow already before the silence.
         let drain = silence(&[(200, 500), (290, 500), (100, 400), (50, 500)]);
         assert_eq!(drain.stall(&service(10)), None);
-        // One that is on its way alone at a low rate.
+        // A single message in flight at a low rate.
         assert_eq!(silence(&[(0, 500)]).stall(&service(10)), None);
         assert_eq!(silence(&[(0, 500)]).stall(&service(1)), None);
     }

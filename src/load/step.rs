@@ -1,29 +1,29 @@
-//! The steps of a connection's life at which a system call can fail without a fault of the peer.
-//! Pure.
+//! The steps in the life of a connection at which a system call can fail through no fault of the
+//! peer. Pure.
 //!
-//! Such a failure costs only the connection at which it happens, and the run goes on. The report
-//! counts it by step and errno: "Cannot allocate memory" alone does not show what to check.
+//! Such a failure affects only its own connection, and the run continues. The report counts
+//! failures by step and errno: "Cannot allocate memory" alone does not show what to check.
 
 use std::fmt;
 use std::io;
 
-/// A step of a connection's life, named after its call; first those of a connection that is not up
-/// yet.
+/// A step in the life of a connection, named after its call. Steps of a connection that is not
+/// established yet are first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
     /// socket(2).
     Open,
-    /// setsockopt(2) of what the plan asks for.
+    /// setsockopt(2) of the options in the plan.
     Configure,
     /// bind(2) of the local address.
     Bind,
-    /// connect(2), and its outcome: SO_ERROR.
+    /// connect(2), and its result in SO_ERROR.
     Connect,
     /// epoll_ctl(2).
     Register,
     /// setsockopt(2) of SO_TIMESTAMPING.
     KeepTimes,
-    /// Reading the kernel's times: recvmsg(2) with MSG_ERRQUEUE.
+    /// recvmsg(2) with MSG_ERRQUEUE, which reads the kernel's timestamps.
     ReadTimes,
     /// send(2).
     Send,
@@ -37,17 +37,17 @@ pub enum Step {
     ReadInfo,
 }
 
-/// A call that failed, and its step.
+/// A failed call, and its step.
 #[derive(Debug)]
 pub struct Failure {
     /// The step.
     pub step: Step,
-    /// What the call returned.
+    /// The error that the call returned.
     pub error: io::Error,
 }
 
 impl Step {
-    /// Returns a function that turns the error of this step into a failure.
+    /// Returns a function that turns an error of this step into a failure.
     pub fn failed(self) -> impl FnOnce(io::Error) -> Failure {
         move |error| Failure { step: self, error }
     }

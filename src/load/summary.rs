@@ -13,28 +13,28 @@ use crate::server::stats::Totals;
 /// The result of a load run.
 #[derive(Clone, Debug)]
 pub struct Summary {
-    /// What was to be done.
+    /// The plan of the run.
     pub plan: Arc<Plan>,
-    /// What became of it, after the warm-up.
+    /// Outcomes and times after the warm-up.
     pub results: Results,
-    /// What became of the warm-up's messages.
+    /// Outcomes and times of the warm-up.
     pub warmup: Results,
-    /// What the run saw of itself and of the network.
+    /// Evidence about the generator itself and the network.
     pub evidence: Evidence,
-    /// How it went.
+    /// The course of the run.
     pub course: Course,
     /// The history of each target, in the order of the plan.
     pub targets: Vec<Target>,
     /// Whether every target is an address of this host, so that no network takes part.
     pub is_local: bool,
-    /// What the server of this process counted, when the run had one.
+    /// The totals of the server in this process, if the run had one.
     pub own_server: Option<Totals>,
-    /// Why the interval log is not complete, when it is not.
+    /// The error that left the interval log incomplete, if there was one.
     pub unlogged: Option<String>,
 }
 
 impl Summary {
-    /// The result of one thread.
+    /// Returns the result of one thread.
     pub fn new(plan: &Arc<Plan>, done: Done, machine: Machine) -> Summary {
         Summary {
             plan: Arc::clone(plan),
@@ -52,7 +52,7 @@ impl Summary {
         }
     }
 
-    /// Adds that of another thread.
+    /// Adds the result of another thread.
     pub fn add(&mut self, done: Done, machine: Machine) {
         self.results.merge(&done.books.run);
         self.warmup.merge(&done.books.warmup);
@@ -70,9 +70,9 @@ impl Summary {
         self.evidence.silences.stall(&service)
     }
 
-    /// Returns how long a thread of the generator may have waited for the CPU while the run's own
-    /// server had it: all of its waits, up to the CPU time of that server. Zero without such a
-    /// server.
+    /// Returns an upper bound of the time that a thread of the generator waited for a CPU on which
+    /// the run's own server was running: all of its waits, but at most the CPU time of that server.
+    /// Zero without such a server.
     pub fn waited_for_own_server(&self) -> Duration {
         let machine = &self.evidence.machine;
         match self.own_server {
@@ -84,34 +84,34 @@ impl Summary {
         }
     }
 
-    /// Returns the share of its time for which a thread of the generator waited for a CPU that
-    /// other processes than the run's own server had.
+    /// Returns the share of its time for which a thread of the generator waited for a CPU that was
+    /// used by other processes than the run's own server.
     pub fn starved_by_others(&self) -> f64 {
         let excused = share(self.waited_for_own_server(), self.time_of_a_thread());
         (self.evidence.machine.starved - excused).max(0.0)
     }
 
-    /// Returns for how long each thread was measured.
+    /// Returns the time for which each thread was measured.
     fn time_of_a_thread(&self) -> Duration {
         self.evidence.machine.wall / self.plan.threads.max(1)
     }
 
-    /// Places for connections that never had one.
+    /// Returns the number of lines that never had a connection.
     pub fn not_opened(&self) -> u32 {
         self.plan.connections.saturating_sub(self.course.lines_up)
     }
 
-    /// Verified messages a second; 0 when there were none.
+    /// Returns the number of verified messages per second; 0 when there were none.
     pub fn achieved_rate(&self) -> f64 {
         per_second(self.results.counts.verified as f64, self.course.elapsed)
     }
 
-    /// Returns by how many seconds the responses of a run with a rate became longer in each second
-    /// of it, as they do in a queue that gets more than is taken out of it; `None`: they did not,
-    /// or not so that it could be seen, or the run had no rate.
+    /// Returns by how many seconds the responses of a run with a rate became longer per second of
+    /// the run, as they do in a queue that is filled faster than it is drained; `None`: they did
+    /// not, or not significantly, or the run had no rate.
     ///
-    /// The trend of the responses tells a queue that grows evenly, however slowly. One that grows
-    /// and wanders is told by what is left of it even at its least in the last quarter of the run.
+    /// The trend of the responses detects a queue that grows evenly, however slowly. A queue that
+    /// fluctuates while it grows is detected by its minimum in the last quarter of the run.
     pub fn growth(&self) -> Option<f64> {
         self.asked_rate()?;
         let drift = self.results.response.drift();
@@ -131,15 +131,15 @@ impl Summary {
         target.tally.counts.scheduled as f64 / all as f64
     }
 
-    /// Returns how many messages never got a connection, and would have gone to whichever target
-    /// had one.
+    /// Returns the number of scheduled messages that never got a connection and that any target
+    /// could have served.
     pub fn scheduled_for_none(&self) -> u64 {
         let scheduled = |target: &Target| target.tally.counts.scheduled;
         let of_targets: u64 = self.targets.iter().map(scheduled).sum();
         self.results.counts.scheduled.saturating_sub(of_targets)
     }
 
-    /// Messages a second that were asked for; `None` in a closed loop.
+    /// Returns the requested number of messages per second; `None` in a closed loop.
     pub fn asked_rate(&self) -> Option<f64> {
         match self.plan.pace {
             Pace::Open { rate, .. } => Some(rate.per_second()),
@@ -147,20 +147,21 @@ impl Summary {
         }
     }
 
-    /// Messages a second that the schedule held as it was drawn: with Poisson arrivals not quite
-    /// what was asked for. `None` in a closed loop.
+    /// Returns the number of messages per second in the schedule as it was drawn: with Poisson
+    /// arrivals it differs a little from the requested one. `None` in a closed loop.
     pub fn scheduled_rate(&self) -> Option<f64> {
         let open = matches!(self.plan.pace, Pace::Open { .. });
         open.then(|| per_second(self.results.counts.scheduled as f64, self.course.sending))
     }
 
-    /// Returns the share of the scheduled rate at which messages were verified, 1 when all were and
+    /// Returns the share of the scheduled rate at which messages were verified: 1 when all were and
     /// the server kept up; `None` in a closed loop, and when nothing was due.
     ///
-    /// Where responses grow by g seconds each second, a second of the run answers what was due in
-    /// 1 - g of a second: that is the share, however long replies take and however many are on
-    /// their way at either end. Messages that are without a reply at the end are then the rest of
-    /// the queue; otherwise they are missing, as lost ones always are.
+    /// Where responses grow by g seconds per second, the server answers in one second the messages
+    /// that became due in 1 - g seconds. That is the share, however long replies take and however
+    /// many messages are in flight at the beginning and at the end. Messages without a reply at the
+    /// end are then the rest of the queue. Without growth they count as missing; lost messages
+    /// always do.
     pub fn rate_share(&self) -> Option<f64> {
         self.scheduled_rate().filter(|rate| *rate > 0.0)?;
         let counts = &self.results.counts;
@@ -172,7 +173,7 @@ impl Summary {
         })
     }
 
-    /// Verified bytes a second, one way.
+    /// Returns the number of verified bytes per second, in one direction.
     pub fn bytes_per_second(&self) -> f64 {
         per_second(
             self.results.counts.verified_bytes as f64,
@@ -180,14 +181,14 @@ impl Summary {
         )
     }
 
-    /// CPU time of the generator for each message, while messages were due.
+    /// Returns the generator's CPU time per verified message, while messages were due.
     pub fn cpu_a_message(&self) -> Duration {
         let verified = self.course.verified_in_time.max(1);
         self.evidence.machine.cpu.div_f64(verified as f64)
     }
 
-    /// The share of its time in which a thread of the generator was at work: where it sleeps, its
-    /// CPU time; where it spins, its turns with something in them.
+    /// Returns the share of its time in which a thread of the generator was busy: if it sleeps
+    /// between messages, its CPU time; if it spins, the turns in which it did something.
     pub fn busy(&self) -> f64 {
         let machine = &self.evidence.machine;
         if self.plan.spin {

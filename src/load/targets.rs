@@ -1,22 +1,22 @@
-//! The history of each target of a run: attempts and errors by kind, and when its server was away.
-//! Pure.
+//! The history of each target of a run: attempts and errors by kind, and the absences of its
+//! server. Pure.
 //!
-//! A server is *away* from the first connection that it lost, or its last reply when that came
-//! later, for as long as no connection to it is up:
+//! A server is *away* from the first connection that it lost, or from its last reply if that
+//! arrived later, for as long as no connection to it is up:
 //!
 //! ```text
-//!   never up ── a connection comes up ──► here ◄───────────── one comes up ────────────┐
+//!   never up ── a connection comes up ──► up ◄─────────────── one comes up ────────────┐
 //!                                          │                                           │
 //!                                          └── the last one is lost, or none is up ──► away
 //!                                              and an attempt fails
 //! ```
 //!
-//! Only errors that a missing server causes count for that (`ErrorKind::is_absence`), not those of
-//! this machine and not wrong replies. A server that is stopped loses no connection: it is
-//! *silent*, which shows as messages without a reply and a last byte that came long ago.
+//! Only errors that a missing server causes count for that (`ErrorKind::is_absence`): not those of
+//! this machine, and not wrong replies. A server process that is stopped loses no connection. It is
+//! *silent*: messages have no reply, and the last byte arrived long ago.
 //!
-//! Invariant: attempts that failed and connections that broke are counted here and in the results,
-//! always together.
+//! Invariant: failed attempts and broken connections are always counted both here and in the
+//! results.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -24,80 +24,83 @@ use std::time::{Duration, Instant};
 use crate::load::results::{ErrorKind, Tally};
 use crate::load::stalls::STALL_LEAST;
 
-/// A server that has just lost its last connection may be connected again in a moment: it is not
-/// absent before an attempt has failed, or this time is over.
+/// A server that has just lost its last connection may be connected again shortly: it is not absent
+/// before an attempt has failed, or this time has passed.
 const MOMENT: Duration = Duration::from_millis(100);
 
 /// The history of one target.
 #[derive(Clone, Debug, Default)]
 pub struct Target {
-    /// Connections that came up.
+    /// Connections that were established.
     pub opened: u64,
     /// Attempts to connect that failed.
     pub failed: u64,
-    /// What became of its messages after the warm-up.
+    /// Outcomes and times of its messages after the warm-up.
     pub tally: Tally,
     /// Causes of broken connections and failed attempts, by kind.
     pub errors: BTreeMap<ErrorKind, u64>,
     /// The absence that lasted until the run closed its connections.
     pub gone: Option<Absence>,
-    /// The longest absence that ended with a connection that came up.
+    /// The longest absence that ended because a connection was established, and its end.
     pub away: Option<(Absence, Instant)>,
-    /// The messages that were never answered.
+    /// The messages that were never answered, if there are any.
     pub silence: Option<Silence>,
-    /// When bytes of a reply last came.
+    /// The time at which bytes of a reply last arrived.
     pub last_reply: Option<Instant>,
-    /// Connections that are up.
+    /// Number of connections that are up.
     up: u32,
-    /// The losses since a connection last came up.
+    /// The losses since a connection was last established, as the absence that they form if no
+    /// connection is left.
     losses: Option<Absence>,
 }
 
 /// A time in which no connection to a server was up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Absence {
-    /// When it began.
+    /// The time at which it began.
     pub from: Instant,
-    /// The error that broke the first connection, or that the first attempt failed with.
+    /// The error that broke the first connection, or with which the first attempt failed.
     pub how: ErrorKind,
-    /// The error that attempts have failed with since then.
+    /// The error of the last attempt that failed since then.
     pub since: Option<ErrorKind>,
 }
 
 /// Messages that were sent and had no reply when the run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Silence {
-    /// The last reply of this server, or the oldest of these messages when that is younger.
+    /// The time of the last reply of this server, or the due time of the oldest of these messages
+    /// if that is later.
     pub from: Instant,
-    /// When the run gave them up.
+    /// The time at which the run gave them up.
     pub to: Instant,
-    /// Their number.
+    /// The number of messages.
     pub messages: u64,
-    /// The connections that they were sent on, when none of these ever had a reply.
+    /// Number of connections on which they were sent, if none of these ever had a reply while
+    /// others did.
     pub mute: Option<u32>,
 }
 
-/// The messages of a target that were sent and are not answered when its connections are closed.
+/// The messages of a target that were sent and have no reply when its connections are closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waiting {
-    /// When the oldest of them was due.
+    /// The time at which the oldest of them was due.
     pub oldest: Instant,
-    /// Their number.
+    /// The number of messages.
     pub messages: u64,
-    /// The connections that they were sent on, when none of these ever had a reply.
+    /// Number of connections on which they were sent, if none of these ever had a reply.
     pub mute: Option<u32>,
 }
 
 impl Silence {
-    /// Returns its length.
+    /// Returns the length of the silence.
     pub fn length(&self) -> Duration {
         self.to.saturating_duration_since(self.from)
     }
 }
 
 impl Target {
-    /// Returns the silence at its end, if that is more than a slow reply: longer than a tenth of a
-    /// second, and than ten replies of this target usually take.
+    /// Returns the silence at the end of the run, if it is more than a slow reply: longer than a
+    /// tenth of a second, and longer than ten times the median service time of this target.
     pub fn stopped(&self) -> Option<Silence> {
         let service = self.tally.service.distribution();
         let median = service.map_or(Duration::ZERO, |service| service.nearest(50.0).value);
@@ -105,7 +108,7 @@ impl Target {
         self.silence.filter(|silence| silence.length() > least)
     }
 
-    /// Takes note that a connection came up.
+    /// Records that a connection was established.
     pub fn came_up(&mut self, now: Instant) {
         self.opened += 1;
         if let Some(absence) = self.losses.take()
@@ -120,12 +123,12 @@ impl Target {
         self.up += 1;
     }
 
-    /// Takes note that a connection is not up any more, for whatever reason.
+    /// Records that a connection is no longer up, for whatever reason.
     pub fn went_down(&mut self) {
         self.up = self.up.saturating_sub(1);
     }
 
-    /// Takes note that a connection broke that was up.
+    /// Records that an established connection broke.
     pub fn lost(&mut self, kind: ErrorKind, now: Instant) {
         self.error(kind);
         if kind.is_absence() {
@@ -138,7 +141,7 @@ impl Target {
         self.extend();
     }
 
-    /// Takes note that an attempt to connect failed.
+    /// Records that an attempt to connect failed.
     pub fn failed(&mut self, kind: ErrorKind, now: Instant) {
         self.failed += 1;
         self.error(kind);
@@ -154,13 +157,13 @@ impl Target {
         self.extend();
     }
 
-    /// Takes note of an error.
+    /// Records an error.
     pub fn error(&mut self, kind: ErrorKind) {
         *self.errors.entry(kind).or_default() += 1;
     }
 
-    /// Takes note that the run closes its connections, whose end is no absence from now on.
-    /// `waiting`: the messages that were not answered.
+    /// Records that the run closes its connections; their end is no absence from now on. `waiting`:
+    /// the messages that have no reply.
     pub fn conclude(&mut self, now: Instant, waiting: Option<Waiting>) {
         let gone = self.losses.take().filter(|_| self.up == 0);
         self.gone = gone.filter(|gone| gone.since.is_some() || now - gone.from > MOMENT);
@@ -174,8 +177,8 @@ impl Target {
         });
     }
 
-    /// Adds the history that another thread has of it: a server is away when it is away for all of
-    /// them.
+    /// Adds the history that another thread has of this target: a server is away only when it is
+    /// away for all threads.
     pub fn merge(&mut self, other: &Target) {
         self.gone = match (self.gone, other.gone) {
             (Some(mine), Some(theirs)) => Some(Absence {
@@ -220,8 +223,8 @@ impl Target {
         }
     }
 
-    /// Extends the time in which it was up: a server that still replied after a loss was not away
-    /// yet.
+    /// Moves the beginning of the absence to the last reply: a server that still replied after a
+    /// loss was not away yet.
     fn extend(&mut self) {
         if let (Some(losses), Some(last)) = (&mut self.losses, self.last_reply) {
             losses.from = losses.from.max(last);

@@ -1,5 +1,5 @@
-//! What the engine needs of the world: a clock, connections, timers. Pure: the kernel implements
-//! it, and so does the simulated network of the tests.
+//! The environment of the engine: a clock, connections and timers. Pure: the kernel implements
+//! these traits, and so does the simulated network of the tests.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,83 +10,83 @@ use crate::load::step::Failure;
 use crate::reactor::slots::Token;
 use crate::stream::Stream;
 
-/// The world of one thread.
+/// The environment of one thread.
 pub trait World {
-    /// Its connections.
+    /// The type of its connections.
     type Socket: Socket;
 
-    /// The time, read anew. It never goes back.
+    /// Reads the clock, which is monotonic.
     fn now(&self) -> Instant;
 
-    /// The CPU time of this thread so far.
+    /// Returns the CPU time of this thread so far.
     fn cpu(&self) -> Duration;
 
-    /// Begins to connect. After an event [`Socket::is_up`] returns the outcome.
+    /// Starts to connect. After an event, [`Socket::is_up`] returns the outcome.
     fn connect(
         &mut self,
         target: SocketAddr,
         source: Option<SocketAddr>,
     ) -> Result<Self::Socket, Failure>;
 
-    /// Events of this connection come with this token from now on.
+    /// Registers the connection: its events carry this token from now on.
     fn watch(&mut self, socket: &mut Self::Socket, token: Token) -> io::Result<()>;
 
-    /// The timer comes back when `deadline` has passed; it cannot be taken back.
+    /// Sets a timer that fires when `deadline` has passed. It cannot be cancelled.
     fn set_timer(&mut self, deadline: Instant, timer: Timer);
 }
 
-/// A connection; dropping it closes it.
+/// A connection, which is closed when it is dropped.
 pub trait Socket: Stream {
-    /// Whether the connection is up; an error when it cannot come up any more.
+    /// Returns whether the connection is established; an error when the attempt has failed.
     fn is_up(&self) -> io::Result<bool>;
 
-    /// Makes closing it a reset: SO_LINGER with a time of 0, socket(7).
+    /// Makes a later close a reset: SO_LINGER with a time of 0, socket(7).
     fn reset_on_close(&mut self) -> io::Result<()>;
 
-    /// What the kernel knows of its way through the network.
+    /// Returns the kernel's information about the path of the connection: its TCP_INFO.
     fn path(&self) -> io::Result<Path>;
 
-    /// The kernel is to keep its own times of this connection, which has sent nothing.
+    /// Turns on the kernel's timestamps for this connection, which has sent nothing yet.
     fn keep_times(&mut self) -> io::Result<()>;
 
-    /// The kernel's times of a message that ends at this offset and whose reply was just read;
-    /// `None`: it does not keep them.
+    /// Returns the kernel's timestamps of the message that ends at this offset and whose reply was
+    /// read last; `None`: the kernel has none.
     fn times(&mut self, end: u64) -> io::Result<Option<KernelTimes>>;
 }
 
-/// What the kernel saw of a message and its reply.
+/// The kernel's timestamps of a message and its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelTimes {
-    /// When the last byte of the message was handed to the device.
+    /// The time at which the last byte of the message was handed to the device.
     pub sent: Instant,
-    /// When the last segment of the reply came off the device.
+    /// The time at which the last segment of the reply was received from the device.
     pub received: Instant,
 }
 
-/// What a time is for.
+/// The purpose of a timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timer {
     /// Another connection is due.
     Dial,
     /// A message of this connection is due in a closed loop.
     Think(Token, Instant),
-    /// A line is to be opened anew.
+    /// A line is to be reopened.
     Reopen(usize),
-    /// Look over all connections for what has become too old.
+    /// Scan all connections for expired timeouts.
     Look,
-    /// Check whether the thread of a closed loop came round in time.
+    /// Check the thread of a closed loop for absence.
     Presence,
     /// A message may have become older than its timeout.
     TimeOut,
-    /// Tell how it goes.
+    /// End the current interval and report it.
     Interval,
     /// A quarter of the time for sending is over.
     FirstQuarterEnds,
-    /// Three quarters of it are.
+    /// Three quarters of the time for sending are over.
     LastQuarterBegins,
     /// The time for sending is over.
     RunEnd,
-    /// The time for what is outstanding is over.
+    /// The time to wait for outstanding messages is over.
     DrainEnd,
     /// The time for closing is over.
     CloseEnd,

@@ -1,4 +1,4 @@
-//! The form of a log line for each kind of output. Pure.
+//! Formats a log line for each kind of output. Pure.
 //!
 //! Every record is formatted once, as [`PLAIN`](Style::Plain) text:
 //! `2026-01-31T12:00:00.123Z [INFO] text`. The other styles are derived from that text:
@@ -24,8 +24,8 @@ pub enum Style {
     Journal,
 }
 
-/// Returns a plain line in this style. A line that has no level of its own, such as the second line
-/// of a record, is shown at the level `Info`.
+/// Converts a plain line to this style. A line without a level, such as the second line of a
+/// record, stays as it is, and gets the level `Info` in the journal.
 pub fn styled(style: Style, line: &str) -> String {
     let parts = parts(line);
     match (style, parts) {
@@ -39,7 +39,7 @@ pub fn styled(style: Style, line: &str) -> String {
     }
 }
 
-/// Returns the last message of a command that failed, as it is shown on a terminal.
+/// Returns the last message of a command that failed: `upcase: TEXT`, or its form for the journal.
 pub fn message(style: Style, text: &str) -> String {
     match style {
         Style::Plain | Style::Color => format!("upcase: {text}\n"),

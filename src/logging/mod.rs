@@ -1,18 +1,19 @@
-//! The log: to standard error, and to a file when one is named. Logging never blocks its caller.
+//! Writes the log to standard error, and to a file if one is named. Logging never blocks its
+//! caller.
 //!
 //! ```text
 //!   info!() ─► simplelog (text) ─► Lines ─┬─► queue ─► writer thread ─► standard error
 //!   say(), panics ────────────────────────┴─► queue ─► writer thread ─► --log-file
 //! ```
 //!
-//! Each output has a bounded [`queue`] and a [`writer`] of its own, so that an output that stalls
-//! delays neither the other one nor any thread of the program. Lines that an output does not take
-//! are dropped and counted. Their count is shown in their place as soon as the output takes lines
-//! again, on the other outputs at the end, and as a metric. A process ends after its last line is
-//! written, or after a bounded time.
+//! Each output has its own bounded [`queue`] and its own [`writer`], so that an output that stalls
+//! delays neither the other one nor any thread of the program. Lines that an output does not accept
+//! are dropped and counted. Their count is written in their place as soon as the output accepts
+//! lines again, to the other outputs at the end, and as a metric. The process ends after its last
+//! line is written, or after a bounded time.
 //!
-//! A panic is a line of the log as well, on every output. It has no backtrace in the sandbox, which
-//! collecting one would violate.
+//! A panic is logged as well, on every output. In the sandbox it has no backtrace, since collecting
+//! one would violate the sandbox.
 
 pub mod line;
 pub mod queue;
@@ -42,15 +43,16 @@ use crate::logging::stamp::record;
 use crate::logging::writer::Output;
 use crate::units::{agreeing, counted};
 
-/// How long a writer may take to enter the sandbox before the program goes on without waiting: a
-/// writer whose output has stalled enters it when its write is over, before it does anything else.
+/// Maximum time to wait for a writer to enter the sandbox before the program continues. A writer
+/// whose output has stalled enters it when its write returns, before it does anything else.
 const CONFINE_WAIT: Duration = Duration::from_secs(1);
 
 /// Standard error. `None`: its writer could not be started.
 static STDERR: OnceLock<Option<Output>> = OnceLock::new();
 static LOG_FILE: OnceLock<Output> = OnceLock::new();
 
-/// A backtrace opens files, and the sandbox ends the process for that.
+/// Whether the writers have been requested to enter the sandbox. A backtrace opens files, for which
+/// the sandbox ends the process.
 static IS_CONFINED: AtomicBool = AtomicBool::new(false);
 
 /// Starts the log. A file is appended to, so that the log of an earlier run is not lost.
@@ -58,14 +60,14 @@ pub fn start(level: LevelFilter, file: Option<&Path>) -> anyhow::Result<()> {
     stderr().context("cannot start the log")?;
     if let Some(path) = file {
         let output = Output::file(path, notice)?;
-        // The log is started once, so nothing stands there yet.
+        // The log is started once, so no file is set yet.
         LOG_FILE.get_or_init(|| output);
     }
     WriteLogger::init(level, config(), Lines::default()).context("cannot start the log")
 }
 
-/// Shows an error message, as the last line of standard error and in the log file. Characters that
-/// would break the line or control the terminal, as names of files may hold, are escaped.
+/// Writes an error message as the last line of standard error, and to the log file. Characters that
+/// would break the line or control the terminal, which names of files may contain, are escaped.
 pub fn say(text: &str) {
     let text = &escaped(text);
     match stderr() {
@@ -90,7 +92,7 @@ fn escaped(text: &str) -> String {
     line
 }
 
-/// Makes each panic in any thread a line of the log, from now on.
+/// Installs a hook that logs each panic in any thread.
 pub fn hear_panics() {
     panic::set_hook(Box::new(hear));
 }
@@ -100,7 +102,7 @@ pub fn has_file() -> bool {
     LOG_FILE.get().is_some()
 }
 
-/// Opens the log file again, for one that was renamed.
+/// Reopens the log file, for one that was renamed.
 pub fn reopen() {
     if let Some(file) = LOG_FILE.get() {
         file.reopen();
@@ -126,7 +128,7 @@ pub fn dropped() -> u64 {
     outputs().map(Output::dropped).sum()
 }
 
-/// Writes what is left, for a bounded time, as the last action of a process.
+/// Writes the queued lines, for a bounded time, as the last action of a process.
 pub fn finish() {
     for output in outputs() {
         let dropped = output.dropped();
@@ -151,7 +153,7 @@ fn stderr() -> Option<&'static Output> {
     STDERR.get_or_init(start).as_ref()
 }
 
-/// Shows a message about one output on all others.
+/// Writes a message about one output to all others.
 fn notice(concerned: &str, level: Level, text: &str) {
     let line = record(level, text);
     for output in outputs().filter(|output| output.name() != concerned) {
@@ -196,7 +198,7 @@ fn config() -> Config {
         .build()
 }
 
-/// Puts together what simplelog writes piece by piece, and hands each line to every output.
+/// Assembles the pieces that simplelog writes into lines, and passes each line to every output.
 #[derive(Debug, Default)]
 struct Lines(Vec<u8>);
 
@@ -219,8 +221,8 @@ impl Write for Lines {
     }
 }
 
-/// Writes a panic to every output, and waits until it is written: it may be the end of the process.
-/// The log crate is not used, since its lock may be held by the thread that panics.
+/// Writes a panic to every output, and waits until it is written, since the process may end. The
+/// log crate is not used, since its lock may be held by the thread that panics.
 fn hear(panic: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let name = thread.name().unwrap_or("without a name");

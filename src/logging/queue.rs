@@ -1,49 +1,51 @@
 //! The bounded queue between the threads that log and the thread that writes.
 //!
-//! Pushing never waits for the output. When the queue is full, new lines are dropped and counted,
-//! until half of it has been written; then the count takes its place among the lines, so that
-//! a reader sees where lines are missing:
+//! Pushing never waits for the output. When the queue is full, new lines are dropped and counted
+//! until half of it has been written. Then their count is queued in their place, so that a reader
+//! sees where lines are missing:
 //!
 //! ```text
 //!   push ──► line line line ... (full) ┊ dropped: 812 ┊
 //!   next ──► line line line ... line   "812 lines were dropped"   line line
 //! ```
 //!
-//! Invariant: `bytes` is the sum of the lines that are queued, and at most [`CAPACITY_BYTES`] plus
-//! the few urgent lines beyond it.
+//! Invariant: `bytes` is the total length of the queued lines, at most [`CAPACITY_BYTES`], and
+//! `URGENT_BYTES` more with urgent lines, unless a single line is longer.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Bytes of lines that wait to be written: a burst of some 40,000 lines, which a terminal shows
-/// within seconds. It bounds the memory that a stalled reader costs.
+/// Maximum total length of the queued lines, in bytes: a burst of some 40,000 lines, which a
+/// terminal shows within seconds. It limits the memory that a stalled reader costs.
 pub const CAPACITY_BYTES: usize = 4 << 20;
 
-/// Bytes that urgent lines may take beyond that: the last messages of a process.
+/// Additional bytes for urgent lines, the last messages of a process.
 const URGENT_BYTES: usize = 64 << 10;
 
-/// How long a flush waits for one more line to be written: a reader that takes longer has stalled.
+/// Maximum time that a flush waits for one more line to be written. A reader that takes longer has
+/// stalled.
 const FLUSH_PAUSE: Duration = Duration::from_millis(500);
 
-/// The most pauses that a flush takes: a slow reader delays the end by five seconds at most.
+/// Maximum number of such waits in a flush: a slow reader delays the end of the process by at most
+/// five seconds.
 const FLUSH_PAUSES: u32 = 10;
 
-/// Whether a line may be dropped.
+/// The urgency of a line, which decides whether it may be dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {
-    /// It may be dropped.
+    /// The line may be dropped.
     Ordinary,
-    /// It is among the last of the process, and has room of its own.
+    /// The line is among the last of the process, and has reserved space.
     Urgent,
 }
 
-/// What the writer is to do next.
+/// An instruction for the writer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Order<T> {
     /// Write this line.
     Line(String),
-    /// Write that so many lines were dropped here.
+    /// Write that this number of lines was dropped here.
     Dropped(u64),
     /// Run a task other than writing.
     Task(T),
@@ -55,7 +57,7 @@ pub struct Queue<T> {
     state: Mutex<State<T>>,
     /// Signalled when there is an order.
     filled: Condvar,
-    /// Signalled when all orders were carried out.
+    /// Signalled when all orders have been carried out.
     idle: Condvar,
 }
 
@@ -63,9 +65,10 @@ pub struct Queue<T> {
 struct State<T> {
     orders: VecDeque<Order<T>>,
     bytes: usize,
-    /// True when it overflowed, and less than half was written since.
+    /// Whether the queue has overflowed and has not been written down to half of its capacity
+    /// since.
     is_full: bool,
-    /// Dropped lines whose count the output does not show yet.
+    /// Dropped lines whose number has not been written to the output yet.
     dropped: u64,
     dropped_in_all: u64,
     /// True while the writer carries out an order.
@@ -120,7 +123,7 @@ impl<T> Queue<T> {
         self.filled.notify_one();
     }
 
-    /// Waits for the next order. The order before it counts as carried out.
+    /// Waits for the next order and returns it. The order before it counts as carried out.
     pub fn next(&self) -> Order<T> {
         let mut state = self.state();
         state.done += u64::from(state.is_busy);
@@ -148,7 +151,8 @@ impl<T> Queue<T> {
         self.state().dropped_in_all
     }
 
-    /// Waits until all is written, unless the output stalls. Returns whether all was.
+    /// Waits until all orders have been carried out, unless the output stalls. Returns whether they
+    /// have.
     pub fn flush(&self) -> bool {
         let mut state = self.state();
         for _ in 0..FLUSH_PAUSES {
@@ -165,7 +169,8 @@ impl<T> Queue<T> {
         state.is_idle()
     }
 
-    /// Returns the state. A thread that panicked while it held the lock has left nothing half done.
+    /// Returns the state. A poisoned lock is no error: a thread that panicked while it held the
+    /// lock has left the state consistent.
     fn state(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -211,7 +216,7 @@ mod tests {
         format!("{number:>LINE$}")
     }
 
-    /// Returns what the writer would write, up to the point where it would wait.
+    /// Returns the orders that the writer would get before it has to wait.
     fn written(queue: &Queue<()>) -> Vec<Order<()>> {
         let mut state = queue.state();
         std::iter::from_fn(|| state.take()).collect()

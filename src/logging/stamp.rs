@@ -1,4 +1,4 @@
-//! The time of a log line, and a whole line for what does not come through the `log` crate.
+//! The time format of log lines, and complete lines for messages that bypass the `log` crate.
 
 use log::Level;
 use time::OffsetDateTime;

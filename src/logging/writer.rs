@@ -1,18 +1,19 @@
 //! The thread that writes the log to one output, so that no other thread ever waits for that
 //! output.
 //!
-//! A pipe whose reader has stalled, a stopped terminal or a hanging disk can block write(2) for any
-//! time. Non-blocking mode does not help: it belongs to the open file, which other processes share,
-//! and regular files have none. So each output has a thread that may block:
+//! A pipe whose reader has stalled, a stopped terminal or a hanging disk can block write(2)
+//! indefinitely. Non-blocking mode does not help: it is a property of the open file description,
+//! which other processes share, and has no effect on regular files. So each output has a thread
+//! that may block:
 //!
 //! ```text
 //!   any thread ── line ──► queue ── line ──► writer ── write(2) ──► standard error, or a file
 //! ```
 //!
-//! The thread takes no signals, and has a table of descriptors of its own (unshare(2),
-//! CLONE_FILES): with a shared table, the kernel counts references in each system call of a
-//! reactor. In the sandbox the thread keeps the calls for writing, and for a log file those for
-//! opening it again.
+//! The thread blocks all signals, and has its own table of descriptors (unshare(2), CLONE_FILES):
+//! with a shared table, the kernel counts references in each system call of a reactor. In the
+//! sandbox the thread may make only the system calls for writing, and for a log file those for
+//! reopening it.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -40,11 +41,11 @@ const STACK_BYTES: usize = 128 << 10;
 
 /// A task of a writer other than writing.
 pub enum Task {
-    /// Open the file again, by its name.
+    /// Reopen the file by its path.
     Reopen,
     /// Run this in the thread of the writer, with the folders in which it opens files.
     Run(Work),
-    /// End: no more orders will come.
+    /// End: no more orders will follow.
     End,
 }
 
@@ -76,7 +77,7 @@ impl Output {
     /// Returns standard error in this style.
     pub fn stderr(style: Style, notice: Notice) -> anyhow::Result<Output> {
         let open = || {
-            // A descriptor of its own, so that the lock of std's stderr is not held while a write
+            // A separate descriptor, so that the lock of std's stderr is not held while a write
             // blocks.
             let stderr = io::stderr().as_fd().try_clone_to_owned()?;
             Ok((File::from(stderr), None))
@@ -84,7 +85,7 @@ impl Output {
         Output::start("standard error".to_string(), style, notice, open)
     }
 
-    /// Returns a file, to which lines are appended.
+    /// Returns an output that appends lines to a file.
     pub fn file(path: &Path, notice: Notice) -> anyhow::Result<Output> {
         let name = format!("the log file {}", path.display());
         let path = path.to_path_buf();
@@ -92,7 +93,8 @@ impl Output {
         Output::start(name, Style::Plain, notice, open)
     }
 
-    /// Starts the writer, which opens its output by itself, so that only its own table has it.
+    /// Starts the writer, which opens its output itself, so that only its own descriptor table has
+    /// it.
     fn start(
         name: String,
         style: Style,
@@ -135,28 +137,28 @@ impl Output {
         Ok(Output { name, style, queue })
     }
 
-    /// Returns its name in messages.
+    /// Returns the name of the output in messages.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Hands a plain line over.
+    /// Queues a plain line, in the style of the output.
     pub fn line(&self, plain: &str, urgency: Urgency) {
         self.queue.push(styled(self.style, plain), urgency);
     }
 
-    /// Hands the last message of a failed command over.
+    /// Queues the last message of a failed command.
     pub fn message(&self, text: &str) {
         self.queue.push(message(self.style, text), Urgency::Urgent);
     }
 
-    /// Orders the writer to open the file again.
+    /// Queues a request to reopen the file.
     pub fn reopen(&self) {
         self.queue.push_task(Task::Reopen);
     }
 
-    /// Orders the writer to run this function after everything that was handed over before. The
-    /// receiver gets its result, which comes late when the output has stalled.
+    /// Queues a function for the writer to run after everything that was queued before. The
+    /// receiver gets its result, which is delayed if the output has stalled.
     pub fn run<R: Send + 'static>(
         &self,
         work: impl FnOnce(&[PathBuf]) -> R + Send + 'static,
@@ -168,12 +170,13 @@ impl Output {
         receiver
     }
 
-    /// Returns how many lines were dropped, because they came too fast or could not be written.
+    /// Returns the number of lines that were dropped, because they arrived too fast or could not be
+    /// written.
     pub fn dropped(&self) -> u64 {
         self.queue.dropped_in_all()
     }
 
-    /// Waits until all is written, for a bounded time.
+    /// Waits until all orders have been carried out, for a bounded time. Returns whether they have.
     pub fn flush(&self) -> bool {
         self.queue.flush()
     }
@@ -189,14 +192,14 @@ impl Drop for Output {
 struct Writer {
     name: String,
     file: File,
-    /// The path by which the file is opened again; `None`: the output is not a log file.
+    /// The path by which the file is reopened; `None` if the output is not a log file.
     path: Option<PathBuf>,
-    /// The folders in which the file may be, as of the start.
+    /// The folders in which the file may be, determined at the start.
     folders: Vec<PathBuf>,
     notice: Notice,
-    /// The fault while the output refuses lines.
+    /// The current fault, while the output refuses lines.
     fault: Option<Fault>,
-    /// True when the last line was written in part.
+    /// Whether the last line was written only in part.
     is_cut: bool,
 }
 
@@ -228,7 +231,8 @@ impl Writer {
     }
 
     /// Writes a line, or counts it as dropped. The first line that is refused is reported on the
-    /// other outputs; the first one that is accepted again follows the count of dropped lines.
+    /// other outputs. Before the first line that is accepted again, the number of dropped lines is
+    /// written.
     fn write(&mut self, queue: &Queue<Task>, line: &str) {
         if let Some(Fault { error, lines }) = &self.fault {
             let (count, are) = (counted(*lines, "log line"), agreeing(*lines, "is", "are"));
@@ -254,7 +258,7 @@ impl Writer {
         }
     }
 
-    /// Writes a line, after the end of one that was written in part.
+    /// Writes a line. If the previous line was written only in part, ends that one first.
     fn write_line(&mut self, line: &str) -> io::Result<()> {
         if self.is_cut {
             write_all(&mut self.file, b"\n").map_err(|(error, _)| error)?;
@@ -285,14 +289,14 @@ impl Writer {
     }
 }
 
-/// Blocks signals, which are for other threads, and leaves the shared table of descriptors.
+/// Blocks all signals, so that other threads handle them, and unshares the table of descriptors.
 fn leave_the_others_alone() {
-    // Both calls may be refused in a container, which costs nothing but time.
+    // A container may refuse both calls, which costs only time.
     let _ = SigSet::all().thread_block();
     let _ = unshare(CloneFlags::CLONE_FILES);
 }
 
-/// Returns the folder that a file is in, and of a symbolic link also that of its target.
+/// Returns the folder of a file, and of a symbolic link also the folder of its target.
 fn folders(path: &Path) -> Vec<PathBuf> {
     let here = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
@@ -304,8 +308,9 @@ fn folders(path: &Path) -> Vec<PathBuf> {
     [here].into_iter().chain(there).collect()
 }
 
-/// Writes all of it, and waits where the file is in non-blocking mode: a log file, or an output
-/// that another process has put into it. An error comes with the number of bytes written before.
+/// Writes all bytes. Waits until the file is writable where it is in non-blocking mode: a log file,
+/// or an output that another process has put into that mode. An error has the number of bytes that
+/// were written before it.
 fn write_all(file: &mut File, bytes: &[u8]) -> Result<(), (io::Error, usize)> {
     let mut written = 0;
     while written < bytes.len() {

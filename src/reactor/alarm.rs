@@ -1,8 +1,8 @@
-//! One timerfd that wakes the poll at an absolute instant.
+//! The timerfd that wakes the poll at an absolute instant.
 //!
 //! mio rounds a poll timeout up to whole milliseconds, late by 0.9 ms at the median; a timerfd is
-//! late by microseconds. It is armed with an absolute time of `CLOCK_MONOTONIC`, so that being
-//! preempted between reading the clock and arming the alarm does not shift it.
+//! late by microseconds. It is armed with an absolute time of `CLOCK_MONOTONIC`, so that a
+//! thread that is preempted between reading the clock and arming it does not shift the deadline.
 //! See timerfd_create(2).
 
 use std::io;
@@ -13,21 +13,21 @@ use nix::sys::time::TimeSpec;
 
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-/// An alarm that becomes readable when its instant has come.
+/// A descriptor that becomes readable at the instant for which it is armed.
 #[derive(Debug)]
 pub struct Alarm {
     timer: TimerFd,
     armed: Option<Instant>,
-    /// One moment in both notations: std's `Instant` does not tell its clock reading.
+    /// One moment as an `Instant` and as a reading of `CLOCK_MONOTONIC`: std does not convert them.
     anchor: (Instant, Duration),
 }
 
 impl Alarm {
-    /// An alarm that is not armed.
+    /// Creates an alarm that is not armed. Errors: see timerfd_create(2).
     pub fn new() -> io::Result<Self> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-        // In this order, being preempted between the two makes alarms late and never early.
+        // In this order, a preemption between the two makes alarms late and never early.
         let now = Instant::now();
         let reading = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
         Ok(Alarm {
@@ -37,9 +37,10 @@ impl Alarm {
         })
     }
 
-    /// Rings at `deadline`, at once if that has passed. Costs a system call only when it changes.
+    /// Arms the alarm for `deadline`, which may have passed, or disarms it (`None`). Makes a system
+    /// call only if the deadline changes.
     ///
-    /// The descriptor is never read: arming it anew clears it, and each ring is a new edge.
+    /// The descriptor is never read: arming it again clears it, and each expiration is a new edge.
     #[inline]
     pub fn arm(&mut self, deadline: Option<Instant>) -> io::Result<()> {
         match deadline == self.armed {
@@ -48,7 +49,7 @@ impl Alarm {
         }
     }
 
-    /// Rings at `deadline` or earlier.
+    /// Arms the alarm for `deadline` unless it is armed for an earlier one.
     pub fn arm_at_least(&mut self, deadline: Option<Instant>) -> io::Result<()> {
         match (deadline, self.armed) {
             (None, _) => Ok(()),
@@ -71,8 +72,8 @@ impl Alarm {
         Ok(())
     }
 
-    /// Takes note that the alarm rang, so that the same deadline can be armed again.
-    pub fn rang(&mut self) {
+    /// Records that the alarm expired, so that the same deadline can be armed again.
+    pub fn expired(&mut self) {
         self.armed = None;
     }
 }

@@ -1,18 +1,19 @@
-//! The reactor: waits for the kernel and says what happened. Its users pull; it never calls them.
+//! The reactor: waits for events with [`mio::Poll`] and returns them one by one. Its users pull
+//! events; it has no callbacks.
 //!
 //! One turn, as every loop on it is written:
 //!
 //! ```text
-//!   ┌─► turn ──── blocks in epoll_wait, unless its user still has work in a queue
-//!   │    next ─── requests to stop, then timers that are due, then readiness of sources
-//!   │    next ─── ... until None
-//!   └─── the user's leftovers
+//!   ┌─► turn ──────── waits in Poll::poll, or only polls while its user has work in a queue
+//!   │    next_event ─ requests to stop, then timers that are due, then readiness of sources
+//!   │    next_event ─ ... until None
+//!   └─── the user's queued work
 //! ```
 //!
-//! Everything is edge-triggered: what [`Event::Io`] says once is not said again, and its flags are
-//! hints (see [`crate::stream`]). The poll itself has no timeout: an alarm on a timerfd wakes it
-//! for the earliest timer, with microseconds in place of whole milliseconds. Only where arming the
-//! alarm fails does a timeout take its place: one call that fails ends no run.
+//! mio is edge-triggered: an [`Event::Io`] is not repeated, and its flags are hints (see
+//! [`crate::stream`]). mio rounds timeouts up to whole milliseconds, so the poll has none: a
+//! timerfd wakes it at the earliest deadline, late by microseconds (see [`alarm`]). Only when
+//! arming the timerfd fails does the poll get a timeout: one failed call ends no run.
 
 pub mod alarm;
 pub mod signals;
@@ -20,95 +21,89 @@ pub mod slots;
 pub mod timers;
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::event::Source;
 use mio::unix::SourceFd;
-use mio::{Interest, Poll};
-use rustix::event::Timespec;
-use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::io::Errno;
+use mio::{Events, Interest, Poll};
 use signal_hook::consts::SIGUSR1;
 
 use crate::reactor::alarm::Alarm;
-use crate::reactor::signals::{Asked, Relay, Remote, Requests};
+use crate::reactor::signals::{Relay, Remote, Requested, Requests};
 use crate::reactor::slots::Token;
 use crate::reactor::timers::{Due, Timers};
 use crate::stream::Hints;
 
-/// How many events one turn takes from the kernel; the rest comes with the next turn.
+/// Maximum number of events that one turn takes from the kernel; the others follow in the next.
 const EVENTS_PER_TURN: usize = 1024;
 
-/// Waiting no time at all.
-const AT_ONCE: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 0,
-};
-
-/// The reactor's own sources, at the end of the fixed tokens.
+/// Tokens of the reactor's own sources, at the end of the fixed tokens.
 const ALARM: Token = Token::fixed(u32::MAX);
 const REQUESTS: Token = Token::fixed(u32::MAX - 1);
 const INQUIRIES: Token = Token::fixed(u32::MAX - 2);
 const HANGUPS: Token = Token::fixed(u32::MAX - 3);
 
-/// Something that happened.
+/// An event of one turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<K> {
-    /// A request to stop: SIGINT, SIGTERM or a [`Remote`]. Each one is told, none merged.
+    /// A request to stop: SIGINT, SIGTERM or [`Remote::stop`]. Every request is an event of its
+    /// own.
     Stop,
-    /// A [`Remote`] asks it to come to an end in order.
+    /// A request of a [`Remote`] to drain.
     Drain,
-    /// A [`Remote`] asks how it stands.
+    /// A request of a [`Remote`] for a snapshot.
     Report,
-    /// A person asks how it stands: SIGUSR1.
+    /// SIGUSR1: a person wants the state in the log.
     Inquiry,
     /// SIGHUP, where it does not stop the reactor.
     Hangup,
-    /// A timer that was set with this key is due.
+    /// The timer that was set with this key is due.
     Timer(K),
-    /// A source may be ready.
+    /// The source may be ready.
     Io(Token, Hints),
 }
 
-/// Whether a turn may sleep.
+/// How long a turn may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// Until something happens.
+    /// Until an event arrives.
     Block,
-    /// Until something happens or this instant has come.
+    /// Until an event arrives, at the latest until this instant.
     Until(Instant),
     /// Not at all: the caller has work left.
     Never,
 }
 
-/// Poll, timers and signals of one thread. `K` is what its user calls its timers.
+/// Poll, timers and signals of one thread. `K` is the type of its user's timer keys.
 #[derive(Debug)]
 pub struct Reactor<K> {
     poll: Poll,
+    /// The buffer of [`Poll::poll`].
+    events: Events,
+    /// The events of this turn that belong to the user's sources.
     ready: Vec<(Token, Hints)>,
     next_ready: usize,
-    /// Something may have happened that is no readiness of a source.
+    /// Set when requests or timers may be pending.
     has_own: bool,
     timers: Timers<K>,
     due: Option<Due>,
     alarm: Alarm,
     requests: Requests,
-    /// SIGUSR1, when it means anything here.
+    /// SIGUSR1, where it is handled.
     inquiries: Option<Requests>,
-    /// Requests of SIGHUP, unless it is ignored.
+    /// SIGHUP, where it does not stop the reactor and is not ignored.
     hangups: Option<Requests>,
     relay: Option<Relay>,
-    asked: Asked,
+    requested: Requested,
     inquired: usize,
     hung_up: usize,
 }
 
 impl<K> Reactor<K> {
-    /// A reactor without sources. Errors are those of epoll_create1(2), timerfd_create(2) and
-    /// socketpair(2), as a rule a full descriptor table.
+    /// Creates a reactor without sources. Errors are those of epoll_create1(2), timerfd_create(2)
+    /// and socketpair(2), most often a full descriptor table.
     pub fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
         let alarm = Alarm::new()?;
@@ -122,6 +117,7 @@ impl<K> Reactor<K> {
             .register(requests.source(), to_mio(REQUESTS), Interest::READABLE)?;
         Ok(Reactor {
             poll,
+            events: Events::with_capacity(EVENTS_PER_TURN),
             ready: Vec::with_capacity(EVENTS_PER_TURN),
             next_ready: 0,
             has_own: false,
@@ -132,22 +128,22 @@ impl<K> Reactor<K> {
             inquiries: None,
             hangups: None,
             relay: None,
-            asked: Asked::default(),
+            requested: Requested::default(),
             inquired: 0,
             hung_up: 0,
         })
     }
 
-    /// Makes SIGINT, SIGTERM and SIGHUP of this process [`Event::Stop`] of this reactor. The third
-    /// one ends the process, even when the thread of the reactor is blocked.
+    /// Delivers SIGINT, SIGTERM and SIGHUP as [`Event::Stop`]. The third signal ends the process,
+    /// even while the thread of the reactor is blocked.
     pub fn stop_on_signals(&mut self) -> io::Result<()> {
         self.relay = Some(Relay::start(Arc::new([self.remote()?]))?);
         Ok(())
     }
 
-    /// Makes SIGINT and SIGTERM of this process [`Event::Stop`] of this reactor, and of any other
-    /// that calls this. For use where nothing blocks but the reactor. SIGHUP stops the reactor as
-    /// well (`true`), or becomes [`Event::Hangup`].
+    /// Delivers SIGINT and SIGTERM as [`Event::Stop`], to this reactor and to every other one that
+    /// calls this. For threads that block nowhere but in the reactor. SIGHUP is delivered as
+    /// [`Event::Stop`] as well (`true`), or as [`Event::Hangup`].
     pub fn obey_signals(&mut self, stops_on_hangup: bool) -> io::Result<()> {
         self.requests.register_ends()?;
         if stops_on_hangup {
@@ -160,7 +156,7 @@ impl<K> Reactor<K> {
         Ok(())
     }
 
-    /// SIGUSR1 of this process becomes [`Event::Inquiry`] of this reactor.
+    /// Delivers SIGUSR1 as [`Event::Inquiry`].
     pub fn report_on_signal(&mut self) -> io::Result<()> {
         let mut inquiries = Requests::new()?;
         inquiries.register(SIGUSR1)?;
@@ -174,24 +170,22 @@ impl<K> Reactor<K> {
         registry.register(requests.source(), to_mio(token), Interest::READABLE)
     }
 
-    /// A handle for another thread.
+    /// Returns a handle with which another thread sends requests to this reactor.
     pub fn remote(&self) -> io::Result<Remote> {
         self.requests.remote()
     }
 
-    /// Registers a connection, for both directions and urgent data, once and for its whole life.
+    /// Registers a connection for reading, writing and urgent data, once for its whole life.
     ///
-    /// An edge for writing comes only after a write fell short, so this costs nothing later. An
-    /// edge for urgent data must be known because a read stops before the mark.
-    ///
-    /// The call is made here, inlined, as that in `wait` is, and so is all of accepting: of
-    /// a connection that comes and goes with one message, that is a hundredth of the CPU time.
+    /// An edge for writing arrives only after a write fell short, so that this costs nothing later.
+    /// Urgent data needs its edge because a read stops before the mark.
     #[inline(always)]
     pub fn add_stream(&self, source: &impl AsFd, token: Token) -> io::Result<()> {
-        let both = EventFlags::IN | EventFlags::OUT | EventFlags::PRI | EventFlags::RDHUP;
-        let data = EventData::new_u64(token.to_bits());
-        epoll::add(self.poll.registry(), source, data, both | EventFlags::ET)?;
-        Ok(())
+        self.poll.registry().register(
+            &mut SourceFd(&source.as_fd().as_raw_fd()),
+            to_mio(token),
+            Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY,
+        )
     }
 
     /// Registers a source that is only read: a listener.
@@ -201,17 +195,18 @@ impl<K> Reactor<K> {
             .register(source, to_mio(token), Interest::READABLE)
     }
 
-    /// Takes a source out. Events of it may still stand in the current batch.
+    /// Deregisters a source. The current turn may still return events of it.
     pub fn remove(&self, source: &mut impl Source) -> io::Result<()> {
         self.poll.registry().deregister(source)
     }
 
-    /// Sets a timer; it cannot be taken back.
+    /// Sets a timer; timers cannot be cancelled.
     pub fn set_timer(&mut self, deadline: Instant, key: K) {
         self.timers.set(deadline, key);
     }
 
-    /// Waits until something happened. Being interrupted by a signal is not an error.
+    /// Begins a turn: waits for events as `wait` allows. A signal that interrupts the wait is not
+    /// an error.
     #[inline(always)]
     pub fn turn(&mut self, wait: Wait) -> io::Result<()> {
         let timer = self.timers.next_deadline();
@@ -221,8 +216,8 @@ impl<K> Reactor<K> {
                 let earlier = timer.filter(|timer| *timer < end).unwrap_or(end);
                 (Some(earlier), self.alarm.arm(Some(earlier)), None)
             }
-            // An alarm that rings early does no harm, and is not armed anew in every turn.
-            Wait::Never => (None, self.alarm.arm_at_least(timer), Some(&AT_ONCE)),
+            // A timerfd that expires early does no harm, and is not armed again in every turn.
+            Wait::Never => (None, self.alarm.arm_at_least(timer), Some(Duration::ZERO)),
         };
         match armed {
             Ok(()) => self.wait(timeout),
@@ -230,56 +225,51 @@ impl<K> Reactor<K> {
         }
     }
 
-    /// Sets up a turn whose alarm could not be armed: the poll itself has a timeout, which wakes it
-    /// a millisecond late at most, and the timers are checked whatever woke it.
+    /// Waits in a turn whose timerfd could not be armed: the poll has a timeout, which is late by
+    /// up to a millisecond, and the timers are checked whatever ended the wait.
     #[cold]
     fn wait_without_alarm(
         &mut self,
         deadline: Option<Instant>,
-        timeout: Option<&Timespec>,
+        timeout: Option<Duration>,
     ) -> io::Result<()> {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let left = left.and_then(|left| Timespec::try_from(left).ok());
-        self.wait(timeout.or(left.as_ref()))?;
+        self.wait(timeout.or(left))?;
         self.has_own = true;
         self.due = Some(self.timers.due(Instant::now()));
         Ok(())
     }
 
-    /// Waits for the kernel, and sorts what it tells: what is the reactor's own, and what is its
-    /// user's.
-    ///
-    /// The call is made here, inlined, and not by mio and libc: with a return from a function
-    /// behind the wait, the kernel took 0.2 µs longer for the recv(2) that followed, of 1.3, and
-    /// 0.6 for the send(2), of 11 (`server::engine::serving` tells more).
+    /// Waits for events, and separates those of the reactor's own sources from the user's.
     #[inline(always)]
-    fn wait(&mut self, timeout: Option<&Timespec>) -> io::Result<()> {
-        let mut buffer = [const { MaybeUninit::uninit() }; EVENTS_PER_TURN];
-        let events = loop {
-            match epoll::wait(self.poll.registry(), &mut buffer, timeout) {
-                Ok((events, _)) => break events,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(cannot_wait(error)),
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        while let Err(error) = self.poll.poll(&mut self.events, timeout) {
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(cannot_wait(error));
             }
-        };
+        }
         self.ready.clear();
         self.next_ready = 0;
-        for event in events {
-            let token = Token::from_bits(event.data.u64());
+        let mut has_own = false;
+        for event in &self.events {
+            let token = Token::from_bits(event.token().0 as u64);
             match token {
-                ALARM | REQUESTS | INQUIRIES | HANGUPS => self.take_own(token),
-                _ => self.ready.push((token, hints(event.flags))),
+                ALARM | REQUESTS | INQUIRIES | HANGUPS => has_own = true,
+                _ => self.ready.push((token, hints(event))),
             }
+        }
+        if has_own {
+            self.take_own();
         }
         Ok(())
     }
 
-    /// How many sources may be ready in this turn.
+    /// Returns how many sources may be ready in this turn.
     pub fn ready(&self) -> usize {
         self.ready.len()
     }
 
-    /// The next thing that happened in this turn; `None` when all was told.
+    /// Returns the next event of this turn; `None` after the last one.
     #[inline]
     pub fn next_event(&mut self) -> Option<Event<K>> {
         if self.has_own
@@ -292,13 +282,13 @@ impl<K> Reactor<K> {
         Some(Event::Io(token, hints))
     }
 
-    /// The next thing that is no readiness of a source.
+    /// Returns the next request or timer.
     #[cold]
     fn next_own(&mut self) -> Option<Event<K>> {
         let requests = [
-            (&mut self.asked.signals, Event::Stop),
-            (&mut self.asked.drains, Event::Drain),
-            (&mut self.asked.reports, Event::Report),
+            (&mut self.requested.signals, Event::Stop),
+            (&mut self.requested.drains, Event::Drain),
+            (&mut self.requested.reports, Event::Report),
             (&mut self.inquired, Event::Inquiry),
             (&mut self.hung_up, Event::Hangup),
         ];
@@ -318,36 +308,38 @@ impl<K> Reactor<K> {
         None
     }
 
-    /// One of the reactor's own sources is ready.
+    /// Reads the reactor's own sources that are ready.
     #[cold]
-    fn take_own(&mut self, source: Token) {
+    fn take_own(&mut self) {
         self.has_own = true;
-        match source {
-            ALARM => {
-                self.alarm.rang();
-                self.due = Some(self.timers.due(Instant::now()));
-            }
-            REQUESTS => {
-                let asked = self.requests.take();
-                self.asked.signals += asked.signals;
-                self.asked.drains += asked.drains;
-                self.asked.reports += asked.reports;
-            }
-            HANGUPS => {
-                let hangups = self.hangups.as_mut();
-                self.hung_up += hangups.map_or(0, |requests| requests.take().signals);
-            }
-            _ => {
-                let inquiries = self.inquiries.as_mut();
-                self.inquired += inquiries.map_or(0, |requests| requests.take().signals);
+        for event in &self.events {
+            match Token::from_bits(event.token().0 as u64) {
+                ALARM => {
+                    self.alarm.expired();
+                    self.due = Some(self.timers.due(Instant::now()));
+                }
+                REQUESTS => {
+                    let requested = self.requests.take();
+                    self.requested.signals += requested.signals;
+                    self.requested.drains += requested.drains;
+                    self.requested.reports += requested.reports;
+                }
+                HANGUPS => {
+                    let hangups = self.hangups.as_mut();
+                    self.hung_up += hangups.map_or(0, |requests| requests.take().signals);
+                }
+                INQUIRIES => {
+                    let inquiries = self.inquiries.as_mut();
+                    self.inquired += inquiries.map_or(0, |requests| requests.take().signals);
+                }
+                _ => {}
             }
         }
     }
 }
 
 #[cold]
-fn cannot_wait(error: Errno) -> io::Error {
-    let error = io::Error::from(error);
+fn cannot_wait(error: io::Error) -> io::Error {
     let text = format!("cannot wait for events: {error}");
     io::Error::new(error.kind(), text)
 }
@@ -356,13 +348,14 @@ fn to_mio(token: Token) -> mio::Token {
     mio::Token(token.to_bits() as usize)
 }
 
-/// See epoll_ctl(2). What says that something failed permits a try in both directions.
-fn hints(flags: EventFlags) -> Hints {
-    let ended = flags.intersects(EventFlags::RDHUP | EventFlags::HUP);
-    let exceptional = ended || flags.intersects(EventFlags::PRI | EventFlags::ERR);
+/// Converts the flags of an event. An error permits an attempt in both directions.
+fn hints(event: &mio::event::Event) -> Hints {
+    let ended = event.is_read_closed();
+    let failed = event.is_error();
+    let exceptional = ended || failed || event.is_priority();
     Hints {
-        readable: exceptional || flags.intersects(EventFlags::IN),
-        writable: flags.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR),
+        readable: exceptional || event.is_readable(),
+        writable: failed || event.is_writable() || event.is_write_closed(),
         exceptional,
         ended,
     }
@@ -370,12 +363,16 @@ fn hints(flags: EventFlags) -> Hints {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::io::Write;
+    use std::mem;
+    use std::net::{Shutdown, TcpListener, TcpStream};
+
+    use socket2::SockRef;
 
     use super::*;
 
-    /// All that happens until `count` events have come.
-    fn told(reactor: &mut Reactor<&'static str>, count: usize) -> Vec<Event<&'static str>> {
+    /// Returns all events until there are `count` of them.
+    fn collect(reactor: &mut Reactor<&'static str>, count: usize) -> Vec<Event<&'static str>> {
         let mut events = Vec::new();
         while events.len() < count {
             reactor.turn(Wait::Block).unwrap();
@@ -384,46 +381,70 @@ mod tests {
         events
     }
 
-    #[test]
-    fn hints_say_what_the_flags_permit() {
-        let told = |flags| {
-            let Hints {
-                readable,
-                writable,
-                exceptional,
-                ended,
-            } = hints(flags);
-            [readable, writable, exceptional, ended]
+    /// Returns the hints of a TCP connection after an action of its peer, as
+    /// `[readable, writable, exceptional, ended]`.
+    fn hints_after(act: impl FnOnce(TcpStream)) -> [bool; 4] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (connection, _) = listener.accept().unwrap();
+        let mut reactor: Reactor<&str> = Reactor::new().unwrap();
+        reactor.add_stream(&connection, Token::fixed(0)).unwrap();
+        act(peer);
+        // The first edge may be older than what the peer did, and be for writing only.
+        let hints = loop {
+            reactor.turn(Wait::Block).unwrap();
+            match reactor.next_event() {
+                Some(Event::Io(_, hints)) if hints.readable => break hints,
+                event => assert!(matches!(event, None | Some(Event::Io(..))), "{event:?}"),
+            }
         };
-        let (y, n) = (true, false);
-        assert_eq!(told(EventFlags::IN), [y, n, n, n]);
-        assert_eq!(told(EventFlags::OUT), [n, y, n, n]);
-        assert_eq!(told(EventFlags::PRI), [y, n, y, n]);
-        assert_eq!(told(EventFlags::IN | EventFlags::RDHUP), [y, n, y, y]);
-        assert_eq!(told(EventFlags::ERR), [y, y, y, n]);
-        assert_eq!(told(EventFlags::HUP), [y, y, y, y]);
+        [hints.readable, hints.writable, hints.exceptional, hints.ended]
     }
 
     #[test]
-    fn timers_wake_the_poll_in_their_order() {
+    fn hints_show_the_state_of_a_connection() {
+        let (y, n) = (true, false);
+        let sent = hints_after(|mut peer| {
+            peer.write_all(b"a").unwrap();
+            mem::forget(peer);
+        });
+        assert_eq!(sent, [y, y, n, n]);
+        let half_closed = hints_after(|peer| {
+            peer.shutdown(Shutdown::Write).unwrap();
+            mem::forget(peer);
+        });
+        assert_eq!(half_closed, [y, y, y, y]);
+        let urgent = hints_after(|peer| {
+            SockRef::from(&peer).send_out_of_band(b"!").unwrap();
+            mem::forget(peer);
+        });
+        assert_eq!(urgent, [y, y, y, n]);
+        let reset = hints_after(|peer| {
+            SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+        });
+        assert_eq!(reset, [y, y, y, y]);
+    }
+
+    #[test]
+    fn timers_wake_the_poll_in_the_order_of_their_deadlines() {
         let mut reactor = Reactor::new().unwrap();
         let now = Instant::now();
         reactor.set_timer(now + Duration::from_millis(2), "second");
         reactor.set_timer(now + Duration::from_micros(100), "first");
         reactor.set_timer(now - Duration::from_secs(1), "overdue");
-        let events = told(&mut reactor, 3);
+        let events = collect(&mut reactor, 3);
         assert_eq!(events, ["overdue", "first", "second"].map(Event::Timer));
         assert!(now.elapsed() >= Duration::from_millis(2));
     }
 
     #[test]
-    fn every_request_to_stop_is_told_even_within_one_turn() {
+    fn every_request_to_stop_is_an_event_even_within_one_turn() {
         let mut reactor: Reactor<&str> = Reactor::new().unwrap();
         let remote = reactor.remote().unwrap();
         remote.stop();
         remote.report();
         remote.stop();
-        let events = told(&mut reactor, 3);
+        let events = collect(&mut reactor, 3);
         assert_eq!(events, [Event::Stop, Event::Stop, Event::Report]);
     }
 

@@ -1,18 +1,18 @@
-//! Signals: taken from the process once, before its first thread, and handed to reactors.
+//! Signals: handlers are installed before the first thread starts, and notify reactors.
 //!
-//! Signal handlers may do little more than write to a descriptor, and that is all that is done
-//! here. Because every delivery leaves a byte of its own, a second signal is not lost when it
-//! comes within the same turn as the first. See signal-safety(7).
+//! A signal handler may do little more than write to a descriptor, and the handlers here do only
+//! that. Each signal writes a byte of its own, so that a second one is not lost when it arrives in
+//! the same turn as the first. See signal-safety(7).
 //!
 //! ```text
-//!   prepare      SIGTERM and SIGINT end the process, however it was started
-//!   Requests     a pipe of one reactor: signals, and a Remote of another thread     serve
+//!   prepare      SIGTERM and SIGINT end the process, whatever its parent has set
+//!   Requests     a socket pair of one reactor: signals, and other threads' Remotes  serve
 //!   Relay        a thread that passes signals on to several reactors                load, sniff
 //!   stop_flag    for work without a reactor: the second signal ends the process     send, sniff
 //! ```
 //!
 //! With a relay, a thread that is blocked in a write to a stalled output does not keep the process
-//! alive: the third signal ends it. `serve` has nothing that blocks.
+//! alive: the third signal ends it. `serve` never blocks outside its reactor.
 //!
 //! A process may be started with signals blocked or ignored by its parent. SIGTERM, SIGINT and
 //! SIGUSR1 work all the same. A SIGHUP that is ignored stays ignored, as nohup(1) requires.
@@ -32,20 +32,21 @@ use signal_hook::flag::{
 };
 use signal_hook::low_level::{emulate_default_handler, pipe, unregister};
 
-/// What a signal handler writes; a [`Remote`] that asks to stop writes the same.
+/// Requests, as the bytes that are written to a reactor. A signal handler writes [`STOP`].
 const STOP: u8 = b'X';
 const DRAIN: u8 = b'D';
 const REPORT: u8 = b'R';
 const WAKE: u8 = b'W';
 
-/// Signals of a [`Relay`] for which the reactors end the process: in order, then at once.
+/// Number of signals that a [`Relay`] leaves to the reactors: the first makes them drain, the
+/// second makes them stop at once.
 const LEFT_TO_REACTORS: u32 = 2;
 
 /// True while no command handles SIGTERM and SIGINT: they end the process.
 static END_PROCESS: AtomicBool = AtomicBool::new(true);
 
-/// Sets the signals of this process to the state that the commands expect, whatever its parent
-/// left. To be called before the first thread starts.
+/// Sets the signal dispositions and the mask that the commands expect, whatever the parent process
+/// left. Must be called before the first thread starts.
 ///
 /// SIGXFSZ is caught, so that a write beyond the limit on the size of files is an error like any
 /// other: EFBIG, setrlimit(2).
@@ -64,7 +65,7 @@ pub fn prepare() -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a signal end the process while the condition holds.
+/// Makes a signal end the process while `condition` is set.
 fn end_process_on<T>(signal: i32, condition: T) -> io::Result<SigId>
 where
     T: BorrowSignalSafe<AtomicBool> + Send + Sync + 'static,
@@ -78,7 +79,7 @@ where
     }
 }
 
-/// Returns whether this process ignores SIGHUP, for example since it was started by nohup(1).
+/// Returns whether this process ignores SIGHUP, for example because nohup(1) started it.
 fn is_hangup_ignored() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -86,13 +87,13 @@ fn is_hangup_ignored() -> bool {
     ignored.is_some_and(|mask| mask & 1 << (SIGHUP - 1) != 0)
 }
 
-/// Returns the signals that end a command which is not to outlive its terminal.
+/// Returns the signals that end a command which must not outlive its terminal.
 fn ends() -> impl Iterator<Item = i32> {
     let hangup = (!is_hangup_ignored()).then_some(SIGHUP);
     [SIGTERM, SIGINT].into_iter().chain(hangup)
 }
 
-/// The receiving end of the requests.
+/// The receiving end of the requests to one reactor.
 #[derive(Debug)]
 pub struct Requests {
     receiver: UnixStream,
@@ -100,46 +101,46 @@ pub struct Requests {
     registered: Vec<SigId>,
 }
 
-/// How often what was asked for.
+/// Number of requests, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Asked {
-    /// By a signal, or by [`Remote::stop`] in its place.
+pub struct Requested {
+    /// Requests by a signal, and by [`Remote::stop`].
     pub signals: usize,
-    /// By [`Remote::drain`].
+    /// Requests by [`Remote::drain`].
     pub drains: usize,
-    /// By [`Remote::report`].
+    /// Requests by [`Remote::report`].
     pub reports: usize,
 }
 
-/// Asks a reactor from another thread.
+/// Sends requests to a reactor from another thread.
 #[derive(Debug)]
 pub struct Remote(std::os::unix::net::UnixStream);
 
 impl Remote {
-    /// Asks it to stop, just as a signal would. A reactor that is gone already needs no request, so
-    /// an error is no matter.
+    /// Requests a stop, as a signal does. A reactor that has ended needs no request, so that errors
+    /// are ignored.
     pub fn stop(&self) {
         let _ = (&self.0).write(&[STOP]);
     }
 
-    /// Asks it to come to an end in order, which asking twice does not hasten.
+    /// Requests a drain. A second request does not shorten it.
     pub fn drain(&self) {
         let _ = (&self.0).write(&[DRAIN]);
     }
 
-    /// Wakes the reactor, without any request.
+    /// Wakes the reactor without a request.
     pub fn wake(&self) {
         let _ = (&self.0).write(&[WAKE]);
     }
 
-    /// Asks it to report how it stands.
+    /// Requests a snapshot.
     pub fn report(&self) {
         let _ = (&self.0).write(&[REPORT]);
     }
 }
 
 impl Requests {
-    /// A pipe that no signal is connected with yet.
+    /// Creates a socket pair that no signal writes to yet. Errors: see socketpair(2).
     pub fn new() -> io::Result<Self> {
         let (receiver, sender) = std::os::unix::net::UnixStream::pair()?;
         receiver.set_nonblocking(true)?;
@@ -151,7 +152,7 @@ impl Requests {
         })
     }
 
-    /// From now on each delivery of this signal is a request.
+    /// Makes each delivery of this signal a request, until this is dropped.
     pub fn register(&mut self, signal: i32) -> io::Result<()> {
         let id = pipe::register(signal, self.sender.try_clone()?)?;
         self.registered.push(id);
@@ -174,50 +175,50 @@ impl Requests {
         }
     }
 
-    /// A handle for another thread.
+    /// Returns a handle with which another thread sends requests.
     pub fn remote(&self) -> io::Result<Remote> {
         Ok(Remote(self.sender.try_clone()?))
     }
 
-    /// The descriptor to register with the poll.
+    /// Returns the source to register with the poll.
     pub fn source(&mut self) -> &mut UnixStream {
         &mut self.receiver
     }
 
-    /// What was asked for since the last call.
-    pub fn take(&mut self) -> Asked {
-        let mut asked = Asked::default();
+    /// Returns the requests that arrived since the last call.
+    pub fn take(&mut self) -> Requested {
+        let mut requested = Requested::default();
         let mut bytes = [0; 64];
         loop {
             match self.receiver.read(&mut bytes) {
-                Ok(0) => return asked,
+                Ok(0) => return requested,
                 Ok(count) => {
                     for byte in &bytes[..count] {
                         match *byte {
-                            DRAIN => asked.drains += 1,
-                            REPORT => asked.reports += 1,
+                            DRAIN => requested.drains += 1,
+                            REPORT => requested.reports += 1,
                             WAKE => {}
-                            _ => asked.signals += 1,
+                            _ => requested.signals += 1,
                         }
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return asked,
+                Err(_) => return requested,
             }
         }
     }
 }
 
-/// Passes signals on to reactors for as long as it exists, from a thread of its own. Afterwards
-/// SIGTERM and SIGINT end the process.
+/// Passes signals on to reactors from a thread of its own. After it is dropped, SIGTERM and SIGINT
+/// end the process.
 #[derive(Debug)]
 pub struct Relay {
     registered: Vec<SigId>,
 }
 
 impl Relay {
-    /// Makes each SIGTERM, SIGINT and SIGHUP a request to these reactors to stop; the third one
-    /// ends the process.
+    /// Passes each SIGTERM, SIGINT and SIGHUP on to these reactors as a request to stop; the third
+    /// signal ends the process.
     pub fn start(reactors: Arc<[Remote]>) -> io::Result<Relay> {
         let (mut receiver, sender) = std::os::unix::net::UnixStream::pair()?;
         let mut relay = Relay {
@@ -246,7 +247,7 @@ impl Relay {
 }
 
 impl Drop for Relay {
-    /// Drops the registration, and with it the last sender, which ends the thread.
+    /// Removes the handlers and with them the last sender, which ends the thread.
     fn drop(&mut self) {
         END_PROCESS.store(true, Ordering::SeqCst);
         for id in self.registered.drain(..) {
@@ -255,8 +256,8 @@ impl Drop for Relay {
     }
 }
 
-/// Returns a flag for work that blocks outside a reactor: SIGINT, SIGTERM or SIGHUP sets it, and a
-/// second one ends the process at once, as it would without the flag.
+/// Returns a flag for work that blocks outside a reactor. SIGINT, SIGTERM or SIGHUP sets it; a
+/// second signal ends the process at once.
 pub fn stop_flag() -> io::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     for signal in ends() {
@@ -267,9 +268,9 @@ pub fn stop_flag() -> io::Result<Arc<AtomicBool>> {
     Ok(flag)
 }
 
-/// Returns a descriptor that becomes readable when SIGINT, SIGTERM or SIGHUP comes, so that work
-/// which waits for another one can wait for this one as well. Where it is made after [`stop_flag`],
-/// the flag is set before the descriptor becomes readable.
+/// Returns a descriptor that becomes readable when SIGINT, SIGTERM or SIGHUP arrives, for work that
+/// waits for other descriptors as well. If [`stop_flag`] was called before, its flag is set before
+/// the descriptor becomes readable.
 pub fn stop_pipe() -> io::Result<std::os::unix::net::UnixStream> {
     let (receiver, sender) = std::os::unix::net::UnixStream::pair()?;
     sender.set_nonblocking(true)?;

@@ -1,34 +1,35 @@
-//! The table of connections: tokens that cannot be mistaken, and the queue of unfinished work.
+//! The slab of connections: tokens with generations, and the queue of connections that are owed
+//! another turn.
 //!
-//! The kernel may still report a connection that was closed earlier in the same batch of events,
-//! and a slab gives the freed place to the next one at once. So a token carries a generation
-//! beside the index, and a token of an earlier generation finds nothing.
+//! The kernel may report a connection that was closed earlier in the same batch of events, and a
+//! slab reuses the freed slot at once. So a token carries a generation beside the index, and a
+//! token of an earlier generation finds nothing.
 //!
-//! Memory may be short: [`Slots::reserve`] and [`Slots::try_requeue`] then return an error instead
-//! of ending the process, and inserting into reserved room needs no memory. That is why the table
-//! is not one of the crate `slab`, which cannot return that error.
+//! When memory is short, [`Slots::reserve`] and [`Slots::try_requeue`] return an error instead of
+//! ending the process, and inserting into a reserved slot needs no memory. That is why this table
+//! does not use the crate `slab`, which cannot return that error.
 //!
-//! A connection that spent its budget is requeued, since edge-triggered epoll will not report it
+//! A connection that spent its budget is requeued, because edge-triggered epoll does not report it
 //! again.
 //!
-//! Invariants: a connection stands in that queue at most once. The places without a connection are
-//! the list that begins at `vacant`; the last one that became free is the first to be taken again.
+//! Invariants: a connection is in the queue at most once. The vacant slots form a list that begins
+//! at `vacant`; the slot that was freed last is reused first.
 
 use std::collections::{TryReserveError, VecDeque};
 use std::fmt;
 
-/// The name of an event source: a place in the table and the generation that lives there.
+/// Identifies an event source: the index of its slot and the generation of the connection in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
     index: u32,
     generation: u32,
 }
 
-/// Generation 0 is never given to a connection: it names the sources that are always there.
+/// The generation of sources that are in no table. No connection ever has it.
 const FIXED: u32 = 0;
 
 impl Token {
-    /// The token of a source that lives outside any table: a listener, an alarm.
+    /// Returns the token of a source that is in no table: a listener, a timerfd.
     pub const fn fixed(index: u32) -> Self {
         Token {
             index,
@@ -36,22 +37,22 @@ impl Token {
         }
     }
 
-    /// Whether this is not the token of a connection.
+    /// Returns whether the source is in no table, and so is not a connection.
     pub fn is_fixed(self) -> bool {
         self.generation == FIXED
     }
 
-    /// The place in the table; a connection that comes later may have the same.
+    /// Returns the index of the slot, which a later connection may reuse.
     pub fn index(self) -> usize {
         self.index as usize
     }
 
-    /// The token as the 64 bits that the kernel hands back.
+    /// Returns the token as the 64 bits that epoll returns with an event.
     pub fn to_bits(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)
     }
 
-    /// The inverse of [`Token::to_bits`].
+    /// Returns the token that [`Token::to_bits`] made these bits of.
     pub fn from_bits(bits: u64) -> Self {
         Token {
             index: bits as u32,
@@ -60,34 +61,34 @@ impl Token {
     }
 }
 
-/// As a person reads it in the log: generations count up, so that of a connection is its number.
+/// Formats the generation, which is the number of the connection in the log: generations count up.
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.generation)
     }
 }
 
-/// Connections by token, and those of them that are owed another turn.
+/// A slab of connections by token, and the queue of those that are owed another turn.
 #[derive(Debug)]
 pub struct Slots<T> {
     entries: Vec<Entry<T>>,
-    /// The first place without a connection, or the end of the table.
+    /// The first vacant slot, or the length of the table.
     vacant: u32,
     len: usize,
     requeued: VecDeque<Token>,
     generation: u32,
 }
 
-/// A place of the table.
+/// A slot of the table.
 #[derive(Debug)]
 struct Entry<T> {
-    /// In a place without a connection: the next place without one.
+    /// The generation of the connection; in a vacant slot, the index of the next vacant slot.
     generation: u32,
     requeued: bool,
     value: Option<T>,
 }
 
-/// The growth of the table, in places, when memory is too short to double it.
+/// Number of slots by which the table grows when memory is too short to double it.
 const GROWTH_LEAST: usize = 64;
 
 impl<T> Default for Slots<T> {
@@ -103,7 +104,8 @@ impl<T> Default for Slots<T> {
 }
 
 impl<T> Slots<T> {
-    /// Makes room for one more connection, so that [`Slots::insert`] needs no memory.
+    /// Reserves a slot, so that the next [`Slots::insert`] needs no memory. Fails if memory is
+    /// short.
     #[inline(always)]
     pub fn reserve(&mut self) -> Result<(), TryReserveError> {
         let is_end = self.vacant as usize == self.entries.len();
@@ -119,7 +121,8 @@ impl<T> Slots<T> {
         doubled.or_else(|_| self.entries.try_reserve_exact(GROWTH_LEAST))
     }
 
-    /// Adds a connection. The table holds at most `u32::MAX`, far above any descriptor limit.
+    /// Inserts a connection and returns its token. The table holds up to `u32::MAX` connections,
+    /// far more than any limit on descriptors.
     pub fn insert(&mut self, value: T) -> Token {
         self.generation = self.generation.wrapping_add(1);
         if self.generation == FIXED {
@@ -145,7 +148,7 @@ impl<T> Slots<T> {
         }
     }
 
-    /// The connection of this token; `None` when it is gone.
+    /// Returns the connection of this token; `None` if it was removed.
     pub fn get(&self, token: Token) -> Option<&T> {
         self.entries
             .get(token.index as usize)
@@ -153,12 +156,12 @@ impl<T> Slots<T> {
             .and_then(|entry| entry.value.as_ref())
     }
 
-    /// The same, to be changed.
+    /// Returns the connection of this token for modification; `None` if it was removed.
     pub fn get_mut(&mut self, token: Token) -> Option<&mut T> {
         self.entry(token)?.value.as_mut()
     }
 
-    /// Takes a connection out; `None` when it is gone already.
+    /// Removes a connection and returns it; `None` if it was removed before.
     pub fn remove(&mut self, token: Token) -> Option<T> {
         let vacant = self.vacant;
         let entry = self.entry(token)?;
@@ -170,8 +173,8 @@ impl<T> Slots<T> {
         Some(value)
     }
 
-    /// As [`Slots::requeue`]. Fails when there is no memory; the connection is then not in the
-    /// queue.
+    /// Queues a connection as [`Slots::requeue`] does. Fails if memory is short; the connection is
+    /// then not in the queue.
     #[inline]
     pub fn try_requeue(&mut self, token: Token) -> Result<(), TryReserveError> {
         self.requeued.try_reserve(1)?;
@@ -179,7 +182,7 @@ impl<T> Slots<T> {
         Ok(())
     }
 
-    /// Asks for another turn for this connection. Asking twice is asking once.
+    /// Queues a connection for another turn, unless it is queued already.
     pub fn requeue(&mut self, token: Token) {
         if let Some(entry) = self.entry(token)
             && !entry.requeued
@@ -189,30 +192,31 @@ impl<T> Slots<T> {
         }
     }
 
-    /// Whether this connection waits in the queue, so that its events need not be served now.
+    /// Returns whether a connection is queued, so that its events need not be served now.
     pub fn is_requeued(&mut self, token: Token) -> bool {
         self.entry(token).is_some_and(|entry| entry.requeued)
     }
 
-    /// How many places the queue holds, closed connections included.
+    /// Returns the length of the queue, removed connections included.
     pub fn requeued(&self) -> usize {
         self.requeued.len()
     }
 
-    /// The connection that has waited longest in the queue; `None` when that one is gone.
+    /// Takes the connection that was queued first; `None` if the queue is empty or that connection
+    /// was removed.
     pub fn next_requeued(&mut self) -> Option<Token> {
         let token = self.requeued.pop_front()?;
         self.entry(token)?.requeued = false;
         Some(token)
     }
 
-    /// Every token, in the order of the table.
+    /// Returns all tokens in the order of their slots.
     pub fn tokens(&self) -> Vec<Token> {
         let next = |token: &Token| self.next_from(token.index() + 1);
         std::iter::successors(self.next_from(0), next).collect()
     }
 
-    /// Returns the first connection at a place of the table that is not before `from`.
+    /// Returns the token of the first connection whose slot is `from` or a later one.
     pub fn next_from(&self, from: usize) -> Option<Token> {
         let rest = self.entries.get(from..)?;
         let place = rest.iter().position(|entry| entry.value.is_some())?;
@@ -222,30 +226,30 @@ impl<T> Slots<T> {
         })
     }
 
-    /// Every connection, in the order of the table.
+    /// Returns all connections in the order of their slots.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.entries.iter().filter_map(|entry| entry.value.as_ref())
     }
 
-    /// The same, to be changed.
+    /// Returns all connections in the order of their slots, for modification.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.entries
             .iter_mut()
             .filter_map(|entry| entry.value.as_mut())
     }
 
-    /// How many connections there are.
+    /// Returns the number of connections.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is none.
+    /// Returns whether there is no connection.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Returns the place of this token. It may be a place without a connection when the number in
-    /// it is that of the token: such a place has no value, and is not in the queue.
+    /// Returns the slot of this token. It may be a vacant slot whose next index equals the token's
+    /// generation: such a slot has no value and is not queued.
     fn entry(&mut self, token: Token) -> Option<&mut Entry<T>> {
         self.entries
             .get_mut(token.index as usize)

@@ -1,17 +1,17 @@
-//! Deadlines in order. Pure: time comes in as an argument.
+//! A queue of timers, ordered by deadline. Pure: time is an argument.
 //!
-//! There is no cancelling. A timer that is no longer wanted fires all the same, and its owner sees
-//! from its own state that nothing is to be done; so activity on a connection costs its timers
-//! nothing. Equal deadlines fire in the order in which they were set.
+//! Timers cannot be cancelled. One that is no longer needed fires all the same, and its owner sees
+//! from its own state that there is nothing to do; so activity on a connection costs its timers
+//! nothing. Timers with equal deadlines fire in the order in which they were set.
 //!
-//! Invariant: a timer set while timers fire waits for the next turn, so that one which sets itself
-//! again cannot hold the loop.
+//! Invariant: a timer that is set while timers fire waits for the next turn, so that a timer that
+//! sets itself again cannot hold up the loop.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
-/// A queue of deadlines, each with a key that says what it is for.
+/// A priority queue of deadlines, each with the key that its owner chose.
 #[derive(Debug)]
 pub struct Timers<K> {
     heap: BinaryHeap<Reverse<Entry<K>>>,
@@ -32,13 +32,13 @@ struct Entry<K> {
     key: K,
 }
 
-/// More timers than a server or a client sets.
+/// Room that is reserved at once: a reactor rarely has more timers, so that setting one needs no
+/// memory when that is short.
 const TIMERS_USUAL: usize = 64;
 
 impl<K> Default for Timers<K> {
     fn default() -> Self {
         Timers {
-            // Hardly any reactor sets more, so that it needs no memory when that is short.
             heap: BinaryHeap::with_capacity(TIMERS_USUAL),
             next_order: 0,
         }
@@ -46,7 +46,7 @@ impl<K> Default for Timers<K> {
 }
 
 impl<K> Timers<K> {
-    /// Sets a timer: `key` comes back from [`Timers::pop`] once `deadline` has passed.
+    /// Sets a timer: [`Timers::pop`] returns `key` once `deadline` has passed.
     pub fn set(&mut self, deadline: Instant, key: K) {
         self.heap.push(Reverse(Entry {
             deadline,
@@ -56,12 +56,12 @@ impl<K> Timers<K> {
         self.next_order += 1;
     }
 
-    /// The earliest deadline.
+    /// Returns the earliest deadline.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse(entry)| entry.deadline)
     }
 
-    /// What may fire in a turn that began at `now`.
+    /// Returns which timers may fire in a turn that began at `now`.
     pub fn due(&self, now: Instant) -> Due {
         Due {
             now,
@@ -69,7 +69,7 @@ impl<K> Timers<K> {
         }
     }
 
-    /// Takes the next timer that fires.
+    /// Removes the next timer that fires in this turn, and returns its key.
     pub fn pop(&mut self, due: Due) -> Option<K> {
         let Reverse(first) = self.heap.peek()?;
         if first.deadline > due.now || first.order >= due.order_end {

@@ -1,5 +1,5 @@
-//! The result of a load run as one JSON object, and its intervals as one each. Names and units are
-//! stable: a field is added, never changed, without a new `schema`.
+//! Renders the result of a load run as one JSON object, and each of its intervals as another. Names
+//! and units are stable: within a `schema`, fields are added but never changed.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -25,9 +25,9 @@ struct Report {
     targets: Vec<String>,
     /// The results of each target, in the order of `targets`.
     per_target: Vec<PerTarget>,
-    /// Scheduled messages that never got a connection, and would have gone to any target.
+    /// Scheduled messages that never got a connection and that any target could have served.
     scheduled_for_none: u64,
-    /// Asked for; how many attempts came up and how many failed is told beside it.
+    /// Number requested; the numbers that were established and that failed follow.
     connections: u32,
     connections_opened: u64,
     connections_failed: u64,
@@ -50,10 +50,10 @@ struct Report {
     warmup: Fates,
     elapsed_s: f64,
     asked_rate: Option<f64>,
-    /// What the schedule held as it was drawn.
+    /// Messages per second in the schedule as it was drawn.
     scheduled_rate: Option<f64>,
     achieved_rate: f64,
-    /// The share of the scheduled rate that was answered rightly; `null` in a closed loop.
+    /// The share of the scheduled rate that was answered correctly; `null` in a closed loop.
     rate_share: Option<f64>,
     bytes_per_second: f64,
     response_us: Percentiles,
@@ -62,7 +62,7 @@ struct Report {
     blocked_us: Percentiles,
     own_us: Percentiles,
     connect_us: Percentiles,
-    /// With --kernel-timestamps.
+    /// The parts of the responses; `null` without --kernel-timestamps.
     kernel: Option<Parts>,
     sends: Option<Sends>,
     errors: BTreeMap<String, u64>,
@@ -71,35 +71,35 @@ struct Report {
     interrupted: bool,
     own_server: Option<OwnServer>,
     verdict: &'static str,
-    /// Of a valid run: the percentile above which the numbers are the generator's.
+    /// The percentile above which the numbers of a valid run are the generator's.
     valid_up_to: Option<&'static str>,
     evidence: Evidence,
     assertions: Vec<Assertion>,
-    /// The exit code is 0.
+    /// Whether the exit code is 0.
     ok: bool,
-    /// 0 all well, 1 something is wrong, 4 inconclusive: the generator was the limit.
+    /// 0: all is well; 1: something is wrong; 4: inconclusive, or the generator was the limit.
     exit_code: u8,
 }
 
-/// The results of one target. Times are in seconds after the start, below 0 before the first
+/// The results of one target. Times are in seconds after the start, and negative before the first
 /// message.
 #[derive(Serialize)]
 struct PerTarget {
     target: String,
     connections_opened: u64,
     connections_failed: u64,
-    /// Of all scheduled messages of the run.
+    /// Its share of all scheduled messages of the run.
     share: f64,
     #[serde(flatten)]
     fates: Fates,
     response_us: Percentiles,
     service_us: Percentiles,
     errors: BTreeMap<String, u64>,
-    /// When its last absence began, if no connection to it was up at the end; else `null`.
+    /// The beginning of its last absence, if no connection to it was up at the end; else `null`.
     gone_s: Option<f64>,
-    /// The longest absence that ended.
+    /// The beginning and the end of the longest absence that ended.
     away_s: Option<(f64, f64)>,
-    /// When the last byte of a reply came.
+    /// The time at which the last byte of a reply arrived.
     last_reply_s: Option<f64>,
     /// Messages sent to it that had no reply when the run closed its connections.
     without_reply: u64,
@@ -116,7 +116,8 @@ struct Fates {
     unanswered: u64,
 }
 
-/// Microseconds; `null` when nothing was measured, or too few samples lie beyond.
+/// Statistics of a duration in microseconds; `null` when nothing was measured, or too few samples
+/// lie beyond.
 #[derive(Serialize)]
 struct Percentiles {
     count: u64,
@@ -126,12 +127,12 @@ struct Percentiles {
     p99_9: Option<f64>,
     max: Option<f64>,
     mean: Option<f64>,
-    /// 95 %; the upper end is `null` where it is not known.
+    /// The 95 % intervals; an upper end is `null` where it is not known.
     intervals: Intervals,
-    /// Why a percentile has no interval: `too-short`, `trend`, `correlated`, `few-events`. `null`:
-    /// of these times none is told.
+    /// The reason why a percentile has no interval: `too-short`, `trend`, `correlated`,
+    /// `few-events`. `null`: no intervals are computed for this duration.
     intervals_withheld: Option<Reasons>,
-    /// The percentile from which on values are lower bounds; `null`: all are known.
+    /// The percentile from which on values are lower bounds; `null`: all are exact.
     at_least_from: Option<f64>,
 }
 
@@ -151,7 +152,7 @@ struct Reasons {
     p99_9: Option<&'static str>,
 }
 
-/// Of the connections whose times the kernel keeps: the parts of each response.
+/// The parts of each response, on the connections for which the kernel records timestamps.
 #[derive(Serialize)]
 struct Parts {
     connections: u32,
@@ -159,13 +160,13 @@ struct Parts {
     send_queue_us: Percentiles,
     wire_and_server_us: Percentiles,
     receive_queue_us: Percentiles,
-    /// Parts below -2 µs.
+    /// Number of parts below -2 µs.
     negative: u64,
 }
 
 #[derive(Serialize)]
 struct Sends {
-    /// Seconds after the start.
+    /// In seconds after the start, as is `last_s`.
     first_s: f64,
     last_s: f64,
     first_lateness_us: f64,
@@ -192,45 +193,49 @@ struct OwnServer {
 struct Evidence {
     sentences: Vec<String>,
     advice: Vec<String>,
-    /// Shares of the time of the generator's threads.
+    /// The share of its time in which the busiest thread of the generator worked. `starved`: the
+    /// largest share in which a thread waited for a CPU.
     busy: f64,
     starved: f64,
-    /// CPU time of all threads of the generator, for each verified message.
+    /// CPU time of all threads of the generator, per verified message.
     cpu_us_per_message: f64,
     stolen_s: f64,
-    /// The time for which the generator may have waited while the run's own server had its CPU.
+    /// Upper bound of the time for which the generator waited for a CPU used by the run's own
+    /// server.
     waited_for_own_server_s: f64,
     turns_us: Percentiles,
-    /// By how many seconds responses became longer in a second of the run; `null`: they did not, or
-    /// it may have been chance.
+    /// By how many seconds the responses became longer per second of the run; `null`: they did not,
+    /// or it may be chance.
     growth: Option<f64>,
     silence_s: f64,
-    /// Of the busiest thread: the share of its time for which it should have worked and was not let
-    /// run, and the longest such time of any thread.
+    /// The share of its time for which the most affected thread should have worked and was not
+    /// given CPU time. `longest_absence_s`: the longest such time of any thread.
     absent: f64,
     longest_absence_s: f64,
-    /// The time for which the CPU quota of its cgroup was used up.
+    /// The time for which the CPU quota of the process's cgroup was used up.
     throttled_s: f64,
-    /// Of messages that were outstanding while their thread was away: for how long.
+    /// For each message that was outstanding while its thread was absent: the length of that
+    /// absence.
     held_us: Percentiles,
     segments: u64,
     segments_resent: u64,
     segments_resent_in_vain: u64,
     segments_out_of_order: u64,
     syns_resent: u64,
-    /// TCP_INFO of connections that could not be read: it is missing in the six fields above.
+    /// Number of failed readings of TCP_INFO; the fields about segments, SYNs and limits lack their
+    /// values.
     tcp_info_unread: u64,
-    /// Of the time with data in flight.
+    /// The share of the time with data in flight, as is `buffer_limited`.
     window_limited: f64,
     buffer_limited: f64,
     way: Way,
-    /// `null`: all targets are on this host.
+    /// The round trips of probes; `null`: all targets are on this host.
     probe: Option<Probe>,
     host: Host,
 }
 
-/// What TCP counted of all connections of this host while messages were due, those of other
-/// programs among them.
+/// TCP counters of this host while messages were due; they include the connections of other
+/// programs.
 #[derive(Serialize)]
 struct Host {
     segments_came_twice: u64,
@@ -239,35 +244,35 @@ struct Host {
     listen_overflows: u64,
 }
 
-/// Packets that the kernels of the targets answer, from before the first message on.
+/// Probes that the kernels of the targets answer, sent from before the first message on.
 #[derive(Serialize)]
 struct Probe {
     how: Vec<&'static str>,
-    /// Targets on other hosts that were asked: of many, the first few.
+    /// Number of targets on other hosts that were probed: of many, the first few.
     targets: u32,
-    /// Those that never answered.
+    /// Number of these that never answered.
     silent: u32,
     least_us: Option<f64>,
-    /// Of those that were sent while messages were due.
+    /// Number of answered probes among those that were sent while messages were due.
     answered: u64,
     lost: u64,
     round_trip_us: Percentiles,
     growth_us: Percentiles,
 }
 
-/// What TCP knew of the ways of the connections while messages were due.
+/// TCP's information about the paths of the connections while messages were due.
 #[derive(Serialize)]
 struct Way {
-    /// How far the round trip stood above the smallest one of its connection, over the time.
+    /// The growth of the round trip above the smallest one of its connection, sampled over time.
     growth_us: Percentiles,
-    /// The mean deviation of the round trip in the same looks.
+    /// The mean deviation of the round trip, in the same samples.
     deviation_us: Percentiles,
-    /// Looks that found segments sent again since the look before.
+    /// Number of samples that found segments retransmitted since the previous sample.
     looks_resent: u64,
-    /// The largest rate of one connection, in bytes a second.
+    /// The largest delivery rate of one connection, in bytes per second.
     delivery_rate: u64,
-    /// Messages without a reply after 100 ms, those of them that were examined, and those of these
-    /// that the server's kernel had not acknowledged.
+    /// Messages without a reply after 100 ms, those of them that were examined, and those of the
+    /// examined ones that the server's kernel had not acknowledged.
     under_way: u64,
     under_way_examined: u64,
     under_way_unacknowledged: u64,
@@ -278,11 +283,11 @@ struct Assertion {
     demand: String,
     found: String,
     holds: bool,
-    /// It does not hold, and the number is the generator's.
+    /// Whether the assertion does not hold, but the number is the generator's.
     undecided: bool,
 }
 
-/// A line of the interval log.
+/// An interval of a run, one line of the interval log.
 #[derive(Serialize)]
 struct Interval {
     schema: &'static str,
@@ -290,7 +295,7 @@ struct Interval {
     from_s: f64,
     to_s: f64,
     connections: u32,
-    /// Since the start, as all that follows: due = the sum of the others.
+    /// Since the start, as are the fields up to `outstanding`; due = the sum of the others.
     due: u64,
     verified: u64,
     mismatched: u64,
@@ -298,16 +303,16 @@ struct Interval {
     timed_out: u64,
     unanswered: u64,
     outstanding: u64,
-    /// Of this stretch alone.
+    /// Responses of this interval alone.
     response_us: Percentiles,
 }
 
-/// Returns the object, on one line, with its end. `exit_code`: that of the command.
+/// Returns the JSON object as one line, with a newline. `exit_code`: the exit code of the command.
 pub fn render(judged: &Judged, exit_code: u8) -> String {
     line(&report(judged, exit_code))
 }
 
-/// An interval, on one line, with its end.
+/// Returns an interval as one line, with a newline.
 pub fn interval(stretch: &Stretch) -> String {
     let Counts {
         verified,
@@ -335,7 +340,7 @@ pub fn interval(stretch: &Stretch) -> String {
 }
 
 fn line(object: &impl Serialize) -> String {
-    // Numbers and strings only: nothing in it can fail to become JSON.
+    // The object holds only numbers and strings, so the serialization cannot fail.
     serde_json::to_string(object).unwrap_or_default() + "\n"
 }
 

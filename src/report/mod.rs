@@ -1,5 +1,5 @@
-//! The result of a run for its reader: a page for a person, an object for a program. Pure: data in,
-//! text out.
+//! Renders the result of a run: as a page of text for a person, or as JSON for a program. Pure:
+//! data in, text out.
 
 pub mod json;
 pub mod text;

@@ -1,7 +1,8 @@
-//! The result of a load run as a page for a person, and its intervals as a line each.
+//! Renders the result of a load run as a page of text for a person, and each of its intervals as a
+//! line.
 //!
 //! On a terminal every line fits: the table of times becomes a list where it would be too wide, and
-//! other lines go on in the next row.
+//! other lines are wrapped.
 
 use std::fmt::{self, Write};
 use std::net::SocketAddr;
@@ -22,22 +23,22 @@ use crate::units::{counted, grouped, rate, short, throughput, with_interval};
 /// The percentiles that are shown.
 const POINTS: [(&str, f64); 4] = [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9)];
 
-/// Where the text of a line begins, after its name.
+/// The column at which the text of a line begins, after its label.
 const MARGIN: usize = 13;
 
 /// The text between two cells of the table.
 const GAP: &str = "  ";
 
-/// The text of a cell that too few samples support.
+/// The text of a cell whose percentile too few samples support.
 const UNKNOWN: &str = "-";
 
-/// Wrong bytes that are shown one by one.
+/// Maximum number of wrong bytes that are shown one by one.
 const MISMATCHES_SHOWN: usize = 10;
 
-/// The columns of a terminal, if the page goes to one.
+/// The number of columns of the terminal, if the page is printed on one.
 type Columns = Option<usize>;
 
-/// Returns the page, for a terminal of so many columns.
+/// Returns the page, for a terminal with this number of columns.
 pub fn render(judged: &Judged, columns: Columns) -> String {
     let (mut page, mut fitted) = (String::new(), String::new());
     // Writing to a string cannot fail.
@@ -46,7 +47,7 @@ pub fn render(judged: &Judged, columns: Columns) -> String {
     fitted
 }
 
-/// An interval, on one line.
+/// Returns an interval as one line.
 pub fn interval(interval: &Interval) -> String {
     let Counts {
         verified,
@@ -71,7 +72,7 @@ pub fn interval(interval: &Interval) -> String {
     )
 }
 
-/// The packets of a run that the kernels of the targets answer, on one line.
+/// Returns the results of the probes of a run as one line.
 pub fn probe(probe: &Probe) -> String {
     let mut line = format!(
         "probes ({}): {} answered, {} lost",
@@ -239,7 +240,7 @@ fn write_times(page: &mut String, judged: &Judged, columns: Columns) -> fmt::Res
     Ok(())
 }
 
-/// Where the time of a response went, by the kernel's own times.
+/// Writes the parts of the responses by the kernel's timestamps.
 fn write_parts(
     page: &mut String,
     parts: &Parts,
@@ -272,8 +273,8 @@ fn write_parts(
     }
 }
 
-/// Writes how the messages were shared among several targets, and a row for each of them; where
-/// that is too wide, the cells of a row one after the other. What was not well follows its row.
+/// Writes how the messages were shared among several targets, and a row for each target; where the
+/// table is too wide, the cells of a row become a list. The failures of a target follow its row.
 fn write_targets(page: &mut String, summary: &Summary, columns: Columns) -> fmt::Result {
     let targets = summary.plan.targets.iter().zip(&summary.targets);
     if targets.len() < 2 {
@@ -327,7 +328,7 @@ fn sharing(summary: &Summary) -> String {
     let (least, most) = (least.unwrap_or(0), most.unwrap_or(0));
     let percent =
         |count: u64| count as f64 * 100.0 / summary.results.counts.scheduled.max(1) as f64;
-    // Threads that are ended by a signal end a message sooner or later.
+    // Threads that a signal ends may differ by one message.
     let shares = match most - least <= u64::from(summary.plan.threads) {
         true => "equal shares".to_string(),
         false => format!(
@@ -342,10 +343,10 @@ fn sharing(summary: &Summary) -> String {
     }
 }
 
-/// The percentiles of a target.
+/// The percentiles that are shown for each target.
 const TARGET_POINTS: &[(&str, f64)] = POINTS.split_at(3).0;
 
-/// The cells of a target's row.
+/// Returns the cells of a target's row.
 fn target_cells(address: &SocketAddr, target: &Target) -> [String; 7] {
     let Counts {
         scheduled,
@@ -364,7 +365,7 @@ fn target_cells(address: &SocketAddr, target: &Target) -> [String; 7] {
     [address.to_string(), scheduled, verified, p50, p90, p99, max]
 }
 
-/// Writes a row of the targets' table; counts stand to the right, everything else to the left.
+/// Writes a row of the targets' table. Counts are right-aligned, all other cells left-aligned.
 fn write_target(page: &mut String, row: &[String; 7], widths: &[usize; 7]) -> fmt::Result {
     let mut line = String::new();
     for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
@@ -394,7 +395,7 @@ fn list_target(
     Ok(())
 }
 
-/// Returns what was not well with a target: messages that were not verified, and connections.
+/// Returns the failures of a target: messages that were not verified, and connections with errors.
 fn trouble(target: &Target) -> Option<String> {
     let Counts {
         mismatched,
@@ -425,8 +426,8 @@ fn trouble(target: &Target) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 
-/// Writes the percentiles with their 95 % intervals, one duration a row; where that is too wide,
-/// one duration after the other. What lies above the percentile `valid_up_to` is marked.
+/// Writes the percentiles with their 95 % intervals, one duration per row; where the table is too
+/// wide, each duration becomes a list. Percentiles above `valid_up_to` are marked.
 fn write_table(
     page: &mut String,
     rows: &[(&str, &Latency)],
@@ -464,8 +465,8 @@ fn write_table(
     Ok(())
 }
 
-/// Writes one duration as a list: as many percentiles in a row as fit, and one in a narrow
-/// terminal. Those that too few samples support are left out.
+/// Writes one duration as a list: as many percentiles per row as fit, but one per row on a narrow
+/// terminal. Percentiles that too few samples support are omitted.
 fn write_list(
     page: &mut String,
     name: &str,
@@ -492,7 +493,7 @@ fn write_list(
     line.end();
 }
 
-/// A row of the table; `-` is what too few samples support.
+/// Returns a row of the table, with `-` for percentiles that too few samples support.
 fn cells(latency: &Latency) -> Vec<String> {
     let distribution = latency.distribution();
     let cell = |percentile| {
@@ -510,7 +511,7 @@ fn cells(latency: &Latency) -> Vec<String> {
         .collect()
 }
 
-/// What the table leaves out, and why: rows of which the same is to be said are said together.
+/// Writes what the table omits, and why. Rows with the same reason share a line.
 fn write_unsupported(page: &mut String, rows: &[(&str, &Latency)]) -> fmt::Result {
     let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
     for (name, latency) in rows {
@@ -532,8 +533,8 @@ fn write_unsupported(page: &mut String, rows: &[(&str, &Latency)]) -> fmt::Resul
     Ok(())
 }
 
-/// Writes for which percentiles there is no interval, and why. That the samples of a row are not
-/// kept in blocks is no news.
+/// Writes which percentiles have no interval, and why. That the samples of a row are not kept in
+/// blocks is not reported.
 fn write_withheld(page: &mut String, rows: &[(&str, &Latency)]) -> fmt::Result {
     let named = rows
         .iter()
@@ -554,7 +555,7 @@ fn write_withheld(page: &mut String, rows: &[(&str, &Latency)]) -> fmt::Result {
     Ok(())
 }
 
-/// The percentiles that are printed without an interval, and why.
+/// Returns the percentiles that are printed without an interval, each with the reason.
 fn withheld(latency: &Latency) -> Vec<(&'static str, Withheld)> {
     let Some(all) = latency.distribution() else {
         return Vec::new();
@@ -566,7 +567,7 @@ fn withheld(latency: &Latency) -> Vec<(&'static str, Withheld)> {
     reasons.collect()
 }
 
-/// Reasons to withhold an interval that another run might not have.
+/// The reasons for a missing interval that depend on the run, not on the kind of duration.
 const WITHHELD: [Withheld; 4] = [
     Withheld::TooShort,
     Withheld::Trend,
@@ -584,7 +585,7 @@ fn why(reason: Withheld) -> &'static str {
     }
 }
 
-/// The first percentile that too few samples support, if there are any.
+/// Returns the first percentile that too few samples support, if there is one.
 fn unsupported(latency: &Latency) -> Option<&'static str> {
     let distribution = latency.distribution()?;
     let mut points = POINTS.iter();
@@ -592,7 +593,7 @@ fn unsupported(latency: &Latency) -> Option<&'static str> {
     unknown.map(|(point, _)| *point)
 }
 
-/// The percentiles alone.
+/// Formats the percentiles and the maximum in one line, without intervals.
 fn brief(latency: &Latency) -> String {
     let Some(distribution) = latency.distribution() else {
         return "-".to_string();

@@ -1,18 +1,20 @@
-//! Under systemd: sockets that are handed over, and telling how it goes.
+//! systemd integration: listening sockets passed by the service manager, and notifications to it.
 //!
-//! **Activation**, sd_listen_fds(3): systemd, or whoever speaks its protocol, makes the listening
-//! sockets and hands them to us as descriptors from 3 on, `LISTEN_FDS` of them. They stay its own
-//! too: when we stop, our copy is closed and nothing else. The clients in the queue stay there for
-//! the next process, so none is lost over a restart; while nobody runs they wait. Closing the copy
-//! does not take it out of epoll, since the socket lives on: it is taken out first.
+//! **Activation**, sd_listen_fds(3): systemd, or another manager that uses its protocol, creates
+//! the listening sockets and passes them to this process as descriptors from 3 on, `LISTEN_FDS` of
+//! them. The manager keeps its own descriptors: when the server stops, only our copies are closed.
+//! The clients in the accept queue stay there for the next process, so none is lost over a restart;
+//! while no process runs, they wait. Closing our copy does not remove it from epoll, since the
+//! socket is still open elsewhere: it is removed first.
 //!
-//! **Notification**, sd_notify(3): with `Type=notify`, systemd holds back what comes after this
-//! service until it says `READY=1`, and knows by `STOPPING=1` that it will end. These are datagrams
-//! to the Unix socket that `NOTIFY_SOCKET` names. It is connected before the sandbox closes, which
-//! is why this is written out here: the known library opens a socket for every message.
+//! **Notification**, sd_notify(3): with `Type=notify`, systemd delays the units ordered after this
+//! service until the service sends `READY=1`, and learns from `STOPPING=1` that it is going to end.
+//! The messages are datagrams to the Unix socket that `NOTIFY_SOCKET` names. That socket is
+//! connected before the process enters the sandbox, which is why the protocol is implemented here:
+//! the usual library opens a socket for every message.
 //!
-//! `LISTEN_FDS` and `LISTEN_PID` are removed from the environment, as sd_listen_fds(3) does when it
-//! is asked to. There is no watchdog: a reactor that hangs is not told from one that has no work
+//! `LISTEN_FDS` and `LISTEN_PID` are removed from the environment, as sd_listen_fds(3) does on
+//! request. There is no watchdog: a reactor that hangs cannot be distinguished from an idle one
 //! without waking it for the purpose.
 
 use std::env;
@@ -29,12 +31,12 @@ use anyhow::Context;
 use listenfd::ListenFd;
 use log::warn;
 
-/// How long a message may wait for a service manager that is busy: long enough for `READY=1` not to
-/// be lost, and the server is not held up for long by one that hangs.
+/// Time limit for sending a message to a service manager that is busy: long enough not to lose
+/// `READY=1`, and short enough that a manager that hangs does not delay the server for long.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The sockets that were handed to this process; none, when nobody did. Whatever is no TCP socket
-/// is an error. They are as they came: see [`crate::socket::adopt`].
+/// Returns the sockets that were passed to this process; empty if there are none. A descriptor that
+/// is not a TCP socket is an error. Their options are unchanged: see [`crate::socket::adopt`].
 pub fn sockets() -> anyhow::Result<Vec<TcpListener>> {
     let mut handed = ListenFd::from_env();
     (0..handed.len())
@@ -48,14 +50,14 @@ pub fn sockets() -> anyhow::Result<Vec<TcpListener>> {
 #[derive(Debug, Default)]
 pub struct Notifier {
     socket: Option<UnixDatagram>,
-    /// Shards that are not ready yet.
+    /// Number of shards that are not ready yet.
     awaited: AtomicUsize,
     is_stopping: AtomicBool,
 }
 
 impl Notifier {
-    /// Connects with the socket that `NOTIFY_SOCKET` names. One that cannot be reached is a warning
-    /// and no error: a server that serves is worth more than one that says so.
+    /// Connects to the socket that `NOTIFY_SOCKET` names. If that fails, logs a warning and returns
+    /// a notifier that does nothing: the server can serve without it.
     pub fn from_env() -> Notifier {
         let socket = env::var_os("NOTIFY_SOCKET").and_then(|name| {
             connect(&name)
@@ -74,15 +76,14 @@ impl Notifier {
         self
     }
 
-    /// Takes note that a shard serves its clients. When the last one does, the manager is notified.
+    /// Records that a shard serves its clients. Notifies the manager when the last shard does.
     pub fn ready(&self) {
         if self.awaited.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.send("READY=1\nSTATUS=serving\n");
         }
     }
 
-    /// Takes note that a shard was asked to stop, or failed. The manager is notified of the first
-    /// one.
+    /// Records that a shard was asked to stop, or failed. Notifies the manager at the first call.
     pub fn stopping(&self) {
         if !self.is_stopping.swap(true, Ordering::SeqCst) {
             self.send("STOPPING=1\nSTATUS=serving clients to their end\n");
@@ -98,7 +99,8 @@ impl Notifier {
     }
 }
 
-/// A name that begins with `@` is an abstract one, unix(7).
+/// Connects to the Unix socket of this name. A name that begins with `@` is an abstract one,
+/// unix(7).
 fn connect(name: &OsStr) -> io::Result<UnixDatagram> {
     let address = match name.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,

@@ -1,15 +1,15 @@
-//! Who may come in: how many clients in all, and how many of one address. Pure.
+//! Admission control: limits the number of clients, in total and per client address. Pure.
 //!
-//! At the cap nobody is turned away: accepting pauses, and who comes waits in the kernel's queue.
-//! It goes on when a little room has gathered, so that a full server does not change its mind with
-//! every client. A client of an address that has its share is refused, since no waiting would help
-//! the others behind it.
+//! At the limit no client is refused: accepting pauses, and new clients wait in the accept queue.
+//! It resumes when a small part of the limit is free again, so that a full server does not start
+//! and stop accepting with every client. A client whose address is at its limit is refused, since
+//! letting it wait would only delay the clients behind it in the queue.
 //!
-//! Both limits are those of the whole server. Its shards share them, see
-//! [`crate::server::places`]; a server of one shard counts by itself.
+//! Both limits are those of the whole server. Its shards share them, see [`crate::server::places`];
+//! a server of one shard counts by itself.
 //!
-//! Invariant: of shared places, as many are held as there are clients, and one more while a client
-//! is being accepted.
+//! Invariant: of the shared places, a shard holds as many as it has clients, and one more while it
+//! accepts a client.
 
 use std::collections::TryReserveError;
 use std::net::{IpAddr, Ipv6Addr};
@@ -19,31 +19,31 @@ use std::time::{Duration, Instant};
 use crate::server::places::{Addresses as SharedAddresses, Places, Shards, room};
 use crate::server::stats::Pauses;
 
-/// The state of the door.
+/// The state of admission control.
 #[derive(Debug)]
 pub struct Admission {
     cap: usize,
     full_since: Option<Instant>,
-    /// Present only when there are other shards.
+    /// The shared places; `None` when this is the only shard.
     share: Option<Share>,
     addresses: Option<Addresses>,
 }
 
-/// A shard's part of the places.
+/// The places that one shard holds, of those that all shards share.
 #[derive(Debug)]
 struct Share {
     places: Arc<Places>,
     shard: usize,
-    /// Places that this shard holds.
+    /// Number of places that this shard holds.
     held: usize,
-    /// True while it stands in the line for a place, or was granted one that it has not taken.
+    /// Whether this shard waits for a place, or was granted one that it has not taken.
     is_in_line: bool,
-    /// Shards that were granted places, and are to be woken.
+    /// Shards that were granted places and must be woken.
     woken: Shards,
 }
 
-/// Clients by address, those of all shards, and the address of each client here by its place in
-/// the table.
+/// The number of clients by address, in all shards, and the address of each client of this shard by
+/// its slot in the table.
 #[derive(Debug)]
 struct Addresses {
     most: u32,
@@ -54,16 +54,16 @@ struct Addresses {
 /// The result of counting a client's address.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// There is room for it.
+    /// The client is within the limit.
     Welcome,
-    /// The address has this number of connections already, which is its share.
+    /// The address has this number of connections already, which is its limit.
     OverShare(u32),
-    /// It could not be counted, for want of memory.
+    /// The client could not be counted, since there was no memory.
     OutOfMemory(TryReserveError),
 }
 
 impl Admission {
-    /// For at most so many clients, and so many of each address.
+    /// Returns the state for at most `cap` clients in total and `of_one_address` of each address.
     pub fn new(cap: usize, of_one_address: Option<u32>) -> Self {
         Admission {
             cap,
@@ -91,8 +91,8 @@ impl Admission {
         });
     }
 
-    /// Takes a place for one more client than these. False: the server is full, from the cap on
-    /// until there is room. The pauses are counted.
+    /// Takes a place for one more client besides the `open` ones. Returns false when the server is
+    /// full: from the limit on, until enough places are free. Counts the pauses in accepting.
     #[inline]
     pub fn take(&mut self, open: usize, now: Instant, pauses: &mut Pauses) -> bool {
         let has_place = match &mut self.share {
@@ -121,7 +121,7 @@ impl Admission {
         }
     }
 
-    /// Takes note that no client came for the place that was taken.
+    /// Gives a place back, for which no client could be accepted or whose client has gone.
     #[inline]
     pub fn give_back(&mut self) {
         if let Some(share) = &mut self.share {
@@ -129,8 +129,8 @@ impl Admission {
         }
     }
 
-    /// Leaves the line, as no client waits here any more: places granted to this shard are for
-    /// others.
+    /// Stops waiting for a place, since no client waits here any more: a place granted to this
+    /// shard becomes free for the others.
     pub fn stop_waiting(&mut self, now: Instant, pauses: &mut Pauses) {
         if let Some(share) = &mut self.share
             && share.is_in_line
@@ -141,7 +141,7 @@ impl Admission {
         }
     }
 
-    /// Returns the shards that were granted places since the last call, and are to be woken.
+    /// Returns the shards that were granted places since the last call and must be woken, if any.
     #[inline]
     pub fn take_woken(&mut self) -> Option<Shards> {
         let share = self.share.as_mut()?;
@@ -151,24 +151,25 @@ impl Admission {
         }
     }
 
-    /// Returns how many clients there may be, in all shards.
+    /// Returns the maximum number of clients in all shards.
     pub fn cap(&self) -> usize {
         self.cap
     }
 
-    /// How long the server has been full.
+    /// Returns how long the server has been full; `None` when it is not.
     pub fn full_for(&self, now: Instant) -> Option<Duration> {
         let since = self.full_since?;
         Some(now.saturating_duration_since(since))
     }
 
-    /// Whether it must be told the addresses of all clients.
+    /// Returns whether clients are counted by address, so that the address of every client is
+    /// needed.
     pub fn counts_addresses(&self) -> bool {
         self.addresses.is_some()
     }
 
-    /// Counts a client of this address at this place in the table until it leaves, even when its
-    /// address has its share already.
+    /// Counts the client in the slot `place` under its address until it leaves, even when the
+    /// address is at its limit already.
     pub fn enter(&mut self, place: usize, address: IpAddr) -> Entry {
         let Some(addresses) = &mut self.addresses else {
             return Entry::Welcome;
@@ -180,7 +181,7 @@ impl Admission {
         }
     }
 
-    /// The client at this place has gone.
+    /// Removes the client in the slot `place` from the counts.
     #[inline]
     pub fn leave(&mut self, place: usize) {
         self.give_back();
@@ -215,7 +216,8 @@ impl Share {
     }
 }
 
-/// A shard that breaks off leaves its places to the others, which are woken to come to an end.
+/// Gives all places back when a shard fails. It wakes no shard for them: the others are woken to
+/// drain.
 impl Drop for Share {
     fn drop(&mut self) {
         while self.held > 0 {
@@ -226,7 +228,7 @@ impl Drop for Share {
 }
 
 impl Addresses {
-    /// Returns how many there are now.
+    /// Counts a client, and returns the number of clients of its network.
     fn enter(&mut self, place: usize, network: IpAddr) -> Result<u32, TryReserveError> {
         if self.places.len() <= place {
             self.places.try_reserve(place + 1 - self.places.len())?;
@@ -254,7 +256,7 @@ impl Addresses {
     }
 }
 
-/// The counts of clients that are still there when a shard breaks off.
+/// Removes the clients from the counts that are still there when a shard fails.
 impl Drop for Addresses {
     fn drop(&mut self) {
         for place in 0..self.places.len() {
@@ -263,8 +265,9 @@ impl Drop for Addresses {
     }
 }
 
-/// IPv4 in the clothes of IPv6 is IPv4, as on a socket for both that was handed over. One user of
-/// IPv6 has a /64 at least (RFC 6177), so that is what counts as one address.
+/// Returns the part of an address that is counted: an IPv4 address, or the /64 of an IPv6 address,
+/// since one user of IPv6 has at least a /64 (RFC 6177). An IPv4-mapped IPv6 address, as a
+/// dual-stack socket that was handed over reports it, is an IPv4 address.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),

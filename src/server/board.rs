@@ -1,5 +1,7 @@
-//! Where the shards of a server put how they stand, when somebody asks. Nothing else is shared by
-//! them, and nobody who does not ask pays for it.
+//! Collects snapshots from the shards on request.
+//!
+//! Each request starts a round, in which every shard puts a snapshot on the board at the start of
+//! its next turn. Between requests the board costs the shards nothing.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,14 +9,14 @@ use std::time::Duration;
 use crate::reactor::signals::Remote;
 use crate::server::stats::Snapshot;
 
-/// How long shards may take to answer. They do so at the end of a turn; one that takes longer is
-/// told with what it said before.
+/// Time limit for the shards to answer. A shard answers at the start of a turn; one that takes
+/// longer is counted with its previous snapshot.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The round of a shard that has left: it answers every question there will be.
+/// The round of a shard that has ended, higher than that of any request.
 const LEFT: u64 = u64::MAX;
 
-/// The last word of every shard.
+/// The latest snapshot of every shard.
 #[derive(Debug)]
 pub struct Board {
     remotes: Arc<[Remote]>,
@@ -25,30 +27,30 @@ pub struct Board {
 #[derive(Debug)]
 struct State {
     said: Vec<Said>,
-    /// Counts the times that somebody asked.
+    /// Number of requests so far.
     round: u64,
-    /// A person asked, and was not told yet.
+    /// Whether a person has requested the state (SIGUSR1) and it has not been returned yet.
     is_inquired: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Said {
     snapshot: Snapshot,
-    /// The last round that this answers.
+    /// The last round that this snapshot answers.
     round: u64,
 }
 
-/// How a server stands.
+/// The state of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// The sum of what the shards said.
+    /// The sum of the snapshots of all shards.
     pub sum: Snapshot,
-    /// How many of them did not answer in time, and are told with what they said before.
+    /// Number of shards that did not answer in time, and are counted with their previous snapshots.
     pub silent: usize,
 }
 
 impl Board {
-    /// For the shards behind these handles, in the order of their numbers.
+    /// Returns a board for the shards of these handles, in the order of their numbers.
     pub fn new(remotes: Arc<[Remote]>) -> Self {
         Board {
             state: Mutex::new(State {
@@ -61,7 +63,8 @@ impl Board {
         }
     }
 
-    /// Asks all shards, and adds up what they say. To be called from a thread that is no shard's.
+    /// Requests a snapshot from every shard, and returns the sum. Blocks until all have answered or
+    /// the time limit is over, so it must not be called from a shard's thread.
     pub fn ask(&self) -> Answer {
         let round = self.begin_round(false);
         let is_open = |state: &mut State| state.silent(round) > 0;
@@ -76,12 +79,13 @@ impl Board {
         }
     }
 
-    /// What all shards said last.
+    /// Returns the sum of the latest snapshots of all shards.
     pub fn sum(&self) -> Snapshot {
         self.state().sum()
     }
 
-    /// A person asks: the shard that answers last is to tell the sum.
+    /// Requests a snapshot from every shard on behalf of a person: [`Board::answer`] returns the
+    /// sum to the shard that answers last.
     pub fn inquire(&self) {
         self.begin_round(true);
     }
@@ -98,7 +102,8 @@ impl Board {
         round
     }
 
-    /// What a shard says. Gives the sum when it is the last to answer a person.
+    /// Records a shard's snapshot. Returns the sum if this is the last answer to a person's
+    /// request.
     pub fn answer(&self, shard: usize, snapshot: Snapshot) -> Option<Snapshot> {
         let mut state = self.state();
         let round = state.round;
@@ -106,7 +111,8 @@ impl Board {
         self.tell(state)
     }
 
-    /// A shard's last word: it will not be asked any more. The sum as of [`Board::answer`].
+    /// Records the final snapshot of a shard, which has ended. Returns the sum like
+    /// [`Board::answer`].
     pub fn leave(&self, shard: usize, snapshot: Snapshot) -> Option<Snapshot> {
         let mut state = self.state();
         let round = LEFT;
@@ -122,7 +128,7 @@ impl Board {
         std::mem::take(&mut state.is_inquired).then(|| state.sum())
     }
 
-    /// A shard broke off: it leaves with what it said last.
+    /// Records that a shard has failed without a final snapshot: its previous one counts.
     pub fn lose(&self, shard: usize) {
         self.state().said[shard].round = LEFT;
     }
@@ -134,19 +140,19 @@ impl Board {
         self.state().said[..shard].iter().all(has_left)
     }
 
-    /// Something is wrong with one shard: all come to an end in order.
+    /// Makes all shards drain, since one of them has failed.
     pub fn drain(&self) {
         self.remotes.iter().for_each(Remote::drain);
     }
 
-    /// A thread that broke off while it held the lock has left nothing half done.
+    /// Locks the state. A thread that panicked while it held the lock has left no change half done.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// How many have not answered this round.
+    /// Returns the number of shards that have not answered this round.
     fn silent(&self, round: u64) -> usize {
         let is_silent = |said: &&Said| said.round < round;
         self.said.iter().filter(is_silent).count()

@@ -1,22 +1,23 @@
-//! One client of the server: reads, converts, answers, ends. Pure: the socket comes in as an
-//! argument, so the same code runs on the kernel and on scripted streams.
+//! One client of the server, as a state machine: reads, converts, answers and closes. Pure: the
+//! socket is an argument, so the same code runs on the kernel and on scripted streams.
 //!
 //! ```text
-//!        Open ── FIN of the client ──► closed: Finished
-//!        │  ▲ the server stops and the client is silent or has had its time; it was idle too long
-//!        ▼  │ it was not silent after all
-//!      Finishing ── all answered, FIN sent ──► Lingering ── FIN of the client, or
-//!                                                           the linger is over ──► closed
+//!        Open ── FIN received ──► closed: Finished
+//!        │  ▲      down: idle timeout, or the server stops and the client is silent or out of time
+//!        ▼  │      up: the client has sent more after all
+//!      Finishing ── all answered, FIN sent ──► Lingering ── FIN received, or
+//!                                                           the linger time is over ──► closed
 //! ```
 //!
-//! The client's FIN is read when everything before it has been answered, so closing is all that is
-//! left to do: close(2) sends our FIN, behind what the kernel still holds of the replies.
+//! The client's FIN is read when everything before it has been answered, so only closing remains:
+//! close(2) sends our FIN after the replies that are still in the kernel's send buffer.
 //!
-//! Any error of the socket closes from every state, with the reason of that error. Whoever owns the
-//! connection may also close it between two turns, for taking too little of what it is owed.
+//! An error of the socket closes the connection from every state, with the reason of that error.
+//! The owner may also close the connection between two turns, because the client acknowledges too
+//! little.
 //!
 //! Invariants:
-//! - Bytes go out in the order in which they came, each converted once.
+//! - Bytes are sent in the order in which they were received, each converted once.
 //! - While bytes are pending nothing is read, so at most one read's worth is ever pending.
 //! - A connection without pending bytes owns no buffer.
 
@@ -44,7 +45,7 @@ struct Pending {
 
 impl Pending {
     /// Copies these bytes. Fails when there is no memory for them. `Box::try_new` is not stable, so
-    /// the one box, which keeps [`Connection`] small, is made of a vector of one.
+    /// the box, which keeps [`Connection`] small, is made from a vector of one element.
     #[inline(never)]
     fn copy(bytes: &[u8]) -> io::Result<Box<[Pending; 1]>> {
         let mut copy = Vec::new();
@@ -65,31 +66,31 @@ impl Pending {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Open,
-    /// Our FIN is to be sent; on last call, whatever the client still sends.
+    /// FIN is to be sent; on last call, even if the client still sends.
     Finishing {
         reason: CloseReason,
         last_call: bool,
     },
-    /// Our FIN is sent: what still comes cannot be answered.
+    /// FIN was sent: bytes that still arrive cannot be answered.
     Lingering {
         reason: CloseReason,
         over: bool,
     },
 }
 
-/// How a connection's turn ended.
+/// The outcome of a connection's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// The kernel has nothing more for it; an event will come.
+    /// Nothing more can be done now; an event will follow.
     Waiting,
-    /// Its budget is spent; no event will come, so it must be given another turn.
+    /// The budget is spent. No event will follow, so the connection must be given another turn.
     Unfinished,
-    /// Our FIN was sent just now: the client's time to send its own begins. No event may come, so
-    /// it must be given another turn.
+    /// FIN was sent in this turn: the client's time to close its side begins. There may be no
+    /// event, so the connection must be given another turn.
     Lingers,
-    /// It is over.
+    /// The connection has ended.
     Closed(CloseReason),
-    /// The connection is over, for a reason that no client causes: [`CloseReason::Failed`].
+    /// The connection has ended for a reason that no client causes: [`CloseReason::Failed`].
     Failed(io::ErrorKind),
 }
 
@@ -103,12 +104,13 @@ impl Progress {
     }
 }
 
-/// How the first half of a turn ended.
+/// The outcome of the first half of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Half {
-    /// So many bytes were read; they are to be answered before anything else happens to it.
+    /// This number of bytes was read. They must be answered before anything else is done with the
+    /// connection.
     Read(usize),
-    /// The turn is over.
+    /// The whole turn is over.
     Whole(Progress),
 }
 
@@ -119,7 +121,7 @@ impl Default for Connection {
 }
 
 impl Connection {
-    /// A client that was just accepted.
+    /// Returns the state of a client that was just accepted.
     pub fn new() -> Self {
         Connection {
             pending: None,
@@ -128,13 +130,13 @@ impl Connection {
         }
     }
 
-    /// Takes note of an event.
+    /// Records an event.
     pub fn note(&mut self, hints: Hints) {
         self.readiness.note(hints);
     }
 
-    /// Begins a turn: reads once into `buffer`, of which [`Connection::answer`] is to be given what
-    /// was read. When there is, or may be, more to do than that, it does all of it, as
+    /// Begins a turn with one read into `buffer`. The bytes read must then be given to
+    /// [`Connection::answer`]. If there is, or may be, more to do than that, does all of it, like
     /// [`Connection::serve`].
     #[inline(always)]
     pub fn begin(
@@ -166,7 +168,7 @@ impl Connection {
         }
     }
 
-    /// The second half: converts what was read, and sends it.
+    /// Runs the second half of a turn: converts the bytes that were read, and sends them.
     #[inline(always)]
     pub fn answer(
         &mut self,
@@ -180,8 +182,8 @@ impl Connection {
         }
     }
 
-    /// Does what can be done now without blocking, for at most `budget` bytes received (rounded up
-    /// to whole reads). `scratch` is free to use; its length is the most that one read takes.
+    /// Does what can be done now without blocking, until `budget` bytes have been received (rounded
+    /// up to whole reads). `scratch` is overwritten; its length is the maximum of one read.
     pub fn serve(
         &mut self,
         stream: &mut impl Stream,
@@ -193,12 +195,13 @@ impl Connection {
             .unwrap_or_else(|error| Progress::of_error(&error))
     }
 
-    /// A stopping server looks at this connection, at regular times: no byte has come or gone for
-    /// long enough, or not. On last call, clients that do not fall silent have had their time. The
-    /// next [`Connection::serve`] carries out what was decided.
+    /// Decides whether a client of a stopping server is to be sent FIN; to be called at regular
+    /// intervals. `is_quiet`: no byte was received or sent for long enough. On last call, clients
+    /// that are not silent are sent FIN too. The next [`Connection::serve`] carries out the
+    /// decision.
     pub fn look(&mut self, is_quiet: bool, last_call: bool) {
         let is_silent = is_quiet && self.pending.is_none();
-        // Who has sent FIN is answered to the end: there is one.
+        // A client that has sent FIN is answered to the end: its input is finite.
         let last_call = last_call && !self.readiness.has_peer_ended();
         match &mut self.phase {
             Phase::Open if is_silent || last_call => {
@@ -214,8 +217,8 @@ impl Connection {
         }
     }
 
-    /// It has been silent for too long. The next [`Connection::serve`] sends FIN, unless the client
-    /// is not silent after all.
+    /// Ends a connection that has been idle for too long: the next [`Connection::serve`] sends FIN,
+    /// unless the client has sent more by then.
     pub fn end_idle(&mut self) {
         if self.phase == Phase::Open {
             self.phase = Phase::Finishing {
@@ -225,15 +228,16 @@ impl Connection {
         }
     }
 
-    /// The client has had its time to close its side. The next [`Connection::serve`] closes ours.
+    /// Ends the client's time to close its side: the next [`Connection::serve`] closes the
+    /// connection.
     pub fn end_linger(&mut self) {
         if let Phase::Lingering { over, .. } = &mut self.phase {
             *over = true;
         }
     }
 
-    /// It is to end now. Tells how, after one more look at what the client sent; the socket is to
-    /// be closed after it.
+    /// Reads once more, and returns the reason for which the connection ends now. The caller must
+    /// close the socket.
     pub fn cut(
         &mut self,
         stream: &mut impl Stream,
@@ -253,7 +257,7 @@ impl Connection {
         }
     }
 
-    /// Bytes received and converted that the kernel has not taken yet.
+    /// Returns the number of bytes received and converted that the kernel has not taken yet.
     pub fn pending(&self) -> usize {
         let pending = self.pending.as_ref();
         pending.map_or(0, |pending| pending[0].bytes.len() - pending[0].sent)
@@ -279,7 +283,7 @@ impl Connection {
                     Received::End => return Ok(Progress::Closed(CloseReason::Finished)),
                     Received::Blocked => return Ok(Progress::Waiting),
                 },
-                // What no event has told yet is answered first.
+                // Bytes that no event has reported yet are answered first.
                 Phase::Finishing { reason, last_call } => {
                     let found = match last_call {
                         true => Received::Blocked,
@@ -318,7 +322,7 @@ impl Connection {
         Ok(Progress::Unfinished)
     }
 
-    /// Reads, whether an event has told that there is something or not.
+    /// Reads even if no event has reported that there is something to read.
     fn ask(
         &mut self,
         stream: &mut impl Stream,
@@ -343,7 +347,7 @@ impl Connection {
         Ok(Progress::Lingers)
     }
 
-    /// Sends what is pending; false when some of it still is.
+    /// Sends the pending bytes. Returns false when some of them are still pending.
     fn flush(&mut self, stream: &mut impl Stream, traffic: &mut Traffic) -> io::Result<bool> {
         let Some(pending) = &mut self.pending else {
             return Ok(true);
@@ -375,7 +379,7 @@ impl Connection {
         Ok(received)
     }
 
-    /// Converts and sends at once; only what the kernel does not take is copied.
+    /// Converts the bytes and sends them at once; copies only those that the kernel does not take.
     #[inline(always)]
     fn reply(
         &mut self,
@@ -393,8 +397,8 @@ impl Connection {
     }
 }
 
-/// Into upper case, ASCII alone; many bytes by the widest instructions that the machine has. For
-/// few, a call costs more than they save.
+/// Converts ASCII letters to upper case. Many bytes are converted by the widest instructions that
+/// the processor has; for few, the call costs more than they save.
 #[inline(always)]
 pub fn convert(bytes: &mut [u8]) {
     const MANY: usize = 4096;
@@ -414,7 +418,7 @@ fn convert_many(bytes: &mut [u8]) {
 mod tests {
     use super::convert;
 
-    /// Byte by byte, written out.
+    /// Returns a byte in upper case, computed without the function under test.
     fn upper(byte: u8) -> u8 {
         match byte {
             97..=122 => byte - 32,

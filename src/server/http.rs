@@ -1,12 +1,13 @@
-//! One visit to the metrics page: as much of HTTP/1.1 (RFC 9112) as it needs. Pure: the socket
-//! comes in as an argument.
+//! One visit to the metrics page: a request and its response, with as much of HTTP/1.1 (RFC 9112)
+//! as the page needs. Pure: the socket is an argument.
 //!
 //! ```text
-//!   Asking ── the request is complete, or at fault ──► Replying ── all sent, FIN sent ──► Leaving
+//!   Asking ── the request is complete, or invalid ──► Replying ── all sent, FIN sent ──► Leaving
 //! ```
 //!
-//! Every connection carries one request. After the reply what the visitor still sends is read and
-//! dropped, since closing a socket with unread input would reset it and could cost it the reply.
+//! Every connection carries one request. After the reply, further input is read and dropped, since
+//! closing a socket with unread input would reset the connection, and the visitor could lose the
+//! reply.
 
 use std::io;
 
@@ -14,17 +15,17 @@ use httparse::{EMPTY_HEADER, Error, Status as Parsed};
 
 use crate::stream::{Hints, Readiness, Received, Stream};
 
-/// The most that a request may have, in bytes: browsers and scrapers send far less than 1 KiB.
+/// Maximum size of a request in bytes: browsers and scrapers send far less than 1 KiB.
 pub const REQUEST_MOST: usize = 8 * 1024;
 
-/// The most header lines that a request may have.
+/// Maximum number of header lines of a request.
 const HEADERS_MOST: usize = 64;
 
-/// What is read and dropped after a reply, in bytes: enough for a request that was refused while it
-/// was being sent, and an end to one that never ends.
+/// Maximum number of bytes that are read and dropped after a reply: enough for the rest of a
+/// request that was refused while it was being sent, and a bound for one that never ends.
 const DROPPED_MOST: usize = 64 * 1024;
 
-/// What can be asked for.
+/// A resource that can be requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
     /// `/metrics`
@@ -33,18 +34,18 @@ pub enum Resource {
     Health,
 }
 
-/// What a resource is.
+/// The content of a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {
-    /// Answered as 200; otherwise as 503.
+    /// Whether the status is 200; otherwise it is 503.
     pub is_well: bool,
-    /// A media type, without its character set.
+    /// The media type, without its character set.
     pub kind: &'static str,
     /// The body.
     pub text: String,
 }
 
-/// A request, as far as it is known.
+/// The state of a request, as parsed from the bytes received so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Request {
     Incomplete,
@@ -52,7 +53,8 @@ enum Request {
     Refused(Refusal, Method),
 }
 
-/// HEAD is answered as GET is, without the body; so is what is refused.
+/// The method, as far as it affects the reply: HEAD gets the reply to GET without the body, also
+/// when the request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Method {
     Get,
@@ -70,7 +72,7 @@ enum Refusal {
 }
 
 impl Refusal {
-    /// The status, RFC 9110 and, for 431, RFC 6585.
+    /// Returns the status, RFC 9110 and, for 431, RFC 6585.
     fn status(self) -> &'static str {
         match self {
             Refusal::Malformed => "400 Bad Request",
@@ -97,10 +99,10 @@ enum Phase {
     Leaving { dropped: usize },
 }
 
-/// How a visit's turn ended.
+/// The outcome of serving a visit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// An event will come.
+    /// An event will follow.
     Waiting,
     /// The socket is to be closed.
     Over,
@@ -118,12 +120,13 @@ impl Default for Visit {
 }
 
 impl Visit {
-    /// Takes note of an event.
+    /// Records an event.
     pub fn note(&mut self, hints: Hints) {
         self.readiness.note(hints);
     }
 
-    /// Does what can be done now without blocking. An error of the socket ends the visit.
+    /// Does what can be done now without blocking. `find` returns the content of a resource. An
+    /// error of the socket ends the visit.
     pub fn serve(
         &mut self,
         stream: &mut impl Stream,
@@ -132,7 +135,8 @@ impl Visit {
         self.advance(stream, find).unwrap_or(Progress::Over)
     }
 
-    /// Its time is over: who has begun to ask is told so, and nobody is waited for.
+    /// Ends a visit whose time is over. If a part of a request has arrived, sends the status 408,
+    /// as far as the kernel takes it now.
     pub fn end(&mut self, stream: &mut impl Stream) {
         if let Phase::Asking { request } = &self.phase
             && !request.is_empty()
@@ -188,7 +192,7 @@ impl Visit {
     }
 }
 
-/// What these first bytes of a connection mean.
+/// Parses the bytes received so far on a connection.
 fn understand(bytes: &[u8]) -> Request {
     let mut headers = [EMPTY_HEADER; HEADERS_MOST];
     let mut request = httparse::Request::new(&mut headers);
@@ -222,7 +226,7 @@ fn understand(bytes: &[u8]) -> Request {
     }
 }
 
-/// The path of a request target, which may also be a whole URL: RFC 9112, section 3.2.
+/// Returns the path of a request target, which may also be a whole URL: RFC 9112, section 3.2.
 fn path(target: &str) -> &str {
     let path = match target.split_once("://") {
         Some((_, rest)) if !target.starts_with('/') => {

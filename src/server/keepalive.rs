@@ -1,8 +1,8 @@
-//! Keep-alive: when a silent client is asked for a sign of life, and when it is given up. Pure.
+//! Keep-alive: decides when a silent client is probed, and when it is considered gone. Pure.
 //!
-//! The kernel can do all of this alone (SO_KEEPALIVE), and then it resets healthy clients in
-//! masses. Its timers are as coarse as an eighth of their time: all clients that fell silent within
-//! two seconds are probed in one tick of its clock. A burst larger than a host's queue
+//! The kernel can do all of this alone (SO_KEEPALIVE), but then it resets healthy clients in large
+//! numbers. Its timers are as coarse as an eighth of their time: all clients that fell silent
+//! within two seconds are probed in one tick of its clock. A burst larger than a host's queue
 //! (net.core.netdev_max_backlog, 1,000 packets) loses the rest of the probes, and a lost probe is
 //! repeated in the next burst. So here the server requests each probe, and the kernel sends it:
 //!
@@ -12,21 +12,21 @@
 //!       ▼                         probe 1     probe 2     probe 3     probe 4        ▼
 //! ```
 //!
-//! - **Spread.** The first probe comes between 13/16 and 15/16 of the time, by the token, so that
-//!   clients that came together are not probed together. The last sixteenth is for what makes
-//!   probes late (the ticks of the wheel, the queue), so that a client that has vanished is gone
-//!   after time + 4 pauses at the latest.
-//! - **Paced.** Clients whose time has come stand in a queue, from which at most one burst is taken
-//!   in each gap. Bursts grow with the number of clients, so that all of them can be probed within
-//!   the eighth of the time over which they are spread; but not beyond what a host queues.
+//! - **Spread.** The first probe is sent 13/16 to 15/16 of the time after the last
+//!   segment, depending on the token, so that clients that connected together are not probed
+//!   together. The last sixteenth absorbs what delays probes (the ticks of the timer wheel, the
+//!   queue), so that a client that has vanished is reset after time + 4 pauses at the latest.
+//! - **Paced.** Clients that are due wait in a queue, from which at most one burst is taken in each
+//!   gap. Bursts grow with the number of clients, so that all of them can be probed within the
+//!   eighth of the time over which they are spread; but a burst never exceeds what a host queues.
 //! - **No state.** The kernel keeps the time of the last segment, and counts the probes that it has
-//!   sent since then (`tcpi_probes`). So the server keeps nothing of a client but its place in the
+//!   sent since then (`tcpi_probes`). So the server keeps nothing of a client but its entry in the
 //!   wheel, and a probe that this host could not send does not count against the client.
 //!
-//! A connection that comes and goes costs nothing: newcomers are found by a walk over the table,
-//! four times in each `time`, and only then put into the wheel.
+//! A short connection costs nothing: new clients are found by a scan of the table, four times in
+//! each `time`, and only then added to the wheel.
 //!
-//! Invariant: an enrolled client stands either in the wheel or in the queue, once.
+//! Invariant: an enrolled client is either in the wheel or in the queue, once.
 
 use std::collections::{TryReserveError, VecDeque};
 use std::time::{Duration, Instant};
@@ -36,20 +36,20 @@ use crate::server::limits::{KEEPALIVE_PROBES, Limits};
 use crate::server::watch::Watch;
 use crate::server::world::Output;
 
-/// Walks over the table, in search of newcomers, in each `time`.
+/// Number of scans of the table for new clients in each `time`.
 const WALKS: u32 = 4;
 
-/// The first probe comes after at least FIRST_LEAST parts of `time`, and less than so many more, of
-/// so many parts in all.
+/// Time of the first probe, in parts of `time`, of which there are PARTS: at least FIRST_LEAST, and
+/// less than FIRST_SPREAD more.
 const FIRST_LEAST: u32 = 13;
 const FIRST_SPREAD: u32 = 2;
 const PARTS: u32 = 16;
 
-/// Ticks of the wheel in each `time`: five of them are less than the sixteenth that is left.
+/// Number of ticks of the wheel in each `time`: five of them are less than the last sixteenth.
 const TICKS: u32 = 256;
 
-/// So many times in each `time` all clients can be checked: they take less than the eighth of it
-/// over which they are spread.
+/// Number of times that all clients can be checked in each `time`: one such check takes less than
+/// the eighth of it over which they are spread.
 const BURST_FACTOR: usize = 10;
 
 /// The schedule of the probes.
@@ -61,34 +61,37 @@ pub struct Keepalive {
     gap: Duration,
     /// The times at which enrolled clients are to be checked.
     wheel: Watch<()>,
-    /// Clients whose time has come.
+    /// Clients that are due for a check.
     due: VecDeque<Token>,
     /// The earliest time of the next burst.
     next_burst: Instant,
-    /// True when there was no memory for more in the queue.
+    /// Whether there was no memory for another client in the queue.
     is_short: bool,
-    /// The timer for it that is set.
+    /// The time of the next burst's timer, if one is set.
     burst_set_for: Option<Instant>,
-    /// Where the walk goes on; `None`: no walk is planned, since there was no client.
+    /// The slot at which the scan continues; `None`: no scan is scheduled, since there was no
+    /// client.
     walk: Option<usize>,
 }
 
-/// The time of a timer that is to be set; an error: no memory to put a client into the wheel.
+/// The time of a timer that must be set, if any. The error: there was no memory to add a client to
+/// the wheel.
 type Set = Result<Option<Instant>, TryReserveError>;
 
 /// The action for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is well, or another timeout watches it: check it again after this time.
+    /// The client is alive, or subject to another timeout: check it again after this time.
     Well(Duration),
-    /// It is to be probed.
+    /// The client is to be probed.
     Probe,
-    /// It has answered none of [`KEEPALIVE_PROBES`] probes.
+    /// The client has answered none of [`KEEPALIVE_PROBES`] probes.
     Vanished,
 }
 
 impl Keepalive {
-    /// Returns the schedule; `None` when the limits want none. Ticks are counted from `now`.
+    /// Returns the schedule; `None` when the limits have no keep-alive. Ticks are counted from
+    /// `now`.
     pub fn new(limits: &Limits, now: Instant) -> Option<Keepalive> {
         let time = limits.keepalive?;
         Some(Keepalive {
@@ -107,17 +110,17 @@ impl Keepalive {
 
     /// Returns how long this client may be silent before it is probed.
     fn silence(&self, token: Token) -> Duration {
-        // By the golden ratio: tokens that follow each other fall far apart, and all together
-        // evenly (Fibonacci hashing).
+        // Fibonacci hashing, by the golden ratio: consecutive connections are spread far apart, and
+        // all of them evenly.
         let spread = (token.to_bits() >> 32).wrapping_mul(0x9e37_79b9) as u32;
         let spread = f64::from(spread) / (1u64 << 32) as f64 * f64::from(FIRST_SPREAD);
         self.time
             .mul_f64((f64::from(FIRST_LEAST) + spread) / f64::from(PARTS))
     }
 
-    /// Returns the action for a client of which the kernel has this state.
+    /// Returns the action for a client whose output has this state in the kernel.
     pub fn judge(&self, token: Token, output: &Output) -> Verdict {
-        // The kernel sends outstanding bytes again, and does not probe meanwhile.
+        // The kernel retransmits outstanding bytes, and sends no probes while there are any.
         if output.outstanding > 0 {
             return Verdict::Well(self.pause);
         }
@@ -131,12 +134,13 @@ impl Keepalive {
         }
     }
 
-    /// Returns how long after a probe its client is checked again.
+    /// Returns the time after a probe at which its client is checked again.
     pub fn pause(&self) -> Duration {
         self.pause
     }
 
-    /// Takes note that there is a client. When a timer for the walk is to be set, returns its time.
+    /// Starts the scans if none is scheduled, since there is a client. Returns the time of the
+    /// timer to set, if any.
     #[inline]
     pub fn begin_walks(&mut self, now: Instant) -> Option<Instant> {
         if self.walk.is_some() {
@@ -146,13 +150,13 @@ impl Keepalive {
         Some(now + self.time / WALKS)
     }
 
-    /// Returns where the walk goes on in the table.
+    /// Returns the slot at which the scan continues.
     pub fn walk_from(&self) -> usize {
         self.walk.unwrap_or(0)
     }
 
-    /// Takes note that the walk has come to this place; `None`: to the end of the table. Returns
-    /// the time for which a timer for the next part is to be set.
+    /// Records that the scan has reached this slot; `None`: the end of the table. Returns the time
+    /// of the timer to set for the next part.
     pub fn walked(&mut self, to: Option<usize>, now: Instant) -> Instant {
         self.walk = Some(to.unwrap_or(0));
         match to {
@@ -161,25 +165,26 @@ impl Keepalive {
         }
     }
 
-    /// Takes note that there is no client left, so that the next one begins a walk.
+    /// Stops the scans, since no client is left. The next client starts them again.
     pub fn end_walks(&mut self) {
         self.walk = None;
     }
 
-    /// Enrols a newcomer, to be checked when it may have been silent for long enough: it came after
-    /// the walk before. As [`Watch::add`].
+    /// Enrols a new client, to be checked when it may have been silent for long enough, given that
+    /// it connected after the previous scan. Returns as [`Watch::add`] does.
     pub fn enrol(&mut self, token: Token, now: Instant) -> Set {
         let age_most = self.time / WALKS + self.time / PARTS;
         let time = self.silence(token).saturating_sub(age_most);
         self.wheel.add(now + time, token, ())
     }
 
-    /// Puts an enrolled client back, to be checked after this time. As [`Watch::add`].
+    /// Adds an enrolled client to the wheel again, to be checked after this time. Returns as
+    /// [`Watch::add`] does.
     pub fn again(&mut self, token: Token, now: Instant, after: Duration) -> Set {
         self.wheel.add(now + after, token, ())
     }
 
-    /// Removes clients that are gone. As [`Watch::sweep`].
+    /// Removes clients that are gone from the wheel, see [`Watch::sweep`].
     pub fn sweep(&mut self, there: usize, is_there: impl Fn(Token) -> bool) {
         self.wheel.sweep(there, is_there);
     }
@@ -188,7 +193,7 @@ impl Keepalive {
     /// returns them one by one.
     pub fn begin_burst(&mut self, now: Instant, clients: usize) -> usize {
         self.is_short = self.due.try_reserve(1).is_err();
-        // What finds no room in the queue stays in the wheel until the next burst.
+        // Clients for which the queue has no room stay in the wheel until the next burst.
         while self.due.len() < self.due.capacity()
             && let Some((token, ())) = self.wheel.pop(now)
         {
@@ -205,12 +210,12 @@ impl Keepalive {
         wanted.clamp(self.burst.0, self.burst.1)
     }
 
-    /// Returns the next client whose time has come.
+    /// Removes and returns the next client that is due.
     pub fn take_due(&mut self) -> Option<Token> {
         self.due.pop_front()
     }
 
-    /// After a burst: when timers are to be set, returns their times.
+    /// Returns the times of the timers to set after a burst, if any.
     pub fn to_set(&mut self) -> [Option<Instant>; 2] {
         let is_to_set = (!self.due.is_empty() || self.is_short) && self.burst_set_for.is_none();
         let burst = is_to_set.then_some(self.next_burst);

@@ -1,4 +1,5 @@
-//! The world as it is: the kernel's clock, its listeners and sockets, and the reactor's timers.
+//! The implementation of `World` by the kernel: its clock, listeners and sockets, and the reactor's
+//! timers.
 
 use std::fs;
 use std::io;
@@ -14,18 +15,18 @@ use crate::reactor::slots::Token;
 use crate::server::world::{Output, Socket, Timer, World};
 use crate::socket;
 
-/// How long handshakes that have begun may still take when no new one can begin: a round trip
-/// within a continent. Each stop waits for so long.
+/// Time that handshakes in progress may still take when no new one can begin: a round trip within a
+/// continent. Each stop waits for this time.
 const HANDSHAKE: Duration = Duration::from_millis(50);
 
 /// The world of one reactor.
 #[derive(Debug)]
 pub struct Kernel {
-    /// What happens in it.
+    /// The reactor, which reports the events and keeps the timers.
     pub reactor: Reactor<Timer>,
-    /// By number; `None` when it is closed.
+    /// The listeners by number; `None` once closed.
     doors: Vec<Option<Door>>,
-    /// The shards of this server by their numbers; empty for a server of one shard.
+    /// The handles of the server's shards by number; empty for a server of one shard.
     shards: Arc<[Remote]>,
 }
 
@@ -37,20 +38,21 @@ struct Door {
     is_hushed: bool,
 }
 
-/// To whom a listening socket belongs.
+/// The owner of a listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// To this process: what is in its queue when it closes is lost.
+    /// This process: the clients in the accept queue are lost when it closes the socket.
     Ourselves,
-    /// To this process, and others listen on the same port (SO_REUSEPORT), to whom the kernel gives
-    /// what is in the queue: net.ipv4.tcp_migrate_req is set.
+    /// This process, while other processes listen on the same port (SO_REUSEPORT). When the socket
+    /// is closed, the kernel passes the accept queue on to them: net.ipv4.tcp_migrate_req is set.
     Group,
-    /// To the process that passed it on: its queue lives on without us, and is for the next one.
+    /// The process that passed the socket on: the accept queue outlives this process, and is for
+    /// the next one.
     Manager,
 }
 
 impl Kernel {
-    /// A world without listeners.
+    /// Returns a world without listeners.
     pub fn new() -> io::Result<Kernel> {
         Ok(Kernel {
             reactor: Reactor::new()?,
@@ -59,12 +61,12 @@ impl Kernel {
         })
     }
 
-    /// Sets the shards of its server, by their numbers.
+    /// Sets the handles of the server's shards, by number.
     pub fn join(&mut self, shards: Arc<[Remote]>) {
         self.shards = shards;
     }
 
-    /// Adds a listener, which is watched under this token from now on.
+    /// Adds a listener, and registers it with the reactor under this token.
     pub fn add_listener(
         &mut self,
         mut socket: TcpListener,
@@ -115,7 +117,7 @@ impl World for Kernel {
         door.is_hushed = true;
         match door.owner {
             Owner::Ourselves if socket::drop_syns(&door.socket).is_err() => Duration::ZERO,
-            // Whoever still comes to a socket of the group is served as well.
+            // Clients that still connect to a socket of the group are served as well.
             Owner::Ourselves | Owner::Group => HANDSHAKE,
             Owner::Manager => Duration::ZERO,
         }
@@ -129,8 +131,8 @@ impl World for Kernel {
             Owner::Ourselves => socket::clients_in_queue(&door.socket).unwrap_or(0),
             Owner::Group => 0,
             Owner::Manager => {
-                // It lives on, so closing our descriptor would leave its events in our epoll. An
-                // error would say that they are not there.
+                // The socket stays open elsewhere, so closing our descriptor would leave it
+                // registered with our epoll. An error would mean that it is not registered.
                 let _ = self.reactor.remove(&mut door.socket);
                 0
             }
@@ -169,8 +171,8 @@ impl Socket for TcpStream {
     }
 }
 
-/// Whether the kernel passes the queue of a listener that closes on to others of its port:
-/// net.ipv4.tcp_migrate_req, Linux 5.14.
+/// Returns whether the kernel passes the accept queue of a listener that closes on to other
+/// listeners of its port: net.ipv4.tcp_migrate_req, Linux 5.14.
 pub fn migrates() -> bool {
     let path = "/proc/sys/net/ipv4/tcp_migrate_req";
     fs::read_to_string(path).is_ok_and(|value| value.trim() == "1")

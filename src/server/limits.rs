@@ -4,91 +4,98 @@ use std::time::Duration;
 
 const KIB: usize = 1024;
 
-/// TCP_NOTSENT_LOWAT of every client, in bytes, unless the user says otherwise: what the kernel
-/// takes of replies beyond the client's window. With it a client that never reads holds 0.6 MB of
-/// the kernel's memory, without it 4.4 MB, of which 530 clients use up all that TCP may have. A
-/// large read's worth: with half of it the kernel leaves a part of every second large reply behind,
-/// and a message of 1 MiB takes 1.4 times the CPU time.
+/// Default TCP_NOTSENT_LOWAT of every client, in bytes: the amount of replies that the kernel
+/// buffers beyond the client's receive window. With it a client that never reads holds 0.6 MB of
+/// kernel memory, without it 4.4 MB; 530 clients with 4.4 MB each use up all memory that TCP may
+/// have. The value is that of a large read: with half of it the kernel does not take all of every
+/// second large reply, and a message of 1 MiB takes 1.4 times the CPU time.
 pub const UNSENT_MOST: u32 = LARGE_READ_BYTES as u32;
 
-/// A client that leaves so many keep-alive probes unanswered is given up.
+/// Number of unanswered keep-alive probes after which a client is considered gone.
 pub const KEEPALIVE_PROBES: u32 = 4;
 
-/// What one read may take, of many clients and of few.
+/// Maximum number of bytes of one read, for many ready clients and for few.
 const READ_BYTES: usize = 64 * KIB;
 const LARGE_READ_BYTES: usize = 256 * KIB;
 
 /// The limits of one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Clients at a time; at the cap accepting pauses and who comes waits in the kernel's queue.
+    /// Maximum number of clients at a time. At the limit, accepting pauses and new clients wait in
+    /// the accept queue.
     pub max_connections: usize,
-    /// Clients of one IPv4 address or IPv6 /64 at a time; `None`: no limit, since one machine that
-    /// loads the server is the normal client.
+    /// Maximum number of clients of one IPv4 address or IPv6 /64 at a time; `None`: no limit, since
+    /// the normal client is one machine that generates load.
     pub max_connections_per_ip: Option<u32>,
-    /// How long a client that is owed nothing may be silent; `None`: for ever. A client that thinks
-    /// does no harm, and the kernel's keepalive finds those that have vanished.
+    /// Time for which a client that is owed nothing may be silent; `None`: no limit. A client that
+    /// pauses does no harm, and the keep-alive finds those that have vanished.
     pub idle_timeout: Option<Duration>,
-    /// A client that is owed bytes must acknowledge all of them or at least `min_rate` times this
-    /// time in each such time, or it is reset; `None`: it may take for ever. Otherwise clients that
-    /// never read would hold the kernel's memory.
+    /// Time in which a client that is owed bytes must acknowledge all of them, or at least
+    /// `min_rate` times this time; if it does not, it is reset. The rule applies again after each
+    /// such time. `None`: no limit; then clients that never read can hold kernel memory for ever.
     pub stall_timeout: Option<Duration>,
-    /// In bytes a second, see `stall_timeout`.
+    /// Minimum rate of acknowledgment in bytes per second, see `stall_timeout`.
     pub min_rate: u64,
-    /// How long a client may be silent before it is probed, [`KEEPALIVE_PROBES`] times with a pause
-    /// of a quarter of this time after each; `None`: for ever. A client that answers no probe has
-    /// lost its power or its network, and would keep its place for ever.
+    /// Time for which a client may be silent before it is probed, [`KEEPALIVE_PROBES`] times with a
+    /// pause of a quarter of this time after each probe; `None`: no probes. A client that answers
+    /// no probe has lost its power or its network, and would otherwise hold its place for ever.
     pub keepalive: Option<Duration>,
-    /// The shortest pause after a probe: a shorter one would take a slow path for a dead one, since
-    /// a round trip may take a second (RFC 6298).
+    /// Minimum pause after a probe: with a shorter one a slow path would be mistaken for a dead
+    /// one, since a round trip may take a second (RFC 6298).
     pub keepalive_pause_least: Duration,
-    /// Silent clients that may be checked, and probed, at once; then none for `probe_gap`. The
-    /// first number is for few clients, and it grows with them up to the second. The kernel sends
-    /// together the probes that are requested within one tick of its clock (1 to 10 ms), and queues
-    /// 1,000 packets: even in the longest tick only half of them are probes.
+    /// Maximum number of silent clients that are checked, and probed, at once; then none are for
+    /// `probe_gap`. The first number applies to few clients; the maximum grows with them up to the
+    /// second. The kernel sends the probes that are requested within one tick of its clock (1 to 10
+    /// ms) together, and queues 1,000 packets: even in the longest tick only half of them are
+    /// probes.
     pub probe_burst: (usize, usize),
-    /// See `probe_burst`.
+    /// Time between two bursts, see `probe_burst`.
     pub probe_gap: Duration,
-    /// Bytes that one read may take.
+    /// Maximum number of bytes of one read.
     pub read_bytes: usize,
-    /// Bytes that one read may take when few are ready, at least `read_bytes`. It is also the most
-    /// that a connection can have pending, since a connection with pending bytes is not read: what
-    /// a client that never reads costs. A MiB in four reads takes a quarter less of the CPU than in
-    /// sixteen.
+    /// Maximum number of bytes of one read when few clients are ready, at least `read_bytes`. It is
+    /// also the maximum that a connection can have pending, since a connection with pending bytes
+    /// is not read: the cost of a client that never reads. A message of 1 MiB in four reads takes a
+    /// quarter less CPU time than in sixteen.
     pub large_read_bytes: usize,
-    /// So many are few: a turn of theirs takes no longer than one for sixteen with small reads.
+    /// Maximum number of ready clients that have large reads: a turn of that many takes no longer
+    /// than one of sixteen clients with small reads.
     pub large_read_clients: usize,
-    /// Bytes that one connection may have echoed in a turn before the others get theirs: a fast
-    /// peer must not hold the loop. One read's worth: beside eight fast peers the replies to a
-    /// thousand others take 1.2 times as long, 1.8 with four reads, 2.5 with sixteen; and the fast
-    /// ones lose nothing by it (`cargo bench --bench fairness`).
+    /// Maximum number of bytes of one connection that are echoed in a turn before the others are
+    /// served: a fast peer must not hold the event loop. One read's worth: beside eight fast peers
+    /// the replies to a thousand other clients take 1.2 times as long as without them, 1.8 times
+    /// with four reads, 2.5 times with sixteen; and the fast ones lose nothing by the limit (`cargo
+    /// bench --bench fairness`).
     pub turn_bytes: usize,
-    /// Clients that may be read from before they are answered, see `engine::serving`. With sixteen
-    /// each message of a thousand clients costs a fiftieth more, with four a tenth; with 64 no
-    /// less. The first waits for the short reads of the others: 20 µs.
+    /// Maximum number of clients that are read from before they are answered, see
+    /// `engine::serving`. With sixteen instead, each message of a thousand clients costs a fiftieth
+    /// more, with four a tenth more; with 64 no less. The first client of a group waits for the
+    /// short reads of the others: 20 µs.
     pub group_clients: usize,
-    /// Bytes that all connections together may have echoed in a turn for its events, and as many
-    /// again for those who wait from earlier turns: so long do signals, timers and new clients wait
-    /// at most. A budget that is begun is served to its end.
+    /// Maximum number of bytes of all connections that are echoed in a turn for its events, and as
+    /// many again for the clients that are in the queue from earlier turns. This bounds the time
+    /// that signals, timers and new clients wait. A client that has begun its own budget may use
+    /// all of it.
     pub whole_turn_bytes: u64,
-    /// Clients that one listener may accept in a turn, so that a storm of connects leaves time for
-    /// those who are already connected.
+    /// Maximum number of clients that one listener accepts in a turn, so that a burst of connects
+    /// leaves time for the clients that are already connected.
     pub turn_accepts: usize,
     /// Pauses before accepting is tried again when descriptors or memory have run out: the first,
-    /// doubled each time up to the last. A close retries at once; this is for descriptors that
-    /// someone else frees. The last is below the 100 ms within which a client is to be served.
+    /// and the maximum up to which the pauses double. A close retries at once; the pauses are for
+    /// descriptors that are freed elsewhere. The maximum is below the 100 ms within which a client
+    /// is to be served.
     pub accept_pause: (Duration, Duration),
-    /// How often a stopping server looks which connections have fallen silent.
+    /// Interval at which a stopping server checks which connections have fallen silent.
     pub drain_look: Duration,
-    /// A client for which no byte came or went for so long has ended what it was at, and is sent
-    /// FIN by a stopping server. Shorter gaps are part of a transfer: a machine is busy, or a
-    /// segment was lost and is sent again within a second (RFC 6298).
+    /// Time without a byte in either direction after which a stopping server considers a transfer
+    /// finished, and sends FIN to the client. Shorter gaps are part of a transfer: a machine is
+    /// busy, or a segment was lost and is retransmitted within a second (RFC 6298).
     pub drain_silence: Duration,
-    /// How long a client may take to close its side after the server has closed its own. Closing
-    /// the socket sooner would reset a client that is still sending.
+    /// Time in which a client must close its side after the server has closed its own. Closing the
+    /// socket sooner would reset a client that is still sending.
     pub linger: Duration,
-    /// How long a stopping server goes on serving. Who has not fallen silent gets FIN one `linger`
-    /// before its end; who is owed bytes at its end is cut.
+    /// Time for which a stopping server continues to serve. A client that has not fallen silent is
+    /// sent FIN one `linger` before the end of it; a client that is owed bytes at the end is reset.
     pub drain_timeout: Duration,
 }
 
@@ -121,7 +128,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Returns the part of one of so many shards. Amounts that the process may send at once are
+    /// Returns the limits of one of `shards` shards. Amounts that the process may send at once are
     /// divided; the places for clients are shared, see [`places`](crate::server::places).
     pub fn share(self, shards: usize) -> Limits {
         let (least, most) = self.probe_burst;
@@ -132,20 +139,22 @@ impl Limits {
         }
     }
 
-    /// Returns how long after a probe the next one comes.
+    /// Returns the time between a probe and the next one.
     pub fn keepalive_pause(&self) -> Duration {
         (self.keepalive.unwrap_or_default() / 4).max(self.keepalive_pause_least)
     }
 
-    /// Returns how long after its last segment a client that has vanished is gone at the latest.
+    /// Returns the maximum time between the last segment of a client that has vanished and its
+    /// reset.
     pub fn keepalive_end(&self) -> Option<Duration> {
         Some(self.keepalive? + self.keepalive_pause() * KEEPALIVE_PROBES)
     }
 
-    /// What a client that is owed bytes must acknowledge in one `stall_timeout`.
+    /// Returns the number of bytes that a client that is owed bytes must acknowledge in one
+    /// `stall_timeout`.
     pub fn least_progress(&self) -> u64 {
         let seconds = self.stall_timeout.unwrap_or_default().as_secs_f64();
-        // At least something: with a rate of 0 a client may be slow, and not silent.
+        // At least one byte: with a rate of 0 a client may be slow, but not silent.
         ((self.min_rate as f64 * seconds) as u64).max(1)
     }
 }

@@ -1,8 +1,9 @@
-//! What is known of a listening socket's queue of clients, under edge-triggered epoll. Pure.
+//! The state of a listening socket's accept queue, as far as edge-triggered epoll reports it. Pure.
 //!
 //! The kernel reports a new client once. So the listener remembers that its queue may hold more,
-//! also when accept(2) fails because descriptors have run out: after that, no event comes, even
-//! when descriptors are free again. Whoever owns it retries on every close and on a timer.
+//! also when accept(2) fails because descriptors have run out: after that, no event follows, even
+//! when descriptors are free again. The owner of the listener retries on every close and on a
+//! timer.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,59 +11,59 @@ use std::time::{Duration, Instant};
 
 use nix::libc;
 
-/// One listening socket's queue.
+/// The state of one listening socket and its accept queue.
 #[derive(Debug)]
 pub struct Listener {
     address: SocketAddr,
     state: State,
-    /// How long the next pause lasts.
+    /// Length of the next pause.
     pause: Duration,
     pauses: (Duration, Duration),
 }
 
-/// The stage of a listener, from its first client to its last, with its queue.
+/// The stage of a listener between its start and its close, with the state of its accept queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Clients come, and an event tells of each.
+    /// Clients connect, and an event reports each of them.
     Open(Queue),
-    /// Nobody new can come. Those who were coming have arrived at this time.
+    /// No new client can connect. Handshakes that were in progress have completed by this time.
     Hushed(Queue, Instant),
-    /// All have arrived, and the kernel is asked for those whose event has not come yet. It closes
-    /// once nobody waits.
+    /// All clients have arrived, and accept(2) is tried for those whose event has not been reported
+    /// yet. The listener closes once the queue is empty.
     LastAsked(Queue),
 }
 
-/// The content of the kernel's queue of clients, as far as it is known.
+/// The state of the kernel's accept queue, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Queue {
-    /// Nobody waits; an event will tell of the next one.
+    /// The queue is empty; an event will report the next client.
     Empty,
-    /// Somebody may wait.
+    /// The queue may hold a client.
     Filled,
-    /// Somebody waits, and descriptors or memory ran out.
+    /// The queue holds a client, but descriptors or memory have run out.
     Paused,
 }
 
-/// What an attempt to accept means.
+/// The outcome of an attempt to accept a client.
 #[derive(Debug)]
 pub enum Accepted<C> {
-    /// A client.
+    /// A client was accepted.
     Client(C),
-    /// Nobody waits.
+    /// The queue is empty.
     Nobody,
-    /// A signal came. Try again.
+    /// A signal interrupted the call. Try again.
     Interrupted,
-    /// A client that was lost before it was accepted. The next may be well.
+    /// A client was lost before it was accepted. The next one may be fine.
     Lost(io::Error),
-    /// Resources ran out just now. Try again after this pause, or when a connection closes.
+    /// Descriptors or memory have run out. Try again after this pause, or when a connection closes.
     Exhausted(io::Error, Duration),
-    /// The listener is of no use any more.
+    /// The listener cannot be used any more.
     Broken(io::Error),
 }
 
 impl Listener {
-    /// A listener about whose queue nothing is known: somebody may have come before. `pauses`: the
-    /// first and the longest.
+    /// Returns a listener whose queue may hold clients that connected before. `pauses`: the first
+    /// and the longest.
     pub fn new(address: SocketAddr, pauses: (Duration, Duration)) -> Self {
         Listener {
             address,
@@ -72,19 +73,19 @@ impl Listener {
         }
     }
 
-    /// Where it listens, with the real port.
+    /// Returns the address listened on, with the actual port.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Returns the queue, to be changed.
+    /// Returns the state of the queue, mutably.
     fn queue(&mut self) -> &mut Queue {
         match &mut self.state {
             State::Open(queue) | State::Hushed(queue, _) | State::LastAsked(queue) => queue,
         }
     }
 
-    /// Takes note that a client may wait.
+    /// Records that the queue may hold a client.
     pub fn note(&mut self) {
         let queue = self.queue();
         *queue = queue.noted();
@@ -107,15 +108,16 @@ impl Listener {
         }
     }
 
-    /// Takes note that nobody new can come from now on, and that by `until` all who were coming
-    /// have arrived. The queue may hold clients whose event is still to come.
+    /// Records that no new client can connect from now on, and that by `until` all handshakes in
+    /// progress have completed. The queue may hold clients that no event has reported yet.
     pub fn hush(&mut self, until: Instant) {
         let queue = *self.queue();
         self.state = State::Hushed(queue.noted(), until);
     }
 
-    /// Once all who were coming have arrived, the kernel is asked for them: an event may be late,
-    /// when more sources are ready than one wait returns, and closing would reset those clients.
+    /// Marks the queue as possibly filled, once, when all clients have arrived: an event may be
+    /// late when more sources are ready than one poll returns, and closing would reset those
+    /// clients.
     pub fn ask_at_the_end(&mut self, now: Instant) {
         if let State::Hushed(queue, until) = self.state
             && until <= now
@@ -124,7 +126,7 @@ impl Listener {
         }
     }
 
-    /// Returns whether there may be something to do: clients to accept, or an end to make.
+    /// Returns whether there may be work: clients to accept, or the listener to close.
     pub fn is_due(&self) -> bool {
         match self.state {
             State::Open(queue) => queue == Queue::Filled,
@@ -132,12 +134,12 @@ impl Listener {
         }
     }
 
-    /// Returns whether every client that could come has been accepted.
+    /// Returns whether every client that could connect has been accepted.
     pub fn is_spent(&self) -> bool {
         self.state == State::LastAsked(Queue::Empty)
     }
 
-    /// Learns from an attempt to accept.
+    /// Updates the state by the result of an attempt to accept, and returns what it means.
     pub fn learn<C>(&mut self, attempt: io::Result<C>) -> Accepted<C> {
         let error = match attempt {
             Ok(client) => {
@@ -165,7 +167,7 @@ impl Listener {
 }
 
 impl Queue {
-    /// Returns the queue when a client may have come to it. A pause is not ended by that.
+    /// Returns the state of the queue after a client may have arrived. That does not end a pause.
     fn noted(self) -> Queue {
         match self {
             Queue::Empty | Queue::Filled => Queue::Filled,
@@ -174,15 +176,15 @@ impl Queue {
     }
 }
 
-/// What an error of accept(2) says, and of whom.
+/// The consequence of an error of accept(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Severity {
     Nobody,
     Interrupted,
-    /// Only the one client is lost; the next may be well. Linux passes on pending network errors
+    /// Only this client is lost; the next one may be fine. Linux passes on pending network errors
     /// of the new socket here, see accept(2), "Error handling".
     ThatClient,
-    /// The client stays in the queue until there is room for it.
+    /// The client stays in the queue until resources are free again.
     Resources,
     Fatal,
 }
@@ -190,7 +192,7 @@ enum Severity {
 impl Severity {
     fn of(error: &io::Error) -> Self {
         match error.raw_os_error() {
-            // EAGAIN, or the word of a world that does not ask the kernel.
+            // EAGAIN, or the error of a `World` that did not call the kernel.
             _ if error.kind() == io::ErrorKind::WouldBlock => Severity::Nobody,
             Some(libc::EINTR) => Severity::Interrupted,
             Some(

@@ -1,4 +1,4 @@
-//! The metrics page: how the server stands, in the text format of Prometheus, version 0.0.4. Pure.
+//! The metrics page: the state of the server in the text format of Prometheus, version 0.0.4. Pure.
 //!
 //! Names follow <https://prometheus.io/docs/practices/naming/>; those of the process are the ones
 //! that the official client libraries use.
@@ -19,25 +19,26 @@ pub const KIND: &str = "text/plain; version=0.0.4";
 
 const MICROS_A_SECOND: f64 = 1e6;
 
-/// Everything that is on the page.
+/// The data on the page.
 #[derive(Clone, Copy, Debug)]
 pub struct Page<'a> {
     /// The sum over all shards.
     pub snapshot: &'a Snapshot,
-    /// How many shards there are.
+    /// Number of shards.
     pub shards: usize,
-    /// How many of them did not answer in time.
+    /// Number of shards that did not answer in time.
     pub silent: usize,
-    /// Those of the whole process.
+    /// The limits of the whole process.
     pub limits: &'a Limits,
     /// The figures of the process.
     pub vitals: &'a Vitals,
-    /// Lines of its log that were dropped.
+    /// Number of lines of the log that were dropped.
     pub log_lines_dropped: u64,
 }
 
 impl Page<'_> {
-    /// The page as text. An error: a family without a name or a value, which there is not.
+    /// Returns the page as text. The error would be a family without a name or a value, of which
+    /// there is none.
     pub fn text(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.families())
     }
@@ -216,7 +217,8 @@ fn limits(limits: &Limits) -> Vec<MetricFamily> {
     always.into_iter().chain(where_set).collect()
 }
 
-/// Names and help of the official client libraries.
+/// Returns the metrics of the process, with the names and help texts of the official client
+/// libraries.
 fn process(vitals: &Vitals) -> Vec<MetricFamily> {
     let known = |name, help, value: Option<u64>| Some(gauge(name, help, value?));
     let cpu = vitals.cpu_seconds.map(|seconds| {
@@ -271,7 +273,7 @@ fn process(vitals: &Vitals) -> Vec<MetricFamily> {
     families.into_iter().flatten().collect()
 }
 
-/// Values that are counted in so many parts of the unit of their name.
+/// Returns a histogram. Its values divided by `parts` are in the unit of its name.
 fn histogram<const N: usize>(
     name: &str,
     help: &str,
@@ -282,7 +284,7 @@ fn histogram<const N: usize>(
     let mut buckets = Vec::with_capacity(N - 1);
     for (place, more) in powers.counts.iter().enumerate() {
         count += more;
-        // The last place has no bound: the encoder writes it as +Inf, from the count.
+        // The last bucket has no bound: the encoder writes it as +Inf, from the count.
         if place < N - 1 {
             let mut bucket = Bucket::default();
             bucket.set_upper_bound((1_u64 << place) as f64 / parts);

@@ -1,16 +1,18 @@
-//! The server: shards, each with a reactor and listeners of its own, started and stopped together.
+//! The server: starts and stops the shards, each of which is one thread with a reactor and
+//! listeners of its own.
 //!
-//! One shard is one thread, and nothing in it is shared. With more, the kernel spreads the clients
-//! over them (SO_REUSEPORT); they share the count of the [`places`] for clients, and meet on the
-//! [`board`] when somebody asks how it stands.
+//! Each shard serves its clients alone. If there are several, the kernel distributes the
+//! clients over them (SO_REUSEPORT). They share the count of [`places`] for clients, and the
+//! [`board`], on which they leave their snapshots on request; nothing else.
 //!
-//! All shards are alike: signals come to each of them. SIGTERM and SIGINT stop each one; what
-//! needs one answer (SIGUSR1, SIGHUP) is taken up by the first that is still there. A shard that
-//! fails, by a panic as well, resets its clients and has the others drain:
+//! All shards are alike, and every shard receives every signal. SIGTERM and SIGINT stop each shard.
+//! A signal that needs one answer (SIGUSR1, SIGHUP) is handled by the shard with the lowest number
+//! among those that still run. A shard that fails, also by a panic, resets its clients and makes
+//! the others drain:
 //!
 //! ```text
 //!   shard 0   serve ── panic ─► reset its clients ─► drain all ─► leave ─┐
-//!   shard 1   serve ────────────────────────────────► drain ─► leave ───┴─► run returns why
+//!   shard 1   serve ────────────────────────────────► drain ─► leave ───┴─► run returns the error
 //! ```
 
 pub mod activation;
@@ -60,27 +62,28 @@ use crate::server::stats::{Snapshot, Totals};
 use crate::server::world::Timer;
 use crate::socket::{self, Families, Regrant};
 
-/// What a server is to do.
+/// The configuration of a server.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to listen; port 0 is any free one.
+    /// Addresses to listen on; port 0 means any free port.
     pub listen: Vec<SocketAddr>,
-    /// Sockets that listen already and stay their giver's, see [`activation`].
+    /// Listening sockets that another process passed on and still owns, see [`activation`].
     pub inherited: Vec<Arc<std::net::TcpListener>>,
-    /// For every connection, by inheritance from its listener.
+    /// Socket options of every connection, which inherits them from its listener.
     pub options: socket::Options,
-    /// How many clients may wait to be accepted; `None`: [`socket::BACKLOG_DEFAULT`].
+    /// Maximum number of clients in the accept queue of a listener; `None`:
+    /// [`socket::BACKLOG_DEFAULT`], and unchanged for an inherited socket.
     pub backlog: Option<u32>,
-    /// Other processes may listen on the same ports.
+    /// Whether other processes may listen on the same ports (SO_REUSEPORT).
     pub reuse_port: bool,
-    /// Reactors, each in a thread of its own; at least 1.
+    /// Number of reactors, each in a thread of its own; at least 1.
     pub shards: usize,
-    /// What bounds the work and memory of all shards together.
+    /// Limits on the work and memory of all shards together.
     pub limits: Limits,
 }
 
 impl Config {
-    /// One shard with the default limits.
+    /// Returns a configuration of one shard with the default limits.
     pub fn new(listen: Vec<SocketAddr>) -> Self {
         Config {
             listen,
@@ -98,9 +101,10 @@ impl Config {
 }
 
 impl Config {
-    /// Returns whose clients a listener takes, by its place in `listen`. An IPv6 wildcard takes
-    /// IPv4 clients as well, as it does by default elsewhere (Linux, Go, the standard library),
-    /// unless an IPv4 address has the same port: then both can be listened on.
+    /// Returns the address families that the listener at this index of `listen` accepts. A listener
+    /// on the IPv6 wildcard address accepts IPv4 clients as well, as is the default elsewhere
+    /// (Linux, Go, the standard library), unless an IPv4 address has the same port: then both can
+    /// be listened on.
     pub fn families(&self, index: usize) -> Families {
         let port = self.listen[index].port();
         let inherited = self.inherited.iter();
@@ -112,7 +116,8 @@ impl Config {
         }
     }
 
-    /// The listener of this number: first those of our own, then those that were handed over.
+    /// Opens the listener with this index: those of `listen` come first, then the inherited
+    /// sockets.
     fn open(&self, shard: usize, index: usize, address: SocketAddr) -> io::Result<(Opened, Owner)> {
         if let Some(handed) = index.checked_sub(self.listen.len()) {
             let socket = self.inherited[handed].try_clone()?;
@@ -122,7 +127,8 @@ impl Config {
         let reuse_port = self.reuse_port || self.shards > 1;
         let families = self.families(index);
         if shard == 0 && !self.reuse_port {
-            // Shards must share the port among themselves, and are to find out who else has it.
+            // The shards share the port by SO_REUSEPORT, with which binding succeeds even if
+            // another process has the port in the same way. This check finds that process.
             socket::check_free(address, families)?;
         }
         let owner = match self.reuse_port && kernel::migrates() {
@@ -134,10 +140,10 @@ impl Config {
     }
 }
 
-/// A listening socket, and what was not granted as asked.
+/// A listening socket, and the options that the kernel did not grant as requested.
 type Opened = (TcpListener, Vec<Regrant>);
 
-/// A server that listens.
+/// A server whose listeners are open.
 #[derive(Debug)]
 pub struct Server {
     shards: Vec<Shard>,
@@ -145,27 +151,28 @@ pub struct Server {
     board: Arc<Board>,
 }
 
-/// Stops a server from another thread.
+/// A handle that stops a server from another thread.
 #[derive(Debug)]
 pub struct Stopper(Vec<Remote>);
 
 impl Stopper {
-    /// Asks the server to stop, just as a signal would.
+    /// Requests a stop, as SIGTERM does.
     pub fn stop(&self) {
         self.0.iter().for_each(Remote::stop);
     }
 }
 
-/// How a server ended.
+/// The outcome of a server's run.
 #[derive(Debug)]
 pub struct Ended {
-    /// What it counted.
+    /// The totals of all shards.
     pub totals: Totals,
-    /// Why it could not go on, when it could not: the poll, or a listener.
+    /// The error that ended a shard, if one did: of the poll, of a listener, or of the shard
+    /// itself.
     pub failure: Option<io::Error>,
 }
 
-/// One reactor with what it serves.
+/// A reactor with the engine that serves its clients.
 #[derive(Debug)]
 struct Shard {
     number: usize,
@@ -176,8 +183,9 @@ struct Shard {
 }
 
 impl Server {
-    /// Listens on every address of the configuration, or on none: the first that fails is the
-    /// error. Clients are accepted by the kernel from here on, and served by [`Server::run`].
+    /// Listens on every address of the configuration. If one of them fails, returns its error and
+    /// listens on none. The kernel completes the handshakes of clients from here on;
+    /// [`Server::run`] serves them.
     pub fn bind(config: &Config) -> anyhow::Result<Server> {
         let mut addresses = config.listen.clone();
         for socket in &config.inherited {
@@ -201,13 +209,13 @@ impl Server {
         })
     }
 
-    /// Where it listens, with the real ports.
+    /// Returns the addresses listened on, with the actual ports.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.addresses.iter().copied()
     }
 
     /// Makes SIGINT and SIGTERM of this process stop this server, and SIGUSR1 log its state. SIGHUP
-    /// makes it open the log file again, or stops it when there is none.
+    /// reopens the log file, or stops the server when there is none.
     pub fn obey_signals(&mut self, has_log_file: bool) -> io::Result<()> {
         for shard in &mut self.shards {
             shard.world.reactor.obey_signals(!has_log_file)?;
@@ -216,7 +224,8 @@ impl Server {
         Ok(())
     }
 
-    /// Notifies this service manager when all shards are ready, and when the first begins to stop.
+    /// Makes the shards notify the service manager when all of them are ready, and when the first
+    /// one begins to stop.
     pub fn notify(&mut self, notifier: Notifier) {
         let notifier = Arc::new(notifier.for_shards(self.shards.len()));
         for shard in &mut self.shards {
@@ -224,27 +233,27 @@ impl Server {
         }
     }
 
-    /// Every shard enters this sandbox before it begins to serve.
+    /// Sets the sandbox that every shard enters before it begins to serve.
     pub fn confine(&mut self, sandbox: &Sandbox) {
         for shard in &mut self.shards {
             shard.sandbox = sandbox.clone();
         }
     }
 
-    /// A handle that stops this server from another thread.
+    /// Returns a handle that stops this server from another thread.
     pub fn stopper(&self) -> io::Result<Stopper> {
         let remotes = self.shards.iter();
         let remotes = remotes.map(|shard| shard.world.reactor.remote());
         Ok(Stopper(remotes.collect::<io::Result<_>>()?))
     }
 
-    /// Where another thread can ask how it stands.
+    /// Returns the board, from which another thread can request snapshots.
     pub fn board(&self) -> Arc<Board> {
         Arc::clone(&self.board)
     }
 
-    /// Serves until it is stopped and all clients are done with. An error: the threads could not be
-    /// started.
+    /// Serves until the server has been stopped and all connections are closed. Returns an error
+    /// when there is no shard or a thread cannot be started.
     pub fn run(self) -> io::Result<Ended> {
         let board = self.board;
         let mut shards = self.shards.into_iter();
@@ -266,7 +275,8 @@ impl Server {
 }
 
 impl Shard {
-    /// Listens on these addresses, and replaces them by the real ones.
+    /// Opens the listeners of a shard on these addresses, and replaces the addresses by the actual
+    /// ones.
     fn bind(number: usize, addresses: &mut [SocketAddr], config: &Config) -> anyhow::Result<Shard> {
         let mut world = Kernel::new().context("cannot set up the event loop")?;
         for (index, address) in addresses.iter_mut().enumerate() {
@@ -288,15 +298,15 @@ impl Shard {
         })
     }
 
-    /// Runs it in a thread of its own.
+    /// Runs the shard in a thread of its own.
     fn start(self, board: Arc<Board>) -> io::Result<JoinHandle<Option<io::Error>>> {
         thread::Builder::new()
             .name(format!("shard {}", self.number))
             .spawn(move || self.run(&board))
     }
 
-    /// Serves to the end, and leaves its last word on the board. Tells why it could not go on, when
-    /// it could not; the others come to an end then as well.
+    /// Serves until the shard ends, and leaves the final snapshot on the board. Returns the error
+    /// that ended the shard, if one did; the other shards drain then as well.
     fn run(mut self, board: &Board) -> Option<io::Error> {
         let served = panic::catch_unwind(AssertUnwindSafe(|| self.serve(board)));
         let outcome = served.unwrap_or_else(|_| {
@@ -322,8 +332,9 @@ impl Shard {
         outcome.err().or(self.engine.into_failure())
     }
 
-    /// Resets every client that is still owed something. After a panic the state may be such that
-    /// this panics too: then closing the sockets is all that can be done, and the count is lost.
+    /// Closes every connection, with a reset where the client is still owed something. Returns the
+    /// final snapshot. After a panic the state may be such that this panics too: then the sockets
+    /// are only dropped, the counts are lost, and the result is `None`.
     fn cut_all(&mut self) -> Option<Snapshot> {
         let cut = || {
             self.engine.cut(&mut self.world);
@@ -332,7 +343,7 @@ impl Shard {
         panic::catch_unwind(AssertUnwindSafe(cut)).ok()
     }
 
-    /// Runs one turn after the other.
+    /// Runs the event loop until the engine is done.
     fn serve(&mut self, board: &Board) -> io::Result<()> {
         self.sandbox
             .enter(Role::Reactor)
@@ -382,7 +393,8 @@ impl Shard {
     }
 }
 
-/// The shards share the places for clients, and wake each other when there are some again.
+/// Makes the shards share one count of places for clients, and wake each other when places are free
+/// again.
 fn share_places(shards: &mut [Shard], remotes: &Arc<[Remote]>, cap: usize) {
     let places = Arc::new(Places::new(cap, shards.len()));
     for shard in shards {
@@ -391,7 +403,7 @@ fn share_places(shards: &mut [Shard], remotes: &Arc<[Remote]>, cap: usize) {
     }
 }
 
-/// Adds this listener to the world of this shard, and tells its real address.
+/// Adds this listener to the world of this shard, and returns its actual address.
 fn listen(
     world: &mut Kernel,
     config: &Config,

@@ -1,9 +1,10 @@
-//! Who asks how the server stands, over HTTP: a thread of its own, with a reactor of its own. It
-//! meets the shards on the board only, ends with the process, and keeps nobody from ending it.
+//! The HTTP server of the metrics page: a thread of its own, with a reactor of its own. It shares
+//! only the board with the shards, ends with the process, and does not delay the end of the
+//! process.
 //!
-//! A visitor has two seconds in all, and when there are too many of them, the one that has been
-//! there for longest gives way to the newest. So neither slow visitors nor many of them keep one
-//! that asks at once from its reply.
+//! A visitor has two seconds in all, and when there are too many visitors, the newest replaces the
+//! one that has been connected for longest. So a visitor that sends its request at once gets its
+//! reply, however slow or numerous the others are.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -33,14 +34,14 @@ use crate::server::vitals;
 use crate::socket::{self, Families, Options};
 use crate::units::counted;
 
-/// How long a visit may take, from the connection to its end.
+/// Maximum duration of a visit, from the connection to its end.
 const VISIT_TIME: Duration = Duration::from_secs(2);
 
-/// How many there may be at a time: a few scrapers, a load balancer, a person.
+/// Maximum number of visitors at a time: a few scrapers, a load balancer, a person.
 const VISITORS_MOST: usize = 16;
 
-/// What this takes of the limit on descriptors: reactor, listener, two files, visitors, and one who
-/// is accepted before another gives way.
+/// Number of descriptors that the monitor needs: reactor, listener, two files, visitors, and one
+/// more for a visitor that is accepted before another is closed.
 pub const DESCRIPTORS: u64 = process::DESCRIPTORS_OF_A_REACTOR + 3 + VISITORS_MOST as u64 + 1;
 
 /// Pauses in accepting when descriptors have run out, the first and the longest.
@@ -48,16 +49,17 @@ const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration:
 
 const LISTENER: Token = Token::fixed(0);
 
-/// A page that can be visited.
+/// The server of the metrics page.
 #[derive(Debug)]
 pub struct Monitor {
     reactor: Reactor<()>,
     socket: TcpListener,
     listener: Listener,
-    /// Descriptors had run out; when to try again.
+    /// Time at which to try again, after descriptors had run out.
     retry: Option<Instant>,
     visitors: Slots<Visitor>,
-    /// Who came when; those who are gone may still stand here.
+    /// The visitors and the times at which they were accepted, the oldest first. Visitors that are
+    /// gone may still be listed.
     arrivals: VecDeque<(Instant, Token)>,
     vitals: vitals::Source,
     exhausted: Seldom,
@@ -69,20 +71,20 @@ struct Visitor {
     visit: Visit,
 }
 
-/// Whose page it is.
+/// The server that the page describes.
 #[derive(Debug)]
 pub struct Subject {
-    /// Where the shards say how they stand.
+    /// The board with the snapshots of the shards.
     pub board: Arc<Board>,
-    /// How many there are.
+    /// Number of shards.
     pub shards: usize,
-    /// Those of the whole process.
+    /// The limits of the whole process.
     pub limits: Limits,
 }
 
 impl Monitor {
-    /// Listens. With `reuse_port` other processes may do so at the same address, and either is
-    /// asked. Files under /proc are opened here, and none later.
+    /// Listens at this address. With `reuse_port` other processes may do so at the same address,
+    /// and any of them may get a request. Files under /proc are opened here, and none later.
     pub fn bind(address: SocketAddr, reuse_port: bool) -> anyhow::Result<Monitor> {
         let vitals = vitals::Source::open();
         let vitals = vitals.context("metrics need /proc, which is not there: mount it")?;
@@ -106,7 +108,7 @@ impl Monitor {
         bind().map_err(|error| cannot("serve metrics", address, error))
     }
 
-    /// Where it listens, with the real port.
+    /// Returns the address listened on, with the actual port.
     pub fn address(&self) -> SocketAddr {
         self.listener.address()
     }
@@ -136,7 +138,7 @@ impl Monitor {
                             self.serve(token, subject);
                         }
                     }
-                    // Nobody asks it to stop, and it sets no timers.
+                    // This reactor is sent no requests and sets no timers.
                     Event::Timer(())
                     | Event::Stop
                     | Event::Drain
@@ -172,7 +174,7 @@ impl Monitor {
         }
     }
 
-    /// Ends the visits that have had their time.
+    /// Ends the visits whose time is over.
     fn end_late(&mut self, now: Instant) {
         while let Some(&(arrival, _)) = self.arrivals.front()
             && arrival + VISIT_TIME <= now
@@ -189,8 +191,8 @@ impl Monitor {
         }
     }
 
-    /// Accepts who waits, at most as many as there is room for: each is served in the next turn,
-    /// before another could take its place. An error: the listener is broken.
+    /// Accepts waiting visitors, at most as many as there is room for: each is served in the next
+    /// turn, before another could replace it. Returns an error when the listener has failed.
     fn accept(&mut self, now: Instant) -> io::Result<()> {
         if self.retry.is_some_and(|retry| retry <= now) {
             self.retry = None;

@@ -1,4 +1,4 @@
-//! Which clients have until when to do what. Pure.
+//! The deadlines of the clients, by kind: stall, idle, linger and keep-alive. Pure.
 
 use std::collections::TryReserveError;
 use std::time::{Duration, Instant};
@@ -8,41 +8,41 @@ use crate::server::keepalive::Keepalive;
 use crate::server::limits::Limits;
 use crate::server::watch::Watch;
 
-/// The wheels of deadlines.
+/// The timer wheels, one for each kind of deadline.
 #[derive(Debug)]
 pub struct Patience {
-    /// Clients that were sent something.
+    /// The stall checks of clients that were sent something.
     pub stalls: Option<Stalls>,
-    /// All clients.
+    /// The idle timeouts of all clients.
     pub idles: Option<Watch<()>>,
-    /// Clients that were sent FIN.
+    /// The linger times of clients that were sent FIN.
     pub lingers: Watch<()>,
     /// The keep-alive of all clients that have been connected for a while.
     pub keepalive: Option<Keepalive>,
 }
 
-/// Clients that were sent something, in two wheels: nearly all of them are only to be looked at,
-/// and take a quarter of the memory of those that have a mark to reach.
+/// The stall checks of clients that were sent something, in two wheels: nearly all clients need
+/// only a check without a mark, and take a third of the memory of those that have a mark to reach.
 #[derive(Debug)]
 pub struct Stalls {
     looks: Watch<()>,
     marks: Watch<Mark>,
 }
 
-/// What a client must have acknowledged.
+/// The number of bytes that a client must have acknowledged.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark {
-    /// In bytes since its connection began.
+    /// Bytes acknowledged since the connection began.
     pub bytes: u64,
-    /// How many more times its client is looked at until then.
+    /// Number of checks that are left to reach the mark.
     pub looks_left: u8,
 }
 
-/// A stall timeout is so many looks.
+/// Number of checks in a stall timeout.
 pub const LOOKS: u8 = 4;
 
 impl Patience {
-    /// Without a timeout there is no wheel. Ticks are counted from `now`.
+    /// Returns the wheels, none for a timeout that is not set. Ticks are counted from `now`.
     pub fn new(limits: &Limits, now: Instant) -> Self {
         Patience {
             stalls: limits
@@ -63,8 +63,8 @@ impl Stalls {
         }
     }
 
-    /// Adds a client to be checked, or to have reached its mark, at `deadline`. When a timer is to
-    /// be set, returns its time. As [`Watch::add`].
+    /// Adds a client to be checked at `deadline`, with its mark if it has one. Returns as
+    /// [`Watch::add`] does.
     pub fn add(
         &mut self,
         deadline: Instant,
@@ -77,13 +77,13 @@ impl Stalls {
         }
     }
 
-    /// As [`Watch::sweep`].
+    /// Removes clients that are gone, see [`Watch::sweep`].
     pub fn sweep(&mut self, there: usize, is_there: impl Fn(Token) -> bool) {
         self.looks.sweep(there, &is_there);
         self.marks.sweep(there, is_there);
     }
 
-    /// As [`Watch::pop`].
+    /// Removes and returns the next client that is due, see [`Watch::pop`].
     pub fn pop(&mut self, now: Instant) -> Option<(Token, Option<Mark>)> {
         if let Some((token, ())) = self.looks.pop(now) {
             return Some((token, None));
@@ -92,7 +92,8 @@ impl Stalls {
         Some((token, Some(mark)))
     }
 
-    /// After the last [`Stalls::pop`]: when timers are to be set, tells for when.
+    /// Returns the times of the timers to set, if any. Must be called after the last
+    /// [`Stalls::pop`].
     pub fn to_set(&mut self) -> [Option<Instant>; 2] {
         [self.looks.to_set(), self.marks.to_set()]
     }

@@ -1,55 +1,56 @@
-//! The places for clients that the shards of one server share: so many in all, so many for each
-//! address. Pure: whom to wake is returned.
+//! The limits on clients that the shards of one server share, in total and per address. Pure: the
+//! shards to wake are returned.
 //!
-//! The kernel spreads clients over the shards by a hash, so the cap cannot be divided beforehand:
-//! one shard would be full, and let clients wait, while others have room. A shard takes a place
-//! before it accepts a client, and gives it back when no client came, or when the client has gone.
+//! A place is the permission to have one client. The kernel distributes clients over the shards by
+//! a hash, so the limit cannot be divided beforehand: one shard would be full, and its clients
+//! would wait, while others have room. A shard takes a place before it accepts a client, and gives
+//! it back when no client could be accepted, or when the client has gone.
 //!
 //! ```text
-//!   free places           take: one atomic operation, give: one, and nothing else
-//!   none left             the shard stands in the line, once, and is woken when it is granted one
-//!   enough are free again each shard in the line, from its front, is granted one, which is not
+//!   free places           take and give are one atomic operation each, and nothing else
+//!   none left             the shard joins a waiting list, once, and is woken by the grant of one
+//!   enough are free again each shard on that list, from its front, is granted one, which is not
 //!                         free for the others: a shard whose clients leave cannot keep its places
 //! ```
 //!
-//! A shard in the line has clients in its queue, so it needs what it is granted; when it ends
-//! before that, it gives it back by [`Places::leave`].
+//! A shard on the waiting list has clients in its accept queue, so it needs the place that it is
+//! granted; if it ends before it takes the place, [`Places::leave`] gives the place back.
 //!
-//! Invariants: taken + granted is at most the cap. A shard in the line has no grant. When enough
-//! places are free, the line is empty: a shard that gives a place back checks the line afterwards,
-//! and a shard that enters the line checks for free places afterwards (both `SeqCst`), so that one
-//! of the two sees the other.
+//! Invariants: taken + granted is at most the limit. A shard on the waiting list has no grant. When
+//! enough places are free, the list is empty: a shard that gives a place back checks the list
+//! afterwards, and a shard that joins the list checks for free places afterwards (both `SeqCst`),
+//! so that at least one of the two sees the other.
 //!
-//! A server of one shard has none of this.
+//! A server of one shard uses none of this.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Clients by address, of all shards.
+/// The number of clients by address, in all shards.
 pub type Addresses = Mutex<HashMap<IpAddr, u32>>;
 
-/// The share of the cap that must be free before a full server accepts again: one part of so many,
-/// and not more than so many places, which may stay empty while clients wait.
+/// Part of the limit that must be free before a full server accepts again: one of ROOM parts, and
+/// at most ROOM_MOST places, since free places may stay empty while clients wait.
 const ROOM: usize = 64;
 const ROOM_MOST: usize = 16;
 
-/// Returns how many places of a cap must be free before a full server accepts again.
+/// Returns the number of places of a limit that must be free before a full server accepts again.
 pub fn room(cap: usize) -> usize {
     (cap / ROOM).clamp(1, ROOM_MOST)
 }
 
-/// The largest number of shards.
+/// Maximum number of shards.
 pub const SHARDS_MOST: usize = 256;
 
 /// The places of one server.
 #[derive(Debug)]
 pub struct Places {
     cap: usize,
-    /// Places that are taken or granted.
+    /// Number of places that are taken or granted.
     taken: AtomicUsize,
-    /// True while a shard stands in the line.
+    /// Whether a shard is on the waiting list.
     is_contended: AtomicBool,
     line: Mutex<Line>,
     addresses: Arc<Addresses>,
@@ -57,7 +58,7 @@ pub struct Places {
 
 #[derive(Debug)]
 struct Line {
-    /// Shards that wait for a place, in the order in which they came. It never grows.
+    /// Shards that wait for a place, in the order in which they joined. Its capacity never grows.
     waiting: VecDeque<usize>,
     /// Shards that were granted a place and have not taken it.
     granted: Shards,
@@ -68,7 +69,7 @@ struct Line {
 pub struct Shards([u64; SHARDS_MOST / 64]);
 
 impl Places {
-    /// Returns so many places for at most so many shards.
+    /// Returns `cap` places for at most `shards` shards.
     pub fn new(cap: usize, shards: usize) -> Places {
         Places {
             cap,
@@ -82,19 +83,19 @@ impl Places {
         }
     }
 
-    /// Returns how many are taken or granted.
+    /// Returns the number of places that are taken or granted.
     pub fn taken(&self) -> usize {
         self.taken.load(SeqCst)
     }
 
-    /// Returns the clients by address.
+    /// Returns the number of clients by address.
     pub fn addresses(&self) -> &Arc<Addresses> {
         &self.addresses
     }
 
-    /// Takes a place for a client of this shard. Returns false when there is none now, and the
-    /// shard stands in the line: from then on it is to call [`Places::take_in_turn`], until that
-    /// returns true. Adds to `woken` the shards that are to be woken.
+    /// Takes a place for a client of this shard. Returns false when there is none now, and puts the
+    /// shard on the waiting list: from then on it must call [`Places::take_in_turn`], until that
+    /// returns true. Adds to `woken` the shards that must be woken.
     #[inline]
     pub fn take(&self, shard: usize, woken: &mut Shards) -> bool {
         (!self.is_contended.load(SeqCst) && self.take_free()) || self.take_in_turn(shard, woken)
@@ -105,7 +106,8 @@ impl Places {
         self.taken.fetch_update(SeqCst, SeqCst, more).is_ok()
     }
 
-    /// As [`Places::take`], for a shard that may have been granted a place: it takes that one.
+    /// Takes a place like [`Places::take`], for a shard that may have been granted one: it then
+    /// takes that one.
     #[cold]
     pub fn take_in_turn(&self, shard: usize, woken: &mut Shards) -> bool {
         let mut line = self.line();
@@ -130,7 +132,8 @@ impl Places {
         }
     }
 
-    /// Takes this shard out of the line, as no client waits there; its grant is free again.
+    /// Removes this shard from the waiting list, since no client waits there; a place that was
+    /// granted to it is free again.
     #[cold]
     pub fn leave(&self, shard: usize, woken: &mut Shards) {
         let mut line = self.line();
@@ -141,7 +144,8 @@ impl Places {
         self.grant(&mut line, woken);
     }
 
-    /// When there is enough room, gives each shard in the line a place, as far as they go.
+    /// If enough places are free, grants one to each shard on the waiting list, as long as there
+    /// are any.
     #[cold]
     fn grant(&self, line: &mut Line, woken: &mut Shards) {
         if self.cap.saturating_sub(self.taken()) >= room(self.cap) {
@@ -155,7 +159,8 @@ impl Places {
         self.is_contended.store(!line.waiting.is_empty(), SeqCst);
     }
 
-    /// Returns the line. A thread that broke off while it held the lock has left nothing half done.
+    /// Locks the waiting list. A thread that panicked while it held the lock has left no change
+    /// half done.
     fn line(&self) -> MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -167,7 +172,7 @@ impl Shards {
         self.0[shard / 64] |= 1 << (shard % 64);
     }
 
-    /// Removes a shard. Returns false when it was not there.
+    /// Removes a shard. Returns false when it was not in the set.
     pub fn remove(&mut self, shard: usize) -> bool {
         let bit = 1 << (shard % 64);
         let was_there = self.0[shard / 64] & bit != 0;
@@ -175,12 +180,12 @@ impl Shards {
         was_there
     }
 
-    /// Returns whether there is none.
+    /// Returns whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0 == [0; SHARDS_MOST / 64]
     }
 
-    /// Returns each of them.
+    /// Returns the shards of the set.
     pub fn iter(self) -> impl Iterator<Item = usize> {
         (0..SHARDS_MOST).filter(move |shard| self.0[shard / 64] & (1 << (shard % 64)) != 0)
     }
@@ -241,7 +246,7 @@ mod tests {
         assert_eq!(woken, shards(&[1]));
     }
 
-    /// A thread's bell.
+    /// A flag that wakes a thread.
     #[derive(Default)]
     struct Bell(Mutex<bool>, Condvar);
 
@@ -261,7 +266,8 @@ mod tests {
         }
     }
 
-    /// One thread's work: so many clients come, and leave when the thread has to wait.
+    /// Runs the work of one shard: clients connect, and some leave, at the latest when the shard
+    /// has to wait.
     fn visit(places: &Places, shard: usize, bells: &[Bell], open: &AtomicUsize, cap: usize) {
         const CLIENTS: usize = 3000;
         let ring = |woken: &mut Shards| {

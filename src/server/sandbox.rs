@@ -1,23 +1,25 @@
-//! Least privilege: what `serve` gives up once everything is bound and opened. A client that found
-//! a fault in this program would find no more than what is left here.
+//! Least privilege: drops the rights that `serve` does not need any more once everything is bound
+//! and opened. A client that exploited a fault in this program would gain no more than what is
+//! left.
 //!
-//! Three walls, which nothing in the process can take down again:
+//! Three restrictions, which nothing in the process can lift again:
 //!
-//! - **no new privileges**, prctl(2): a set-user-ID program gives none.
-//! - **Landlock**, landlock(7): no file can be opened, made, removed or run, no TCP port bound or
-//!   connected to, no process outside reached by a signal or an abstract Unix socket. As much of
-//!   it as the kernel knows: files since Linux 5.13, TCP since 6.7, the last two since 6.12.
-//! - **seccomp**, seccomp(2): the system calls in the tables below are left, and every other one
-//!   ends the process with SIGSYS. That covers what an older Landlock leaves open.
+//! - **no new privileges**, prctl(2): executing a set-user-ID program grants none.
+//! - **Landlock**, landlock(7): no file can be opened, made, removed or executed, no TCP port bound
+//!   or connected to, no process outside reached by a signal or an abstract Unix socket. As much of
+//!   this as the kernel supports: files since Linux 5.13, TCP since 6.7, the last two since 6.12.
+//! - **seccomp**, seccomp(2): only the system calls in the tables below are allowed, and every
+//!   other one ends the process with SIGSYS. That covers what an older Landlock leaves open.
 //!
-//! Given up: opening files, /proc included; new sockets; programs, processes, threads; signals to
-//! anybody, ptrace; executable memory; ioctl, io_uring, bpf; users, limits, namespaces, mounts.
-//! Kept: the descriptors that are open by then, clients from the listeners, anonymous memory,
-//! clocks, the log, and the end. The threads that write the log keep less: no clients; but the one
-//! of `--log-file` can make and append to files in that file's folder, to open it on SIGHUP.
+//! Dropped: opening files, /proc included; new sockets; programs, processes, threads; signals to
+//! other processes, ptrace; executable memory; ioctl, io_uring, bpf; users, limits, namespaces,
+//! mounts. Kept: the descriptors that are open by then, clients from the listeners, anonymous
+//! memory, clocks, the log, and exiting. The threads that write the log keep less: no clients; but
+//! the thread of `--log-file` can make and append to files in that file's folder, to reopen the
+//! file on SIGHUP.
 //!
-//! Landlock is handed down to threads that are started later; system calls are given up thread by
-//! thread, so that each keeps what its [`Role`] needs and no more:
+//! Threads that are started later inherit the Landlock restrictions; system calls are dropped by
+//! each thread for itself, so that each keeps what its [`Role`] needs and no more:
 //!
 //! ```text
 //!   log      started first ──► enter_log ─► its work
@@ -25,8 +27,9 @@
 //!   threads                                 └─► enter(its role) ─► its work
 //! ```
 //!
-//! A call that a list lacks is told by the kernel's log, `type=1326 … syscall=NUMBER`. Whatever
-//! adds calls of its own needs `--sandbox off`: strace's injected faults, coverage, sanitizers.
+//! A system call that a list lacks is reported in the kernel's log, `type=1326 … syscall=NUMBER`.
+//! Tools that add system calls to the process need `--sandbox off`: fault injection by strace,
+//! coverage, sanitizers.
 
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
@@ -47,7 +50,7 @@ use seccompiler::{
 
 use crate::causes;
 
-/// What a thread does, and so which system calls it keeps.
+/// The work of a thread, which determines the system calls that it keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Runs a reactor and serves its clients; waits for the other threads, and ends the process.
@@ -60,7 +63,7 @@ pub enum Role {
     LogFile,
 }
 
-/// The walls around this process.
+/// The restrictions of this process.
 #[derive(Clone, Debug)]
 pub struct Sandbox {
     landlock: Wall,
@@ -69,14 +72,14 @@ pub struct Sandbox {
 
 #[derive(Clone, Debug)]
 enum Wall {
-    /// With these words for the log.
+    /// In force, with this description for the log.
     Up(String),
-    /// For this reason.
+    /// Not in force, for this reason.
     Down(String),
 }
 
 impl Sandbox {
-    /// No walls.
+    /// Returns a sandbox without restrictions.
     pub fn none() -> Sandbox {
         let down = || Wall::Down("not wanted".to_string());
         Sandbox {
@@ -85,8 +88,8 @@ impl Sandbox {
         }
     }
 
-    /// Closes the file system to this thread and to those it starts from now on, and finds out
-    /// whether system calls can be given up, which [`Sandbox::enter`] does.
+    /// Denies access to files for this thread and those it starts from now on, and finds out
+    /// whether system calls can be dropped, which [`Sandbox::enter`] does.
     pub fn raise() -> Sandbox {
         Sandbox {
             landlock: Wall::of(close_files()),
@@ -94,7 +97,7 @@ impl Sandbox {
         }
     }
 
-    /// An error unless every wall is up.
+    /// Returns an error unless every restriction is in force.
     pub fn complete(self) -> anyhow::Result<Sandbox> {
         match (&self.landlock, &self.seccomp) {
             (Wall::Up(_), Wall::Up(_)) => Ok(self),
@@ -102,12 +105,12 @@ impl Sandbox {
         }
     }
 
-    /// Returns whether there is any wall.
+    /// Returns whether any restriction is in force.
     pub fn is_up(&self) -> bool {
         matches!(self.landlock, Wall::Up(_)) || matches!(self.seccomp, Wall::Up(_))
     }
 
-    /// Gives up the system calls of this thread but those of its role, for good.
+    /// Drops all system calls of this thread but those of its role, for good.
     pub fn enter(&self, role: Role) -> anyhow::Result<()> {
         match self.seccomp {
             Wall::Up(_) => give_up_calls(role),
@@ -115,8 +118,8 @@ impl Sandbox {
         }
     }
 
-    /// Confines a thread that writes the log, which was started before the file system was closed:
-    /// it keeps no file but those of these folders, for appending.
+    /// Restricts a thread that writes the log and was started before [`Sandbox::raise`]: it can
+    /// only make files in these folders, and append to them.
     pub fn enter_log(&self, folders: &[PathBuf]) -> anyhow::Result<()> {
         if let Wall::Up(_) = self.landlock {
             close_files_but(folders)?;
@@ -152,16 +155,18 @@ impl fmt::Display for Sandbox {
     }
 }
 
-/// The Landlock wall alone, with no new privileges; tells its version. See landlock(7).
+/// Denies access to files by Landlock alone, with no new privileges. Returns the version of
+/// Landlock. See landlock(7).
 ///
-/// Rules allow nothing again, except for the thread of a log file. The rights are those of version
-/// 6, the last version with a right that was tried here; later rights (UDP, Unix sockets by path)
-/// need sockets or names, which seccomp denies to every thread.
+/// No rule allows anything again, except for the thread of a log file. The rights are those of
+/// version 6, the last version with a right that was tested here; later rights (UDP, Unix sockets
+/// by path) need sockets or paths, which seccomp denies to every thread.
 pub fn close_files() -> anyhow::Result<String> {
     close_files_but(&[])
 }
 
-/// As [`close_files`], but allows making and writing files in these folders.
+/// Denies access to files like [`close_files`], but allows making and writing files in these
+/// folders.
 fn close_files_but(folders: &[PathBuf]) -> anyhow::Result<String> {
     let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(ABI::V6))?
@@ -185,9 +190,9 @@ fn close_files_but(folders: &[PathBuf]) -> anyhow::Result<String> {
     }
 }
 
-/// Whether this kernel, and whatever contains this process, lets calls be given up: tried with a
-/// program that gives up none. It is not tried in a thread of its own, since in a process that once
-/// had two the wrappers of glibc take longer for each call that may block.
+/// Checks that this kernel, and any container around this process, allow a thread to drop system
+/// calls, by a filter that drops none. The check does not use a thread of its own, since in a
+/// process that once had two threads glibc's wrappers of calls that may block take longer.
 fn try_seccomp() -> anyhow::Result<String> {
     let allow_all = sock_filter {
         code: (libc::BPF_RET | libc::BPF_K) as u16,
@@ -206,21 +211,21 @@ fn give_up_calls(role: Role) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The programs that the kernel runs before each system call of a thread; of their answers the
-/// strictest counts.
+/// Returns the two filters that the kernel runs before each system call of a thread; the stricter
+/// of their results counts.
 ///
-/// The first refuses to open a file for reading, and the second kills for all other ways of
-/// opening: the allocator of glibc reads /proc/sys/vm/overcommit_memory when a thread first gives
-/// memory back, takes no for an answer, and must not end the server. It refuses as well what std
-/// asks for a backtrace (`RUST_BACKTRACE`) when memory has run out; the backtrace then has no
-/// names.
+/// The first filter refuses to open a file for reading, and the second kills the process for all
+/// other ways of opening. The allocator of glibc reads /proc/sys/vm/overcommit_memory when a thread
+/// first gives memory back; it accepts a refusal, and must not end the server. The first filter
+/// also refuses the calls of std for a backtrace (`RUST_BACKTRACE`) when memory has run out; the
+/// backtrace then has no names.
 ///
-/// How they are written makes none of the calls faster that every message needs: the kernel finds
-/// out beforehand which calls are allowed whatever their arguments (Linux 5.11), and runs nothing
-/// for those. What is left, 40 ns a call, a filter of one instruction costs as well.
+/// The form of the filters does not affect the calls that every message needs: the kernel finds out
+/// beforehand which calls are allowed whatever their arguments (Linux 5.11), and runs no filter for
+/// them. The remaining cost, 40 ns per call, arises with a filter of one instruction as well.
 pub fn filters(role: Role) -> Result<[BpfProgram; 2], BackendError> {
     let target = TargetArch::try_from(ARCH)?;
-    // A rule without conditions refuses all.
+    // A call with an empty list of rules is refused whatever its arguments.
     let refused = match role {
         Role::LogFile => vec![SeccompRule::new(vec![is(
             2,
@@ -245,10 +250,10 @@ pub fn filters(role: Role) -> Result<[BpfProgram; 2], BackendError> {
     Ok([refuse.try_into()?, kill.try_into()?])
 }
 
-/// What every thread needs, whatever the arguments.
+/// System calls that every thread needs, whatever the arguments.
 const EVERY_THREAD: &[c_long] = &[
-    // The log: its lock, and those of the others; waiting for a thread; and continuing to wait with
-    // a time limit after SIGSTOP and SIGCONT.
+    // The log; locks; waiting for a thread; and continuing to wait with a timeout after SIGSTOP and
+    // SIGCONT.
     libc::SYS_write,
     libc::SYS_futex,
     libc::SYS_sched_yield,
@@ -261,20 +266,20 @@ const EVERY_THREAD: &[c_long] = &[
     // Clocks that the vDSO cannot read on some machines; the seed of a thread's first HashMap.
     libc::SYS_clock_gettime,
     libc::SYS_getrandom,
-    // The end of a file, of a thread with its signal stack, and of the process.
+    // Closing a file, ending a thread with its signal stack, and ending the process.
     libc::SYS_close,
     libc::SYS_rt_sigreturn,
     libc::SYS_rt_sigprocmask,
     libc::SYS_sigaltstack,
     libc::SYS_exit,
     libc::SYS_exit_group,
-    // A panic names its thread by number, and its message must be printed. abort(3) needs the
-    // number of the process.
+    // A panic prints a message with the ID of its thread. abort(3) needs the ID of the process.
     libc::SYS_gettid,
     libc::SYS_getpid,
 ];
 
-/// What is refused and not fatal: the current folder, and the name of the program.
+/// System calls that are refused and do not end the process: reading the current folder, and the
+/// name of the program.
 const REFUSED: &[c_long] = &[
     libc::SYS_getcwd,
     #[cfg(target_arch = "x86_64")]
@@ -282,23 +287,26 @@ const REFUSED: &[c_long] = &[
     libc::SYS_readlinkat,
 ];
 
-/// What a thread with a reactor and clients needs, whatever the arguments.
+/// System calls that a thread with a reactor and clients needs, whatever the arguments.
 const SERVING: &[c_long] = &[
-    // A signal runs its handler in any thread that serves, which notifies the reactor.
+    // A signal handler may run in any thread that serves, and notifies the reactor.
     libc::SYS_sendto,
     // Clients.
     libc::SYS_accept4,
     libc::SYS_recvfrom,
     libc::SYS_shutdown,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_epoll_wait,
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_ctl,
     libc::SYS_timerfd_settime,
 ];
 
-/// Figures of the process, from files under /proc that are open.
+/// System calls for figures of the process, which come from open files under /proc and from
+/// getrusage(2).
 const METRICS: &[c_long] = &[libc::SYS_pread64, libc::SYS_getrusage];
 
-/// Waiting for an output that another process has made non-blocking.
+/// System calls that wait for an output that another process has made non-blocking.
 const WRITING: &[c_long] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_poll,
@@ -314,7 +322,7 @@ fn rules(role: Role) -> Result<BTreeMap<c_long, Vec<SeccompRule>>, BackendError>
     let calls = EVERY_THREAD.iter().chain(REFUSED);
     let calls = calls.chain(own.into_iter().flatten());
     let mut rules: BTreeMap<c_long, Vec<SeccompRule>> = calls.map(|&call| (call, vec![])).collect();
-    // Memory that is no file and holds no program.
+    // Anonymous memory that is not executable.
     let anonymous = has(3, libc::MAP_ANONYMOUS, libc::MAP_ANONYMOUS)?;
     let no_program = has(2, libc::PROT_EXEC, 0)?;
     let memory = SeccompRule::new(vec![anonymous, no_program.clone()])?;
@@ -323,11 +331,11 @@ fn rules(role: Role) -> Result<BTreeMap<c_long, Vec<SeccompRule>>, BackendError>
         libc::SYS_mprotect,
         vec![SeccompRule::new(vec![no_program])?],
     );
-    // abort(3), when memory has run out: this process ends by SIGABRT, and says so.
+    // abort(3), when memory has run out: this process sends SIGABRT to itself.
     let ours = is(0, process::id() as c_int)?;
     let abort = SeccompRule::new(vec![ours, is(2, libc::SIGABRT)?])?;
     rules.insert(libc::SYS_tgkill, vec![abort]);
-    // The other filter refuses this.
+    // Opening for reading, which the other filter refuses.
     let for_reading = is(2, libc::O_RDONLY | libc::O_CLOEXEC)?;
     let mut opening = vec![SeccompRule::new(vec![for_reading])?];
     if role == Role::LogFile {
@@ -337,24 +345,24 @@ fn rules(role: Role) -> Result<BTreeMap<c_long, Vec<SeccompRule>>, BackendError>
         opening.push(SeccompRule::new(vec![is(2, appending)?])?);
     }
     rules.insert(libc::SYS_openat, opening);
-    // A debug build of std asks before it closes a descriptor whether that is open.
+    // A debug build of std checks that a descriptor is open before it closes it.
     if cfg!(debug_assertions) {
         let ask = SeccompRule::new(vec![is(1, libc::F_GETFD)?])?;
         rules.insert(libc::SYS_fcntl, vec![ask]);
     }
     match role {
         Role::Reactor => {
-            // How a client takes its replies, and how many wait to be accepted.
+            // The state of a client's output, and the number of clients in an accept queue.
             let progress = option(libc::IPPROTO_TCP, libc::TCP_INFO)?;
             rules.insert(libc::SYS_getsockopt, vec![progress]);
-            // Resetting a client; taking no more of them; probing a silent one.
+            // Resetting a client; dropping SYNs at a listener; probing a silent client.
             let reset = option(libc::SOL_SOCKET, libc::SO_LINGER)?;
             let hush = option(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER)?;
             let probe = option(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE)?;
             rules.insert(libc::SYS_setsockopt, vec![reset, hush, probe]);
         }
         Role::Metrics => {
-            // The size of an open file, by no name; the limits of this process, to be told.
+            // The size of an open file, without a path; reading the limits of this process.
             let by_no_name = has(2, libc::AT_EMPTY_PATH, libc::AT_EMPTY_PATH)?;
             rules.insert(libc::SYS_statx, vec![SeccompRule::new(vec![by_no_name])?]);
             let to_be_told = SeccompRule::new(vec![is(0, 0)?, is_null(2)?])?;
@@ -365,7 +373,8 @@ fn rules(role: Role) -> Result<BTreeMap<c_long, Vec<SeccompRule>>, BackendError>
     Ok(rules)
 }
 
-/// One socket option: the second and third argument of getsockopt(2) and setsockopt(2).
+/// Returns the rule for one socket option: the second and third argument of getsockopt(2) and
+/// setsockopt(2).
 fn option(level: c_int, name: c_int) -> Result<SeccompRule, BackendError> {
     SeccompRule::new(vec![is(1, level)?, is(2, name)?])
 }
@@ -379,7 +388,7 @@ fn is(argument: u8, value: c_int) -> Result<SeccompCondition, BackendError> {
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, equal, value as u64)
 }
 
-/// The bits of an argument that `mask` names are those of `value`.
+/// Returns the condition that the bits of an argument in `mask` are those of `value`.
 fn has(argument: u8, mask: c_int, value: c_int) -> Result<SeccompCondition, BackendError> {
     let masked = SeccompCmpOp::MaskedEq(mask as u64);
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, masked, value as u64)

@@ -1,26 +1,29 @@
-//! Conditions that repeat are told once a second at most. Pure: time comes in as an argument.
+//! Rate limiting of log lines: a condition that repeats is logged at most once per second. Pure:
+//! time is an argument.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::units::grouped;
 
-/// The time between two lines about the same.
+/// Minimum time between two lines about one condition.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// One condition.
+/// The rate limiter of one condition.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seldom {
     last: Option<Instant>,
     untold: u64,
 }
 
-/// How often it happened since it was told last, this time not counted: for the end of a line.
+/// Number of times that the condition occurred and was not logged, since it was logged last: for
+/// the end of the next line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Untold(u64);
 
 impl Seldom {
-    /// It happened. When it is to be told, tells how often it was not.
+    /// Records that the condition occurred. If it is to be logged, returns the number of times that
+    /// it was not logged since the last line.
     pub fn happened(&mut self, now: Instant) -> Option<Untold> {
         if self.last.is_some_and(|last| now < last + PAUSE) {
             self.untold += 1;

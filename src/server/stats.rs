@@ -1,5 +1,5 @@
-//! What the server counts: every client by the reason for its end, every byte by direction, every
-//! turn by its length. Pure.
+//! The server's counters: clients by the reason for their end, bytes by direction, turns by their
+//! duration. Pure.
 //!
 //! Invariant: accepted = open + the sum of closed over all reasons.
 
@@ -10,24 +10,26 @@ use std::time::Duration;
 
 use crate::units::{counted, grouped};
 
-/// Why a connection ended. A peer's fault is data like any other.
+/// The reason for which a connection ended. An error that a peer causes is counted like any other
+/// reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
     /// The client closed its side and every byte was answered.
     Finished,
-    /// The client reset the connection, or vanished behind a reset.
+    /// The client reset the connection: ECONNRESET, EPIPE, ECONNABORTED or ENOTCONN.
     Reset,
-    /// The kernel gave the peer up: ETIMEDOUT.
+    /// The client could not be reached: ETIMEDOUT, EHOSTUNREACH or ENETUNREACH, or it answered no
+    /// keep-alive probe.
     TimedOut,
-    /// It said nothing for the idle timeout, and was owed nothing.
+    /// The client was silent for the idle timeout, and was owed nothing.
     Idle,
-    /// It took too little of what it was owed, see `stall_timeout` of the limits.
+    /// The client acknowledged too little of what it was owed, see `stall_timeout` of the limits.
     Stalled,
-    /// Its address had as many connections as it may have.
+    /// The address of the client had the maximum number of connections.
     Refused,
-    /// The server stopped; every byte that came before its FIN was answered.
+    /// The server stopped; every byte that arrived before its FIN was answered.
     Stopped,
-    /// The same, and the client sent more after that FIN, to which there is no answer.
+    /// The client sent bytes after the server's FIN, and they were not answered.
     Late,
     /// The server stopped, and could not deliver what it owed this client.
     Cut,
@@ -36,7 +38,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// All of them, in the order in which they are told.
+    /// All reasons, in the order in which they are reported.
     pub const ALL: [CloseReason; 10] = [
         CloseReason::Finished,
         CloseReason::Reset,
@@ -50,7 +52,7 @@ impl CloseReason {
         CloseReason::Failed,
     ];
 
-    /// The reason behind an error of recv(2), send(2) or shutdown(2).
+    /// Returns the reason for an error of recv(2), send(2) or shutdown(2).
     pub fn of_error(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::ConnectionReset
@@ -64,7 +66,7 @@ impl CloseReason {
         }
     }
 
-    /// The reason in words.
+    /// Returns the reason in words.
     pub fn name(self) -> &'static str {
         match self {
             CloseReason::Finished => "finished",
@@ -81,12 +83,12 @@ impl CloseReason {
     }
 }
 
-/// Bytes that went through.
+/// Numbers of bytes that the server received and sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Received from clients.
+    /// Bytes received from clients.
     pub bytes_in: u64,
-    /// Accepted by the kernel for clients.
+    /// Bytes of replies that the kernel has taken.
     pub bytes_out: u64,
 }
 
@@ -97,12 +99,12 @@ impl AddAssign for Traffic {
     }
 }
 
-/// Times in which nobody was accepted.
+/// The pauses in accepting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pauses {
-    /// How many.
+    /// Number of pauses.
     pub count: u64,
-    /// How long in all.
+    /// Total duration of the pauses.
     pub time: Duration,
 }
 
@@ -113,13 +115,13 @@ impl AddAssign for Pauses {
     }
 }
 
-/// Values by powers of two: place k counts those up to 2^k and above the place before; the last
-/// place counts all that are larger.
+/// A histogram with N buckets by powers of two: bucket k counts the values up to 2^k and above the
+/// bucket before; the last bucket counts all that are larger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Powers<const N: usize> {
-    /// How many values fell into each place.
+    /// Number of values in each bucket.
     pub counts: [u64; N],
-    /// Their sum.
+    /// Sum of the values.
     pub sum: u64,
 }
 
@@ -151,12 +153,12 @@ impl<const N: usize> AddAssign for Powers<N> {
     }
 }
 
-/// The turns of the loop.
+/// Histograms of the turns of the event loop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Turns {
-    /// By events served: up to 1, 2, 4 and so on to 1024, and more.
+    /// Number of events served: up to 1, 2, 4 and so on to 1024, and more.
     pub events: Powers<12>,
-    /// By microseconds from the first event to the end of the turn: up to 1, 2, 4 and so on to a
+    /// Microseconds from the first event to the end of the turn: up to 1, 2, 4 and so on to a
     /// second, and more.
     pub micros: Powers<22>,
 }
@@ -173,19 +175,19 @@ impl AddAssign for Turns {
 pub struct Totals {
     /// Clients accepted.
     pub accepted: u64,
-    /// Bytes of all clients, those that are gone included.
+    /// Bytes of all clients, including those that are gone.
     pub traffic: Traffic,
     /// Events that were meant for a connection already closed.
     pub stale_events: u64,
     /// Clients that were lost before they could be accepted.
     pub lost: u64,
-    /// Clients that waited in the queue when their listener closed.
+    /// Clients that were in the accept queue when their listener closed.
     pub turned_away: u64,
     /// Pauses in accepting because the server was full.
     pub full: Pauses,
     /// Pauses in accepting because descriptors or memory had run out.
     pub exhausted: Pauses,
-    /// How the loop turned.
+    /// Turns of the event loop, by events and by duration.
     pub turns: Turns,
     closed: [u64; CloseReason::ALL.len()],
 }
@@ -196,12 +198,12 @@ impl Totals {
         self.closed[reason as usize] += 1;
     }
 
-    /// How many connections ended for this reason.
+    /// Returns the number of connections that ended for this reason.
     pub fn closed(&self, reason: CloseReason) -> u64 {
         self.closed[reason as usize]
     }
 
-    /// How many connections ended.
+    /// Returns the number of connections that ended.
     pub fn closed_in_all(&self) -> u64 {
         self.closed.iter().sum()
     }
@@ -223,16 +225,17 @@ impl AddAssign for Totals {
     }
 }
 
-/// A server at one moment.
+/// The state of a server at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// What it has counted.
+    /// The totals since the start.
     pub totals: Totals,
     /// Clients that are connected.
     pub open: u64,
     /// Bytes received, converted and not yet taken by the kernel.
     pub pending_bytes: u64,
-    /// It was asked to stop; of several shards, one of them.
+    /// Whether the server was asked to stop; in a sum over shards, whether at least one of them
+    /// was.
     pub is_stopping: bool,
 }
 

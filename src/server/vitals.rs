@@ -1,5 +1,6 @@
-//! What the kernel knows of this process. The files of proc_pid(5) are opened once and read again
-//! and again, so that this goes on when the process may open no file any more.
+//! The kernel's figures on this process: CPU time, memory, threads and descriptors. The files of
+//! proc_pid(5) are opened once and read repeatedly, which still works when the process may not open
+//! files any more.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,7 +10,7 @@ use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 use nix::sys::time::TimeValLike;
 use nix::unistd::{SysconfVar, sysconf};
 
-/// Where the figures come from.
+/// The open files that the figures are read from.
 #[derive(Debug)]
 pub struct Source {
     status: File,
@@ -17,7 +18,7 @@ pub struct Source {
     started: Option<f64>,
 }
 
-/// The figures at one moment. What the kernel does not tell is `None`.
+/// The figures at one moment; `None` for those that the kernel does not report.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Vitals {
     /// User and system time of all threads, those that have ended included: getrusage(2).
@@ -28,16 +29,16 @@ pub struct Vitals {
     pub virtual_bytes: Option<u64>,
     /// Threads.
     pub threads: Option<u64>,
-    /// Open descriptors, which the kernel tells as the size of /proc/self/fd since Linux 6.2.
+    /// Open descriptors, which the kernel reports as the size of /proc/self/fd since Linux 6.2.
     pub open_descriptors: Option<u64>,
     /// The soft limit of RLIMIT_NOFILE.
     pub most_descriptors: Option<u64>,
-    /// When it started, in seconds since 1970.
+    /// Start time of the process, in seconds since 1970.
     pub started: Option<f64>,
 }
 
 impl Source {
-    /// Opens the files. An error names the one that is missing.
+    /// Opens the files. The error names the file that is missing.
     pub fn open() -> io::Result<Source> {
         let open = |path: &str| {
             let missing =
@@ -51,7 +52,7 @@ impl Source {
         })
     }
 
-    /// The figures now.
+    /// Returns the current figures.
     pub fn read(&self) -> Vitals {
         let status = self.status().unwrap_or_default();
         let number = |name| number(&status, name);
@@ -69,7 +70,8 @@ impl Source {
         }
     }
 
-    /// Read from its beginning, the file is made anew.
+    /// Returns the content of the status file, which the kernel generates anew for a read from the
+    /// beginning.
     fn status(&self) -> io::Result<String> {
         let mut bytes = [0; 8192];
         let count = self.status.read_at(&mut bytes, 0)?;
@@ -77,7 +79,7 @@ impl Source {
     }
 }
 
-/// A line `Name: 12 kB` or `Name: 12` of proc_pid_status(5).
+/// Returns the number in the line `Name: 12 kB` or `Name: 12` of proc_pid_status(5).
 fn number(status: &str, name: &str) -> Option<u64> {
     let mut lines = status.lines().filter_map(|line| line.split_once(':'));
     let (_, value) = lines.find(|(key, _)| *key == name)?;
@@ -90,8 +92,8 @@ fn cpu_seconds() -> Option<f64> {
     Some(time.num_microseconds() as f64 / 1e6)
 }
 
-/// The start in clock ticks after the boot, field 22 of proc_pid_stat(5), and the boot in seconds
-/// since 1970, `btime` of proc_stat(5).
+/// Returns the start time of the process in seconds since 1970: its start in clock ticks after the
+/// boot, field 22 of proc_pid_stat(5), added to the time of the boot, `btime` of proc_stat(5).
 fn started() -> Option<f64> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
     let (_, fields) = stat.rsplit_once(") ")?;
@@ -113,14 +115,14 @@ mod tests {
         let source = Source::open().unwrap();
         let before = source.read();
         let held: Vec<File> = (0..5).map(|_| File::open("/dev/null").unwrap()).collect();
-        // Optimised, memory that nobody looks at would not be there.
+        // Without `black_box`, the optimiser would remove this memory.
         let memory = black_box(vec![1_u8; 64 << 20]);
         let after = source.read();
         assert!(after.resident_bytes.unwrap() >= memory.len() as u64);
         assert!(after.virtual_bytes >= after.resident_bytes);
         assert!(after.cpu_seconds > before.cpu_seconds);
         assert!(after.threads.unwrap() >= 1);
-        // Other tests of this process open and close as well: at least these are open.
+        // Other tests of this process open and close descriptors as well: at least these are open.
         let open = after.open_descriptors.unwrap_or(u64::MAX);
         assert!(open >= held.len() as u64, "{before:?} {after:?}");
         assert!(after.most_descriptors.unwrap() >= after.open_descriptors.unwrap_or(0));

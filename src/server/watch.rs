@@ -1,48 +1,49 @@
-//! Deadlines by token, none further away than a given length. Pure: time comes in as an argument.
+//! A timer wheel: deadlines by token, none further away than a given length. Pure: time is an
+//! argument.
 //!
-//! A wheel: the length is cut into ticks, and each tick has a list. Deadlines are rounded up to the
-//! next tick, so that the wheel rings at most so often in its length, however many stand in it.
-//! Nothing is taken back: a connection that is gone, or has moved on, is passed over when its turn
-//! comes. So a deadline costs a connection nothing while it works. Those that are gone are swept
-//! out when they are more than those that are there.
+//! The length is divided into ticks, and each tick has a list. Deadlines are rounded up to the next
+//! tick, so that at most one timer fires per tick, however many entries there are. Entries are not
+//! removed early: when a deadline is reached whose connection has closed, or does not need it any
+//! more, the owner ignores it. So a deadline costs an active connection nothing. The entries of
+//! closed connections are removed when they may outnumber the others.
 //!
-//! Memory may be short: then a token is not added, and the error says so.
+//! When memory is short, a token is not added, and the error reports that.
 //!
-//! Invariants: no deadline comes early. A timer of the reactor is set whenever somebody stands in
-//! the wheel, and another one only for an earlier time.
+//! Invariants: no deadline is reported early. A timer of the reactor is set whenever the wheel has
+//! an entry, and another one only for an earlier time.
 
 use std::collections::{TryReserveError, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::reactor::slots::Token;
 
-/// A length is cut into so many ticks by default.
+/// Default number of ticks in a length.
 const TICKS: u32 = 64;
 
-/// So many that are gone do no harm.
+/// Number of entries of closed connections that are tolerated in any case.
 const SWEEP_LEAST: usize = 1024;
 
-/// Tokens with a deadline each, and with what is to be remembered of them.
+/// A timer wheel of tokens, each with a deadline and a value.
 #[derive(Debug)]
 pub struct Watch<T> {
     /// The lists of the ticks, from `first` on.
     lists: VecDeque<Vec<(Token, T)>>,
     first: u64,
-    /// How many stand in all lists.
+    /// Number of entries in all lists.
     count: usize,
     tick_nanos: u64,
     start: Instant,
-    /// The timer that is set.
+    /// The time of the timer that is set, if one is.
     set_for: Option<Instant>,
 }
 
 impl<T> Watch<T> {
-    /// A wheel for deadlines up to this length away.
+    /// Returns a wheel for deadlines up to this length away.
     pub fn new(length: Duration, start: Instant) -> Self {
         Watch::with_ticks(length, TICKS, start)
     }
 
-    /// Returns a wheel for deadlines up to this length away, cut into so many ticks.
+    /// Returns a wheel for deadlines up to this length away, divided into this number of ticks.
     pub fn with_ticks(length: Duration, ticks: u32, start: Instant) -> Self {
         let tick = (length / ticks).max(Duration::from_millis(1));
         Watch {
@@ -55,7 +56,8 @@ impl<T> Watch<T> {
         }
     }
 
-    /// This token's time ends at `deadline`. When a timer is to be set, tells for when.
+    /// Adds a deadline for this token. Returns the time of the timer to set, if any. Fails when
+    /// there is no memory.
     pub fn add(
         &mut self,
         deadline: Instant,
@@ -84,8 +86,8 @@ impl<T> Watch<T> {
         Ok(self.to_set())
     }
 
-    /// Sweeps out those that are gone, if they may be more than those that are there, of whom there
-    /// are so many.
+    /// Removes the entries of closed connections if they may outnumber the others. `there`: number
+    /// of open connections.
     pub fn sweep(&mut self, there: usize, is_there: impl Fn(Token) -> bool) {
         if self.count > 2 * there + SWEEP_LEAST {
             for list in &mut self.lists {
@@ -96,8 +98,9 @@ impl<T> Watch<T> {
         }
     }
 
-    /// A timer rang: the next token whose time is over at `now`. To be called until there is none:
-    /// until then it counts as set, so that whoever is added meanwhile sets no other.
+    /// Removes and returns the next entry whose deadline is reached at `now`. After a timer has
+    /// fired, this must be called until it returns `None`: until then the timer counts as set, so
+    /// that tokens that are added during that time set no other.
     pub fn pop(&mut self, now: Instant) -> Option<(Token, T)> {
         while self.at(self.first) <= now
             && let Some(list) = self.lists.front_mut()
@@ -113,7 +116,7 @@ impl<T> Watch<T> {
         None
     }
 
-    /// After the last [`Watch::pop`]: when a timer is to be set, tells for when.
+    /// Returns the time of the timer to set, if any. Must be called after the last [`Watch::pop`].
     pub fn to_set(&mut self) -> Option<Instant> {
         let ahead = self.lists.iter().position(|list| !list.is_empty())?;
         let deadline = self.at(self.first + ahead as u64);
@@ -223,7 +226,7 @@ mod tests {
             let (mut now, mut timers, mut waiting) = (start, Vec::new(), 0);
             for (wait, length) in times {
                 let until = now + Duration::from_millis(wait);
-                // The timers ring on the way to the next addition.
+                // The timers that fire before the next addition.
                 while let Some(timer) = timers.iter().copied().filter(|&at| at <= until).min() {
                     timers.retain(|&at| at != timer);
                     while let Some((_, deadline)) = watch.pop(timer) {

@@ -1,5 +1,5 @@
-//! What the engine needs of the world: a clock, clients, timers. Pure: the kernel implements it,
-//! and so does the simulated kernel of the tests.
+//! The environment of the engine, as traits: a clock, sockets and timers. Pure: the kernel
+//! implements them, and so does the simulated kernel of the tests.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,86 +8,87 @@ use std::time::{Duration, Instant};
 use crate::reactor::slots::Token;
 use crate::stream::Stream;
 
-/// The world of one reactor. Its listeners are numbered from 0.
+/// The environment of one reactor. Its listeners are numbered from 0.
 pub trait World {
-    /// Its connections; dropping one closes it.
+    /// The socket of a connection; dropping it closes the connection.
     type Socket: Socket;
 
-    /// The time. It never goes back.
+    /// Returns the current time, which never goes back.
     fn now(&self) -> Instant;
 
-    /// Takes the client that has waited longest at this listener; tells its address only when that
-    /// is wanted, since it takes time to tell. See accept(2).
+    /// Accepts the client that has waited longest in the accept queue of this listener. Returns its
+    /// address only if it is wanted, since that takes time. See accept(2).
     fn accept(
         &mut self,
         listener: usize,
         wants_address: bool,
     ) -> io::Result<(Self::Socket, Option<SocketAddr>)>;
 
-    /// Events of this client come with this token from now on.
+    /// Registers a client, whose events are reported with this token from now on.
     fn watch(&mut self, socket: &mut Self::Socket, token: Token) -> io::Result<()>;
 
-    /// No new client may come to this listener any more; those who are coming may arrive for the
-    /// time that is returned.
+    /// Stops new clients from connecting to this listener. Returns the time for which handshakes in
+    /// progress may still complete.
     fn hush(&mut self, listener: usize) -> Duration;
 
-    /// Closes a listener, and tells how many clients in its queue lose their connection with it.
+    /// Closes a listener. Returns the number of clients in its accept queue that lose their
+    /// connection.
     fn close(&mut self, listener: usize) -> u64;
 
     /// Wakes another shard of this server: it may accept clients again.
     fn wake(&mut self, shard: usize);
 
-    /// The timer comes back when `deadline` has passed; it cannot be taken back.
+    /// Sets a timer, which becomes an event when `deadline` has passed; it cannot be cancelled.
     fn set_timer(&mut self, deadline: Instant, timer: Timer);
 }
 
 /// A client's socket.
 pub trait Socket: Stream {
-    /// How its output fares.
+    /// Returns the state of the client's output.
     fn output(&self) -> io::Result<Output>;
 
-    /// Lets the kernel send a keep-alive probe now, unless something is outstanding: a segment
+    /// Makes the kernel send a keep-alive probe now, unless something is outstanding: a segment
     /// without bytes that the client's kernel must answer (RFC 9293, 3.8.4).
     fn probe(&mut self) -> io::Result<()>;
 
-    /// Makes closing it a reset: SO_LINGER with a time of 0, socket(7).
+    /// Makes closing the socket reset the connection: SO_LINGER with a time of 0, socket(7).
     fn reset_on_close(&mut self) -> io::Result<()>;
 }
 
-/// What the kernel knows of the bytes that it was given for a client.
+/// The kernel's data on the bytes that it was given for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Output {
     /// Bytes that the client has acknowledged since the connection began.
     pub acknowledged: u64,
     /// Bytes that the kernel has taken and the client has not acknowledged.
     pub outstanding: u64,
-    /// How long no byte has come, and none has gone out.
+    /// Time since a byte was last received or sent.
     pub quiet: Duration,
-    /// How long no segment has come; one without bytes counts as well.
+    /// Time since a segment was last received; one without bytes counts as well.
     pub heard: Duration,
     /// Keep-alive probes that the kernel has sent since then.
     pub unanswered: u32,
 }
 
-/// What a time is for.
+/// The purpose of a timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timer {
-    /// Try to accept again.
+    /// Accepting is tried again.
     RetryAccept,
-    /// A client was sent something a while ago, or has had its time to acknowledge it.
+    /// Clients that were sent something are due for a stall check.
     Stall,
-    /// A client has had its time to say something.
+    /// Clients that may have been silent for too long are checked.
     Idle,
-    /// A client has had its time to close its side.
+    /// The time of clients to close their side is over.
     Linger,
-    /// A silent client is to be probed, or has had its time to answer.
+    /// Silent clients are checked, and probed if they have been silent for long enough.
     Probe,
-    /// The table is to be walked for clients that the keep-alive does not know yet.
+    /// The table is scanned for clients that the keep-alive has not enrolled yet.
     Walk,
-    /// Those who were coming to a listener that closes have arrived.
+    /// Handshakes in progress at a listener that closes have completed.
     Hushed,
-    /// A stopping server looks over its clients.
+    /// The clients of a stopping server are checked.
     Look,
-    /// A stopping server has waited long enough.
+    /// The drain of a stopping server ends.
     DrainEnd,
 }

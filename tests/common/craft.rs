@@ -1,10 +1,10 @@
-//! Packets made by hand, and a capture file of as many as are wanted.
+//! Builds TCP/IP packets, the packets of whole connections, and capture files of any length.
 
 use std::time::Duration;
 
 use upcase::capture::file::Writer;
 
-/// A TCP segment in an IPv4 packet between the two hosts; checksums are left out.
+/// The fields of a TCP segment between the client and the server; its IPv4 packet has no checksums.
 #[derive(Clone, Copy, Debug)]
 pub struct Crafted {
     pub from_client: bool,
@@ -48,18 +48,18 @@ pub fn craft(client_port: u16, segment: Crafted) -> Vec<u8> {
     ip
 }
 
-/// Packets of one connection, one after the other: numbers go on by themselves, and everything is
-/// acknowledged that came before.
+/// The packets of one connection in order. Sequence numbers advance automatically, and each packet
+/// acknowledges everything that the peer has sent before.
 #[derive(Clone, Debug)]
 pub struct Talk {
     client_port: u16,
-    /// The next numbers of client and server.
+    /// The next sequence numbers of client and server.
     next: [u32; 2],
     pub packets: Vec<Vec<u8>>,
 }
 
 impl Talk {
-    /// Begins with a handshake, whose SYNs have these numbers.
+    /// Begins with a handshake, whose SYNs have these sequence numbers.
     pub fn open(client_port: u16, client: u32, server: u32) -> Talk {
         let mut talk = Talk {
             client_port,
@@ -73,7 +73,7 @@ impl Talk {
         talk
     }
 
-    /// The next segment of one side.
+    /// Adds the next segment of one side.
     pub fn say(&mut self, from_client: bool, flags: u8, length: usize) {
         let (me, peer) = if from_client { (0, 1) } else { (1, 0) };
         let (seq, ack) = (self.next[me], self.next[peer]);
@@ -82,7 +82,7 @@ impl Talk {
         self.next[me] = seq.wrapping_add(span);
     }
 
-    /// Any segment.
+    /// Adds any segment; the sequence numbers do not advance.
     pub fn put(&mut self, from_client: bool, flags: u8, (seq, ack): (u32, u32), length: usize) {
         let segment = Crafted {
             from_client,
@@ -95,7 +95,7 @@ impl Talk {
         self.packets.push(craft(self.client_port, segment));
     }
 
-    /// Ends in order; the client closes first.
+    /// Adds an orderly close, which the client begins.
     pub fn close(&mut self) {
         self.say(true, FIN | ACK, 0);
         self.say(false, FIN | ACK, 0);
@@ -103,7 +103,8 @@ impl Talk {
     }
 }
 
-/// A pcapng file of so many packets: short echo conversations, many at a time, all well.
+/// Returns a pcapng file with so many packets: short echo connections without any fault, many of
+/// them at the same time.
 pub fn capture_of(packets: usize) -> Vec<u8> {
     const AT_A_TIME: usize = 100;
     const EXCHANGES: u32 = 10;
@@ -129,13 +130,13 @@ pub fn capture_of(packets: usize) -> Vec<u8> {
                 }
             }
         }
-        // Ended conversations are told after their stragglers' time.
+        // `sniff` prints an ended connection when the time for late packets is over.
         time += Duration::from_secs(1);
     }
     file
 }
 
-/// A handshake, exchanges of 64 bytes and an orderly close.
+/// Returns the packets of a handshake, exchanges of 64 bytes and an orderly close.
 fn conversation(port: u16, base: u32, exchanges: u32) -> Vec<Vec<u8>> {
     let (client, server) = (base.wrapping_mul(7919), base.wrapping_mul(104_729));
     let mut talk = Talk::open(port, client, server);

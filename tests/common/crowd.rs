@@ -1,5 +1,5 @@
-//! Many clients in one thread: each sends bytes that are known by their place, and reads its
-//! replies or never does. What became of each can be told afterwards, with the times.
+//! Many clients in one thread: each sends bytes of a fixed pattern, and reads its replies or never
+//! does. Afterwards the outcome of each connection and its times can be examined.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -13,43 +13,43 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use super::PATIENCE;
 
-/// Bytes that one client sends or reads before the others get their turn.
+/// Maximum number of bytes that one client sends or reads before the next client is served.
 const PART: usize = 64 << 10;
 
-/// What the clients of a crowd do.
+/// The behaviour of the clients of a crowd.
 #[derive(Clone, Copy, Debug)]
 pub struct Habit {
-    /// Bytes that each sends.
+    /// Number of bytes that each client sends.
     pub bytes: u64,
-    /// Whether FIN follows them.
+    /// Whether the client sends FIN after them.
     pub closes: bool,
-    /// Whether replies are read.
+    /// Whether the client reads replies.
     pub reads: bool,
     /// SO_RCVBUF and SO_SNDBUF; `None`: the kernel's own.
     pub buffers: Option<usize>,
 }
 
-/// The clients.
+/// The clients and their event loop.
 #[derive(Debug)]
 pub struct Crowd {
     habit: Habit,
     poll: Poll,
     events: Events,
     pub clients: Vec<Client>,
-    /// Those who may have more to do without another event.
+    /// Numbers of the clients that may have more to do without another event.
     unfinished: VecDeque<usize>,
     lower: Vec<u8>,
     upper: Vec<u8>,
     scratch: Vec<u8>,
 }
 
-/// One of them.
+/// A client of the crowd.
 #[derive(Debug)]
 pub struct Client {
     socket: Option<TcpStream>,
-    /// When its connect began.
+    /// Time at which its connect began.
     pub begun: Instant,
-    /// When the kernel took bytes from it last.
+    /// Time at which the kernel last accepted bytes from it.
     pub moved: Instant,
     pub sent: u64,
     pub received: u64,
@@ -57,18 +57,18 @@ pub struct Client {
     has_closed: bool,
 }
 
-/// How a connection ended.
+/// The end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// FIN of the server.
+    /// The server sent FIN.
     Finished,
-    /// A byte that is not the one that was due.
+    /// A received byte differs from the expected one.
     Wrong,
     Broken(ErrorKind),
 }
 
 impl Client {
-    /// Whether so many bytes were sent, all came back, and then FIN.
+    /// Returns whether so many bytes were sent, all were echoed, and FIN followed.
     pub fn is_served(&self, bytes: u64) -> bool {
         let end = self.end.map(|(_, end)| end);
         end == Some(End::Finished) && (self.sent, self.received) == (bytes, bytes)
@@ -77,7 +77,7 @@ impl Client {
 
 impl Crowd {
     pub fn new(habit: Habit) -> Crowd {
-        // A pattern whose length has no factor in common with the size of any buffer.
+        // The length of the pattern has no factor in common with the size of any buffer.
         let lower: Vec<u8> = (0..PART + 23)
             .map(|place| b'a' + (place % 23) as u8)
             .collect();
@@ -93,7 +93,7 @@ impl Crowd {
         }
     }
 
-    /// One client more. Its connection may still be on its way.
+    /// Adds a client. Its connect may still be in progress on return.
     pub fn join(&mut self, address: SocketAddr) {
         let kind = Type::STREAM.nonblocking();
         let socket = Socket::new(Domain::for_address(address), kind, None).unwrap();
@@ -121,7 +121,7 @@ impl Crowd {
         });
     }
 
-    /// So many clients more, who do what they can meanwhile.
+    /// Adds this number of clients; the crowd is served in between.
     pub fn join_all(&mut self, count: usize, address: SocketAddr) {
         for number in 1..=count {
             self.join(address);
@@ -131,13 +131,13 @@ impl Crowd {
         }
     }
 
-    /// From now on all have another habit; their buffers stay.
+    /// Changes the behaviour of all clients; the sizes of their buffers stay.
     pub fn change(&mut self, habit: Habit) {
         self.habit = habit;
         self.unfinished = (0..self.clients.len()).collect();
     }
 
-    /// Lets them do what they can, waiting for at most so long.
+    /// Polls once and serves the clients that are ready. Waits for events for at most `patience`.
     pub fn turn(&mut self, patience: Duration) {
         let is_busy = !self.unfinished.is_empty();
         let patience = if is_busy { Duration::ZERO } else { patience };
@@ -159,7 +159,7 @@ impl Crowd {
         }
     }
 
-    /// Lets them do what they do until a condition holds.
+    /// Serves the clients until a condition is true.
     #[track_caller]
     pub fn until(&mut self, what: &str, mut condition: impl FnMut(&[Client]) -> bool) {
         let deadline = Instant::now() + 4 * PATIENCE;
@@ -170,7 +170,7 @@ impl Crowd {
         }
     }
 
-    /// Lets them do what they do until all have ended.
+    /// Serves the clients until all connections have ended.
     #[track_caller]
     pub fn until_all_have_ended(&mut self) {
         self.until("all have ended", |clients| {
@@ -178,13 +178,13 @@ impl Crowd {
         });
     }
 
-    /// Those who have not ended.
+    /// Returns the number of clients whose connection has not ended.
     pub fn open(&self) -> usize {
         let open = self.clients.iter().filter(|client| client.end.is_none());
         open.count()
     }
 
-    /// How many ended how.
+    /// Returns a text with the number of connections for each kind of end.
     pub fn summary(&self) -> String {
         let mut kinds: Vec<(End, usize)> = Vec::new();
         for (_, end) in self.clients.iter().filter_map(|client| client.end) {
@@ -200,20 +200,20 @@ impl Crowd {
         )
     }
 
-    /// The port of a client that is connected.
+    /// Returns the local port of a connected client.
     pub fn local_port(&self, number: usize) -> u16 {
         let socket = self.clients[number].socket.as_ref().expect("it is open");
         socket.local_addr().unwrap().port()
     }
 
-    /// Closes all at once; who is owed something resets.
+    /// Closes all connections at once, with RST.
     pub fn break_off(self) {
         for socket in self.clients.into_iter().filter_map(|client| client.socket) {
             let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
         }
     }
 
-    /// True: there may be more to do.
+    /// Sends and reads one part for a client. Returns true if there may be more to do.
     fn serve(&mut self, number: usize) -> io::Result<bool> {
         let client = &mut self.clients[number];
         let Some(socket) = &mut client.socket else {
@@ -261,12 +261,12 @@ impl Crowd {
     }
 }
 
-/// Each client begins at another letter.
+/// Returns the place in the pattern of a byte of the stream; each client begins at another letter.
 fn pattern_place(client: usize, offset: u64) -> usize {
     ((offset + client as u64) % 23) as usize
 }
 
-/// Nothing now, or not connected yet.
+/// Ignores the errors that mean "nothing now" or "not connected yet".
 fn is_for_later(error: io::Error) -> io::Result<()> {
     match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::NotConnected | ErrorKind::Interrupted => Ok(()),

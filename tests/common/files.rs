@@ -1,4 +1,4 @@
-//! Capture files made by hand, of every kind, and the frames of a file.
+//! Builds capture files of every kind, and reads the frames of a file.
 
 use std::io::Write;
 use std::path::Path;
@@ -11,7 +11,7 @@ use upcase::capture::file::{Next, Reader, Writer};
 /// Frames, each with its time since 1970.
 pub type Frames = Vec<(Duration, Vec<u8>)>;
 
-/// The frames of a file, which must be whole.
+/// Returns the frames of a file; panics if the file is damaged.
 pub fn frames_of(file: &Path) -> Frames {
     let mut reader = Reader::new(std::fs::File::open(file).unwrap()).unwrap();
     let mut frames = Vec::new();
@@ -26,13 +26,13 @@ pub fn frames_of(file: &Path) -> Frames {
     }
 }
 
-/// Frames a millisecond apart.
+/// Gives the frames times that are a millisecond apart.
 pub fn timed(frames: &[Vec<u8>]) -> Frames {
     let times = (0..).map(|number| Duration::from_millis(1_700_000_000_000 + number));
     times.zip(frames.iter().cloned()).collect()
 }
 
-/// A pcapng file, as it is written by `--write`.
+/// Returns a pcapng file as `--write` writes it.
 pub fn pcapng(link: u16, frames: &[(Duration, Vec<u8>)]) -> Vec<u8> {
     let mut file = Vec::new();
     let mut writer = Writer::new(&mut file, link, "wire").unwrap();
@@ -42,26 +42,26 @@ pub fn pcapng(link: u16, frames: &[(Duration, Vec<u8>)]) -> Vec<u8> {
     file
 }
 
-/// One way in which a pcap file may be written.
+/// A variant of the pcap format.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     pub big_endian: bool,
     pub magic: u32,
     pub version: (u16, u16),
-    /// The length on the wire stands before the captured one.
+    /// Whether the length on the wire precedes the captured length.
     pub swapped: bool,
     pub link: u32,
     /// Bytes between the header of a record and its packet.
     pub extra: usize,
-    /// Bytes of each packet that were on the wire and are not captured.
+    /// Number of bytes of each packet that were on the wire and are not captured.
     pub cut: u32,
 }
 
-/// The magic number of times in nanoseconds.
+/// The magic number of files with times in nanoseconds.
 pub const NANOSECONDS: u32 = 0xa1b2_3c4d;
 
 impl Shape {
-    /// The ordinary one, for this link type.
+    /// Returns the usual variant, with this link type.
     pub fn plain(link: u32) -> Shape {
         Shape {
             big_endian: false,
@@ -88,7 +88,7 @@ impl Shape {
         }
     }
 
-    /// A file of this shape.
+    /// Returns a file in this variant.
     pub fn file(&self, frames: &[(Duration, Vec<u8>)]) -> Vec<u8> {
         let mut file = Vec::new();
         file.extend(self.word(self.magic));
@@ -114,18 +114,18 @@ impl Shape {
     }
 }
 
-/// Blocks of a pcapng file, in either byte order.
+/// A pcapng file that is built block by block, in either byte order.
 #[derive(Clone, Debug)]
 pub struct Blocks {
     big_endian: bool,
     pub file: Vec<u8>,
 }
 
-/// The code of an option and its value.
+/// An option of a block: its code and its value.
 pub type Choice<'a> = (u16, &'a [u8]);
 
 impl Blocks {
-    /// Begins with a section.
+    /// Begins a file with a section header block.
     pub fn new(big_endian: bool) -> Blocks {
         let mut blocks = Blocks {
             big_endian,
@@ -161,7 +161,7 @@ impl Blocks {
         values.iter().flat_map(order).collect()
     }
 
-    /// A number of eight bytes.
+    /// Encodes a number of eight bytes.
     pub fn long(&self, value: u64) -> [u8; 8] {
         match self.big_endian {
             true => value.to_be_bytes(),
@@ -178,7 +178,7 @@ impl Blocks {
         self.file.extend([head, body, tail].concat());
     }
 
-    /// Options and their end; none when there are none.
+    /// Encodes options and the end-of-options mark; returns nothing if there are none.
     fn options(&self, options: &[Choice<'_>]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (code, value) in options {
@@ -225,7 +225,7 @@ impl Blocks {
         self.block(6, &body);
     }
 
-    /// A packet of the obsolete kind; `drops`: how many were dropped before it.
+    /// Adds an obsolete packet block; `drops` is the number of packets dropped before it.
     pub fn obsolete_packet(&mut self, interface: u16, drops: u16, ticks: u64, frame: &[u8]) {
         let length = frame.len() as u32;
         let fields = self.words(&[(ticks >> 32) as u32, ticks as u32, length, length]);
@@ -233,7 +233,7 @@ impl Blocks {
         self.block(2, &body);
     }
 
-    /// The statistics of an interface.
+    /// Adds an interface statistics block.
     pub fn statistics(&mut self, interface: u32, ticks: u64, options: &[Choice<'_>]) {
         let fields = [interface, (ticks >> 32) as u32, ticks as u32];
         let body = [self.words(&fields), self.options(options)].concat();
@@ -246,7 +246,7 @@ impl Blocks {
     }
 }
 
-/// Compresses bytes.
+/// Compresses bytes with gzip.
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(bytes).unwrap();

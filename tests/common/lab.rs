@@ -1,9 +1,10 @@
-//! Two hosts in one machine: network namespaces joined by a veth pair, 10.77.0.1 and 10.77.0.2. Or
-//! one host with nothing but a loopback, on which the test itself runs. Or the two with a bridge of
-//! the test's own between them, see [`super::path`].
+//! Two hosts in one machine: network namespaces that a veth pair joins, 10.77.0.1 and 10.77.0.2. Or
+//! two hosts with an emulated path between them, see [`super::path`]. Or one host with only a
+//! loopback interface, on which the test itself runs.
 //!
-//! Every lab has namespaces of its own, so labs can stand side by side, and takes them down when it
-//! is dropped, also by a failing test. What a killed test left behind is swept by the next lab.
+//! Every lab has namespaces of its own, so several labs can exist at the same time. They are
+//! removed when the lab is dropped, also after a failing test. The namespaces that a killed test
+//! left behind are removed by the next lab.
 
 use std::fs::File;
 use std::panic::resume_unwind;
@@ -21,13 +22,13 @@ use super::path::{Bridge, Path as Way};
 pub struct Lab {
     server: String,
     client: String,
-    /// A third host between the two, and what it does there.
+    /// A third host between the two, and the bridge that runs there.
     between: Option<(String, Bridge)>,
 }
 
-/// Where the server's host is.
+/// The address of the server's host.
 pub const SERVER: &str = "10.77.0.1";
-/// Where the client's host is.
+/// The address of the client's host.
 pub const CLIENT: &str = "10.77.0.2";
 
 const PREFIX: &str = "upcase-lab";
@@ -35,8 +36,8 @@ const PREFIX: &str = "upcase-lab";
 /// The interfaces of a bridge: towards the client, towards the server.
 const ENDS: [&str; 2] = ["client", "server"];
 
-/// Runs `body` on a host of its own: its sockets and the processes that it starts are there.
-/// `None`: it cannot be done here, and the test has said so.
+/// Runs `body` on a host of its own, to which its sockets and the processes that it starts belong.
+/// `None`: this is impossible here, and the reason has been printed.
 #[track_caller]
 pub fn alone<T: Send>(body: impl FnOnce() -> T + Send) -> Option<T> {
     let host = Alone::build()?;
@@ -45,12 +46,12 @@ pub fn alone<T: Send>(body: impl FnOnce() -> T + Send) -> Option<T> {
         setns(namespace, CloneFlags::CLONE_NEWNET).expect("it may be entered");
         body()
     };
-    // Only this thread, and whatever it starts, is there.
+    // Only this thread, and the threads and processes that it starts, are in the namespace.
     let outcome = thread::scope(|scope| scope.spawn(enter_and_run).join());
     Some(outcome.unwrap_or_else(|panic| resume_unwind(panic)))
 }
 
-/// A host of one test.
+/// The single host of a test.
 #[derive(Debug)]
 struct Alone(String);
 
@@ -71,7 +72,7 @@ impl Drop for Alone {
     }
 }
 
-/// A name that no other test has; what killed tests left behind is removed.
+/// Returns a name that no other test has, and removes the namespaces that killed tests left behind.
 #[track_caller]
 fn new_name() -> Option<String> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -84,7 +85,7 @@ fn new_name() -> Option<String> {
     Some(format!("{PREFIX}-{}-{number}", std::process::id()))
 }
 
-/// Makes the first namespace of a test.
+/// Creates the first namespace of a test. `None`: this is impossible here.
 #[track_caller]
 fn add(name: &str) -> Option<String> {
     match ip(&format!("netns add {name}")) {
@@ -100,7 +101,7 @@ fn add(name: &str) -> Option<String> {
 }
 
 impl Lab {
-    /// Builds the hosts. `None`: it cannot be done here, and the test has said so.
+    /// Builds the hosts. `None`: this is impossible here, and the reason has been printed.
     #[track_caller]
     pub fn build() -> Option<Lab> {
         let name = new_name()?;
@@ -125,8 +126,8 @@ impl Lab {
         Some(lab)
     }
 
-    /// Builds the hosts with a bridge between them, which has a thread on a CPU, as
-    /// [`super::peers::settle`] has it.
+    /// Builds the hosts with a bridge between them, whose thread runs on the CPU and with the
+    /// priority of `place`, see [`super::peers::settle`].
     #[track_caller]
     pub fn with_path(path: Way, place: (u32, bool)) -> Option<Lab> {
         let name = new_name()?;
@@ -146,7 +147,8 @@ impl Lab {
                 format!("-n {host} link add wire type veth peer name {end} netns {between}"),
                 format!("-n {host} address add {address}/24 dev wire"),
                 format!("-n {host} link set lo up"),
-                // A packet socket gets no segment that the link itself would have to cut.
+                // With this, a packet socket gets no segment that the link itself would have to
+                // split.
                 format!("-n {host} link set wire mtu 1500 gso_max_segs 1 up"),
                 format!("-n {between} link set {end} mtu 1500 addrgenmode none up"),
             ]);
@@ -164,12 +166,12 @@ impl Lab {
         Some(lab)
     }
 
-    /// A command on the server's host.
+    /// Returns the command, changed to run on the server's host.
     pub fn on_server(&self, command: &Command) -> Command {
         on(&self.server, command)
     }
 
-    /// A command on the client's host.
+    /// Returns the command, changed to run on the client's host.
     pub fn on_client(&self, command: &Command) -> Command {
         on(&self.client, command)
     }
@@ -177,7 +179,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        // The bridge ends first, so that its host has no process any more.
+        // The bridge ends first, so that no process is left on its host.
         let between = self.between.take().map(|(name, _)| name);
         for name in [&self.server, &self.client].into_iter().chain(&between) {
             let _ = ip(&format!("netns delete {name}"));
@@ -185,7 +187,7 @@ impl Drop for Lab {
     }
 }
 
-/// A command with arguments separated by spaces.
+/// Returns a command whose arguments are separated by spaces.
 pub fn words(command: &str) -> Command {
     let mut words = command.split_whitespace();
     let mut command = Command::new(words.next().unwrap());
@@ -193,7 +195,7 @@ pub fn words(command: &str) -> Command {
     command
 }
 
-/// Carries out a command, such as one on a host of a lab, that must succeed.
+/// Runs a command, such as one on a host of a lab, and panics if it fails.
 pub fn done(mut command: Command) {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {output:?}");
@@ -219,7 +221,7 @@ fn ip(arguments: &str) -> Result<(), String> {
     }
 }
 
-/// Removes the namespaces of test processes that are gone.
+/// Removes the namespaces of test processes that no longer run.
 fn sweep() {
     let Ok(entries) = std::fs::read_dir("/run/netns") else {
         return;

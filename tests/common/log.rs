@@ -1,8 +1,9 @@
-//! What the server's log may look like.
+//! Checks the server's log for its rate limit.
 
 use std::collections::BTreeMap;
 
-/// A condition that repeats is told at most once a second: lines that differ in numbers only.
+/// Checks that a repeated condition is logged at most once a second. Lines that differ only in
+/// numbers are the same condition.
 pub fn check_rate(log: &str) -> Result<(), String> {
     let mut last = BTreeMap::new();
     for line in log.lines() {
@@ -21,7 +22,7 @@ pub fn check_rate(log: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The milliseconds since midnight of `2026-01-31T12:00:00.123`.
+/// Returns the milliseconds since midnight of a time such as `2026-01-31T12:00:00.123`.
 fn milliseconds(time: &str) -> Option<u64> {
     let (_, clock) = time.split_once('T')?;
     let parts: Option<Vec<u64>> = clock

@@ -1,7 +1,7 @@
-//! What the tests share: the binary as a user runs it, servers that end with their test, waiting
-//! for a condition instead of for a time.
+//! Code that the tests share: the binary run as a user runs it, servers that end with their test,
+//! and waiting for a condition instead of for a fixed time.
 
-// Each test file uses a part of this.
+// Each test file uses only a part of this.
 #![allow(dead_code)]
 
 pub mod craft;
@@ -35,13 +35,14 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// How long anything in a test may take before it has failed: far more than a slow machine needs.
+/// Time after which a test that waits for something fails: far more than a slow machine needs.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Options of `load` where it is not tested who set the pace: on a busy machine it may be anybody.
+/// Options of `load` for tests that do not examine what set the pace: on a busy machine it may be
+/// anything.
 pub const ANY_PACE: &str = "--allow client-bound,network-bound,inconclusive";
 
-/// The binary under test, with arguments separated by spaces.
+/// Returns a command for the binary under test, with arguments separated by spaces.
 pub fn upcase(arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_upcase"));
     command.args(arguments.split_whitespace());
@@ -49,7 +50,8 @@ pub fn upcase(arguments: &str) -> Command {
     command
 }
 
-/// This test binary once more: its ignored test `attempt`, in a process of its own.
+/// Returns a command that runs the ignored test `attempt` of this test binary in a process of its
+/// own.
 pub fn attempt() -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["attempt", "--exact", "--ignored", "--nocapture", "-q"]);
@@ -62,7 +64,8 @@ pub fn run(arguments: &str) -> Ended {
     Ended::from(upcase(arguments).output().expect("the binary starts"))
 }
 
-/// Runs the binary to its end, and writes these pieces to its standard input, one after the other.
+/// Runs the binary to its end while writing these pieces to its standard input, one after the
+/// other.
 pub fn fed<'a>(arguments: &str, pieces: impl Iterator<Item = &'a [u8]>) -> Ended {
     let mut command = upcase(arguments);
     let mut child = command
@@ -79,12 +82,12 @@ pub fn fed<'a>(arguments: &str, pieces: impl Iterator<Item = &'a [u8]>) -> Ended
     Ended::from(child.wait_with_output().expect("it is a child"))
 }
 
-/// What `sniff` says of a file.
+/// Runs `sniff` on a file.
 pub fn sniff(file: &Temporary, arguments: &str) -> Ended {
     run(&format!("sniff --read {} {arguments}", file.0.display()))
 }
 
-/// A command that has ended.
+/// The exit code and the output of a command that has ended.
 #[derive(Debug)]
 pub struct Ended {
     pub code: Option<i32>,
@@ -103,7 +106,7 @@ impl From<Output> for Ended {
 }
 
 impl Ended {
-    /// Checks the exit code, and shows everything when it is another.
+    /// Checks the exit code; the panic message shows the whole output.
     #[track_caller]
     pub fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{self:#?}");
@@ -111,27 +114,28 @@ impl Ended {
         self
     }
 
-    /// The value of a number in the JSON report.
+    /// Parses standard output as JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:#?}"))
     }
 }
 
-/// A process of the test: killed when the test is over, however it ends.
+/// A process that is killed when it is dropped, also when the test fails.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
     stderr: Arc<Mutex<String>>,
-    /// Ends when the process, and whoever has its standard error as well, has closed it.
+    /// The thread that reads standard error. It ends when the process, and every other process that
+    /// has the same standard error, has closed it.
     collector: Option<JoinHandle<()>>,
 }
 
-/// How long the collector may go on when the process has ended: a child of it may live on.
+/// Time for which the collector may go on after the end of the process, whose children may live on.
 const COLLECTED: Duration = Duration::from_secs(5);
 
 impl Process {
-    /// Starts a command; its standard error is collected.
+    /// Starts a command and collects its standard error.
     pub fn start(mut command: Command) -> Process {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
         let stderr = Arc::new(Mutex::new(String::new()));
@@ -152,13 +156,14 @@ impl Process {
         }
     }
 
-    /// The same, with its standard output kept for [`Process::ended`].
+    /// Starts a command like [`Process::start`] and keeps its standard output for
+    /// [`Process::ended`].
     pub fn piped(mut command: Command) -> Process {
         command.stdout(Stdio::piped());
         Process::start(command)
     }
 
-    /// Reads its standard output to the end, and waits for it to end.
+    /// Reads its standard output to the end and waits until it ends.
     #[track_caller]
     pub fn ended(&mut self) -> Ended {
         let mut stdout = String::new();
@@ -183,7 +188,7 @@ impl Process {
         &mut self.child
     }
 
-    /// What it has written to standard error so far.
+    /// Returns what the process has written to standard error so far.
     pub fn stderr(&self) -> String {
         self.stderr.lock().unwrap().clone()
     }
@@ -192,12 +197,12 @@ impl Process {
         kill(Pid::from_raw(self.child.id() as i32), signal).expect("the process exists");
     }
 
-    /// Its memory in RAM, in bytes.
+    /// Returns its resident memory in bytes.
     pub fn resident(&self) -> u64 {
         self.status("VmRSS") * 1024
     }
 
-    /// The most memory in RAM that it has had, in bytes; `None` when it has ended.
+    /// Returns its peak resident memory in bytes; `None` if the process has ended.
     pub fn peak_resident(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
         let line = status
@@ -207,12 +212,13 @@ impl Process {
         Some(kib * 1024)
     }
 
-    /// How often it has gone to sleep.
+    /// Returns the number of its voluntary context switches: how many times its main thread has
+    /// blocked.
     pub fn sleeps(&self) -> u64 {
         self.status("voluntary_ctxt_switches")
     }
 
-    /// Its CPU time in clock ticks, user and system.
+    /// Returns its CPU time in clock ticks, user and system.
     pub fn cpu_ticks(&self) -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
         let fields = stat.rsplit_once(')').unwrap().1;
@@ -220,7 +226,7 @@ impl Process {
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     }
 
-    /// The folder in /proc of its thread of this name.
+    /// Returns the directory in /proc of the thread with this name.
     #[track_caller]
     pub fn thread(&self, name: &str) -> PathBuf {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
@@ -232,7 +238,7 @@ impl Process {
         tasks.find(is_it).expect(name)
     }
 
-    /// A number of /proc/PID/status.
+    /// Returns a number from /proc/PID/status.
     fn status(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let mut lines = status.lines().filter_map(|line| line.split_once(':'));
@@ -240,7 +246,7 @@ impl Process {
         value.split_whitespace().next().unwrap().parse().unwrap()
     }
 
-    /// Waits for its end.
+    /// Waits until the process ends.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
         let mut status = None;
@@ -248,7 +254,7 @@ impl Process {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
-        // What it said last may not have been read yet.
+        // The collector may not have read the last lines yet.
         let deadline = Instant::now() + COLLECTED;
         let collector = self.collector.as_ref();
         while collector.is_some_and(|it| !it.is_finished()) && Instant::now() < deadline {
@@ -257,7 +263,7 @@ impl Process {
         status.unwrap()
     }
 
-    /// Waits until it has said this on standard error.
+    /// Waits until the process has written this text to standard error.
     #[track_caller]
     pub fn says(&self, text: &str) {
         until_with(
@@ -282,7 +288,7 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// Listens on a free port of the loopback, with these further arguments.
+    /// Starts a server on a free port of the loopback, with these further arguments.
     pub fn start(arguments: &str) -> Serve {
         Serve::launch(
             upcase(&format!("serve --listen 127.0.0.1:0 {arguments}")),
@@ -290,7 +296,7 @@ impl Serve {
         )
     }
 
-    /// Starts a command that becomes a server with so many listeners.
+    /// Starts a command that becomes a server with this number of listeners.
     pub fn launch(mut command: Command, listeners: usize) -> Serve {
         const LISTENING: &str = "listening on ";
         let mut process = Process::start({
@@ -298,7 +304,7 @@ impl Serve {
             command
         });
         let stdout = process.child().stdout.take().expect("a pipe");
-        // A process of a test begins with what the harness prints.
+        // Where the command is a test binary, the lines of the test harness precede.
         let addresses: Vec<SocketAddr> = BufReader::new(stdout)
             .lines()
             .map_while(Result::ok)
@@ -318,7 +324,7 @@ impl Serve {
         connect(self.address())
     }
 
-    /// How it stands, by its own count: the line that SIGUSR1 has it log, which has this mark.
+    /// Makes the server log its state by SIGUSR1, and returns the line of it that contains `mark`.
     #[track_caller]
     pub fn standing(&self, mark: &str) -> String {
         let before = self.process.stderr().matches(mark).count();
@@ -333,14 +339,14 @@ impl Serve {
             .to_string()
     }
 
-    /// Stops it in order, checks the exit code, and gives its last line: the totals.
+    /// Stops the server with SIGTERM, checks the exit code, and returns the last line: the totals.
     #[track_caller]
     pub fn stop(mut self) -> String {
         self.process.signal(Signal::SIGTERM);
         self.ends(0)
     }
 
-    /// Waits for its end, and gives its last line.
+    /// Waits until the server ends, checks the exit code, and returns the totals in its last line.
     #[track_caller]
     pub fn ends(&mut self, code: i32) -> String {
         let status = self.process.wait();
@@ -355,7 +361,7 @@ impl Serve {
     }
 }
 
-/// A connection whose reads and writes fail rather than hang the test.
+/// Connects with timeouts, so that reads and writes fail instead of blocking the test forever.
 pub fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).expect("it listens");
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -363,7 +369,7 @@ pub fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Reads exactly as many bytes.
+/// Reads exactly this number of bytes.
 #[track_caller]
 pub fn read(stream: &mut TcpStream, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
@@ -371,7 +377,7 @@ pub fn read(stream: &mut TcpStream, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Checks that nothing but the end of the stream is left.
+/// Checks that only the end of the stream is left to read.
 #[track_caller]
 pub fn hears_end(stream: &mut TcpStream) {
     let mut rest = Vec::new();
@@ -379,7 +385,7 @@ pub fn hears_end(stream: &mut TcpStream) {
     assert_eq!(rest, b"", "surplus bytes");
 }
 
-/// Sends everything and FIN while reading, and checks that every byte comes back, then FIN.
+/// Sends all bytes and FIN while reading, and checks that every byte is echoed, followed by FIN.
 pub fn exchange_and_close(client: &TcpStream, bytes: &[u8]) {
     thread::scope(|scope| {
         let mut sender = client.try_clone().unwrap();
@@ -394,13 +400,13 @@ pub fn exchange_and_close(client: &TcpStream, bytes: &[u8]) {
     });
 }
 
-/// An address at which nobody listens.
+/// Returns an address on which no process listens.
 pub fn deserted() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()
 }
 
-/// Waits for a condition.
+/// Waits until a condition is true; panics after [`PATIENCE`].
 #[track_caller]
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     until_with(&mut condition, || what.to_string());
@@ -415,7 +421,7 @@ fn until_with(mut condition: impl FnMut() -> bool, what: impl Fn() -> String) {
     }
 }
 
-/// Bytes that differ from place to place, all 256 values among them, the same in every run.
+/// Returns pseudo-random bytes with all 256 values, the same in every run.
 pub fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x1234_5678_9abc_def1_u64;
     let mut next = || {
@@ -429,12 +435,12 @@ pub fn noise(length: usize) -> Vec<u8> {
     bytes
 }
 
-/// A file that is removed with its test.
+/// A file that is removed when it is dropped.
 #[derive(Debug)]
 pub struct Temporary(pub PathBuf);
 
 impl Temporary {
-    /// A file of its own, with this content.
+    /// Creates a file with a unique name and this content.
     pub fn new(bytes: &[u8]) -> Temporary {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -451,19 +457,20 @@ impl Drop for Temporary {
     }
 }
 
-/// Whether a program can be found.
+/// Returns whether a program is in one of the directories of PATH.
 pub fn installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
-/// A test that cannot run here says why; where everything is required, that is a failure.
+/// Prints why a test cannot run here. Panics if UPCASE_REQUIRE_LAB is set, which requires all
+/// tests.
 #[track_caller]
 pub fn skip(reason: &str) {
     assert!(
         std::env::var_os("UPCASE_REQUIRE_LAB").is_none(),
         "required by UPCASE_REQUIRE_LAB, and cannot run: {reason}"
     );
-    // Not eprintln: the test harness would keep that to itself.
+    // The test harness captures eprintln!, so this writes to standard error directly.
     let _ = writeln!(std::io::stderr(), "skipped: {reason}");
 }

@@ -1,7 +1,9 @@
-//! A way between two hosts that holds packets up, loses them, or lets them overtake each other: a
-//! bridge of two packet sockets, since the kernel of a test machine may have no such queue.
+//! Emulates a network path between two hosts that delays packets or reorders them: a bridge between
+//! two packet sockets, because the kernel of a test machine may lack the queueing discipline
+//! (netem) for this.
 //!
-//! Packets keep their order, unless one is chosen to come late: those behind it overtake it.
+//! Packets keep their order, except those that are chosen to be late: the packets behind them
+//! overtake them.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -19,18 +21,18 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::peers::settle;
 use super::program::Dice;
 
-/// What happens to the packets of one direction.
+/// The treatment of the packets of one direction.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Way {
     pub delay: Duration,
-    /// What is added to the delay for a while: from when and until when, counted from the first
-    /// packet with a payload, and how much.
+    /// A temporary addition to the delay: its begin and its end, both counted from the first packet
+    /// with a payload, and its amount.
     pub spike: Option<(Duration, Duration, Duration)>,
-    /// The share of packets with a payload that come late, and by how much.
+    /// The share of the packets with a payload that are late, and their additional delay.
     pub late: Option<(f64, Duration)>,
 }
 
-/// Both directions.
+/// The treatment of both directions.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Path {
     pub requests: Way,
@@ -38,16 +40,16 @@ pub struct Path {
     pub seed: u64,
 }
 
-/// Packets with no payload are no longer, SYNs with all their options among them.
+/// The maximum length of a frame without a payload, including a SYN with all its options.
 const EMPTY_BYTES: usize = 14 + 20 + 40;
 
-/// The largest frame of a link with an MTU of 1500.
+/// The length of the largest frame on a link with an MTU of 1500.
 const FRAME_BYTES_MAX: usize = 14 + 1500;
 
-/// Room for a window of every connection, in the queues of the packet sockets.
+/// The receive buffers of the packet sockets, with room for a window of every connection.
 const QUEUE_BYTES: usize = 16 << 20;
 
-/// A bridge at work, until it is dropped.
+/// A running bridge. It stops when it is dropped.
 #[derive(Debug)]
 pub struct Bridge {
     stop: Option<UnixStream>,
@@ -55,7 +57,8 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// Joins two interfaces of the host on which `enter` puts a thread: the client's, the server's.
+    /// Joins two interfaces, the client's and the server's. They are on the host that the bridge's
+    /// thread enters by `enter`.
     pub fn start(
         path: Path,
         enter: impl FnOnce() + Send + 'static,
@@ -88,7 +91,7 @@ impl Drop for Bridge {
     }
 }
 
-/// A packet socket on one interface.
+/// Opens a packet socket on one interface.
 fn open(interface: &str) -> Socket {
     let every = Protocol::from(i32::from((libc::ETH_P_ALL as u16).to_be()));
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(every)).unwrap();
@@ -107,15 +110,15 @@ fn open(interface: &str) -> Socket {
 
 struct Forwarder {
     path: Path,
-    /// The client's side, the server's side.
+    /// The sockets towards the client and towards the server.
     sockets: [Socket; 2],
     dice: Dice,
-    /// When the first packet with a payload came.
+    /// The arrival of the first packet with a payload.
     begun: Option<Instant>,
-    /// When the last packet of each direction leaves.
+    /// The departure of the last packet in each direction.
     last: [Option<Instant>; 2],
     number: u64,
-    /// By when they leave, those of the same time in the order of coming: to which side, and the
+    /// The delayed packets, by departure and then by arrival: the socket that sends them, and their
     /// bytes.
     held: BTreeMap<(Instant, u64), (usize, Vec<u8>)>,
 }
@@ -161,14 +164,14 @@ impl Forwarder {
         }
     }
 
-    /// Reads what has come from one side.
+    /// Reads all packets that have arrived from one side.
     fn take(&mut self, from: usize) {
         let mut frame = [0; 2048];
         loop {
             let count = match (&self.sockets[from]).read(&mut frame) {
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                // An interface that is down while the hosts are taken down.
+                // The interface is down while the hosts are being removed.
                 Err(_) => return,
             };
             assert!(count <= FRAME_BYTES_MAX, "a frame of {count} bytes");
@@ -181,7 +184,7 @@ impl Forwarder {
         }
     }
 
-    /// When a packet leaves that came from one side now.
+    /// Returns the departure of a packet that arrives from one side now.
     fn leaves(&mut self, from: usize, bytes: usize, now: Instant) -> Instant {
         let way = [self.path.requests, self.path.replies][from];
         let has_payload = bytes > EMPTY_BYTES;
@@ -205,7 +208,7 @@ impl Forwarder {
         at
     }
 
-    /// Sends what has been held long enough.
+    /// Sends the packets whose departure is reached.
     fn release(&mut self) {
         let now = Instant::now();
         while let Some(entry) = self.held.first_entry() {
@@ -213,13 +216,13 @@ impl Forwarder {
                 return;
             }
             let (to, frame) = entry.remove();
-            // What a full queue does not take is lost, as on any way.
+            // A packet that a full queue does not accept is lost, as on any path.
             let _ = (&self.sockets[to]).write(&frame);
         }
     }
 }
 
-/// Computes the TCP checksum of an Ethernet frame, which a virtual link leaves to the device.
+/// Computes the TCP checksum of an Ethernet frame. A virtual link leaves it to the device.
 fn fill_in_checksum(frame: &mut [u8]) {
     const IP: usize = 14;
     let is_tcp = frame.len() >= IP + 40 && frame[12..14] == [8, 0] && frame[IP + 9] == 6;

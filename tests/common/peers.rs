@@ -1,5 +1,5 @@
-//! Servers and proxies of the tests, in the test's own process: what they do to a stream is known,
-//! so that what `load` should say of it can be computed.
+//! Servers and proxies in the test's own process, whose effect on a stream is known, so that the
+//! expected report of `load` can be computed; and control over CPUs and processes.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,8 +14,8 @@ use nix::unistd::{Pid, gettid};
 
 use super::{PATIENCE, Process, connect, until};
 
-/// A server that serves every client with `behave` in a thread of its own, which gets the client's
-/// place in the order of accepting. It ends with the test's process.
+/// Starts a server that handles each client by `behave` in a thread of its own. `behave` gets the
+/// client's number in the order of accepting. The server ends with the test's process.
 pub fn server(behave: impl Fn(usize, TcpStream) + Send + Sync + Clone + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -30,8 +30,8 @@ pub fn server(behave: impl Fn(usize, TcpStream) + Send + Sync + Clone + 'static)
     address
 }
 
-/// A server that does each message of `size` bytes in turn, all connections one after the other in
-/// one thread, as a server with so much work for every message would.
+/// Starts a server that handles one read of any connection at a time and takes `work` for each, as
+/// a server with one thread and so much work per message would.
 pub fn slow_server(work: Duration) -> SocketAddr {
     let turn = Arc::new(Mutex::new(()));
     server(move |_, mut stream| {
@@ -48,9 +48,9 @@ pub fn slow_server(work: Duration) -> SocketAddr {
     })
 }
 
-/// A proxy before a server: `before` sees what a client sent, and may take its time; `after` gets
-/// the server's reply to it and makes what the client is sent. Both get the connection's place in
-/// the order of accepting, and may keep a state of it.
+/// Starts a proxy before a server. `before` gets what a client sent, and may delay it; `after` gets
+/// the server's reply and returns what is sent to the client. Both get a state of the connection,
+/// which `begin` creates from its number in the order of accepting.
 pub fn proxy<S: Send + 'static>(
     upstream: SocketAddr,
     begin: impl Fn(usize) -> S + Send + Sync + Clone + 'static,
@@ -74,9 +74,9 @@ pub fn proxy<S: Send + 'static>(
     })
 }
 
-/// A command that may run on one CPU only, and there before what else the machine does, where that
-/// is allowed: other processes are not what is tested. The scheduler takes turns of 100 ms with
-/// those that run in the same way, see sched(7).
+/// Returns the command, changed to run on one CPU only and, where that is permitted, with real-time
+/// priority (SCHED_RR): the test is not about other processes. Processes with the same priority get
+/// time slices of 100 ms, see sched(7).
 pub fn pinned(cpu: u32, command: &Command) -> Command {
     let mut attempt = Command::new("chrt");
     let allowed = attempt.args(["--rr", "1", "true"]).output();
@@ -90,7 +90,8 @@ pub fn pinned(cpu: u32, command: &Command) -> Command {
     pinned
 }
 
-/// The same without a place before others: what else the machine does takes its share of the CPU.
+/// Returns the command, changed to run on one CPU only with normal priority: other processes get
+/// their share of the CPU.
 pub fn pinned_among_others(cpu: u32, command: &Command) -> Command {
     let mut pinned = Command::new("taskset");
     pinned.args(["-c", &cpu.to_string()]);
@@ -99,12 +100,12 @@ pub fn pinned_among_others(cpu: u32, command: &Command) -> Command {
     pinned
 }
 
-/// Moves the calling thread to one CPU; `first`: before what else this CPU does, where that is
-/// allowed.
+/// Moves the calling thread to one CPU; if `first`, with real-time priority where that is
+/// permitted.
 pub fn settle(cpu: u32, first: bool) {
     let mut only = CpuSet::new();
     only.set(cpu as usize).unwrap();
-    // Where there is no such CPU it stays where it is.
+    // If there is no such CPU, the thread stays where it is.
     let _ = sched_setaffinity(Pid::from_raw(0), &only);
     if first {
         let mut chrt = Command::new("chrt");
@@ -113,7 +114,7 @@ pub fn settle(cpu: u32, first: bool) {
     }
 }
 
-/// Busy loops on one CPU, until they are dropped.
+/// Starts busy loops on one CPU, which run until they are dropped.
 pub fn hogs(cpu: u32, count: usize) -> Vec<Process> {
     let mut hog = Command::new("sh");
     hog.args(["-c", "while :; do :; done"]);
@@ -121,7 +122,7 @@ pub fn hogs(cpu: u32, count: usize) -> Vec<Process> {
     (0..count).map(start).collect()
 }
 
-/// The same without a place before others.
+/// Starts busy loops on one CPU with normal priority.
 pub fn hogs_among_others(cpu: u32, count: usize) -> Vec<Process> {
     let mut hog = Command::new("sh");
     hog.args(["-c", "while :; do :; done"]);
@@ -129,9 +130,9 @@ pub fn hogs_among_others(cpu: u32, count: usize) -> Vec<Process> {
     (0..count).map(start).collect()
 }
 
-/// Stops a process for so long. Tells how long it stood still at least and at most: from when the
-/// kernel showed it as stopped until it was told to go on, and from when it was told to stop until
-/// it was shown to go on.
+/// Stops a process for a time. Returns the minimum and the maximum of the time for which it did not
+/// run: from when the kernel showed it as stopped until SIGCONT was sent, and from when SIGSTOP was
+/// sent until the kernel showed it as running again.
 pub fn freeze(process: &Process, time: Duration) -> (Duration, Duration) {
     let told = Instant::now();
     halt(process);
@@ -145,7 +146,7 @@ pub fn freeze(process: &Process, time: Duration) -> (Duration, Duration) {
     (least, told.elapsed())
 }
 
-/// Stops a process, and returns when it stands still.
+/// Stops a process; returns when the kernel shows it as stopped.
 pub fn halt(process: &Process) {
     process.signal(Signal::SIGSTOP);
     let deadline = Instant::now() + PATIENCE;
@@ -154,14 +155,14 @@ pub fn halt(process: &Process) {
     }
 }
 
-/// Whether the kernel shows a process as stopped: state T in proc_pid_stat(5).
+/// Returns whether the kernel shows a process as stopped: state T in proc_pid_stat(5).
 fn is_stopped(process: &Process) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
     stat.rsplit_once(") ")
         .is_some_and(|(_, rest)| rest.starts_with('T'))
 }
 
-/// Waits until a load run with `-v` has told so many intervals.
+/// Waits until a load run with `-v` has printed this number of intervals.
 #[track_caller]
 pub fn intervals(load: &Process, count: usize) {
     until("intervals are told", || {
@@ -169,8 +170,8 @@ pub fn intervals(load: &Process, count: usize) {
     });
 }
 
-/// Answers messages in upper case while `go_on` says so, which gets the number of the reads before
-/// and may spoil the reply.
+/// Answers messages in upper case until `go_on` returns false. `go_on` gets the number of earlier
+/// reads and may corrupt the reply.
 pub fn send_and_spoil(mut stream: TcpStream, mut go_on: impl FnMut(usize, &mut [u8]) -> bool) {
     let mut bytes = [0; 4096];
     let mut number = 0;

@@ -1,9 +1,10 @@
-//! A server of the test's own that takes its time by a program: every delay is drawn from a seed,
-//! computed before it passes, and kept, so that what a client measures can be held against it.
+//! A server in the test's process whose delays follow a program: every delay is drawn from a seeded
+//! generator, computed before it begins, and recorded, so that a client's measurements can be
+//! compared with it.
 //!
-//! One thread serves all connections. When a reply is due is computed from when its message came
-//! ([`Course`], pure), and no work is done meanwhile: a queue empties exactly as fast as the
-//! program says, however late the thread wakes up. What it adds is counted as well.
+//! One thread serves all connections. The time at which a reply is due is computed from the arrival
+//! of its message ([`Course`], pure), and no work is done in between: a queue empties exactly as
+//! fast as the program says, however late the thread wakes up. That lateness is recorded as well.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::f64::consts::TAU;
@@ -21,52 +22,53 @@ use socket2::{Domain, Socket, Type};
 use super::PATIENCE;
 use super::peers::settle;
 
-/// What a server does.
+/// The behaviour of a server.
 #[derive(Clone, Copy, Debug)]
 pub struct Program {
     /// Bytes of a message.
     pub size: usize,
-    /// The time that a message takes.
+    /// The time that the server takes for a message.
     pub work: Work,
     pub lanes: Lanes,
-    /// When the whole server stands still: the time between two pauses, and their length.
+    /// The pauses of the whole server: the time between two pauses, and their length.
     pub pauses: Option<(Work, Work)>,
-    /// What the first message of a connection takes in addition.
+    /// The additional time for the first message of a connection.
     pub first: Duration,
-    /// The least time between two connections that are accepted.
+    /// Minimum time between two accepted connections.
     pub accepting: Duration,
-    /// Connections that may wait to be accepted.
+    /// The length of the accept queue.
     pub backlog: i32,
     pub seed: u64,
 }
 
-/// How long something takes.
+/// A distribution of times.
 #[derive(Clone, Copy, Debug)]
 pub enum Work {
     Always(Duration),
-    /// Evenly spread up to this.
+    /// Uniform between 0 and this time.
     Uniform(Duration),
-    /// For such a share the first, else the second.
+    /// The first time with this probability, else the second.
     Some(f64, Duration, Duration),
-    /// With this median, and the sigma of its logarithm.
+    /// Lognormal with this median, and this sigma of its logarithm.
     Lognormal(Duration, f64),
-    /// With this mean.
+    /// Exponential with this mean.
     Exponential(Duration),
-    /// From the one to the other in so long, evenly.
+    /// Linear from the first time to the second; the third is the duration of the change.
     Ramp(Duration, Duration, Duration),
 }
 
-/// Which messages wait for each other.
+/// The messages that wait for each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lanes {
-    /// Only those of one connection.
+    /// Only messages of the same connection.
     Apart,
-    /// All, in the order in which they come: one after the other.
+    /// All messages, one after the other in the order of arrival.
     InTurn,
 }
 
 impl Program {
-    /// A server that does as much work for each message, at the usual size.
+    /// Returns the program of a server with this work for each message of 64 bytes, and nothing
+    /// else.
     pub fn of(lanes: Lanes, work: Work, seed: u64) -> Program {
         Program {
             size: 64,
@@ -80,7 +82,7 @@ impl Program {
         }
     }
 
-    /// Starts it on one CPU; `first`: before what else this CPU does.
+    /// Starts the server on one CPU; `first`: with real-time priority, see [`settle`].
     pub fn start(self, cpu: u32, first: bool) -> Programmed {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
@@ -102,7 +104,7 @@ impl Program {
     }
 }
 
-/// Numbers by chance, the same in every run with the same seed: SplitMix64.
+/// A pseudo-random generator, with the same numbers for the same seed: SplitMix64.
 #[derive(Clone, Copy, Debug)]
 pub struct Dice(pub u64);
 
@@ -114,7 +116,7 @@ impl Dice {
         mixed ^ mixed >> 31
     }
 
-    /// Above 0 and at most 1, evenly spread.
+    /// Returns a uniform number above 0 and at most 1.
     pub fn unit(&mut self) -> f64 {
         ((self.next() >> 11) + 1) as f64 / (1_u64 << 53) as f64
     }
@@ -125,7 +127,7 @@ impl Dice {
 }
 
 impl Work {
-    /// The next one, at so long after the start.
+    /// Draws a time; `at` is the time since the start of the server.
     pub fn draw(self, dice: &mut Dice, at: Duration) -> Duration {
         match self {
             Work::Always(time) => time,
@@ -144,17 +146,17 @@ impl Work {
     }
 }
 
-/// When each reply is due. All times count from the start of the server.
+/// Computes the time at which each reply is due. All times count from the start of the server.
 #[derive(Clone, Debug)]
 pub struct Course {
     program: Program,
     work: Dice,
     gaps: Dice,
-    /// When what came before is done, where messages wait for each other.
+    /// The time at which all earlier work is done, where messages wait for each other.
     free: Duration,
-    /// The pauses that may still matter, in order: from when to when.
+    /// The begin and end of the pauses that may still matter, in order.
     pauses: VecDeque<(Duration, Duration)>,
-    /// When the last of the pauses that were drawn ends.
+    /// The end of the last pause that was drawn.
     drawn: Duration,
 }
 
@@ -170,8 +172,8 @@ impl Course {
         }
     }
 
-    /// Returns when the reply to a message is due that came at this time, no earlier than any
-    /// before it.
+    /// Returns the time at which the reply to a message is due that arrived at `came`. The arrivals
+    /// must be passed in order.
     pub fn due(&mut self, came: Duration, is_first: bool) -> Duration {
         let mut work = self.program.work.draw(&mut self.work, came);
         if is_first {
@@ -186,7 +188,8 @@ impl Course {
         due
     }
 
-    /// When work is done that begins at `begin` and stands still in every pause.
+    /// Returns the time at which work is done that begins at `begin` and is suspended during
+    /// pauses.
     fn after_pauses(&mut self, begin: Duration, work: Duration) -> Duration {
         while self.pause(0).is_some_and(|(_, to)| to <= begin) {
             self.pauses.pop_front();
@@ -200,7 +203,7 @@ impl Course {
         done
     }
 
-    /// The pause at this place of those that are not over.
+    /// Returns the pause at this place among those that are not over.
     fn pause(&mut self, place: usize) -> Option<(Duration, Duration)> {
         let (gap, length) = self.program.pauses?;
         while self.pauses.len() <= place {
@@ -212,7 +215,7 @@ impl Course {
     }
 }
 
-/// A server that runs, until it is dropped.
+/// A running server. It stops when it is dropped.
 #[derive(Debug)]
 pub struct Programmed {
     pub address: SocketAddr,
@@ -222,7 +225,7 @@ pub struct Programmed {
 }
 
 impl Programmed {
-    /// Stops it, and says what it did.
+    /// Stops the server and returns its record.
     pub fn stop(mut self) -> Log {
         self.stop = None;
         let held = self.thread.take().map(|thread| thread.join().unwrap());
@@ -242,16 +245,16 @@ impl Drop for Programmed {
     }
 }
 
-/// How long the server had a message, from when it was read until its reply was written.
+/// The time between the reading of a message and the writing of its reply.
 #[derive(Clone, Copy, Debug)]
 pub struct Held {
-    /// By the program.
+    /// The time that the program prescribes.
     pub meant: Duration,
-    /// In fact.
+    /// The actual time.
     pub really: Duration,
 }
 
-/// What a server did.
+/// The record of a server's replies.
 #[derive(Clone, Debug)]
 pub struct Log {
     pub seed: u64,
@@ -295,35 +298,36 @@ const TIMER: u64 = 1;
 const STOP: u64 = 2;
 const FIRST_CLIENT: u64 = 3;
 
-/// The thread of a server.
+/// The state of a server's thread.
 struct Server {
     program: Program,
     course: Course,
     begun: Instant,
     listener: TcpListener,
-    /// Not before this another connection is accepted.
+    /// The earliest time at which the next connection is accepted.
     accepts: Duration,
     stopped: UnixStream,
     poll: rustix::fd::OwnedFd,
     timer: TimerFd,
-    /// By their tokens, none of which is used twice.
+    /// The clients by their tokens, none of which is used twice.
     clients: HashMap<u64, Client>,
     next: u64,
-    /// By when they are due, those of the same time in the order of their messages.
+    /// The pending replies, by the time at which they are due and then by the order of their
+    /// messages.
     replies: BTreeMap<(Duration, u64), Reply>,
     log: Vec<Held>,
 }
 
 struct Client {
     stream: TcpStream,
-    /// The part of a message that has come.
+    /// The bytes of an incomplete message.
     part: Vec<u8>,
-    /// When the last of its replies is due.
+    /// The time at which the last of its replies is due.
     last: Option<Duration>,
 }
 
 impl Client {
-    /// Writes a reply; where the client's window is closed, all others wait for it.
+    /// Writes a reply. If the client's window is closed, this blocks the whole server.
     fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         match self.stream.write(bytes) {
             Ok(written) => bytes = &bytes[written..],
@@ -404,7 +408,7 @@ impl Server {
         }
     }
 
-    /// Sets the timer for what comes next.
+    /// Sets the timer for the next reply or the next accept.
     fn arm(&mut self) {
         let reply = self.replies.keys().next().map(|(due, _)| *due);
         let accept = (!self.program.accepting.is_zero()).then_some(self.accepts);
@@ -416,7 +420,7 @@ impl Server {
         self.timer.set(left, TimerSetTimeFlags::empty()).unwrap();
     }
 
-    /// Accepts those who wait; one of them where accepting takes time.
+    /// Accepts all waiting connections, or only one if accepting takes time.
     fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
             stream.set_nonblocking(true).unwrap();
@@ -458,7 +462,7 @@ impl Server {
             let mut bytes = std::mem::replace(&mut client.part, rest);
             bytes.make_ascii_uppercase();
             let due = self.course.due(came, client.last.is_none());
-            // The bytes of one connection keep their order.
+            // The replies of one connection keep their order.
             let due = due.max(client.last.unwrap_or_default());
             client.last = Some(due);
             self.next += 1;

@@ -1,4 +1,4 @@
-//! A control group with a limit on CPU time, of either version.
+//! Limits the CPU time of processes by a control group of version 1 or 2.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,15 +7,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::skip;
 
-/// How often the kernel gives out a quota: its default.
+/// The period over which the kernel enforces a quota, in microseconds: its default.
 const PERIOD_US: u32 = 100_000;
 
-/// A group whose processes may use a share of one CPU; removed with its test.
+/// A control group whose processes may use a share of one CPU. It is removed when it is dropped.
 #[derive(Debug)]
 pub struct Quota(PathBuf);
 
 impl Quota {
-    /// So many percent of one CPU. `None`: it cannot be done here, and the test has said so.
+    /// Creates a group that is limited to so many percent of one CPU. `None`: this is impossible
+    /// here, and the reason has been printed.
     pub fn percent(percent: u32) -> Option<Quota> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let Some((root, is_second)) = root() else {
@@ -39,7 +40,7 @@ impl Quota {
         Some(group)
     }
 
-    /// A command that runs in the group.
+    /// Returns the command, changed to run in the group.
     pub fn within(&self, command: &Command) -> Command {
         let mut within = Command::new("sh");
         within.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]);
@@ -55,14 +56,15 @@ impl Drop for Quota {
     }
 }
 
-/// The root of the groups that limit CPU time, and whether they are of the second version.
+/// Returns the root of the groups that limit CPU time, and whether they are of version 2.
 fn root() -> Option<(PathBuf, bool)> {
     let first = Path::new("/sys/fs/cgroup/cpu");
     if first.join("cpu.shares").exists() {
         return Some((first.into(), false));
     }
     let second = Path::new("/sys/fs/cgroup");
-    // Refused where it is allowed already, or not to us; making the group tells.
+    // This fails if it is enabled already or if we have no permission. The latter shows when a
+    // group is created.
     let _ = fs::write(second.join("cgroup.subtree_control"), "+cpu");
     second
         .join("cgroup.controllers")

@@ -1,13 +1,14 @@
-//! What repeated measurements say, such as the ratios of alternating pairs: the median with its
-//! interval, from ranks alone, so that no shape is assumed. Pure; the benchmarks use it too.
+//! The median of repeated measurements, such as the ratios of alternating pairs, with its
+//! confidence interval. Both are computed from ranks alone, so no distribution is assumed. Pure;
+//! the benchmarks use it too.
 
-// Each of them uses a part of this.
+// Each user needs only a part of this.
 #![allow(dead_code)]
 
 use std::fmt;
 
-/// The median of some values, and two of them that enclose the median of all such values in at
-/// least 95 of 100 cases, whatever their distribution.
+/// The median of some values, and two of the values that enclose the median of their distribution
+/// in at least 95 of 100 cases, whatever the distribution is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Median {
     pub low: f64,
@@ -15,11 +16,12 @@ pub struct Median {
     pub high: f64,
 }
 
-/// The chance that the true median lies outside of the interval.
+/// The probability that the true median lies outside of the interval.
 const RISK: f64 = 0.05;
 
 impl Median {
-    /// `None`: there are fewer than six values, too few to enclose anything.
+    /// Computes the median and its interval. `None`: there are fewer than six values, too few for
+    /// an interval.
     pub fn of(values: &[f64]) -> Option<Median> {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -32,7 +34,7 @@ impl Median {
         })
     }
 
-    /// Whether both ends of the interval are so close to the median, as a part of it.
+    /// Returns whether neither end of the interval is further from the median than this part of it.
     pub fn is_within(&self, part: f64) -> bool {
         let most = self.middle * part;
         self.middle - self.low <= most && self.high - self.middle <= most
@@ -47,7 +49,7 @@ impl fmt::Display for Median {
     }
 }
 
-/// The median alone; `None`: there are no values.
+/// Returns the median alone. `None`: there are no values.
 pub fn middle(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -56,8 +58,9 @@ pub fn middle(values: &[f64]) -> Option<f64> {
     Some((sorted[(count - 1) / 2] + upper) / 2.0)
 }
 
-/// How many values may be left out at either end. Each value lies below the median with 1/2, so the
-/// number of those below is binomial, and both tails together may have the risk.
+/// Returns how many values can be left out at either end. Each value lies below the true median
+/// with probability 1/2, so the number of values below it has a binomial distribution; both tails
+/// together may have a probability of at most [`RISK`].
 fn left_out(count: usize) -> Option<usize> {
     let mut chance = 0.5_f64.powi(i32::try_from(count).ok()?);
     let mut below = 0.0;

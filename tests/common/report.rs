@@ -1,14 +1,14 @@
-//! The report of a load run as its JSON says it, and runs that a noisy machine did not spoil.
+//! The JSON report of a load run, and repetition of runs that a busy machine has spoiled.
 
 use std::time::Duration;
 
 use super::{Ended, run};
 
-/// The report of a run, whose arithmetic was checked.
+/// The report of a run whose sums were checked.
 #[derive(Clone, Debug)]
 pub struct Report(pub serde_json::Value);
 
-/// What may become of a message.
+/// The possible outcomes of a message.
 const FATES: [&str; 5] = [
     "verified",
     "mismatched",
@@ -17,7 +17,7 @@ const FATES: [&str; 5] = [
     "unanswered",
 ];
 
-/// How often a run is done again whose machine was taken away.
+/// Maximum number of runs while the machine's CPUs were taken by others.
 const ATTEMPTS: u32 = 3;
 
 /// Runs `load` with `--format json` to its end, whatever its verdict.
@@ -26,9 +26,9 @@ pub fn load(arguments: &str) -> Report {
     Report::of(run(&format!("load --format json {arguments}")))
 }
 
-/// Does an experiment again, at most [`ATTEMPTS`] times in all, while its report says that other
-/// processes or the host took the machine away: what was measured then is the machine. What is
-/// demanded of the last attempt stays the same.
+/// Repeats an experiment, up to [`ATTEMPTS`] runs in all, while its report shows that other
+/// processes or the host took the CPUs: such a run measures the machine. The last attempt must meet
+/// the same demands as the first.
 pub fn calm<T>(mut experiment: impl FnMut() -> (Report, T)) -> (Report, T) {
     for _ in 1..ATTEMPTS {
         let (report, more) = experiment();
@@ -44,14 +44,14 @@ pub fn calm<T>(mut experiment: impl FnMut() -> (Report, T)) -> (Report, T) {
     experiment()
 }
 
-/// The same for a run that needs nothing but its arguments.
+/// Repeats, like [`calm`], a run that needs only its arguments.
 #[track_caller]
 pub fn calm_load(arguments: &str) -> Report {
     calm(|| (load(arguments), ())).0
 }
 
 impl Report {
-    /// Checks that every message has one fate, and that the exit code says what the report says.
+    /// Checks that every message has one outcome and that the report agrees with the exit code.
     #[track_caller]
     pub fn of(ended: Ended) -> Report {
         assert!(matches!(ended.code, Some(0 | 1 | 4)), "{ended:#?}");
@@ -69,32 +69,32 @@ impl Report {
         report
     }
 
-    /// A whole number by its path, such as `warmup/scheduled`.
+    /// Returns a whole number by its path, such as `warmup/scheduled`.
     #[track_caller]
     pub fn count(&self, path: &str) -> u64 {
         let found = self.0.pointer(&format!("/{path}")).and_then(|n| n.as_u64());
         found.unwrap_or_else(|| panic!("{path} in {:#}", self.0))
     }
 
-    /// A number by its path, such as `response_us/p99`.
+    /// Returns a number by its path, such as `response_us/p99`.
     #[track_caller]
     pub fn number(&self, path: &str) -> f64 {
         let found = self.0.pointer(&format!("/{path}")).and_then(|n| n.as_f64());
         found.unwrap_or_else(|| panic!("{path} in {:#}", self.0))
     }
 
-    /// A time in microseconds by its path.
+    /// Returns a time by its path, which has the unit microseconds.
     #[track_caller]
     pub fn time(&self, path: &str) -> Duration {
         Duration::from_secs_f64(self.number(path) / 1e6)
     }
 
-    /// The word.
+    /// Returns the word of the verdict.
     pub fn verdict(&self) -> &str {
         self.0["verdict"].as_str().unwrap_or_default()
     }
 
-    /// Why, in sentences.
+    /// Returns the sentences that explain the verdict.
     pub fn sentences(&self) -> String {
         let sentences = self.0["evidence"]["sentences"].as_array();
         let sentences = sentences.into_iter().flatten();
@@ -102,7 +102,7 @@ impl Report {
         texts.join("; ")
     }
 
-    /// Whether a sentence or an advice says any of these, in small or large letters.
+    /// Returns whether a sentence or an advice contains any of these texts, ignoring case.
     pub fn tells(&self, texts: &[&str]) -> bool {
         let evidence = &self.0["evidence"];
         let lists = [&evidence["sentences"], &evidence["advice"]];
@@ -113,8 +113,8 @@ impl Report {
         said.any(|said| texts.iter().any(|text| said.contains(&text.to_lowercase())))
     }
 
-    /// Whether the report has a number of messages for each target, and they differ by a fiftieth
-    /// at most.
+    /// Returns whether the report has a number of messages for each target, and these numbers
+    /// differ by at most a fiftieth.
     pub fn has_equal_shares(&self) -> bool {
         let targets = self.0["per_target"].as_array();
         let of = |target: &serde_json::Value| {
@@ -129,7 +129,7 @@ impl Report {
         })
     }
 
-    /// The share of the messages that each target had.
+    /// Returns the share of the messages of each target.
     pub fn shares(&self) -> Vec<f64> {
         let targets = self.0["per_target"].as_array();
         let shares = targets.into_iter().flatten();
@@ -138,8 +138,8 @@ impl Report {
             .collect()
     }
 
-    /// Whether a thread of the run waited for a CPU for more than a fiftieth of its time, or the
-    /// host took as much away.
+    /// Returns whether a thread of the run waited for a CPU for more than a fiftieth of its time,
+    /// or the host stole more than a fiftieth.
     pub fn was_disturbed(&self) -> bool {
         let elapsed = self.number("elapsed_s");
         self.number("evidence/starved") > 0.02 || self.number("evidence/stolen_s") > elapsed * 0.02

@@ -1,4 +1,4 @@
-//! Outputs whose reader has stalled.
+//! Outputs, such as full pipes, whose reader does not read.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -11,14 +11,14 @@ use nix::unistd::mkfifo;
 
 use super::Temporary;
 
-/// A pipe that is full.
+/// Returns a full pipe.
 pub fn pipe() -> (io::PipeReader, io::PipeWriter) {
     let (reader, writer) = io::pipe().unwrap();
     fill(&writer);
     (reader, writer)
 }
 
-/// A named pipe that nobody has opened.
+/// Creates a named pipe, which no process has opened.
 pub fn fifo() -> Temporary {
     let path = Temporary::new(b"");
     std::fs::remove_file(&path.0).unwrap();
@@ -26,10 +26,10 @@ pub fn fifo() -> Temporary {
     path
 }
 
-/// A named pipe that is open at both ends and full.
+/// Creates a named pipe that is open at both ends and full.
 pub fn full_fifo() -> (Temporary, File) {
     let path = fifo();
-    // With both ends open, Linux waits for nobody, fifo(7).
+    // On Linux, opening a pipe for reading and writing never blocks, fifo(7).
     let both = File::options()
         .read(true)
         .write(true)
@@ -41,7 +41,8 @@ pub fn full_fifo() -> (Temporary, File) {
 
 /// Writes empty lines to a pipe or a terminal until there is no room.
 pub fn fill(output: &impl AsRawFd) {
-    // It is opened again, since the mode belongs to the open file, which a process may share.
+    // It is opened again because O_NONBLOCK belongs to the open file description, which other
+    // processes may share.
     let mut options = File::options();
     options.write(true).custom_flags(O_NONBLOCK | O_NOCTTY);
     let path = format!("/proc/self/fd/{}", output.as_raw_fd());
@@ -51,7 +52,7 @@ pub fn fill(output: &impl AsRawFd) {
     }
 }
 
-/// The lines that there are until the end, without the empty ones.
+/// Reads to the end and returns the lines that are not empty.
 pub fn lines(mut reader: impl Read) -> Vec<String> {
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();

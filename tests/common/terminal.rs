@@ -1,5 +1,6 @@
-//! A terminal as a process under test sees it: a pair of pseudo-terminals. Other children never get
-//! its descriptors: one that had them would keep the terminal open when its last user is gone.
+//! A terminal as a process under test sees it: a pair of pseudo-terminals. Other child processes do
+//! not inherit its descriptors: one with a descriptor would keep the terminal open when its last
+//! user has ended.
 
 use std::fs::File;
 use std::io::Read;
@@ -14,9 +15,9 @@ use rustix::termios::{Winsize, tcsetwinsize};
 /// Both ends of a terminal.
 #[derive(Debug)]
 pub struct Terminal {
-    /// Keyboard and screen.
+    /// The end of the user: keyboard and screen.
     pub master: OwnedFd,
-    /// What a process has as its standard input, output or error.
+    /// The end that a process gets as its standard input, output or error.
     pub slave: OwnedFd,
 }
 
@@ -34,7 +35,7 @@ impl Terminal {
         }
     }
 
-    /// A terminal of 50 lines, with so many columns.
+    /// Creates a terminal with 50 lines and this number of columns.
     pub fn with_columns(columns: u16) -> Terminal {
         let terminal = Terminal::new();
         let size = Winsize {
@@ -47,16 +48,16 @@ impl Terminal {
         terminal
     }
 
-    /// The end of a process, for one of its standard streams.
+    /// Returns a copy of the process's end, for one of its standard streams.
     pub fn slave(&self) -> OwnedFd {
         self.slave.try_clone().unwrap()
     }
 
-    /// Everything that is shown until the last process that has the terminal ends.
+    /// Returns everything that is written to the terminal until the last process that has it ends.
     pub fn shown(self) -> String {
         drop(self.slave);
         let mut shown = Vec::new();
-        // Reading a terminal that its last user has closed is an error: the end.
+        // Reading after the last user has closed the terminal fails, which is the end.
         let _ = File::from(self.master).read_to_end(&mut shown);
         String::from_utf8_lossy(&shown).into_owned()
     }

@@ -1,4 +1,4 @@
-//! What `sniff` tells, as JSON: of a file in the process of the test, and what a command printed.
+//! Parses the JSON output of `sniff`, and runs `sniff` on a file within the process of the test.
 
 use std::io::{Cursor, Write};
 use std::sync::atomic::AtomicBool;
@@ -11,7 +11,7 @@ use upcase::capture::teller::Teller;
 use upcase::capture::transcript::Style;
 use upcase::capture::{self, Stop};
 
-/// The objects of a document, one a line.
+/// Parses a document with one JSON object a line.
 pub fn objects(document: &str) -> Vec<Value> {
     let lines = document.lines();
     lines
@@ -26,7 +26,7 @@ pub fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
         .collect()
 }
 
-/// The texts of the findings of the verdict.
+/// Returns the texts of the findings in the verdict.
 pub fn findings(objects: &[Value]) -> Vec<String> {
     let verdict = of_kind(objects, "verdict")[0];
     let findings = verdict["findings"].as_array().unwrap().iter();
@@ -47,7 +47,8 @@ impl Write for Page {
     }
 }
 
-/// What is told of a file: the verdict and the objects of the document.
+/// Runs `sniff` on the bytes of a capture file; returns the verdict and the objects of the
+/// document.
 pub fn tell(file: Vec<u8>) -> anyhow::Result<(Verdict, Vec<Value>)> {
     let style = Style {
         relative: false,

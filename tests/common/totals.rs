@@ -1,27 +1,27 @@
-//! The server's last line, read back: who was accepted, how each client ended, how many bytes.
+//! Parses the server's last line, the totals: connections accepted and closed by reason, and bytes.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-/// `accepted 3, closed 3 (finished 2, reset 1), 1,200 bytes in, 1 byte out`. What may stand behind
-/// that is not read.
+/// The totals of a line such as `accepted 3, closed 3 (finished 2, reset 1), 1,200 bytes in, 1 byte
+/// out`. Any text after that is ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     pub accepted: u64,
-    /// Clients by the reason for their end; only reasons that occurred.
+    /// Number of clients for each reason of closing; only reasons that occurred.
     pub closed: BTreeMap<String, u64>,
     pub bytes_in: u64,
     pub bytes_out: u64,
 }
 
 impl Totals {
-    /// How many clients ended for this reason.
+    /// Returns how many clients were closed for this reason.
     pub fn closed(&self, reason: &str) -> u64 {
         self.closed.get(reason).copied().unwrap_or(0)
     }
 
-    /// Whether every client that was accepted has ended for a reason, and no byte came from
-    /// nowhere.
+    /// Returns whether every accepted client was closed for a reason, and no more bytes were sent
+    /// than received.
     pub fn balance(&self) -> bool {
         self.accepted == self.closed.values().sum::<u64>() && self.bytes_out <= self.bytes_in
     }
@@ -68,7 +68,7 @@ fn read(line: &str) -> Option<Totals> {
     })
 }
 
-/// `1 byte`, `1,200 bytes`.
+/// Parses a number of bytes: `1 byte`, `1,200 bytes`.
 fn bytes(text: &str) -> Option<u64> {
     let (count, noun) = text.split_once(' ')?;
     let count = number(count)?;
@@ -76,7 +76,7 @@ fn bytes(text: &str) -> Option<u64> {
     (noun == right).then_some(count)
 }
 
-/// Reads a number whose thousands are separated: `1,200`.
+/// Parses a number whose thousands are separated by commas: `1,200`.
 pub fn number(text: &str) -> Option<u64> {
     let mut groups = text.split(',');
     let first = groups.next()?;

@@ -1,4 +1,4 @@
-//! tshark as the oracle: what it says of each segment of a file, laid beside what `sniff` says.
+//! Compares the analysis of each segment of a file by `sniff` with that by tshark.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::{run, skip};
 
-/// What is compared of a segment: numbers, flags and words.
+/// The fields of a segment that are compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Told {
     pub seq: u64,
@@ -16,16 +16,17 @@ pub struct Told {
     pub words: Vec<String>,
 }
 
-/// What a difference may be due to, as tshark's fields show it.
+/// Circumstances of a segment that can explain a difference, from tshark's fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Situation {
-    /// The connection in tshark's count.
+    /// The number that tshark gives to the connection.
     stream: u64,
-    /// Bytes were acknowledged before that had not been seen sent, on this connection.
+    /// Whether, earlier on this connection, bytes were acknowledged that had not been captured.
     acked_unseen: bool,
-    /// The other side's last segment reports bytes beyond a hole, and these are none of them.
+    /// Whether the peer's last segment reported, by SACK, bytes after a hole, and this segment's
+    /// bytes are not among them.
     hole_reported: bool,
-    /// An earlier packet of the file has a later time.
+    /// Whether an earlier packet of the file has a later time.
     time_went_back: bool,
 }
 
@@ -48,7 +49,7 @@ pub const WORDS: [&str; 14] = [
 
 const FLAGS: [&str; 8] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"];
 
-/// Whether tshark is there; otherwise the test says why it is skipped.
+/// Returns whether tshark is installed; prints that the test is skipped if not.
 #[track_caller]
 pub fn is_there() -> bool {
     let there = super::installed("tshark");
@@ -58,7 +59,7 @@ pub fn is_there() -> bool {
     there
 }
 
-/// What tshark tells of each TCP segment, by packet number.
+/// Returns tshark's analysis of each TCP segment, by packet number.
 pub fn tshark(file: &Path) -> BTreeMap<u64, (Told, Situation)> {
     let mut command = Command::new("tshark");
     command.args(["-r", file.to_str().unwrap(), "-Y", "tcp", "-T", "fields"]);
@@ -129,10 +130,10 @@ pub fn tshark(file: &Path) -> BTreeMap<u64, (Told, Situation)> {
         .collect()
 }
 
-/// The streams in which bytes were acknowledged that had not been seen, or not in order.
+/// The streams in which bytes were acknowledged that had not been captured, or not in order.
 #[derive(Default)]
 struct Unseen {
-    /// By stream and sender: the number after the last byte that was seen in order.
+    /// The sequence number after the last byte that was captured in order, by stream and sender.
     seen: BTreeMap<(String, String), u32>,
     streams: BTreeSet<String>,
 }
@@ -173,7 +174,7 @@ fn parse(fields: &[&str]) -> (u64, Told) {
         .filter(|(_, value)| !value.is_empty())
         .map(|(word, _)| (*word).to_string())
         .collect();
-    // It calls the special kinds by the general name as well.
+    // tshark marks the special kinds with the general word as well.
     if words.iter().any(|word| word.ends_with("_retransmission")) {
         words.retain(|word| word != "retransmission");
     }
@@ -187,13 +188,13 @@ fn parse(fields: &[&str]) -> (u64, Told) {
     (number(0), told)
 }
 
-/// What `sniff` tells of each segment, by packet number; whatever its verdict.
+/// Returns the analysis of each segment by `sniff`, by packet number, whatever the verdict is.
 pub fn sniff(file: &Path) -> BTreeMap<u64, Told> {
     let told = sniff_places(file).into_iter();
     told.map(|(number, (told, _))| (number, told)).collect()
 }
 
-/// What `sniff` tells of each segment, and true when it lies outside the window.
+/// Returns the analysis of each segment by `sniff`, and whether the segment is outside the window.
 fn sniff_places(file: &Path) -> BTreeMap<u64, (Told, bool)> {
     let ended = run(&format!("sniff --format json --read {}", file.display()));
     assert!(matches!(ended.code, Some(0 | 1 | 4)), "{}", ended.stderr);
@@ -218,37 +219,39 @@ fn sniff_places(file: &Path) -> BTreeMap<u64, (Told, bool)> {
         .collect()
 }
 
-/// Where ours differs and is right:
+/// Returns whether a difference is a known case in which `sniff` is right:
 ///
-/// | tshark | ours | when |
+/// | tshark | `sniff` | when |
 /// |---|---|---|
-/// | fast_retransmission | another kind of repetition | bytes were acknowledged unseen |
-/// | another kind of repetition | fast_retransmission | bytes were acknowledged unseen |
-/// | another kind of repetition | fast_retransmission | a hole is reported by SACK |
+/// | fast_retransmission | another kind of retransmission | bytes were acknowledged unseen |
+/// | another kind of retransmission | fast_retransmission | bytes were acknowledged unseen |
+/// | another kind of retransmission | fast_retransmission | a hole is reported by SACK |
 /// | retransmission | out_of_order | time runs backwards |
 /// | reused_ports as well | | on SYN,ACK |
 /// | retransmission | reused_ports | a SYN after the same one was refused |
-/// | judged by what lies outside the window | not | after such a segment |
+/// | affected by a segment outside the window | not affected | after such a segment |
 ///
-/// Why: after an acknowledgment of bytes that it did not see, tshark writes -1 over its count of
-/// duplicate ACKs. Later it takes the mark for a large number, and says "fast" without a single
-/// duplicate ACK; or it has forgotten those that it had counted, of which there were enough. Ours
-/// counts them, whatever was not seen.
+/// The reasons: after an acknowledgment of bytes that it did not see, tshark overwrites its count
+/// of duplicate ACKs with -1. Later it takes this mark for a large number, and reports "fast"
+/// without a single duplicate ACK; or it has lost the duplicate ACKs that it had counted, of which
+/// there were enough. `sniff` keeps its count, whatever was not seen.
 ///
-/// The segment that is sent at once for a hole that SACK reports is a fast retransmission whether
-/// the hole begins at the acknowledgment or behind it (RFC 6675); tshark knows the first kind only.
+/// A segment that is sent immediately for a hole that SACK reports is a fast retransmission,
+/// whether the hole begins at the acknowledgment or behind it (RFC 6675). tshark knows only the
+/// first kind.
 ///
-/// tshark takes the difference of two times without a sign: a packet that is stamped before its
-/// predecessor is late by centuries. Ours takes it for near.
+/// tshark computes the difference of two times as an unsigned number: a packet whose time is before
+/// that of its predecessor appears to be late by centuries. `sniff` treats it as near.
 ///
-/// A connection is opened again by a SYN. The SYN,ACK belongs to the SYN that it answers, whatever
-/// its number is. A SYN that was refused by an RST and comes again is another attempt.
+/// A SYN opens a connection anew. The SYN,ACK belongs to the SYN that it answers, whatever its
+/// sequence number is. A SYN that is repeated after an RST refused it is another attempt.
 ///
-/// What a receiver drops (RFC 9293, section 3.10.7.4) is no part of the stream, so that what
-/// follows is judged without it. It ends with the next connection.
+/// A segment that a receiver drops (RFC 9293, section 3.10.7.4) is not part of the stream, so that
+/// `sniff` analyses the following segments without it. The effect on tshark lasts until the next
+/// connection.
 ///
 /// (tshark also takes a sequence number of exactly 0 for "none yet". That needs a connection which
-/// passes 0 at the end of a segment: the fixed seeds do not meet it.)
+/// passes 0 at the end of a segment: it does not occur with the fixed seeds.)
 fn is_excused(theirs: &Told, ours: &Told, situation: &Situation, after_outside: bool) -> bool {
     if (theirs.seq, theirs.ack, theirs.length) != (ours.seq, ours.ack, ours.length) {
         return false;
@@ -286,16 +289,16 @@ fn is_excused(theirs: &Told, ours: &Told, situation: &Situation, after_outside: 
     late || hole || unseen
 }
 
-/// What tshark and ours say of a packet; `None`: nothing.
+/// A packet number, and the analyses of the packet by tshark and by `sniff`; `None`: there is none.
 pub type Difference = (u64, Option<Told>, Option<Told>);
 
-/// The packets of which the two say different things: number, tshark's, ours.
+/// Returns the packets that the two analyse differently, without excused differences.
 pub fn disagreements(file: &Path) -> Vec<Difference> {
     disagreements_and_excuses(file).0
 }
 
-/// The packets of which the two say different things, and how many other differences the table
-/// excuses.
+/// Returns the packets that the two analyse differently, and the number of further differences that
+/// the table of `is_excused` excuses.
 pub fn disagreements_and_excuses(file: &Path) -> (Vec<Difference>, usize) {
     let (theirs, ours) = (tshark(file), sniff_places(file));
     assert!(

@@ -1,9 +1,10 @@
-//! Frames made by hand: a conversation, and an IP packet within every link type and tunnel that is
-//! looked into.
+//! Builds frames: a short TCP connection, and an IP packet in every link type and tunnel that
+//! `sniff` decodes.
 
 use super::craft::{ACK, PSH, Talk};
 
-/// A short echo conversation, all well: a handshake, one message and its reply, an orderly close.
+/// Returns the packets of a short echo connection without faults: a handshake, one message and its
+/// reply, an orderly close.
 pub fn talk(client_port: u16) -> Vec<Vec<u8>> {
     let mut talk = Talk::open(client_port, 1000, 5000);
     talk.say(true, PSH | ACK, 50);
@@ -13,23 +14,23 @@ pub fn talk(client_port: u16) -> Vec<Vec<u8>> {
     talk.packets
 }
 
-/// A way to carry an IP packet: its name, the link type of the frame, and the frame.
+/// An encapsulation of an IP packet: its name, the link type of the frame, and how to build it.
 pub struct Wrap {
     pub name: &'static str,
     pub link: u16,
     pub wrap: fn(&[u8]) -> Vec<u8>,
-    /// tshark, with its defaults, finds the segment too.
+    /// Whether tshark, with its defaults, finds the segment too.
     pub tshark: bool,
 }
 
 impl Wrap {
-    /// It can carry an IPv6 packet as well.
+    /// Returns whether the encapsulation can carry an IPv6 packet as well.
     pub fn carries_ipv6(&self) -> bool {
         !["minimal encapsulation", "AH of TCP"].contains(&self.name)
     }
 }
 
-/// The Ethernet type of an IP packet.
+/// Returns the EtherType of an IP packet.
 fn kind(ip: &[u8]) -> [u8; 2] {
     if ip[0] >> 4 == 4 {
         [0x08, 0x00]
@@ -38,7 +39,7 @@ fn kind(ip: &[u8]) -> [u8; 2] {
     }
 }
 
-/// The number of an IP packet as the payload of another one.
+/// Returns the protocol number of an IP packet as the payload of another one.
 fn number(ip: &[u8]) -> u8 {
     if ip[0] >> 4 == 4 { 4 } else { 41 }
 }
@@ -49,17 +50,17 @@ fn join(parts: &[&[u8]]) -> Vec<u8> {
 
 const ADDRESSES: [u8; 12] = [2, 10, 77, 0, 0, 1, 2, 10, 77, 0, 0, 2];
 
-/// An Ethernet frame.
+/// Builds an Ethernet frame.
 pub fn ethernet(kind: [u8; 2], payload: &[u8]) -> Vec<u8> {
     join(&[&ADDRESSES, &kind, payload])
 }
 
-/// An Ethernet frame of an IP packet.
+/// Builds an Ethernet frame with an IP packet.
 pub fn plain(ip: &[u8]) -> Vec<u8> {
     ethernet(kind(ip), ip)
 }
 
-/// An IPv4 packet between two routers.
+/// Builds an IPv4 packet between two routers.
 pub fn ipv4(protocol: u8, payload: &[u8]) -> Vec<u8> {
     let length = (20 + payload.len()) as u16;
     let mut ip = vec![0x45, 0];
@@ -69,7 +70,7 @@ pub fn ipv4(protocol: u8, payload: &[u8]) -> Vec<u8> {
     ip
 }
 
-/// An IPv6 packet between two routers.
+/// Builds an IPv6 packet between two routers.
 pub fn ipv6(next: u8, payload: &[u8]) -> Vec<u8> {
     let mut ip = vec![0x60, 0, 0, 0];
     ip.extend((payload.len() as u16).to_be_bytes());
@@ -83,7 +84,7 @@ pub fn ipv6(next: u8, payload: &[u8]) -> Vec<u8> {
     ip
 }
 
-/// A UDP datagram, without its checksum.
+/// Builds a UDP datagram without a checksum.
 pub fn udp(from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
     let length = (8 + payload.len()) as u16;
     join(&[
@@ -95,14 +96,15 @@ pub fn udp(from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
     ])
 }
 
-/// The same segment in IPv6.
+/// Returns the segment of an IPv4 packet in an IPv6 packet.
 pub fn to_ipv6(ip: &[u8]) -> Vec<u8> {
     let mut other = ipv6(6, &ip[20..]);
     (other[23], other[39]) = (ip[15], ip[19]);
     other
 }
 
-/// The IPv6 packet with a header between its own and TCP's, whose first byte is the next number.
+/// Inserts a header between the IPv6 header and that of TCP; its first byte is the next protocol's
+/// number.
 fn with_extension(ip: &[u8], number: u8, header: &[u8]) -> Vec<u8> {
     let mut other = ip.to_vec();
     other[6] = number;
@@ -112,7 +114,8 @@ fn with_extension(ip: &[u8], number: u8, header: &[u8]) -> Vec<u8> {
     other
 }
 
-/// IPv4 in a frame with an IPv6 extension header makes no sense: IPv6 is made of it first.
+/// Builds a frame with an IPv6 extension header. An IPv4 packet is converted to IPv6 first, since
+/// it cannot have such a header.
 fn in_ipv6(ip: &[u8], number: u8, header: &[u8]) -> Vec<u8> {
     let ip = if ip[0] >> 4 == 4 {
         to_ipv6(ip)
@@ -122,8 +125,8 @@ fn in_ipv6(ip: &[u8], number: u8, header: &[u8]) -> Vec<u8> {
     plain(&with_extension(&ip, number, header))
 }
 
-/// A routing header of this kind whose route ends at the packet's destination, while the header of
-/// the packet names another hop.
+/// Adds a routing header of this type. Its route ends at the packet's destination, while the header
+/// of the packet has the address of another hop.
 fn with_route(ip: &[u8], kind: u8) -> Vec<u8> {
     let ip = if ip[0] >> 4 == 4 {
         to_ipv6(ip)
@@ -202,7 +205,7 @@ fn nflog(ip: &[u8], order: fn(u16) -> [u8; 2]) -> Vec<u8> {
     frame.extend(attribute(1, &[8, 0, 1, 0])); // Packet header.
     frame.extend(attribute(10, b"prefix\0"));
     frame.extend(attribute(9, ip));
-    // Its padding at the end is not written.
+    // The padding after the last attribute is left out.
     frame.truncate(frame.len() - (ip.len().next_multiple_of(4) - ip.len()));
     frame
 }
@@ -222,7 +225,7 @@ fn l2tp(flags: [u8; 2], fields: &[u8], ip: &[u8]) -> Vec<u8> {
     plain(&ipv4(17, &udp(1701, 1701, &payload)))
 }
 
-/// Several tunnels, one in the other.
+/// Builds several tunnels, one within the other.
 fn nested(ip: &[u8]) -> Vec<u8> {
     let vxlan = vxlan(ip, 4789);
     let tagged = ethernet([0x81, 0], &join(&[&[0, 7], &vxlan[12..]]));
@@ -243,7 +246,7 @@ macro_rules! wraps {
     };
 }
 
-/// Every one of them: link type, compared with tshark (1) or not (0), name, the frame.
+/// All encapsulations: link type, whether it is compared with tshark (1) or not (0), name, builder.
 pub const WRAPS: [Wrap; 72] = wraps! {
     1 1 "Ethernet" plain;
     1 1 "VLAN" |ip| ethernet([0x81, 0], &join(&[&[0, 7], &kind(ip), ip]));

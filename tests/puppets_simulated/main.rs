@@ -1,10 +1,10 @@
-//! The scripted clients of `common/puppets.txt` against the server's engine in the simulated kernel
-//! of `server_simulation/`: what holds on the real kernel, in `puppets.rs`, must hold here as well,
-//! so that the simulation cannot drift away from what it simulates.
+//! Tests the server's engine on the simulated kernel of `server_simulation/` with the scripted
+//! clients of `common/puppets.txt`. `puppets.rs` plays the same scripts on the real kernel, so the
+//! simulation cannot deviate from what it simulates.
 //!
-//! First in fair weather, then each script many times in weather that is drawn. A failure prints
-//! how to play it again; `UPCASE_PUPPET=name` plays only the scripts whose name contains this,
-//! `UPCASE_PUPPET_SEED=n` only this weather.
+//! Each script is played first without disturbances, then many times with random ones. A failure
+//! prints how to repeat it: `UPCASE_PUPPET=name` plays only the scripts whose name contains this,
+//! `UPCASE_PUPPET_SEED=n` only with the disturbances of this seed.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -12,7 +12,7 @@ mod stage;
 mod terms;
 mod wire;
 
-// The simulation, of which the dice that choose clients are not used.
+// The modules of the simulation, whose random choice of clients is not used.
 #[path = "../server_simulation/chance.rs"]
 mod chance;
 #[allow(dead_code)]
@@ -49,13 +49,13 @@ use run::{Ended, Simulation};
 use stage::Model;
 use terms::{Weather, read_arguments};
 
-/// Plays only these scripts.
+/// The environment variable that selects scripts by a part of their name.
 const PUPPET: &str = "UPCASE_PUPPET";
 
-/// Plays only in this weather.
+/// The environment variable that selects a single seed.
 const SEED: &str = "UPCASE_PUPPET_SEED";
 
-/// Weathers in which each script is played.
+/// Number of seeds with which each script is played.
 const WEATHERS: u64 = 24;
 
 const THREADS: usize = 2;
@@ -77,7 +77,7 @@ fn every_puppet_ends_so_in_any_weather() {
     play_all(&seeds);
 }
 
-/// Plays each script in fair weather, which is `None`, or in that of each seed.
+/// Plays each script without disturbances (`None`), or with those of each seed.
 fn play_all(seeds: &[Option<u64>]) {
     let begun = Instant::now();
     let wanted = std::env::var(PUPPET).unwrap_or_default();
@@ -116,7 +116,7 @@ fn play_all(seeds: &[Option<u64>]) {
     );
 }
 
-/// One play; what goes wrong tells how it is played again.
+/// Plays one script once; the error text says how to repeat it.
 fn perform(script: &Script, seed: Option<u64>) -> Result<Ended, String> {
     let played = catch_unwind(AssertUnwindSafe(|| perform_once(script, seed)));
     let played = played.unwrap_or_else(|panic| {
@@ -141,7 +141,8 @@ fn perform_once(script: &Script, seed: Option<u64>) -> Result<Ended, String> {
     };
     let simulation = Simulation::new(1, limits, weather.faults.clone(), chance.clone());
     let mut model = Model::new(simulation, buffers, weather, chance);
-    // A play that fails breaks off: the simulation would take its end for the server's doing.
+    // After a failed script this unwinds: the simulation would report the abrupt end as the
+    // server's fault.
     let played = play(script, &mut model).unwrap_or_else(|fault| resume_unwind(Box::new(fault)));
     let ended = model.finish();
     let totals: Totals = ended.totals.to_string().parse()?;

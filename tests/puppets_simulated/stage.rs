@@ -1,5 +1,5 @@
-//! The stage on which the server's engine plays in the simulated kernel, in virtual time. The
-//! clients' kernels are here: what they hold, and what a client hears.
+//! A stage for scripts on the simulated kernel, in virtual time. It simulates the clients' kernels:
+//! what they buffer, and what a client receives.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,11 +14,11 @@ use crate::run::{Ended, Simulation};
 use crate::terms::{Buffers, Weather};
 use crate::wire::Wire;
 
-/// A client's send buffer, unless it asks for another. The kernel's grows to four times as much;
-/// the scripts need this.
+/// The default size of a client's send buffer. On Linux it can grow to four times as much; the
+/// scripts need this much.
 const SEND_BUFFER: usize = 1 << 20;
 
-/// A server that is not done so long after it was stopped never will be.
+/// Maximum time between the request to stop and the end of the server.
 const END_MOST: Duration = Duration::from_secs(30);
 
 /// The simulated server, and the clients' side of its connections.
@@ -27,9 +27,9 @@ pub struct Model {
     buffers: Buffers,
     weather: Weather,
     chance: Chance,
-    /// By the number of the client.
+    /// The wires of the clients, by client number.
     wires: Vec<Wire>,
-    /// Those on whose wire something waits.
+    /// Numbers of the clients on whose wire something waits.
     busy: Vec<usize>,
     is_frozen: bool,
     stops: u32,
@@ -39,8 +39,8 @@ fn failure<T>(errno: i32) -> io::Result<T> {
     Err(io::Error::from_raw_os_error(errno))
 }
 
-/// The client hears RST: the server closed with RST, or with something unread, or not even accepted
-/// it.
+/// Returns whether the client gets RST: the server closed with RST, or with unread data, or before
+/// it accepted the connection.
 fn is_reset(state: &State, number: usize) -> bool {
     let end = &state.ends[number];
     end.is_closed && (end.facts.resets || !end.is_accepted || end.unread() > 0)
@@ -65,7 +65,7 @@ impl Model {
         }
     }
 
-    /// The server is stopped, unless it was, and plays to its end.
+    /// Stops the server, unless it is being stopped, and runs it to its end.
     pub fn finish(mut self) -> Ended {
         if self.stops == 0 {
             self.order(Order::Stop);
@@ -78,7 +78,7 @@ impl Model {
         self.simulation.finish()
     }
 
-    /// An action takes its time.
+    /// Lets the time of a client's action pass.
     fn act(&mut self, number: usize) {
         if !self.busy.contains(&number) && !self.wires[number].is_idle() {
             self.busy.push(number);
@@ -93,7 +93,7 @@ impl Model {
         }
     }
 
-    /// Time passes: what is on the wires arrives, and the server gets its turns.
+    /// Lets time pass: data on the wires arrives, and the server gets its turns.
     fn pass(&mut self, time: u64) {
         let end = self.simulation.state().now + time;
         loop {
@@ -112,7 +112,7 @@ impl Model {
         }
     }
 
-    /// So much time passes at the server.
+    /// Lets this time pass at the server.
     fn turn(&mut self, time: u64) {
         if self.is_frozen || self.simulation.is_done() {
             let mut state = self.simulation.state();
@@ -123,7 +123,7 @@ impl Model {
         }
     }
 
-    /// What is on the wires arrives, as far as there is room: true when something did.
+    /// Delivers what is on the wires, as far as there is room; returns whether anything arrived.
     fn deliver(&mut self) -> bool {
         let mut has_arrived = false;
         let busy = std::mem::take(&mut self.busy);
@@ -211,7 +211,7 @@ impl Stage for Model {
         let mut state = self.simulation.state();
         let is_reset = is_reset(&state, *client);
         if state.ends[*client].is_closed && !is_reset {
-            // The server's kernel goes on sending when the server has closed.
+            // The server's kernel continues to send after the server has closed.
             state.acknowledge(*client);
         }
         let end = &state.ends[*client];

@@ -1,5 +1,5 @@
-//! Under which conditions a script is played: what its server is asked for on the command line, and
-//! what disturbs the play without changing what must come of it.
+//! The conditions under which a script is played: the server's arguments on the command line, and
+//! disturbances that must not change the result.
 
 use upcase::server::limits::Limits;
 
@@ -11,31 +11,33 @@ use crate::wire::SEGMENT_MOST;
 const MICROSECOND: u64 = 1000;
 const MILLISECOND: u64 = 1_000_000;
 
-/// What one socket of the server has.
+/// The buffers of a socket of the server.
 #[derive(Clone, Copy, Debug)]
 pub struct Buffers {
     pub send: u64,
     pub receive: u64,
-    /// The most bytes of a segment.
+    /// Maximum number of bytes of a segment.
     pub mss: usize,
 }
 
-/// What disturbs a play. Times are nanoseconds.
+/// The disturbances of a script. Times are in nanoseconds.
 #[derive(Clone, Debug)]
 pub struct Weather {
     pub faults: Faults,
-    /// What an action of a client takes; 0: the server sees it together with the next one.
+    /// Minimum and maximum time of a client's action; 0: the server sees it together with the next
+    /// one.
     pub pace: (u64, u64),
-    /// One of so many things that arrive is followed by a turn of the server; 0: none.
+    /// Number of arriving items of which one, on average, is followed by a turn of the server; 0:
+    /// none.
     pub apart: u64,
-    /// How long it is on its way: it may arrive while the server is at work.
+    /// Minimum and maximum delay of an item, which may arrive within a turn of the server.
     pub delay: (u64, u64),
-    /// The most that a client's kernel takes of what its client has not read.
+    /// Maximum number of bytes that a client's kernel accepts before the client reads them.
     pub window: u64,
 }
 
-/// The server's limits and buffers that these arguments ask for. Nagle's algorithm is in no
-/// simulated kernel: it may delay bytes, and what arrives late is the business of the weather.
+/// Parses the server's arguments into limits and buffers. Nagle's algorithm is not simulated: it
+/// can only delay bytes, which the disturbances do as well.
 pub fn read_arguments(arguments: &str) -> Result<(Limits, Buffers), String> {
     let mut limits = Limits::default();
     let mut buffers = Buffers {
@@ -75,7 +77,7 @@ pub fn read_arguments(arguments: &str) -> Result<(Limits, Buffers), String> {
 }
 
 impl Weather {
-    /// Nothing disturbs; each thing that arrives is told before the next one arrives.
+    /// Returns no disturbances: each item that arrives is reported before the next one arrives.
     pub fn fair() -> Weather {
         let mut faults = Faults::NONE;
         faults.grace = 50 * MILLISECOND;
@@ -88,8 +90,8 @@ impl Weather {
         }
     }
 
-    /// Anything that may be without an error: events split and merged, false and stale ones, reads
-    /// and writes that fall short, and buffers as small as the script has the time for.
+    /// Draws anything that can occur without an error: events that are split, merged, false or
+    /// stale, partial reads and writes, and buffers as small as the length of the script permits.
     pub fn draw(
         chance: &mut Chance,
         script: &Script,
@@ -146,7 +148,7 @@ fn draw_faults(chance: &mut Chance) -> Faults {
     faults
 }
 
-/// About how many bytes a client sends.
+/// Returns the approximate number of bytes that a client sends.
 fn volume(steps: &[Step]) -> u64 {
     let of_step = |step: &Step| match &step.action {
         Action::Send(payload) | Action::SendAndShut(payload) => match payload {
@@ -154,7 +156,7 @@ fn volume(steps: &[Step]) -> u64 {
             Payload::Pattern(count) => *count as u64,
         },
         Action::Exchange(count) => *count as u64,
-        // The send buffer of the client, and what is on both sides of the server.
+        // The client's send buffer, and the buffers on both sides of the server.
         Action::Full => 3 << 19,
         Action::Repeat(count, steps) => *count as u64 * volume(steps),
         _ => 0,

@@ -1,25 +1,25 @@
-//! What a client's kernel holds and the server's has no room for: bytes, urgent ones among them,
-//! and FIN, in their order.
+//! The send queue of a client's kernel: bytes for which the server's kernel has no room, including
+//! urgent ones, and FIN, in their order.
 
 use std::collections::VecDeque;
 
 use crate::kernel::Coming;
 
-/// A segment over the loopback interface takes at most so much.
+/// Maximum number of bytes of a segment over the loopback interface.
 pub const SEGMENT_MOST: usize = 65_483;
 
-/// One client's way to the server.
+/// The path from one client to the server.
 #[derive(Debug)]
 pub struct Wire {
     bytes: VecDeque<u8>,
     /// The places of urgent bytes in the stream.
     urgent: VecDeque<usize>,
-    /// The place of the first of `bytes`.
+    /// The place in the stream of the first of `bytes`.
     place: usize,
-    /// The client's send buffer.
+    /// The size of the client's send buffer.
     capacity: usize,
     segment: usize,
-    /// The last segment waits until it is full, or followed by FIN.
+    /// Whether the last segment waits until it is full or FIN follows.
     is_corked: bool,
     shares_fin: bool,
     is_lost: bool,
@@ -34,7 +34,7 @@ enum Fin {
 }
 
 impl Wire {
-    /// A way with this send buffer, in segments of at most so many bytes.
+    /// Creates a path with this send buffer, and with segments of at most so many bytes.
     pub fn new(capacity: usize, segment: usize) -> Wire {
         Wire {
             bytes: VecDeque::new(),
@@ -49,17 +49,17 @@ impl Wire {
         }
     }
 
-    /// Whether the client has shut its side.
+    /// Returns whether the client has shut down its side.
     pub fn is_shut(&self) -> bool {
         self.fin != Fin::No
     }
 
-    /// Whether nothing waits.
+    /// Returns whether nothing waits.
     pub fn is_idle(&self) -> bool {
         self.bytes.is_empty() && self.fin != Fin::Waits
     }
 
-    /// Takes a prefix, and tells its length.
+    /// Accepts a prefix of the bytes and returns its length.
     pub fn take(&mut self, bytes: &[u8], is_urgent: bool, is_corked: bool) -> usize {
         let count = bytes.len().min(self.capacity - self.bytes.len());
         self.bytes.extend(&bytes[..count]);
@@ -70,7 +70,7 @@ impl Wire {
         count
     }
 
-    /// FIN comes behind the rest.
+    /// Appends FIN.
     pub fn shut(&mut self) {
         if self.fin == Fin::No {
             self.fin = Fin::Waits;
@@ -78,7 +78,7 @@ impl Wire {
         }
     }
 
-    /// What is on its way finds nobody: bytes are answered by RST.
+    /// Drops everything in flight because the connection no longer exists; RST answers the bytes.
     pub fn lose(&mut self) {
         self.is_lost |= !self.bytes.is_empty();
         self.bytes.clear();
@@ -88,17 +88,17 @@ impl Wire {
         }
     }
 
-    /// Whether bytes were lost.
+    /// Returns whether bytes were lost.
     pub fn is_lost(&self) -> bool {
         self.is_lost
     }
 
-    /// FIN shares the segment of the bytes before it.
+    /// Returns whether FIN is next and shares the segment of the bytes before it.
     pub fn fin_is_next(&self) -> bool {
         self.shares_fin && self.bytes.is_empty() && self.fin == Fin::Waits
     }
 
-    /// What arrives next where there is room for so many bytes.
+    /// Returns the item that arrives next, if there is room for so many bytes.
     pub fn next(&mut self, room: usize) -> Option<Coming> {
         if self.bytes.is_empty() {
             let waits = self.fin == Fin::Waits;

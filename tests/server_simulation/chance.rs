@@ -1,5 +1,5 @@
-//! Chance that is the same for the same seed: dice that are thrown one after the other, the bytes
-//! of the clients, and the agenda of what is to come.
+//! Random numbers that are the same for the same seed, the byte streams of the clients, and the
+//! agenda of scheduled actions.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use upcase::load::random::{Dice, Purpose};
 
-/// Dice that are thrown one after the other.
+/// A sequence of random numbers.
 #[derive(Clone, Debug)]
 pub struct Chance {
     dice: Dice,
@@ -20,14 +20,14 @@ impl Chance {
         Chance { dice, thrown: 0 }
     }
 
-    /// From 0 to below `end`.
+    /// Returns a number from 0 to below `end`.
     #[inline]
     pub fn below(&mut self, end: u64) -> u64 {
         self.thrown += 1;
         ((u128::from(self.dice.at(self.thrown)) * u128::from(end)) >> 64) as u64
     }
 
-    /// True once in so many times; 0: never.
+    /// Returns true once in so many times on average; 0: never.
     #[inline]
     pub fn one_in(&mut self, times: u64) -> bool {
         times > 0 && self.below(times) == 0
@@ -43,7 +43,7 @@ impl Chance {
     }
 }
 
-/// What is to come, by its time; at equal times in the order in which it was put down.
+/// The scheduled actions, ordered by time; those of the same time in the order of scheduling.
 #[derive(Debug)]
 pub struct Agenda<T> {
     heap: BinaryHeap<Reverse<Entry<T>>>,
@@ -71,7 +71,7 @@ impl<T> Agenda<T> {
         self.heap.push(Reverse(Entry { at, order, what }));
     }
 
-    /// When the next thing comes.
+    /// Returns the time of the next action.
     #[inline]
     pub fn next(&self) -> Option<u64> {
         self.heap.peek().map(|Reverse(entry)| entry.at)
@@ -103,11 +103,11 @@ impl<T> PartialEq for Entry<T> {
 
 impl<T> Eq for Entry<T> {}
 
-/// The bytes of a client are a part of one long text, so that no run has to keep them.
+/// The period of the text of which every client sends a part. So no run has to store what was sent.
 const PERIOD: u64 = 8191;
 const READ_BYTES_MAX: u64 = 4096;
 
-/// All bytes there are, in any order, and what they are in upper case.
+/// A random text with all byte values, and the same text in upper case.
 static TEXT: LazyLock<(Vec<u8>, Vec<u8>)> = LazyLock::new(|| {
     let dice = Dice::new(0, Purpose::Bytes, 0);
     let plain: Vec<u8> = (0..PERIOD + READ_BYTES_MAX)
@@ -117,7 +117,7 @@ static TEXT: LazyLock<(Vec<u8>, Vec<u8>)> = LazyLock::new(|| {
     (plain, upper)
 });
 
-/// Written out, so that it has nothing in common with the server.
+/// Converts a byte to upper case. It is written out so that it shares no code with the server.
 pub fn upper_case(byte: u8) -> u8 {
     match byte {
         97..=122 => byte - 32,
@@ -125,13 +125,13 @@ pub fn upper_case(byte: u8) -> u8 {
     }
 }
 
-/// What a client with this key sends from this place of its stream on.
+/// Returns the bytes that a client with this key sends from this place of its stream.
 pub fn sent_bytes(key: u64, from: u64, count: usize) -> &'static [u8] {
     let place = ((key + from) % PERIOD) as usize;
     &TEXT.0[place..place + count]
 }
 
-/// What it is to get for it.
+/// Returns the expected reply to these bytes.
 pub fn reply_bytes(key: u64, from: u64, count: usize) -> &'static [u8] {
     let place = ((key + from) % PERIOD) as usize;
     &TEXT.1[place..place + count]

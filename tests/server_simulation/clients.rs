@@ -1,62 +1,65 @@
-//! The clients: what each is like, and what it does when its time comes.
+//! Simulates the clients of the server: their behaviour, and their actions when they are due.
 
 use nix::libc;
 
 use crate::chance::Chance;
 use crate::kernel::{End, Happening, State};
 
-/// What one client is like. Times in nanoseconds, amounts in bytes.
+/// The behaviour of a client. Times are in nanoseconds, amounts in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Habit {
-    /// What it sends in all, in pieces of these sizes, with these gaps.
+    /// Number of bytes that it sends in all; minimum and maximum of a piece, and of the gap after
+    /// it.
     pub total: u64,
     pub piece: (u64, u64),
     pub gap: (u64, u64),
-    /// It sends no more while so much is unanswered: 1 is ping-pong.
+    /// Maximum number of unanswered bytes; with 1 the client waits for the reply to each byte.
     pub ahead: u64,
-    /// What it takes at a time, and how often; at most 0: it never reads.
+    /// Minimum and maximum of the bytes that it reads at a time, and of the gap after it; with a
+    /// maximum of 0 bytes the client never reads.
     pub take: (u64, u64),
     pub take_gap: (u64, u64),
-    /// How far its kernel acknowledges what it has not taken.
+    /// Receive window: the number of bytes that its kernel acknowledges before the client reads
+    /// them.
     pub window: u64,
-    /// One in so many pieces ends in an urgent byte; 0: none.
+    /// Number of pieces of which one, on average, is followed by an urgent byte; 0: none.
     pub urgent: u64,
     pub ending: Ending,
     pub farewell: Farewell,
-    /// The server's buffers for it.
+    /// Sizes of the server's buffers for this connection.
     pub send_buffer: u64,
     pub receive_buffer: u64,
 }
 
-/// What a client does when it has sent everything.
+/// The action of a client that has sent everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// FIN at once, then it reads.
+    /// Sends FIN at once, and then reads.
     HalfClose,
-    /// It reads all replies, then FIN.
+    /// Reads all replies, and then sends FIN.
     CloseAnswered,
-    /// It closes its socket, and answers whatever still comes with a reset.
+    /// Closes the socket; a reset answers any data that still arrives.
     CloseUnread,
     Reset,
-    /// Its machine is gone.
+    /// Vanishes: its machine no longer answers.
     Vanish,
     Silence,
 }
 
-/// What a client does when it gets FIN before it has sent its own.
+/// The action of a client that gets FIN before it has sent its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Farewell {
     Close,
-    /// It goes on as if nothing had happened.
+    /// Continues as if nothing had happened.
     GoOn,
-    /// It sends so many more pieces.
+    /// Sends this number of further pieces, and then FIN.
     SendMore(u8),
     Reset,
     Nothing,
 }
 
 impl Habit {
-    /// A client that does only what it is told.
+    /// The behaviour of a client that acts only when the test makes it act.
     pub const BY_HAND: Habit = Habit {
         total: 0,
         piece: (1, 1),
@@ -77,7 +80,7 @@ const MICROSECOND: u64 = 1000;
 const MILLISECOND: u64 = 1_000_000;
 const ALL: u64 = 1 << 30;
 
-/// A client of any kind. `unit`: the bytes of one read of the server.
+/// Draws a client of any kind; `unit` is the number of bytes of one read of the server.
 pub fn draw_habit(chance: &mut Chance, unit: u64) -> Habit {
     let total = chance.pick(&[
         0,
@@ -126,7 +129,7 @@ pub fn draw_habit(chance: &mut Chance, unit: u64) -> Habit {
     }
 }
 
-/// A client that sends, reads everything and says goodbye.
+/// Draws a client that sends, reads everything and closes in order.
 pub fn draw_honest_habit(chance: &mut Chance, unit: u64) -> Habit {
     let habit = draw_habit(chance, unit);
     Habit {
@@ -139,7 +142,7 @@ pub fn draw_honest_habit(chance: &mut Chance, unit: u64) -> Habit {
     }
 }
 
-/// A client that sends and reads as fast as it can.
+/// Draws a client that sends and reads as fast as it can.
 pub fn draw_greedy_habit(chance: &mut Chance, unit: u64) -> Habit {
     let habit = draw_habit(chance, unit);
     Habit {
@@ -157,7 +160,7 @@ pub fn draw_greedy_habit(chance: &mut Chance, unit: u64) -> Habit {
 }
 
 impl State {
-    /// A client's time has come to send, or to end.
+    /// Makes a client send, or end, at its scheduled time.
     pub fn act(&mut self, number: usize) {
         self.ends[number].is_acting = false;
         let end = &self.ends[number];
@@ -210,7 +213,7 @@ impl State {
             Ending::Reset => self.arrive_reset(number),
             Ending::Vanish => {
                 self.ends[number].has_vanished = true;
-                // Its kernel gives it up, or leaves that to the server.
+                // The server's kernel detects this after a time, or leaves it to the server.
                 if self.limits.keepalive.is_none() || self.chance.one_in(2) {
                     let after = self.chance.between((MILLISECOND, 200 * MILLISECOND));
                     self.later(after, Happening::GiveUp(number as u32));
@@ -220,7 +223,8 @@ impl State {
         }
     }
 
-    /// The server has sent FIN before the client. True: that is all for now.
+    /// Reacts to a FIN that the server has sent before the client. Returns true if the client does
+    /// nothing else now.
     fn bids_farewell(&mut self, number: usize) -> bool {
         match self.ends[number].habit.farewell {
             Farewell::Close | Farewell::SendMore(0) => self.arrive_fin(number),
@@ -240,7 +244,7 @@ impl State {
         true
     }
 
-    /// The client's kernel gets what the server sent, and the client takes what it likes.
+    /// Lets the client's kernel receive what the server has sent, and the client read a part of it.
     pub fn take(&mut self, number: usize) {
         let end = &mut self.ends[number];
         end.is_taking = false;
@@ -272,7 +276,7 @@ impl State {
         }
     }
 
-    /// A client that could not send, or waited for replies, looks again.
+    /// Schedules a client that could not send, or that waited for replies, to try again.
     pub fn unblock(&mut self, number: usize) {
         let end = &mut self.ends[number];
         if end.is_blocked {
@@ -295,7 +299,7 @@ impl State {
         }
     }
 
-    /// From now on everybody behaves: sends nothing more, reads everything, says goodbye.
+    /// Ends all faults. From now on clients send no more data, read everything and close in order.
     pub fn calm(&mut self) {
         self.faults.end();
         self.is_calm = true;
@@ -322,7 +326,7 @@ impl State {
         }
     }
 
-    /// When everybody behaves and nobody is there any more, the server is stopped.
+    /// Stops the server when the faults have ended and no connection is left.
     pub fn stop_when_drained(&mut self) {
         let is_drained =
             self.open.is_empty() && self.doors.iter().all(|door| door.queue.is_empty());
@@ -331,14 +335,14 @@ impl State {
         }
     }
 
-    /// How many turns it may take at most until nobody is there any more.
+    /// Returns the maximum number of turns until no connection is left.
     pub fn work_left(&self) -> u64 {
         let alive = self.ends.iter().filter(|end| !end.is_closed);
         let turns = |end: &End| 100 + 10 * (end.arrived - end.acked.min(end.arrived));
         1000 + alive.map(turns).sum::<u64>()
     }
 
-    /// The client's machine is gone, and the kernel gives it up.
+    /// Breaks the connection of a client that has vanished, when the server's kernel gives it up.
     pub fn give_up(&mut self, number: usize) {
         let end = &self.ends[number];
         if end.has_vanished && !end.is_over() {

@@ -1,7 +1,7 @@
 //! A simulated kernel: listeners and sockets under edge-triggered epoll, in virtual time.
 //!
-//! It does what Linux does, and where Linux may do one thing or another the dice choose. Whatever
-//! the server calls, and whatever happens between two turns, is held against the rules of
+//! It behaves like Linux; where Linux may behave in several ways, one is chosen at random. Every
+//! call of the server, and its state between turns, is checked against the rules of
 //! [`crate::rules`].
 
 use std::cell::RefCell;
@@ -25,10 +25,10 @@ use crate::neighbours::Neighbours;
 use crate::rules::{Book, Facts, nanos};
 use crate::swarm::Faults;
 
-/// What a system call of the server takes, in nanoseconds.
+/// Time that a system call of the server takes, in nanoseconds.
 const CALL_TIME: u64 = 400;
 
-/// The world of the server. Clones are handles to the same one.
+/// The environment of the server. Clones are handles to the same state.
 #[derive(Clone, Debug)]
 pub struct SimKernel(pub Rc<RefCell<State>>);
 
@@ -39,7 +39,7 @@ pub struct SimSocket {
     kernel: SimKernel,
 }
 
-/// All there is. Times are nanoseconds since `epoch`.
+/// The whole state of the simulation. Times are nanoseconds since `epoch`.
 #[derive(Debug)]
 pub struct State {
     epoch: Instant,
@@ -49,36 +49,36 @@ pub struct State {
     pub chance: Chance,
     pub agenda: Agenda<Happening>,
     pub ends: Vec<End>,
-    /// Those that were accepted and are not closed.
+    /// Numbers of the connections that were accepted and are not closed.
     pub open: Vec<u32>,
     pub doors: Vec<Door>,
-    /// The other shards, when there are any.
+    /// The other shards, if there are any.
     pub neighbours: Option<Neighbours>,
-    /// What epoll has to report, in its order.
+    /// The sources that epoll has to report, in its order.
     ready: VecDeque<Source>,
-    /// Timers that are due and were not told yet.
+    /// Timers that are due and not yet delivered.
     pub due: VecDeque<Timer>,
     pub stops: u32,
-    /// Faults have come to an end, and all clients behave.
+    /// Whether the faults have ended, and all clients read everything and close in order.
     pub is_calm: bool,
-    /// What was delivered to the server, and what it called.
+    /// Numbers of the events delivered to the server, and of its calls.
     pub events: Events,
     pub book: Book,
 }
 
-/// What was delivered to the server, and what it called.
+/// Numbers of the events delivered to the server, and of its calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Events {
-    /// Events of sources; false ones are among them.
+    /// Events of sources, including false ones.
     pub told: u64,
-    /// Timers set and timers that came; requests to stop.
+    /// Timers set and timers delivered; requests to stop.
     pub timers: u64,
     pub accepts: u64,
     pub reads: u64,
     pub writes: u64,
-    /// How the output of a client fares.
+    /// Samples of a client's output, and keep-alive probes.
     pub looks: u64,
-    /// FIN, close, and what is to be done for them.
+    /// FIN, close, and the preparation of a reset.
     pub ends: u64,
 }
 
@@ -101,31 +101,32 @@ impl AddAssign for Events {
     }
 }
 
-/// What is to come.
+/// A scheduled action.
 #[derive(Clone, Copy, Debug)]
 pub enum Happening {
     Connect,
     Act(u32),
     Take(u32),
-    /// The next of what was sent by hand and is on its way.
+    /// The next item in flight from a client that the test controls arrives.
     Arrive(u32),
-    /// The kernel finds room after all.
+    /// The send buffer has room again after a partial write.
     Room(u32),
     /// A client's kernel answers a probe.
     Answer(u32),
     GiveUp(u32),
-    /// A client of another shard comes or goes.
+    /// A client of another shard connects or leaves.
     Neighbour,
-    /// Descriptors run out, or are there again.
+    /// Another number of descriptors is available.
     Descriptors,
-    /// The same of the system's memory.
+    /// The system's memory is exhausted, or available again.
     Memory,
     Timer(Timer),
     Stop,
     Calm,
 }
 
-/// What the server is told of a source. An event of a connection knows whose it is.
+/// An event of a source, as delivered to the server. That of a connection has the connection's
+/// number.
 #[derive(Clone, Copy, Debug)]
 pub struct Told {
     pub token: Token,
@@ -145,16 +146,16 @@ pub struct Door {
     pub queue: VecDeque<u32>,
     pub is_open: bool,
     is_ready: bool,
-    /// Until when clients may still come.
+    /// The time until which clients may still connect, if the listener is about to close.
     pub hushed_until: Option<u64>,
     pub is_broken: bool,
-    /// accept(2) failed for want of resources, and nothing has changed since.
+    /// Whether accept(2) failed for lack of resources, and nothing has changed since.
     pub is_paused: bool,
-    /// Of this turn.
+    /// Number of accepts in this turn.
     pub attempts: usize,
 }
 
-/// One connection, both ends of it.
+/// A connection with both of its ends.
 #[derive(Debug)]
 pub struct End {
     pub address: SocketAddr,
@@ -163,36 +164,37 @@ pub struct End {
     pub is_closed: bool,
     is_ready: bool,
     key: u64,
-    /// The bytes in either direction, of a client that is driven by hand.
+    /// The bytes in either direction, only for a client that the test controls.
     literal: Option<Box<Literal>>,
 
-    /// Bytes of the client in this kernel, and of these read.
+    /// Number of the client's bytes that have arrived in this kernel, and of those that were read.
     pub arrived: u64,
     pub read: u64,
     mark: Option<u64>,
     pub fin: bool,
     broken: Broken,
 
-    /// Bytes that this kernel has taken, of these acknowledged, of these taken by the client.
+    /// Number of bytes that this kernel has accepted, of those that were acknowledged, and of those
+    /// that the client has read.
     pub sent: u64,
     pub acked: u64,
     pub taken: u64,
     no_space: bool,
-    /// Room will be reported later.
+    /// Whether a partial write was forced, so that room is reported only later.
     is_squeezed: bool,
     pub shut: bool,
     last_in: u64,
     last_out: u64,
-    /// When a segment came last, and the probes that were sent since then.
+    /// The arrival of the last segment, and the number of probes sent since then.
     pub heard_at: u64,
     pub probes: u32,
-    /// The most connections that were open at a time since then, when the last of these went.
+    /// Maximum number of connections open since then, sampled whenever a connection is closed.
     pub crowd: usize,
 
     pub facts: Facts,
 
     pub habit: Habit,
-    /// What the client has still to send.
+    /// Number of bytes that the client has still to send.
     pub left: u64,
     pub is_acting: bool,
     pub is_taking: bool,
@@ -205,7 +207,7 @@ pub struct End {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Broken {
     No,
-    /// The next call is told.
+    /// The next call returns this error.
     Untold(i32),
     Told,
 }
@@ -213,14 +215,14 @@ enum Broken {
 #[derive(Debug, Default)]
 struct Literal {
     sent: Vec<u8>,
-    /// The byte of the mark.
+    /// The urgent byte.
     urgent: u8,
     replies: Vec<u8>,
-    /// On its way, in this order.
+    /// Items in flight, in the order of arrival.
     coming: VecDeque<Coming>,
 }
 
-/// What a client that is driven by hand sends.
+/// An item in flight from a client that the test controls.
 #[allow(dead_code)] // The scripted clients of another test make it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Coming {
@@ -256,7 +258,7 @@ impl Door {
         }
     }
 
-    /// No edge of it is still to be told.
+    /// Returns whether no edge is left to be reported.
     pub fn is_reported(&self) -> bool {
         !self.is_ready
     }
@@ -300,12 +302,12 @@ impl End {
         }
     }
 
-    /// Nothing more can come of it.
+    /// Returns whether the connection is closed or broken, so that nothing more can arrive.
     pub fn is_over(&self) -> bool {
         self.is_closed || self.broken != Broken::No
     }
 
-    /// No edge of it is still to be told.
+    /// Returns whether no edge is left to be reported.
     pub fn is_reported(&self) -> bool {
         !self.is_ready
     }
@@ -314,7 +316,7 @@ impl End {
         self.arrived - self.read
     }
 
-    /// A read would find something.
+    /// Returns whether a read would return data, FIN or an error.
     pub fn is_readable(&self) -> bool {
         self.unread() > 0 || self.fin || matches!(self.broken, Broken::Untold(_))
     }
@@ -324,7 +326,8 @@ impl End {
         self.habit.send_buffer.saturating_sub(used)
     }
 
-    /// Linux speaks of room when a third of the buffer is free.
+    /// Returns whether epoll reports room: as on Linux, when at least a third of the buffer is
+    /// free.
     pub fn is_writable(&self) -> bool {
         let (room, used) = (self.room(), self.sent - self.acked);
         room > 0 && 2 * room >= used && !self.is_squeezed
@@ -349,26 +352,26 @@ impl End {
         })
     }
 
-    /// A segment of the client has come.
+    /// Records the arrival of a segment of the client.
     fn heard(&mut self, now: u64) {
         self.heard_at = now;
         self.probes = 0;
         self.crowd = 0;
     }
 
-    /// Since when no byte has moved.
+    /// Returns the time at which a byte was last transferred in either direction.
     pub fn quiet_since(&self) -> u64 {
         self.last_in.max(self.last_out)
     }
 }
 
-/// What the clients and the network do.
+/// The actions of the clients and of the network.
 impl State {
     pub fn later(&mut self, after: u64, happening: Happening) {
         self.agenda.put(self.now + after, happening);
     }
 
-    /// A client comes. `None`: nobody listens any more.
+    /// Connects a client. `None`: the listener is closed.
     pub fn connect(&mut self, door: usize, address: SocketAddr, habit: Habit) -> Option<usize> {
         let it = &self.doors[door];
         if !it.is_open || it.hushed_until.is_some_and(|until| self.now >= until) {
@@ -382,7 +385,7 @@ impl State {
         Some(number)
     }
 
-    /// Bytes of the client have come.
+    /// Delivers bytes of the client.
     pub fn arrive(&mut self, number: usize, count: u64) {
         let end = &mut self.ends[number];
         end.arrived += count;
@@ -391,8 +394,9 @@ impl State {
         self.raise(Source::End(number as u32));
     }
 
-    /// An urgent byte: it is no part of the stream, and a read stops before it. The one before it
-    /// becomes a byte like the others, unless it is the next to be read: then it is passed over.
+    /// Delivers an urgent byte. It is not part of the stream, and a read stops before it. An
+    /// earlier urgent byte becomes an ordinary byte, unless it is the next one to be read: then it
+    /// is skipped.
     pub fn arrive_urgent(&mut self, number: usize) {
         let end = &mut self.ends[number];
         if end.mark.is_some_and(|mark| mark > end.read) {
@@ -421,7 +425,7 @@ impl State {
         self.break_end(number, errno);
     }
 
-    /// The connection is gone. What was not read yet can be read first, or is lost.
+    /// Breaks the connection with this error. Unread bytes can be read before it, or are lost.
     pub fn break_end(&mut self, number: usize, errno: i32) {
         let is_lost = self.chance.one_in(2);
         let end = &mut self.ends[number];
@@ -436,7 +440,7 @@ impl State {
         self.raise(Source::End(number as u32));
     }
 
-    /// The client's kernel has got all that fits into its window.
+    /// Acknowledges all bytes that fit into the client's window.
     pub fn acknowledge(&mut self, number: usize) {
         let end = &mut self.ends[number];
         end.heard(self.now);
@@ -460,7 +464,7 @@ impl State {
         }
     }
 
-    /// An edge: epoll has something to report.
+    /// Raises an edge, which epoll will report.
     fn raise(&mut self, source: Source) {
         let is_ready = match source {
             Source::Door(number) => &mut self.doors[number as usize].is_ready,
@@ -477,7 +481,7 @@ impl State {
         }
     }
 
-    /// Everything happens whose time has come.
+    /// Carries out all scheduled actions that are due.
     pub fn happen(&mut self) {
         while let Some(happening) = self.agenda.take(self.now) {
             match happening {
@@ -502,9 +506,9 @@ impl State {
     }
 }
 
-/// What epoll reports.
+/// The events of epoll.
 impl State {
-    /// Whether the poll would return at once.
+    /// Returns whether the poll would return at once.
     pub fn has_news(&self) -> bool {
         let is_woken = self
             .neighbours
@@ -513,7 +517,7 @@ impl State {
         !self.ready.is_empty() || !self.due.is_empty() || self.stops > 0 || is_woken
     }
 
-    /// What one epoll_wait(2) returns.
+    /// Collects the events that one epoll_wait(2) returns.
     pub fn collect(&mut self, batch: &mut Vec<Told>) {
         batch.clear();
         if let Some(neighbours) = &mut self.neighbours {
@@ -547,7 +551,7 @@ impl State {
         }
     }
 
-    /// The flags show the whole state, not the edge only.
+    /// Reports a connection. The flags show its whole state, not only the edge.
     fn report_end(&mut self, number: u32, batch: &mut Vec<Told>) {
         let end = &mut self.ends[number as usize];
         end.is_ready = false;
@@ -556,7 +560,7 @@ impl State {
         }
         let hints = end.hints();
         if hints.readable && hints.writable && self.chance.one_in(self.faults.split) {
-            // One half now, the whole in this batch or in one that comes later.
+            // One half is reported now, the whole in this batch or in a later one.
             let readable = Hints {
                 writable: false,
                 ..hints
@@ -569,7 +573,7 @@ impl State {
         }
     }
 
-    /// Events that are not so, and events of sockets that are closed.
+    /// Adds false events, and events of closed sockets.
     fn add_false_events(&mut self, batch: &mut Vec<Told>) {
         if self.chance.one_in(self.faults.spurious) && !self.open.is_empty() {
             let place = self.chance.below(self.open.len() as u64) as usize;
@@ -597,7 +601,7 @@ impl State {
         }
     }
 
-    /// The server is told this now.
+    /// Records that this event is delivered to the server now.
     pub fn tell(&mut self, told: Told) {
         self.events.told += 1;
         if let Some(number) = told.end {
@@ -633,7 +637,7 @@ const EVERYTHING: Hints = Hints {
 
 /// The system calls of the server.
 impl State {
-    /// A call begins. Meanwhile other things happen.
+    /// Begins a call, which takes time. During that time scheduled actions may be carried out.
     fn begin_call(&mut self, count: fn(&mut Events) -> &mut u64) {
         *count(&mut self.events) += 1;
         self.now += CALL_TIME;
@@ -642,7 +646,7 @@ impl State {
         }
     }
 
-    /// A call on a connection that fails now, whatever its state is.
+    /// Makes a call on a connection fail at random, whatever the state of the connection is.
     fn chance_fails(&mut self, number: usize) -> io::Result<()> {
         if self.chance.one_in(self.faults.interrupts) {
             return Err(failure(libc::EINTR));
@@ -678,7 +682,7 @@ impl State {
         Ok(count)
     }
 
-    /// FIN is told before an error that came after it.
+    /// Returns the result of a read without data. FIN precedes an error that came after it.
     fn recv_nothing(&mut self, number: usize) -> io::Result<usize> {
         let end = &mut self.ends[number];
         match end.broken {
@@ -745,7 +749,8 @@ impl State {
         Ok(())
     }
 
-    /// Probes and answers may be lost on their way; a machine that is gone does not answer.
+    /// Sends a keep-alive probe. Probe and answer may be lost, and a vanished client does not
+    /// answer.
     fn probe(&mut self, number: usize) {
         self.begin_call(|it| &mut it.looks);
         self.check_probe(number);
@@ -767,7 +772,7 @@ impl State {
         }
     }
 
-    /// A call failed for good.
+    /// Records that a call failed, which ends the connection.
     fn fails(&mut self, number: usize, errno: i32) -> io::Error {
         self.ends[number].facts.failed(errno);
         failure(errno)
@@ -799,7 +804,7 @@ impl State {
         if self.chance.one_in(self.faults.interrupts) {
             return Err(failure(libc::EINTR));
         }
-        // The descriptor comes first: it fails with nobody in the queue as well.
+        // The descriptor is allocated first, so this fails with an empty accept queue as well.
         if let Some(errno) = self.lack_of_resources() {
             self.doors[number].is_paused = true;
             return Err(failure(errno));
@@ -855,7 +860,7 @@ impl State {
     }
 }
 
-/// What accept(2) says of a client that was lost in the queue.
+/// The errors of accept(2) for a client that was lost in the accept queue.
 const LOST: [i32; 9] = [
     libc::ECONNABORTED,
     libc::EPROTO,
@@ -1002,7 +1007,7 @@ impl Drop for SimSocket {
     }
 }
 
-/// A client that is driven by hand: its bytes are those that it is given.
+/// Clients that the test controls: they send exactly the bytes that they are given.
 impl State {
     pub fn connect_by_hand(&mut self, door: usize, address: SocketAddr) -> Option<usize> {
         let number = self.connect(door, address, Habit::BY_HAND)?;
@@ -1035,7 +1040,8 @@ impl State {
         self.arrive_urgent(number);
     }
 
-    /// It arrives so much later, even within a turn, but behind what is on its way already.
+    /// Sends an item that arrives after this time, possibly within a turn, and after all earlier
+    /// items.
     #[allow(dead_code)] // The scripted clients of another test use it.
     pub fn come_by_hand(&mut self, number: usize, after: u64, what: Coming) {
         if let Some(literal) = &mut self.ends[number].literal {
@@ -1054,7 +1060,7 @@ impl State {
         }
     }
 
-    /// How many bytes are on their way.
+    /// Returns the number of bytes in flight.
     #[allow(dead_code)]
     pub fn coming(&self, number: usize) -> usize {
         let literal = self.ends[number].literal.as_ref();
@@ -1065,7 +1071,7 @@ impl State {
         literal.map_or(0, |it| it.coming.iter().map(length).sum())
     }
 
-    /// The client takes up to so many bytes, and gets those that it has not seen.
+    /// Lets the client read up to so many bytes, and returns them.
     pub fn take_by_hand(&mut self, number: usize, count: u64) -> Vec<u8> {
         let end = &mut self.ends[number];
         let before = end.taken as usize;
@@ -1077,7 +1083,7 @@ impl State {
         bytes.unwrap_or_default()
     }
 
-    /// Whether these are the bytes that the server is to send next.
+    /// Returns whether these are the bytes that the server must send next.
     pub fn is_right(&self, number: usize, bytes: &[u8]) -> bool {
         let end = &self.ends[number];
         match &end.literal {

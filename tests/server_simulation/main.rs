@@ -1,5 +1,6 @@
-//! The server's engine in a simulated kernel, in virtual time: runs in which the dice choose
-//! limits, clients and faults, each call held against the rules of [`rules`].
+//! Tests the server's engine on a simulated kernel in virtual time: runs with random limits,
+//! clients and faults, and all short sequences of events. Every call is checked against the rules
+//! of [`rules`].
 //!
 //! A failure prints its seed; `UPCASE_SERVER_SEED=n cargo test --test server_simulation` runs that
 //! one alone.
@@ -26,20 +27,20 @@ use chance::Chance;
 use run::{Ended, Simulation};
 use swarm::Faults;
 
-/// Replays one run.
+/// The environment variable with the seed of a single run to replay.
 const SEED: &str = "UPCASE_SERVER_SEED";
 
-/// In the ordinary test run; an event is something that the kernel delivers to the engine (an event
-/// of a source, a timer, a request to stop) or a call that the engine makes on the kernel. The
-/// rarest of the planted bugs needs about two thirds of them.
+/// Number of events in the ordinary test run. An event is something that the kernel delivers to the
+/// engine (an event of a source, a timer, a request to stop) or a call that the engine makes on the
+/// kernel. The rarest of the planted bugs needs about two thirds of them.
 const EVENTS: u64 = 100_000_000;
 
 const THREADS: u64 = 2;
 
-/// Then the other threads need not go on.
+/// Whether a run has failed: then the other threads stop.
 static HAS_FAILED: AtomicBool = AtomicBool::new(false);
 
-/// One run to its end.
+/// Plays one run to its end.
 fn run(seed: u64) -> Ended {
     let run = AssertUnwindSafe(|| Simulation::draw(seed).run());
     catch_unwind(run).unwrap_or_else(|failure| {
@@ -86,7 +87,7 @@ fn a_swarm_of_runs_keeps_all_the_rules() {
     );
 }
 
-/// Of all lengths up to this one.
+/// Maximum length of the sequences; all shorter ones are played too.
 const SEQUENCE_STEPS: u32 = 6;
 
 #[test]
@@ -102,7 +103,8 @@ fn every_short_sequence_keeps_all_the_rules() {
     println!("{count} sequences, {events} events in {seconds:.1} s");
 }
 
-/// All but one of a crowd leave after they were enrolled for the keep-alive, and the one vanishes.
+/// All clients of a crowd except one leave after the keep-alive has scheduled them, and the last
+/// one vanishes. Its probes must not be delayed by those that are gone.
 #[test]
 fn clients_that_are_gone_make_no_probe_late() {
     const CROWD: u16 = 60;

@@ -1,5 +1,5 @@
-//! Other shards of the same server, which share its cap: they take places, give them back, and
-//! stand in the line for them, as the dice say.
+//! Simulates the other shards of the same server, which share its connection limit: they take
+//! places, return them, and queue for them, at random.
 
 use std::sync::Arc;
 
@@ -7,28 +7,28 @@ use upcase::server::places::{Places, Shards, room};
 
 use crate::kernel::{Happening, State};
 
-/// The number of the shard that is simulated whole.
+/// The number of the shard whose engine is simulated in full.
 pub const ENGINE: usize = 0;
 
-/// So many others there are.
+/// Number of the other shards.
 const OTHERS: usize = 3;
 
-/// What one of them holds.
+/// The state of another shard.
 #[derive(Clone, Copy, Debug, Default)]
 struct Neighbour {
     held: usize,
     waits: bool,
 }
 
-/// All of them, and what they share with the engine.
+/// All other shards, and the places that they share with the engine.
 #[derive(Debug)]
 pub struct Neighbours {
     pub places: Arc<Places>,
     cap: usize,
     others: [Neighbour; OTHERS],
-    /// The engine was granted a place, and is to have a turn.
+    /// Whether the engine was granted a place and must get a turn.
     pub is_engine_woken: bool,
-    /// How often it was.
+    /// Number of times that the engine was granted a place.
     pub wakes: u64,
     are_calm: bool,
 }
@@ -45,17 +45,19 @@ impl Neighbours {
         }
     }
 
-    /// The places that they hold.
+    /// Returns the number of places that the other shards hold.
     pub fn held(&self) -> usize {
         self.others.iter().map(|other| other.held).sum()
     }
 
-    /// Whether a shard with so many clients and others in its queue must have been woken.
+    /// Returns whether there is so much room that a shard with this many connections, and with
+    /// clients in its accept queue, must have been woken.
     pub fn has_room(&self, open: usize) -> bool {
         open + self.held() + room(self.cap) <= self.cap
     }
 
-    /// These were granted places. What one does not need it leaves to the others.
+    /// Handles the grant of places to these shards. A place that a shard does not need is left to
+    /// the others.
     pub fn wake(&mut self, woken: Shards, needs: bool) {
         let mut woken = woken;
         while let Some(shard) = woken.iter().next() {
@@ -67,7 +69,7 @@ impl Neighbours {
             }
             let other = &mut self.others[shard - 1];
             if !std::mem::take(&mut other.waits) {
-                // It has left the line meanwhile, and its place to the others.
+                // In the meantime the shard has left the queue and its place to the others.
                 continue;
             }
             if !needs || self.are_calm {
@@ -99,7 +101,7 @@ impl Neighbours {
         }
     }
 
-    /// All of them go, and nobody new comes to them.
+    /// Returns all places of the other shards, which take none from now on.
     pub fn calm(&mut self) {
         self.are_calm = true;
         for number in 0..OTHERS {
@@ -116,7 +118,7 @@ impl Neighbours {
 }
 
 impl State {
-    /// A client comes to another shard, or goes.
+    /// Lets a client connect to another shard, or leave it.
     pub fn neighbour_acts(&mut self) {
         let Some(neighbours) = self.neighbours.as_mut().filter(|it| !it.are_calm) else {
             return;

@@ -1,6 +1,7 @@
-//! The oracle: what the server may do, and what it must. Nothing here is taken from the server: the
-//! kernel knows which bytes have come, which were answered and which acknowledged, and from that
-//! follows what each call may be and for which reason a connection may end.
+//! The oracle of the simulation: what the server is allowed and required to do. It uses no state of
+//! the server: the simulated kernel knows which bytes have arrived, which were answered and which
+//! acknowledged. From that follows which calls are allowed, and for which reason a connection may
+//! be closed.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr};
@@ -14,89 +15,89 @@ use upcase::stream::Hints;
 
 use crate::kernel::{End, State};
 
-/// What the server is told just now.
+/// The entry point of the engine that is being called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Context {
     Stop,
-    /// The second request to stop, or the end of the time for stopping.
+    /// The second request to stop, or the end of the drain timeout.
     Cut,
     Timer(Timer),
     Event,
     Finish,
 }
 
-/// How much later than its time something may come: turns take time.
+/// Permitted lateness of any deadline in nanoseconds: turns take time.
 const SLACK: u64 = 3_000_000;
 
-/// Timers of one wheel that may be set at a time: each one for an earlier time than the one before.
+/// Maximum number of timers set for one timer wheel, each for an earlier time than the one before.
 const TIMERS_MAX: u32 = 8;
 
-/// More calls than any one thing that the server is told can cause.
+/// Number of calls, more than any single event can cause, at which a check for endless loops fails.
 const CALLS_MAX: u64 = 1_000_000;
 
-/// What is kept of the whole server.
+/// Facts about the whole server.
 #[derive(Debug)]
 pub struct Book {
     pub context: Context,
     pub turn: u64,
     pub turn_began: u64,
     pub calls: u64,
-    /// When the server was told something last.
+    /// The number of calls when the engine was last called.
     entry_call: u64,
     pub stopping: Option<u64>,
     pub accepted: u64,
     pub lost: u64,
     pub turned_away: u64,
     pub stale: u64,
-    /// Bytes read and not yet taken by the kernel, of all connections.
+    /// Bytes that were read and not yet accepted by the kernel, of all connections.
     pub pending: u64,
     pub closed: [u64; CloseReason::ALL.len()],
     pub has_broken: bool,
-    /// The server was at its cap and has said so.
+    /// Whether the server has reported that it is at its connection limit.
     pub is_full: bool,
-    /// How often it has said so.
+    /// Number of times that it has reported that.
     pub fulls: u64,
     pub least_progress: u64,
     timers: [u32; 9],
-    /// When silent clients were probed, in the last gap.
+    /// The times of the probes within the last probe gap.
     probed: VecDeque<u64>,
-    /// Probes in all.
+    /// Number of probes in all.
     pub probes_sent: u64,
-    /// Clients that answered none.
+    /// Number of clients that answered no probe.
     pub vanished: u64,
-    /// Counts the occasions on which the server may ask each socket once without an event.
+    /// Number of occasions on which the server may read from each socket once without an event.
     probes: u64,
-    /// The connection that is served, and how many bytes of it were read.
+    /// The connection that is being served, and the number of bytes read from it.
     current: Option<usize>,
     serve_bytes: u64,
-    /// The connections that have spent their budget in this turn, and in the one before.
+    /// The connections that have spent their budget in this turn, and in the previous one.
     spent: Vec<usize>,
     queued: Vec<usize>,
     /// The connections that were served in this turn for an event, or from the queue.
     served: Vec<usize>,
-    /// Some of this turn's reads were large ones.
+    /// Whether this turn had a large read.
     is_large: bool,
-    /// Turns with large reads.
+    /// Number of turns with large reads.
     pub larges: u64,
     waiting: Option<Waiting>,
-    /// How often it was looked at how long a connection had to wait.
+    /// Number of checks of how long a connection had to wait.
     pub waited: u64,
     networks: Vec<(IpAddr, u32)>,
     next_audit: u64,
 }
 
-/// A connection that is ready and has spent its budget; and of each other one, how many bytes had
-/// been read and how many events told by then.
+/// A ready connection that has spent its budget; and for each connection, the number of bytes read
+/// and of events delivered up to then.
 #[derive(Debug)]
 struct Waiting {
     number: usize,
     others: Vec<(u64, u64)>,
 }
 
-/// What is kept of one connection.
+/// Facts about one connection.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// What the server may know of the socket's readiness: the rules of [`upcase::stream`].
+    /// Readiness of the socket as far as the server can know it: the rules of [`upcase::stream`].
     pub may_read: bool,
     pub may_write: bool,
     pub to_end: bool,
@@ -104,26 +105,28 @@ pub struct Facts {
     pub got_end: bool,
     error: Option<CloseReason>,
     pub resets: bool,
-    /// When it was probed last.
+    /// The time of the last probe.
     probed_at: Option<u64>,
-    /// Why it is to be sent FIN: it was found silent, or this is the last call. Whatever is read of
-    /// it afterwards is another beginning.
+    /// The reason for which FIN is to be sent: the connection was found silent, or the time for
+    /// draining is nearly over. A later read clears it.
     silent_for: Option<CloseReason>,
     fin: Option<Fin>,
     is_over_share: bool,
     accepted_at: u64,
-    /// The call that said last that there is nothing to read.
+    /// The number of the last call that found nothing to read.
     blocked_call: u64,
-    /// Events that it was told of in all, and by the beginning of the turn.
+    /// Number of events delivered for the connection, in all and in this turn, and bytes of this
+    /// turn.
     told: u64,
     turn: u64,
     turn_bytes: u64,
     turn_told: u64,
-    /// It was read from in a look of the stopping server, and not for an event.
+    /// Whether the connection was read in a scan of the draining server, and not for an event.
     turn_looked: bool,
-    /// Since when something is outstanding and nothing was acknowledged.
+    /// The time since which replies have been unacknowledged and no acknowledgment has arrived.
     stuck_since: u64,
-    /// Since when it has been owed at least the least progress, and not acknowledged as much.
+    /// The time since which at least the minimum progress has been unacknowledged, and less than
+    /// that was acknowledged.
     slow_since: u64,
     slow_from: u64,
     owed_until: u64,
@@ -135,11 +138,11 @@ pub struct Facts {
 struct Fin {
     reason: CloseReason,
     at: u64,
-    /// What had been read by then.
+    /// Number of bytes that had been read by then.
     read: u64,
 }
 
-/// What the server was told of a client's output.
+/// A sample that the server took of a client's output.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     at: u64,
@@ -220,7 +223,7 @@ impl Facts {
         }
     }
 
-    /// The server is told of an event.
+    /// Records that an event is delivered to the server.
     pub fn note(&mut self, hints: Hints, turn: u64) {
         self.begin_turn(turn);
         self.told += 1;
@@ -239,7 +242,7 @@ impl Facts {
         }
     }
 
-    /// A call failed in this way, which is why the connection ends.
+    /// Records the error of a failed call as the reason for which the connection ends.
     pub fn failed(&mut self, errno: i32) {
         self.error = Some(match errno {
             libc::ECONNRESET | libc::EPIPE | libc::ENOTCONN => CloseReason::Reset,
@@ -250,7 +253,7 @@ impl Facts {
 }
 
 impl End {
-    /// What was read and is to be answered.
+    /// Returns the number of bytes that were read and must be answered.
     fn answerable(&self) -> u64 {
         self.facts.fin.map_or(self.read, |fin| fin.read)
     }
@@ -259,12 +262,12 @@ impl End {
         self.answerable() - self.sent
     }
 
-    /// What it has not acknowledged of its replies.
+    /// Returns the number of reply bytes that the client has not acknowledged.
     fn owed(&self) -> u64 {
         self.answerable() - self.acked
     }
 
-    /// The client has acknowledged more.
+    /// Records that the client has acknowledged more.
     pub fn progressed(&mut self, now: u64, least: u64) {
         let owed = self.owed();
         let facts = &mut self.facts;
@@ -278,7 +281,7 @@ impl End {
         }
     }
 
-    /// The server asks how the output fares.
+    /// Records a sample that the server takes of the output.
     fn sampled(&mut self, now: u64, timeout: Option<Duration>) {
         let sample = Sample {
             at: now,
@@ -287,7 +290,7 @@ impl End {
         };
         let samples = &mut self.facts.samples;
         samples.push_back(sample);
-        // Those of the last stall timeout are kept, and one before them.
+        // The samples of the last stall timeout are kept, and one before them.
         let enough = nanos(timeout.unwrap_or_default()).saturating_sub(QUARTERS);
         while samples
             .get(1)
@@ -298,24 +301,25 @@ impl End {
     }
 }
 
-/// A stall timeout is looked at in four parts, each rounded down to a nanosecond.
+/// Number of parts in which a stall timeout is checked. Each is rounded down to a nanosecond, so
+/// this is also the maximum error in nanoseconds.
 const QUARTERS: u64 = 4;
 
 pub fn nanos(time: Duration) -> u64 {
     time.as_nanos() as u64
 }
 
-/// How late a deadline of a wheel of this length may be.
+/// Returns the maximum lateness of a deadline in a timer wheel of this length.
 fn lateness(length: Duration) -> u64 {
     nanos(length / 64).max(1_000_000) + SLACK
 }
 
-/// How much of a cap is to be free before a full server accepts again.
+/// Returns how many places of the limit must be free before a full server accepts again.
 fn room_of(cap: usize) -> usize {
     (cap / 64).clamp(1, 16)
 }
 
-/// What must be so of one connection; otherwise all that is known of it is told.
+/// Checks a condition of one connection, and prints all facts about the connection if it is false.
 macro_rules! require {
     ($state:expr, $number:expr, $condition:expr, $($text:tt)+) => {
         if !$condition {
@@ -339,12 +343,12 @@ impl State {
         );
     }
 
-    /// A budget is rounded up to whole reads of this length.
+    /// Returns the budget of a turn: the server rounds it up to whole reads of this length.
     fn budget(&self, read_bytes: usize) -> u64 {
         (self.limits.turn_bytes + read_bytes - 1) as u64
     }
 
-    /// The server is told something.
+    /// Begins a call of the engine.
     pub fn begin_entry(&mut self, context: Context) {
         self.end_serve();
         self.book.context = context;
@@ -356,7 +360,7 @@ impl State {
         self.book.probes += u64::from(asks);
     }
 
-    /// Another connection is served, or none. The one before may be ready still.
+    /// Ends the service of the current connection, which may still be ready.
     fn end_serve(&mut self) {
         let bytes = std::mem::take(&mut self.book.serve_bytes);
         let Some(number) = self.book.current.take() else {
@@ -394,21 +398,22 @@ impl State {
         require!(self, number, is_well, "a call after an error");
     }
 
-    /// Whoever has spent its budget has its next turn behind the events of the others. It would
-    /// pass those who wait otherwise, as often as it sends a piece of that size.
+    /// Checks that a connection that has spent its budget is served again only after the events of
+    /// the others. Otherwise it would overtake waiting connections whenever it sends a piece of
+    /// that size.
     fn check_place(&self, number: usize) {
         let is_late = matches!(self.book.context, Context::Finish | Context::Cut);
         let is_in_order = is_late || !self.book.queued.contains(&number);
         require!(self, number, is_in_order, "it passes those who wait");
     }
 
-    /// Whoever is ready waits for less than two budgets of each other one: for one turn of it that
-    /// ended before its budget did, and for the next.
+    /// Checks that a ready connection waits for less than two budgets of every other connection:
+    /// for a turn of it that ended before its budget was spent, and for the next turn.
     fn check_fairness(&mut self) {
         let Some(waiting) = self.book.waiting.take() else {
             return;
         };
-        // Whoever is cut gets no turn any more, only a last look.
+        // A connection that is cut is not served any more, only read a last time.
         if self.book.context == Context::Cut {
             return;
         }
@@ -491,13 +496,14 @@ impl State {
         facts.turn_bytes += count as u64;
         facts.turn_looked |= self.book.context == Context::Timer(Timer::Look);
         let (at_once, in_turn) = (self.book.serve_bytes, facts.turn_bytes);
-        // epoll does not say two things of one source in a turn; here it may happen.
+        // epoll reports a source once in a turn; with these faults it may be reported several
+        // times.
         let is_plain = self.faults.split == 0 && self.faults.spurious == 0;
         let told = match is_plain {
             true => 1,
             false => facts.turn_told.max(1),
         };
-        // A look of the stopping server, at times far apart, stands beside the event.
+        // The scan of the draining server, which is rare, adds to the event.
         let in_turn_max = budget * (told + u64::from(facts.turn_looked));
         require!(self, number, at_once <= budget, "{at_once} bytes at once");
         let is_fair = in_turn <= in_turn_max;
@@ -530,8 +536,8 @@ impl State {
         }
     }
 
-    /// A client is probed when it has been silent for long enough and is owed nothing, after
-    /// a pause, and with few others at a time.
+    /// Checks that a probe is sent only to a client that has been silent for long enough and after
+    /// a pause, and that there are few probes at a time.
     pub fn check_probe(&mut self, number: usize) {
         self.book.calls += 1;
         let in_time = self.book.context == Context::Timer(Timer::Probe);
@@ -560,8 +566,8 @@ impl State {
         require!(self, number, are_few, "a burst of probes");
     }
 
-    /// The server asks how the output of a client fares, and may find that it is to be sent FIN.
-    /// That may have to wait for a turn with time for it.
+    /// Records a sample of a client's output, which may show that FIN is to be sent. The FIN may
+    /// have to wait for a later turn.
     pub fn sampled(&mut self, number: usize) {
         let (now, stall_timeout) = (self.now, self.limits.stall_timeout);
         let is_last_call = self.is_last_call();
@@ -582,7 +588,7 @@ impl State {
         end.facts.silent_for = end.facts.silent_for.or(found);
     }
 
-    /// FIN says: this was all.
+    /// Checks that FIN is sent only once, for a reason, and after all replies.
     pub fn check_shutdown(&mut self, number: usize) {
         self.serves(number);
         let end = &self.ends[number];
@@ -604,7 +610,7 @@ impl State {
         });
     }
 
-    /// The call before this one said that there is nothing to read.
+    /// Checks that the call before this one was a read of this connection that found nothing.
     fn check_silent(&self, number: usize) {
         let is_silent = self.ends[number].facts.blocked_call + 1 == self.book.calls;
         require!(
@@ -615,7 +621,8 @@ impl State {
         );
     }
 
-    /// Whoever does not fall silent has had its time as well.
+    /// Returns whether so little of the drain timeout is left that even connections that are not
+    /// silent get FIN.
     fn is_last_call(&self) -> bool {
         let drain = self.limits.drain_timeout;
         let last_call = drain.saturating_sub(self.limits.linger.min(drain / 2));
@@ -623,7 +630,8 @@ impl State {
         since.is_some_and(|since| self.book.turn_began >= since + nanos(last_call))
     }
 
-    /// Every end of a connection has a reason, and what the reason promises is so.
+    /// Checks that a connection is closed for a reason, and that the conditions of this reason
+    /// hold.
     pub fn check_drop(&mut self, number: usize) {
         self.book.calls += 1;
         let end = &self.ends[number];
@@ -735,7 +743,8 @@ impl State {
         }
     }
 
-    /// There was a whole stall timeout in which it acknowledged neither all nor enough.
+    /// Checks that there was a whole stall timeout in which the client acknowledged neither all
+    /// replies nor the minimum progress.
     fn check_stalled(&self, number: usize) {
         let end = &self.ends[number];
         let timeout = nanos(self.limits.stall_timeout.unwrap_or(Duration::MAX)) - QUARTERS;
@@ -746,7 +755,7 @@ impl State {
         require!(self, number, is_stalled, "it took enough of its replies");
     }
 
-    /// It has answered none of its probes, and had its time for each.
+    /// Checks that the client has answered none of its probes and had enough time for each.
     fn check_vanished(&self, number: usize) {
         let end = &self.ends[number];
         let pause = nanos(self.limits.keepalive_pause());
@@ -794,7 +803,7 @@ impl State {
         end.facts.accepted_at = book.turn_began;
     }
 
-    /// A listener that closes in order has nobody left in its queue.
+    /// Checks that a listener that is closed in order has an empty accept queue.
     pub fn check_close(&mut self, number: usize) {
         let door = &self.doors[number];
         let is_hushed = door.hushed_until.is_some_and(|until| until <= self.now);
@@ -806,7 +815,7 @@ impl State {
         self.book.has_broken |= door.is_broken;
     }
 
-    /// Timers cannot be taken back, so there must be few.
+    /// Checks that few timers are set at a time, because they cannot be cancelled.
     pub fn check_timer(&mut self, timer: Timer) {
         let set = &mut self.book.timers[timer as usize];
         *set += 1;
@@ -821,7 +830,8 @@ impl State {
         }
     }
 
-    /// The server sleeps: whatever could move now will be reported.
+    /// Checks, while the server sleeps, that an event will report everything that could be done
+    /// now.
     pub fn check_sleep(&self) {
         for number in self.open.iter().map(|&number| number as usize) {
             let end = &self.ends[number];
@@ -878,7 +888,7 @@ impl State {
         }
     }
 
-    /// At the end of a turn.
+    /// Checks the limits of a turn at its end.
     pub fn check_turn(&mut self) {
         self.end_serve();
         self.book.queued.clear();
@@ -902,7 +912,7 @@ impl State {
         }
     }
 
-    /// Nobody stays longer than the limits say.
+    /// Checks that a connection does not stay open longer than the limits allow.
     fn audit(&self, number: usize) {
         let end = &self.ends[number];
         let (facts, now) = (&end.facts, self.now);
@@ -920,8 +930,9 @@ impl State {
         if let Some(time) = self.limits.keepalive {
             let since = end.heard_at.max(facts.accepted_at);
             let end_at = since + nanos(self.limits.keepalive_end().unwrap_or_default());
-            // One look for each probe, one at the end, and one when it was enrolled: each of them
-            // may wait for a tick of the wheel and for all the others that there were then.
+            // There is a check for each probe, one at the end, and one when the connection was
+            // scheduled. Each may be late by a tick of the timer wheel and by all connections that
+            // existed then.
             let tick = nanos(time / 256).max(1_000_000) + SLACK;
             let crowd = end.crowd.max(self.open.len());
             let burst = nanos(self.limits.probe_gap) * (1 + crowd as u64);
@@ -935,7 +946,7 @@ impl State {
             require!(self, number, !is_over, "its time to close its side is over");
         } else if let Some(timeout) = self.limits.idle_timeout {
             let over_at = end.quiet_since().max(facts.accepted_at) + nanos(timeout);
-            // Who was owed something when its time was over has as much again.
+            // A connection with unacknowledged replies when its time was over gets another timeout.
             let at = match facts.owed_until > over_at {
                 true => facts.owed_until + nanos(timeout),
                 false => over_at,
@@ -945,7 +956,7 @@ impl State {
         }
     }
 
-    /// What the server says of itself is so.
+    /// Checks the server's counters.
     pub fn check_snapshot(&self, snapshot: &Snapshot) {
         let (totals, book) = (&snapshot.totals, &self.book);
         let closed = CloseReason::ALL.map(|reason| totals.closed(reason));
@@ -969,7 +980,7 @@ impl State {
     }
 }
 
-/// Addresses of one user: those of IPv6 count by /64.
+/// Returns the network by which the connections of an address are counted: /64 for IPv6.
 fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,

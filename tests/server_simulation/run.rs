@@ -1,4 +1,4 @@
-//! One run: the server's engine in a simulated kernel, turn by turn.
+//! One run of the simulation: the server's engine on a simulated kernel, turn by turn.
 
 use std::net::SocketAddr;
 use std::ops::AddAssign;
@@ -17,22 +17,22 @@ use crate::neighbours::{ENGINE, Neighbours};
 use crate::rules::Context;
 use crate::swarm::{Faults, draw_limits};
 
-/// What a turn takes beside its calls, in nanoseconds.
+/// Time that a turn takes in addition to its calls, in nanoseconds.
 const TURN_TIME: u64 = 200;
 
-/// What one run, or many of them, have shown.
+/// The results of one run, or the sums of many.
 #[derive(Debug, Default)]
 pub struct Ended {
     pub events: Events,
     pub broken: u64,
-    /// How often it was looked at how long a connection had to wait.
+    /// Number of checks of how long a connection had to wait.
     pub waited: u64,
-    /// Turns with large reads.
+    /// Number of turns with large reads.
     pub larges: u64,
-    /// Keep-alive probes, and clients that answered none.
+    /// Number of keep-alive probes, and of clients that answered none.
     pub probes: u64,
     pub vanished: u64,
-    /// How often the engine was woken since another shard left a place to it.
+    /// Number of times that the engine was woken because another shard left a place to it.
     pub woken: u64,
     pub totals: Totals,
 }
@@ -51,7 +51,7 @@ impl AddAssign for Ended {
 }
 
 impl Ended {
-    /// What the dice were to bring about, and have not.
+    /// Returns the situations that the random choices should have produced and have not.
     pub fn never_seen(&self) -> Vec<&'static str> {
         let totals = &self.totals;
         let ends = CloseReason::ALL.map(|reason| (reason.name(), totals.closed(reason)));
@@ -74,12 +74,12 @@ impl Ended {
     }
 }
 
-/// A server and its world.
+/// A server engine and its simulated kernel.
 pub struct Simulation {
     pub kernel: SimKernel,
     engine: Engine<SimSocket>,
     batch: Vec<Told>,
-    /// Turns without sleep in which nothing was delivered and nothing called.
+    /// Number of consecutive turns without sleep in which nothing was delivered and nothing called.
     vain_turns: u32,
 }
 
@@ -98,13 +98,13 @@ impl Simulation {
         }
     }
 
-    /// A run in which the dice choose everything.
+    /// Creates a run in which everything is chosen at random from the seed.
     pub fn draw(seed: u64) -> Simulation {
         let mut chance = Chance::new(seed);
         let mut limits = draw_limits(&mut chance);
         let mut faults = Faults::draw(&mut chance);
         if chance.one_in(16) {
-            // Only here the room that a full server waits for is more than one place.
+            // Only with such a limit does a full server wait for room of more than one place.
             limits.max_connections = chance.pick(&[130, 200]);
         }
         faults.crowd(limits.max_connections);
@@ -133,7 +133,7 @@ impl Simulation {
         simulation
     }
 
-    /// Other shards share its cap.
+    /// Adds other shards that share the engine's connection limit.
     fn share(&mut self) {
         let mut state = self.kernel.0.borrow_mut();
         let neighbours = Neighbours::new(state.limits.max_connections);
@@ -150,8 +150,8 @@ impl Simulation {
         self.engine.is_done()
     }
 
-    /// To the end. When faults and clients have come to an end, everything drains, and the server
-    /// is stopped.
+    /// Plays the run to its end. After the end of faults and new clients every connection must
+    /// drain; then the server is stopped.
     pub fn run(mut self) -> Ended {
         let mut turns_left = u64::MAX;
         while !self.engine.is_done() {
@@ -168,10 +168,10 @@ impl Simulation {
         self.finish()
     }
 
-    /// The books at the end.
+    /// Checks the state at the end and returns the results.
     pub fn finish(self) -> Ended {
         let snapshot = self.engine.snapshot();
-        // Before the engine is dropped, which gives back whatever it has.
+        // This precedes the end of the engine, which returns all its places.
         let state = self.state();
         if let Some(neighbours) = &state.neighbours
             && neighbours.places.taken() != neighbours.held()
@@ -201,7 +201,7 @@ impl Simulation {
         }
     }
 
-    /// A turn of the loop.
+    /// Carries out a turn of the event loop.
     pub fn turn(&mut self) {
         let events = self.state().events;
         let is_asleep = self.wait();
@@ -230,7 +230,7 @@ impl Simulation {
         }
     }
 
-    /// Time passes as the server asked for. True: it slept.
+    /// Lets time pass as the engine's wait demands. Returns whether the server slept.
     fn wait(&mut self) -> bool {
         let wait = self.engine.wait();
         let mut state = self.state();
@@ -254,7 +254,8 @@ impl Simulation {
         true
     }
 
-    /// How many timers are told in this turn: all that are due, or they wait for another one.
+    /// Returns the number of timers to deliver in this turn: all that are due, or none if they are
+    /// postponed to another turn.
     fn take_timers(&mut self) -> usize {
         let mut state = self.state();
         let postponed = state.faults.postponed;
@@ -314,7 +315,8 @@ impl Simulation {
         });
     }
 
-    /// Calls the engine, and holds its books against what has become of the sockets.
+    /// Calls the engine, and checks its counters against the simulated sockets if connections have
+    /// changed.
     fn tell(
         &mut self,
         context: Context,
@@ -343,7 +345,7 @@ impl Simulation {
             state.book.fulls = fulls;
         }
         if self.engine.is_stopping() && state.book.stopping.is_none() {
-            // A listener that breaks is a request to stop.
+            // Only a broken listener makes the server stop without a request.
             if !state.doors.iter().any(|door| door.is_broken) {
                 state.fails_check(None, "it stops and was not asked to");
             }
@@ -352,8 +354,8 @@ impl Simulation {
         }
     }
 
-    /// Turns until so much time has passed, for clients that are driven by hand. The server sleeps
-    /// on while what happens is no news to it.
+    /// Carries out turns until this time has passed, for clients that the test controls. The server
+    /// stays asleep while nothing is to be reported to it.
     pub fn advance(&mut self, time: Duration) {
         let end = self.state().now + time.as_nanos() as u64;
         while !self.engine.is_done() {

@@ -1,4 +1,4 @@
-//! Every short sequence of what can happen to one connection, each held against all the rules.
+//! Plays every short sequence of events of one connection, and checks each against all the rules.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::kernel::Events;
 use crate::run::Simulation;
 use crate::swarm::Faults;
 
-/// What can happen.
+/// An event of the sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// Three bytes: more than one read, and more than one budget.
@@ -19,14 +19,14 @@ enum Step {
     Urgent,
     Fin,
     Reset,
-    /// The client takes two bytes, which is all that the send buffer holds.
+    /// The client reads two bytes, which is the size of the send buffer.
     Room,
     Turn,
-    /// The same, and the server is told what is not so.
+    /// A turn like [`Step::Turn`], with a false event.
     Spurious,
-    /// Time passes until the next timer.
+    /// The time until the next timer passes.
     Timer,
-    /// A request to stop, and a turn that hears of it.
+    /// A request to stop, and a turn in which it is delivered.
     Stop,
 }
 
@@ -42,7 +42,7 @@ const STEPS: [Step; 9] = [
     Step::Stop,
 ];
 
-/// Small, so that a short sequence reaches them.
+/// Limits so small that a short sequence reaches them.
 const LIMITS: Limits = Limits {
     max_connections: 2,
     max_connections_per_ip: None,
@@ -74,7 +74,7 @@ const FALSE: Hints = Hints {
     ended: false,
 };
 
-/// All sequences of so many steps; tells how many there were.
+/// Plays all sequences of this length; returns how many there are, and the number of events.
 pub fn play_all(length: u32) -> (u64, Events) {
     let count = (STEPS.len() as u64).pow(length);
     let mut events = Events::default();
@@ -96,7 +96,7 @@ pub fn play_all(length: u32) -> (u64, Events) {
     (count, events)
 }
 
-/// One sequence, and then the client takes everything, says goodbye, and the server is stopped.
+/// Plays one sequence. Then the client reads everything and closes, and the server is stopped.
 fn play(steps: &[Step], seed: u64) -> Events {
     let mut simulation = Simulation::new(1, LIMITS, Faults::NONE, Chance::new(seed));
     let address = SocketAddr::from(([10, 0, 0, 1], 1024));

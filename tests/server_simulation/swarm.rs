@@ -1,5 +1,5 @@
-//! What goes wrong in a run, and how often: each run draws its own, so that some have no fault at
-//! all, some only one kind, and some everything at once.
+//! The faults of a run and their probabilities: each run draws its own, so that some runs have no
+//! fault at all, some only one kind, and some all kinds at once.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,46 +13,48 @@ use crate::kernel::{Happening, State};
 const MICROSECOND: u64 = 1000;
 const MILLISECOND: u64 = 1_000_000;
 
-/// What may go wrong. Where nothing else is said: one in so many times; 0: never.
+/// The faults of a run. Unless stated otherwise, a fault occurs once in so many times; 0: never.
 #[derive(Clone, Debug)]
 pub struct Faults {
     pub interrupts: u64,
-    /// Calls of a connection that fail for want of memory.
+    /// Calls on a connection that fail for lack of memory.
     pub calls: u64,
     pub watches: u64,
-    /// Clients that are lost in the queue.
+    /// Clients that are lost in the accept queue.
     pub aborts: u64,
-    /// accept(2) fails for good.
+    /// Calls of accept(2) that break the listener.
     pub fatal: u64,
-    /// Writes that fall short although there is room.
+    /// Writes that are partial although there is room.
     pub squeezes: u64,
-    /// Keep-alive probes that are lost, or their answers.
+    /// Keep-alive probes that are lost, or whose answer is lost.
     pub lost_probes: u64,
     pub spurious: u64,
     pub stale: u64,
     pub split: u64,
-    /// Timers that come a turn late.
+    /// Turns whose timers are delivered a turn late.
     pub postponed: u64,
-    /// So many descriptors for clients there are.
+    /// Number of descriptors for clients.
     pub descriptors: usize,
     pub no_memory: bool,
-    /// Most events of one poll.
+    /// Maximum number of events of one poll.
     pub batch: u64,
-    /// The order between sources is any.
+    /// Whether the events of different sources are reported in random order.
     pub shuffle: bool,
-    /// Things happen within a turn.
+    /// Whether clients and network also act within a turn, during the server's calls.
     pub interleave: bool,
-    /// For how many nanoseconds clients may still come to a listener that is to close.
+    /// Nanoseconds for which clients may still connect to a listener that is about to close.
     pub grace: u64,
-    /// How many nanoseconds times with and without resources last at most; 0: there are enough.
+    /// Maximum length of the times with and without resources, in nanoseconds; 0: there are always
+    /// enough.
     descriptors_change: u64,
     memory_changes: u64,
-    /// How many clients are still to come, with which gaps, from how many machines.
+    /// Number of clients that are still to connect, the gaps between them, and the number of
+    /// machines that they come from.
     clients: u64,
     arrivals: (u64, u64),
     machines: u64,
     honest: bool,
-    /// One in so many clients is greedy.
+    /// The share of greedy clients: one in so many.
     greedy: u64,
 }
 
@@ -122,7 +124,8 @@ impl Faults {
         }
     }
 
-    /// Nothing goes wrong any more, and nobody new comes. How epoll reports is no fault.
+    /// Ends all faults and new connections. The manner in which epoll reports stays: it is no
+    /// fault.
     pub fn end(&mut self) {
         *self = Faults {
             batch: self.batch,
@@ -133,7 +136,7 @@ impl Faults {
         };
     }
 
-    /// So many clients come that a cap of this size is reached.
+    /// Raises the number of clients so that a connection limit of this size is reached.
     pub fn crowd(&mut self, cap: usize) {
         if (20..1000).contains(&cap) {
             self.clients = cap as u64 + 20;
@@ -143,7 +146,7 @@ impl Faults {
     }
 }
 
-/// Small limits, so that each of them is reached.
+/// Draws limits so small that each of them is reached.
 pub fn draw_limits(chance: &mut Chance) -> Limits {
     let ms = |chance: &mut Chance, choices: &[u64]| Duration::from_millis(chance.pick(choices));
     let maybe = |chance: &mut Chance, choices: &[u64]| {
@@ -152,7 +155,7 @@ pub fn draw_limits(chance: &mut Chance) -> Limits {
     };
     let read_bytes = chance.pick(&[1, 2, 7, 16, 64, 256]);
     let turn_bytes = read_bytes * chance.pick(&[1, 1, 2, 5]);
-    // A budget that is no whole number of reads is rounded up.
+    // The server must round up a budget that is no whole number of reads.
     let turn_bytes = turn_bytes - chance.below(read_bytes as u64) as usize;
     let share = chance.pick(&[1, 2, 5]);
     Limits {
@@ -181,14 +184,14 @@ pub fn draw_limits(chance: &mut Chance) -> Limits {
 }
 
 impl State {
-    /// Everything that comes by itself is put down.
+    /// Schedules the first client and the changes of resources.
     pub fn begin(&mut self) {
         self.later(0, Happening::Connect);
         self.change_descriptors();
         self.change_memory();
     }
 
-    /// The next of the clients comes.
+    /// Connects the next client, and schedules the one after it.
     pub fn connect_next(&mut self) {
         if self.faults.clients == 0 {
             return;
@@ -213,7 +216,7 @@ impl State {
         self.later(gap, Happening::Connect);
     }
 
-    /// Of a few machines; those of IPv6 have several addresses each.
+    /// Draws an address of one of a few machines. A machine with IPv6 has several addresses.
     fn draw_address(&mut self) -> SocketAddr {
         let machine = self.chance.below(self.faults.machines);
         let text = match machine % 2 {
@@ -224,7 +227,7 @@ impl State {
         SocketAddr::new(text.parse().expect("an address"), port)
     }
 
-    /// Another limit on descriptors, unless the times of want are over.
+    /// Draws another limit on descriptors, unless the faults have ended.
     pub fn change_descriptors(&mut self) {
         if self.faults.descriptors_change > 0 {
             self.faults.descriptors = self.chance.pick(&[0, 1, 2, 5, usize::MAX]);

@@ -1,4 +1,5 @@
-//! Generators that are starved, throttled, stopped or held up by a buffer of their own.
+//! Situations in which the load generator is starved, throttled or stopped, or limited by its own
+//! send buffer.
 
 use std::thread;
 
@@ -119,12 +120,12 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     },
 ];
 
-/// Whether the report says that the generator set the pace.
+/// Returns whether the report says that the generator set the pace.
 pub fn tells_of_the_generator(report: &Report) -> bool {
     report.tells(&["generator set the pace", "it set the pace"])
 }
 
-/// The client stands still for so many milliseconds of a hundred, fifteen times.
+/// Stops the client for this number of milliseconds of every hundred, fifteen times.
 fn stop_and_go(bench: &Bench, milliseconds: u64, arguments: &str) -> Option<Report> {
     let serve = bench.serve();
     bench.load_and(serve.address(), arguments, |load| {
@@ -135,7 +136,7 @@ fn stop_and_go(bench: &Bench, milliseconds: u64, arguments: &str) -> Option<Repo
     })
 }
 
-/// The client and three busy loops share one CPU, none before another.
+/// Runs the client with three busy loops of the same priority on one CPU.
 fn among_others(bench: &Bench, arguments: &str) -> Option<Report> {
     let serve = bench.serve();
     let _hogs = hogs_among_others(CLIENT_CPU, 3);
@@ -143,12 +144,12 @@ fn among_others(bench: &Bench, arguments: &str) -> Option<Report> {
     Some(Report::of(Process::piped(load).ended()))
 }
 
-/// The client may use so many percent of its CPU.
+/// Limits the client to this percentage of its CPU.
 fn throttled(bench: &Bench, percent: u32, arguments: &str) -> Option<Report> {
     let quota = Quota::percent(percent)?;
     let serve = bench.serve();
     let load = quota.within(&bench.command(serve.address(), arguments));
-    // A quota is no matter of those who have a place before others.
+    // A quota does not apply to processes with real-time priority.
     let load = pinned_among_others(CLIENT_CPU, &load);
     Some(Report::of(Process::piped(load).ended()))
 }

@@ -1,4 +1,5 @@
-//! Connections that come up slowly, or not at all, by whoever's doing.
+//! Situations in which connecting is slow or fails, because of the server, the network or the
+//! client.
 
 use std::fs;
 
@@ -8,7 +9,7 @@ use crate::common::lab::alone;
 use crate::common::program::{Lanes, Program, Work};
 use crate::common::report::Report;
 
-/// Commands that drop one of five SYNs that arrive on a host.
+/// Commands that drop one of five SYNs that arrive at a host.
 const DROP_SYNS: &[&str] = &[
     "nft add table inet test",
     "nft add chain inet test input { type filter hook input priority 0 ; }",
@@ -147,12 +148,13 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     },
 ];
 
-/// Whether the report says that connecting was slow.
+/// Returns whether the report says that connecting was slow.
 fn tells_of_connecting(report: &Report) -> bool {
     report.tells(&["connecting", "accepted", "accepts"])
 }
 
-/// Whether the report names the ports of the client's machine, and lays nothing to the server.
+/// Returns whether the report names the ports of the client's machine, and does not blame the
+/// server.
 fn tells_of_ports_alone(report: &Report) -> bool {
     let servers = [
         "no free connection",
@@ -163,7 +165,7 @@ fn tells_of_ports_alone(report: &Report) -> bool {
     report.tells(&["local port", "ports of this machine"]) && !report.tells(&servers)
 }
 
-/// A server that accepts 50 connections a second, and has so many wait.
+/// Runs against a server that accepts 50 connections per second and has this backlog.
 fn slow_to_accept(bench: &Bench, backlog: i32, arguments: &str) -> Option<Report> {
     let program = Program {
         accepting: ms(20),
@@ -173,18 +175,18 @@ fn slow_to_accept(bench: &Bench, backlog: i32, arguments: &str) -> Option<Report
     bench.load_on(program, arguments)
 }
 
-/// A host that has a hundred ports for connections of its own.
+/// Runs on a host with only 100 local ports.
 fn few_ports(bench: &Bench, arguments: &str) -> Option<Report> {
     alone(|| {
         let range = "/proc/sys/net/ipv4/ip_local_port_range";
         fs::write(range, "20000 20099").unwrap();
-        // Ports of ended connections stay taken for a minute, as between two machines.
+        // Ports of closed connections stay in use for a minute, as between two machines.
         fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "0").unwrap();
         healthy(bench, arguments)
     })?
 }
 
-/// A server that takes 50 clients at a time.
+/// Runs against a server that accepts at most 50 connections at the same time.
 fn capped(bench: &Bench, arguments: &str) -> Option<Report> {
     let serve = bench.serve_with("--max-connections 50");
     bench.load(serve.address(), arguments)

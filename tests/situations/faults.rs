@@ -1,4 +1,4 @@
-//! What goes wrong in an open loop, one fault at a time, and whom the verdict must name.
+//! Situations with one fault each in an open loop, and the side that the verdict must blame.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -313,14 +313,14 @@ pub const FAULTS: &[Situation] = &[
     },
 ];
 
-/// What most runs ask for.
+/// The arguments of most runs.
 const USUAL: &str = "--connections 20 --rate 1000 --duration 2s";
 
 pub fn healthy(bench: &Bench, arguments: &str) -> Option<Report> {
     bench.load(bench.serve().address(), arguments)
 }
 
-/// Nine of ten connections are held up for 50 ms at each message.
+/// Runs through a proxy that delays each message by 50 ms on nine of ten connections.
 pub fn delayed_connections(bench: &Bench, arguments: &str) -> Option<Report> {
     let serve = bench.serve();
     let before = move |place: &mut usize, _: &[u8]| {
@@ -344,7 +344,7 @@ pub fn server_stopped_until_the_end(bench: &Bench, arguments: &str) -> Option<Re
     bench.load_and(serve.address(), arguments, |_| halt(&serve.process))
 }
 
-/// One message after the other takes 5 ms.
+/// Runs against a server that takes 5 ms for each message, one after the other.
 pub fn server_slowed(bench: &Bench, arguments: &str) -> Option<Report> {
     bench.load(slow_server(ms(5)), arguments)
 }
@@ -355,7 +355,7 @@ pub fn server_without_a_cpu(bench: &Bench, arguments: &str) -> Option<Report> {
     bench.load(serve.address(), arguments)
 }
 
-/// The server reads 4 KiB in 2 ms, through a small buffer.
+/// Runs against a server that reads 4 KiB in 2 ms, through a small receive buffer.
 pub fn receive_window_closed(bench: &Bench, arguments: &str) -> Option<Report> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -381,7 +381,7 @@ pub fn receive_window_closed(bench: &Bench, arguments: &str) -> Option<Report> {
     bench.load(address, arguments)
 }
 
-/// The server accepts 50 connections a second, and one may wait for it.
+/// Runs against a server that accepts 50 connections per second, with a backlog of one.
 pub fn backlog_overflows(bench: &Bench, arguments: &str) -> Option<Report> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
@@ -410,7 +410,7 @@ pub fn descriptor_table_full(bench: &Bench, arguments: &str) -> Option<Report> {
     bench.load(serve.address(), arguments)
 }
 
-/// Every connection is reset after 20 messages.
+/// Runs against a server that resets every connection after 20 messages.
 pub fn resets(bench: &Bench, arguments: &str) -> Option<Report> {
     let address = server(|_, stream| {
         let socket = Socket::from(stream.try_clone().unwrap());
@@ -420,7 +420,7 @@ pub fn resets(bench: &Bench, arguments: &str) -> Option<Report> {
     bench.load(address, arguments)
 }
 
-/// Every connection is closed in order after 20 messages.
+/// Runs against a server that closes every connection in order after 20 messages.
 pub fn server_closes_early(bench: &Bench, arguments: &str) -> Option<Report> {
     let address = server(|_, stream| send_and_spoil(stream, |count, _| count < 20));
     bench.load(address, arguments)
@@ -433,7 +433,7 @@ pub fn server_dies(bench: &Bench, arguments: &str) -> Option<Report> {
     })
 }
 
-/// One bit of one reply is another.
+/// Runs against a server that flips one bit of one reply.
 pub fn wrong_bytes(bench: &Bench, arguments: &str) -> Option<Report> {
     let address = server(|place, stream| {
         send_and_spoil(stream, |count, reply| {
@@ -446,8 +446,8 @@ pub fn wrong_bytes(bench: &Bench, arguments: &str) -> Option<Report> {
     bench.load(address, arguments)
 }
 
-/// With so many busy loops the client may get the CPU once in ten milliseconds, and send a message
-/// on each connection then.
+/// Runs with busy loops on the client's CPU. With this many the client may get the CPU only once in
+/// ten milliseconds, and then sends a message on each connection.
 pub fn client_with_hogs(bench: &Bench, count: usize, arguments: &str) -> Option<Report> {
     let serve = bench.serve();
     let _hogs = hogs(CLIENT_CPU, count);
@@ -460,7 +460,7 @@ fn client_without_a_cpu_at_the_end(bench: &Bench, arguments: &str) -> Option<Rep
     Some(report)
 }
 
-/// A run against a server of its own, both on one CPU.
+/// Runs `load` with a server of its own, both on one CPU.
 pub fn load_of_its_own(bench: &Bench, arguments: &str) -> Option<Report> {
     bench.load("", arguments)
 }
@@ -477,12 +477,12 @@ pub fn client_stopped_for_a_while(bench: &Bench, arguments: &str) -> Option<Repo
     })
 }
 
-/// A run over a link between two hosts, after what is done on the server's and on the client's.
+/// Runs over a link between two hosts, after commands on the server's and on the client's host.
 pub fn over_a_link(bench: &Bench, done: (&[&str], &[&str]), arguments: &str) -> Option<Report> {
     bench.load_over(Lab::build(), done, arguments)
 }
 
-/// Commands that drop one of fifty packets that arrive on a host.
+/// Commands that drop one of fifty packets with a payload that arrive at a host.
 pub const DROP_SOME: &[&str] = &[
     "nft add table inet test",
     "nft add chain inet test input { type filter hook input priority 0 ; }",
@@ -495,7 +495,7 @@ pub const SHORT_QUEUE: &[&str] =
 pub const LONG_QUEUE: &[&str] =
     &["tc qdisc add dev wire root tbf rate 10mbit burst 16kb limit 2mb"];
 
-/// Commands that drop what arrives beyond a rate.
+/// Commands that drop packets that arrive above a rate.
 pub const POLICED: &[&str] = &[
     "nft add table inet test",
     "nft add chain inet test input { type filter hook input priority 0 ; }",

@@ -1,14 +1,15 @@
-//! Situations of `load` whose truth is known, because the test made it: what is done to the server,
-//! to the network or to the generator, and which words of the verdict are right then. Above all, a
-//! run whose numbers are not the server's is never `valid`.
+//! Situations for testing the verdict of `load`, whose correct verdict is known because the test
+//! makes them: what is done to the server, to the network or to the generator, and which words of
+//! the verdict are then right. Above all, a run whose numbers are not the server's must never be
+//! `valid`.
 //!
-//! The server has CPU 0 and the generator CPU 1, so that what is done to one does not touch the
-//! other. `tests/blame.rs` holds `load` against a part of them in `.ci/run`, `tests/truth.rs`
-//! against all of them, many times, by hand.
+//! The server has CPU 0 and the generator CPU 1, so that a disturbance of one does not affect the
+//! other. `tests/blame.rs` tests `load` in a part of the situations in `.ci/run`; `tests/truth.rs`
+//! tests it in all of them, many times, when it is started manually.
 //!
-//! Nothing is read but the JSON report, so that `UPCASE_JUDGED=PATH` can be any build of `load`.
+//! Only the JSON report is read, so that `UPCASE_JUDGED=PATH` can name any build of `load`.
 
-// Each test file uses a part of this.
+// Each test file uses only a part of this.
 #![allow(dead_code)]
 
 pub mod clients;
@@ -34,7 +35,7 @@ pub const SERVER_CPU: u32 = 0;
 pub const CLIENT_CPU: u32 = 1;
 
 pub const VALID: &str = "valid";
-/// The word for a run whose far tail alone is the client's, however the percentile is told.
+/// The word for a run of which only the far tail is due to the client. The percentile is ignored.
 pub const VALID_UP_TO: &str = "valid up to";
 pub const CLIENT: &str = "client-bound";
 pub const NETWORK: &str = "network-bound";
@@ -42,7 +43,7 @@ pub const SERVER: &str = "server-bound";
 pub const FAILED: &str = "failed";
 pub const INCONCLUSIVE: &str = "inconclusive";
 
-/// Every word that a run may end with.
+/// All words of a verdict.
 pub const WORDS: [&str; 7] = [
     VALID,
     VALID_UP_TO,
@@ -53,43 +54,44 @@ pub const WORDS: [&str; 7] = [
     INCONCLUSIVE,
 ];
 
-/// Of a closed loop whose pace the server set: its numbers are the server's, and it was the limit.
+/// The right words for a closed loop whose pace the server set: the numbers are the server's, and
+/// the server was the limit.
 pub const PACE_OF_SERVER: &[&str] = &[VALID, SERVER];
 
-/// Of a closed loop that would take both CPUs, when busy loops take a half of them.
+/// The right words for a closed loop that would use both CPUs, while busy loops take half of them.
 pub const STARVED: Option<&[&str]> = Some(&[CLIENT, SERVER]);
 
-/// What sets the pace of a run.
+/// The pace of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// A schedule that does not wait.
+    /// A schedule that does not wait for replies.
     Open,
-    /// Each reply asks for the next message.
+    /// Each reply triggers the next message.
     Closed,
 }
 
-/// What is done, what it must be called, and why.
+/// A disturbance, the right words for it, and the reason.
 #[derive(Clone, Copy)]
 pub struct Situation {
     pub name: &'static str,
     pub pace: Pace,
-    /// The words that are right. [`INCONCLUSIVE`] is never wrong; every other word blames the wrong
-    /// side.
+    /// The right words. [`INCONCLUSIVE`] is never wrong; any other word blames the wrong side.
     pub right: &'static [&'static str],
-    /// The words that are right on a busy machine, where they are others: by default
-    /// `client-bound` as well, unless messages were lost or wrong.
+    /// The right words on a busy machine if they differ. By default, `client-bound` is added there,
+    /// unless messages were lost or wrong.
     pub when_busy: Option<&'static [&'static str]>,
-    /// Whether the report tells what a right word alone does not: who set the pace, what the
-    /// reader must know beside a `valid`.
+    /// Checks whether the report says what a right word alone does not: for example what set the
+    /// pace, or what a reader must know in addition to `valid`.
     pub tells: fn(&Report) -> bool,
-    /// Whether it is of the selection that `.ci/run` holds `load` against.
+    /// Whether the situation is part of the selection that `.ci/run` tests.
     pub is_selected: bool,
     pub why: &'static str,
-    /// `None`: it cannot be done here, and that has been said.
+    /// Makes the situation and runs `load` in it. `None`: this is impossible here, and the reason
+    /// has been printed.
     pub inject: fn(&Bench) -> Option<Report>,
 }
 
-/// What most open loops have in common.
+/// The common fields of most open loops.
 pub const OPEN: Situation = Situation {
     name: "",
     pace: Pace::Open,
@@ -101,7 +103,7 @@ pub const OPEN: Situation = Situation {
     inject: |_| None,
 };
 
-/// What most closed loops have in common.
+/// The common fields of most closed loops.
 pub const CLOSED: Situation = Situation {
     pace: Pace::Closed,
     ..OPEN
@@ -123,21 +125,21 @@ pub fn all() -> impl Iterator<Item = &'static Situation> {
     tables.into_iter().flatten()
 }
 
-/// How a word stands to the truth.
+/// The assessment of a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
     Right,
-    /// The report does not decide, and says so.
+    /// The report does not decide and says so.
     Inconclusive,
-    /// It blames the wrong side.
+    /// The report blames the wrong side.
     WrongSide,
-    /// It trusts numbers that are not the server's.
+    /// The report calls numbers valid that are not the server's.
     FalseValid,
 }
 
 impl Situation {
-    /// Judges the word of a report. On a busy machine the generator shares its CPU with a busy
-    /// loop, so that it may have its part in everything.
+    /// Assesses the word of a report. On a busy machine the generator shares its CPU with a busy
+    /// loop, so that it may contribute to any result.
     pub fn mark(&self, report: &Report, is_busy: bool) -> Mark {
         let word = word(report);
         let may_be_client = is_busy && self.right != [FAILED];
@@ -159,15 +161,15 @@ impl Situation {
         }
     }
 
-    /// Whether a wrong word may be the machine's noise: the report puts it down to the client, to
-    /// which nothing was done.
+    /// Returns whether a wrong word may be due to noise of the machine: the report blames the
+    /// client, or does not decide, although the client was not disturbed.
     pub fn may_be_noise(&self, report: &Report) -> bool {
         !self.right.contains(&CLIENT) && matches!(word(report), CLIENT | INCONCLUSIVE)
     }
 }
 
-/// The word of a report, one of [`WORDS`]. How far it holds stands in the word itself, or in a
-/// field beside it.
+/// Returns the word of a report, one of [`WORDS`]. The percentile up to which a run is valid is in
+/// the word itself or in a field beside it.
 pub fn word(report: &Report) -> &'static str {
     let verdict = report.verdict();
     let field = |path: &str| {
@@ -185,18 +187,18 @@ pub fn word(report: &Report) -> &'static str {
     known.unwrap_or_else(|| panic!("a word that no situation knows: {verdict}"))
 }
 
-/// Where situations are made.
+/// The environment in which situations are made.
 #[derive(Clone, Copy, Debug)]
 pub struct Bench {
-    /// Whether busy loops share both CPUs with server and generator, which have no place before
-    /// others then.
+    /// Whether busy loops share both CPUs with server and generator, which then have normal
+    /// priority.
     pub is_busy: bool,
-    /// What is drawn is drawn from this.
+    /// The seed of all random choices.
     pub seed: u64,
 }
 
 impl Bench {
-    /// A command on one CPU.
+    /// Returns the command, changed to run on one CPU.
     pub fn pinned(&self, cpu: u32, command: &Command) -> Command {
         if self.is_busy {
             pinned_among_others(cpu, command)
@@ -205,23 +207,24 @@ impl Bench {
         }
     }
 
-    /// The place of a thread of the test's own beside the server.
+    /// Returns the CPU, and whether to use real-time priority, for a thread of the test beside the
+    /// server.
     pub fn beside_server(&self) -> (u32, bool) {
         (SERVER_CPU, !self.is_busy)
     }
 
-    /// A server on its CPU.
+    /// Starts a server on its CPU.
     pub fn serve(&self) -> Serve {
         self.serve_with("")
     }
 
-    /// The same with these further arguments.
+    /// Starts a server on its CPU with these further arguments.
     pub fn serve_with(&self, arguments: &str) -> Serve {
         let serve = upcase(&format!("serve --listen 127.0.0.1:0 {arguments}"));
         Serve::launch(self.pinned(SERVER_CPU, &serve), 1)
     }
 
-    /// The command of a run, not yet on its CPU.
+    /// Returns the command of a run, not yet bound to a CPU.
     pub fn command(&self, target: impl Display, arguments: &str) -> Command {
         judged(&format!(
             "load --format json {target} --seed {} {arguments}",
@@ -229,17 +232,17 @@ impl Bench {
         ))
     }
 
-    /// A run on its CPU, under way.
+    /// Starts a run on its CPU.
     pub fn begin(&self, target: impl Display, arguments: &str) -> Process {
         Process::piped(self.pinned(CLIENT_CPU, &self.command(target, arguments)))
     }
 
-    /// A run on its CPU, to its end.
+    /// Carries out a run on its CPU.
     pub fn load(&self, target: impl Display, arguments: &str) -> Option<Report> {
         Some(Report::of(self.begin(target, arguments).ended()))
     }
 
-    /// A run against a server that takes its time by a program.
+    /// Carries out a run against a server whose delays follow a program.
     pub fn load_on(&self, program: Program, arguments: &str) -> Option<Report> {
         let (cpu, first) = self.beside_server();
         let server = program.start(cpu, first);
@@ -248,7 +251,8 @@ impl Bench {
         report
     }
 
-    /// A run between two hosts, of which something is done to each before.
+    /// Carries out a run between two hosts, after commands on the server's and on the client's
+    /// host.
     pub fn load_over(
         &self,
         lab: Option<Lab>,
@@ -271,8 +275,9 @@ impl Bench {
         Some(report)
     }
 
-    /// A run to which something is done when it has told two intervals of 200 ms, by a thread
-    /// beside the server: on the generator's CPU it would have to wait for the generator.
+    /// Carries out a run that is disturbed when it has printed two intervals of 200 ms. The
+    /// disturbing thread runs beside the server: on the generator's CPU it would have to wait for
+    /// the generator.
     pub fn load_and(
         &self,
         target: impl Display,
@@ -293,7 +298,7 @@ impl Bench {
     }
 }
 
-/// The build of `load` that is held against the truth.
+/// Returns a command for the build of `load` that is tested.
 fn judged(arguments: &str) -> Command {
     match std::env::var_os("UPCASE_JUDGED") {
         None => upcase(arguments),
@@ -305,11 +310,11 @@ fn judged(arguments: &str) -> Command {
     }
 }
 
-/// How often a situation is made whose word may be the machine's noise.
+/// Maximum number of attempts of a situation while its wrong word may be noise of the machine.
 const ATTEMPTS: u64 = 3;
 
-/// Holds `load` against situations, each at most [`ATTEMPTS`] times; one of them alone when the
-/// variable holds its name.
+/// Tests the verdict of `load` in situations, each at most [`ATTEMPTS`] times. If the environment
+/// variable is set, only the situation with that name is tested.
 pub fn judge(variable: &str, situations: impl Iterator<Item = &'static Situation>) {
     if !can_be_made() {
         return;
@@ -348,7 +353,7 @@ pub fn judge(variable: &str, situations: impl Iterator<Item = &'static Situation
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Whether the machine has what every situation needs; says so if not.
+/// Returns whether the machine has what every situation needs; prints what is missing if not.
 pub fn can_be_made() -> bool {
     let has_cpus = thread::available_parallelism().unwrap().get() >= 2;
     let can = has_cpus && common::installed("taskset");

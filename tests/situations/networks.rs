@@ -1,4 +1,4 @@
-//! Ways that lose, delay, reorder or limit, and ways that are only long.
+//! Situations in which the network path loses, delays, reorders or limits packets, or is only long.
 
 use super::faults::{DROP_SOME, LONG_QUEUE, POLICED, SHORT_QUEUE, link_cut, over_a_link};
 use super::{Bench, CLOSED, FAILED, NETWORK, OPEN, Situation, VALID, ms};
@@ -6,7 +6,7 @@ use crate::common::lab::Lab;
 use crate::common::path::{Path, Way};
 use crate::common::report::Report;
 
-/// Commands that drop a share of the packets with a payload that arrive on a host.
+/// Commands that drop a share of the packets with a payload that arrive at a host.
 macro_rules! drop {
     ($share:literal) => {
         &[
@@ -25,7 +25,7 @@ const DROP_HALF_A_PERCENT: &[&str] = drop!("5");
 const DROP_3_PERCENT: &[&str] = drop!("30");
 const DROP_5_PERCENT: &[&str] = drop!("50");
 
-/// The link from the server, of which 85 % are taken by 500 replies of 1,000 bytes a second.
+/// A limit of the link from the server, of which 500 replies of 1,000 bytes per second use 85 %.
 const NARROW_REPLIES: &[&str] = &["tc qdisc add dev wire root tbf rate 5mbit burst 2kb limit 1mb"];
 
 pub const OPEN_LOOPS: &[Situation] = &[
@@ -264,7 +264,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     },
 ];
 
-/// Whether the report speaks of the way between the two ends.
+/// Returns whether the report names the path between the two ends.
 fn tells_of_the_way(report: &Report) -> bool {
     report.tells(&[
         "the way",
@@ -276,7 +276,7 @@ fn tells_of_the_way(report: &Report) -> bool {
     ])
 }
 
-/// A run over a way that the test itself makes.
+/// Runs over an emulated path.
 pub fn over_a_path(bench: &Bench, requests: Way, replies: Way, arguments: &str) -> Option<Report> {
     let path = Path {
         requests,
@@ -287,7 +287,7 @@ pub fn over_a_path(bench: &Bench, requests: Way, replies: Way, arguments: &str) 
     bench.load_over(lab, (&[], &[]), arguments)
 }
 
-/// A way of 20 ms in each direction.
+/// Runs over a path of 20 ms in each direction.
 pub fn long_way(bench: &Bench, arguments: &str) -> Option<Report> {
     let way = Way {
         delay: ms(20),
@@ -296,7 +296,7 @@ pub fn long_way(bench: &Bench, arguments: &str) -> Option<Report> {
     over_a_path(bench, way, way, arguments)
 }
 
-/// Packets are held up for 100 ms in each direction, from 1 s until 2 s.
+/// Runs over a path that delays packets by 100 ms in each direction, from 1 s until 2 s.
 fn spike(bench: &Bench, arguments: &str) -> Option<Report> {
     let way = Way {
         spike: Some((ms(1000), ms(2000), ms(100))),
@@ -305,7 +305,7 @@ fn spike(bench: &Bench, arguments: &str) -> Option<Report> {
     over_a_path(bench, way, way, arguments)
 }
 
-/// One of twenty packets comes 10 ms after those behind it.
+/// Runs over a path on which one of twenty packets with a payload is delayed by 10 ms more.
 fn reordered(bench: &Bench, arguments: &str) -> Option<Report> {
     let way = Way {
         delay: ms(5),

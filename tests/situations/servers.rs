@@ -1,4 +1,4 @@
-//! Servers that take their time in every way that servers do: whether the numbers are theirs.
+//! Situations with slow, irregular or broken servers, in which the measured times are the server's.
 
 use std::net::SocketAddr;
 
@@ -16,9 +16,9 @@ use super::{ms, us};
 use crate::common::program::{Lanes, Program, Work};
 use crate::common::report::Report;
 
-/// One of a hundred replies takes half a second, all others a millisecond.
+/// Times of replies of which one in a hundred takes half a second and all others a millisecond.
 pub const TAIL: Work = Work::Some(0.01, ms(500), ms(1));
-/// Replies whose p99 is ten times their median.
+/// Times of replies whose p99 is ten times their median.
 pub const LOGNORMAL: Work = Work::Lognormal(us(1600), 1.0);
 pub const UNIFORM: Work = Work::Uniform(ms(100));
 
@@ -432,20 +432,20 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     },
 ];
 
-/// A thousand messages a second, one after the other.
+/// The time of a message for a server that handles at most 1,000 messages a second, one by one.
 pub const KNEE: Work = Work::Always(ms(1));
 
-/// Messages that do not wait for each other.
+/// Runs against a server whose messages do not wait for each other.
 pub fn apart(bench: &Bench, work: Work, arguments: &str) -> Option<Report> {
     bench.load_on(Program::of(Lanes::Apart, work, bench.seed), arguments)
 }
 
-/// Messages that are done one after the other.
+/// Runs against a server that handles one message after the other.
 pub fn in_turn(bench: &Bench, work: Work, arguments: &str) -> Option<Report> {
     bench.load_on(Program::of(Lanes::InTurn, work, bench.seed), arguments)
 }
 
-/// The whole server stands still now and then.
+/// Runs against a server that pauses as a whole from time to time.
 fn pauses(bench: &Bench, pauses: (Work, Work), arguments: &str) -> Option<Report> {
     let program = Program {
         pauses: Some(pauses),
@@ -454,7 +454,7 @@ fn pauses(bench: &Bench, pauses: (Work, Work), arguments: &str) -> Option<Report
     bench.load_on(program, arguments)
 }
 
-/// The first message of each connection takes 200 ms.
+/// Runs against a server that takes 200 ms for the first message of each connection.
 fn first(bench: &Bench, arguments: &str) -> Option<Report> {
     let program = Program {
         first: ms(200),
@@ -463,7 +463,7 @@ fn first(bench: &Bench, arguments: &str) -> Option<Report> {
     bench.load_on(program, arguments)
 }
 
-/// Two servers, of which one takes 700 times as long.
+/// Runs against two servers, of which one takes 700 times as long as the other.
 pub fn two_targets(bench: &Bench, arguments: &str) -> Option<Report> {
     let (cpu, first) = bench.beside_server();
     let start = |work| Program::of(Lanes::Apart, Work::Always(work), bench.seed).start(cpu, first);

@@ -1,8 +1,9 @@
-//! What `sniff` says of captures that lack packets, or in which packets were changed: never "all
-//! well" when a byte of either stream is missing or wrong, never "wrong" only because something is
-//! missing, and the sentence names the side whose bytes are missing.
+//! Tests the verdict of `sniff` on captures in which packets are missing or changed: never "all
+//! well" if a byte of either stream is missing or wrong, never "wrong" only because packets are
+//! missing, and the finding names the side whose bytes are missing.
 //!
-//! Captures are made from seeds. `UPCASE_GAPS_SEED=n` tries the captures of that seed alone.
+//! Captures are made from seeds. With `UPCASE_GAPS_SEED=n` only the captures of that seed are
+//! tested.
 
 mod talk;
 
@@ -19,7 +20,7 @@ use upcase::capture::flows::{BYTES_MAX, Finished, Flows};
 use upcase::capture::linktype::Link;
 use upcase::capture::stream::Expect;
 
-/// What the flows of a capture are told to be.
+/// Analyses packets with the code of `sniff`; returns the finished flows.
 fn told<'a>(packets: impl Iterator<Item = (Duration, &'a [u8])>, is_echo: bool) -> Vec<Finished> {
     let expect = if is_echo {
         Expect::Upper
@@ -38,7 +39,7 @@ fn told<'a>(packets: impl Iterator<Item = (Duration, &'a [u8])>, is_echo: bool) 
     flows.take_finished()
 }
 
-/// All flows together.
+/// The verdict on all flows together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     AllWell,
@@ -67,7 +68,7 @@ fn findings(told: &[Finished]) -> Vec<Finding> {
     findings.copied().collect()
 }
 
-/// The numbers of this side that are told to be missing, and how many of them may be FINs.
+/// Returns how many sequence numbers of this side are reported missing, and how many may be FINs.
 fn named(findings: &[Finding], side: usize) -> (u64, u64) {
     let role = [Role::Client, Role::Server][side];
     let mut sum = (0, 0);
@@ -84,9 +85,11 @@ fn named(findings: &[Finding], side: usize) -> (u64, u64) {
     sum
 }
 
-/// The most numbers of a side that may be told to be missing, FINs aside; `None` when it is any.
+/// Returns the maximum of sequence numbers of a side that may be reported missing, without FINs;
+/// `None`: any number is right.
 fn named_most(capture: &Capture, truths: &[Truth], side: usize) -> Option<u64> {
-    // Without both its SYNs, what lies before a connection nearby is as likely a gap in the first.
+    // Without its two SYNs, a connection with near numbers could as well be the first one after a
+    // gap.
     let is_gap = capture.shape == USED_AGAIN_NEARBY
         && truths.iter().all(|truth| truth.is_there)
         && truths[1].has_syn == [false, false];
@@ -94,17 +97,17 @@ fn named_most(capture: &Capture, truths: &[Truth], side: usize) -> Option<u64> {
         return None;
     }
     let there = truths.iter().filter(|truth| truth.is_there);
-    // A probe at the number of a SYN that is missing is like one at the number of a byte.
+    // A probe with the number of a missing SYN looks like one with the number of a byte.
     let each = there.map(|truth| {
-        // A SYN that was refused is not the one of the connection, and a SYN,ACK whose SYN is
-        // missing is taken for a stray of the connection before.
+        // A refused SYN is not that of the connection, and a SYN,ACK whose SYN is missing is taken
+        // for a stray of the previous connection.
         let has_syn = truth.has_syn[side] && truth.has_syn[CLIENT] && !truth.has_reset;
         truth.missing[side] + u64::from(!has_syn)
     });
     Some(each.sum())
 }
 
-/// The truth about each connection of a capture of which these packets are there.
+/// Returns the truth about each connection of a capture that has only these packets.
 fn truths(capture: &Capture, packets: &[&Packet]) -> Vec<Truth> {
     let connections = capture.streams.iter().enumerate();
     let truths = connections.map(|(connection, streams)| {
@@ -116,7 +119,7 @@ fn truths(capture: &Capture, packets: &[&Packet]) -> Vec<Truth> {
     truths.collect()
 }
 
-/// Holds what is told of some packets of a capture against the truth.
+/// Checks the analysis of some packets of a capture against the truth.
 fn check(capture: &Capture, kept: &[bool]) -> Result<(), String> {
     let packets: Vec<&Packet> = capture
         .packets
@@ -199,7 +202,7 @@ fn must(capture: &Capture, kept: &[bool], seed: u64) {
     }
 }
 
-/// The seeds to try: all of these, or the one that is asked for.
+/// Returns the seeds to test: all of these, or the one of the environment variable.
 fn seeds(all: Range<u64>) -> Range<u64> {
     let asked = std::env::var("UPCASE_GAPS_SEED").ok();
     asked.map_or(all, |seed| {
@@ -208,10 +211,10 @@ fn seeds(all: Range<u64>) -> Range<u64> {
     })
 }
 
-/// Captures up to this many packets are tried with every subset of their packets.
+/// Maximum number of packets of a capture for which every subset is tested.
 const EVERY_SUBSET: usize = 11;
 
-/// Subsets of a longer capture that are tried.
+/// Number of subsets of a longer capture that are tested.
 const SUBSETS: u64 = 200;
 
 fn removals(all: Range<u64>) {
@@ -259,10 +262,10 @@ fn removals(all: Range<u64>) {
 #[test]
 fn never_all_well_over_a_byte_that_is_not_there() {
     removals(0..250);
-    // Seeds that found something: gaps behind a SYN that was refused, or of other ports.
+    // Seeds that have found bugs: gaps after a SYN that was refused, or of other ports.
     removals(429..430);
     removals(4127..4128);
-    // A keep-alive at the number of a SYN that is missing, behind a SYN,ACK of the next connection.
+    // A keep-alive probe with the number of a missing SYN, after a SYN,ACK of the next connection.
     removals(1210..1211);
 }
 
@@ -272,10 +275,10 @@ fn never_all_well_over_a_byte_that_is_not_there_for_long() {
     removals(250..1000);
 }
 
-/// A packet of a changed capture, without the knowledge of what it was.
+/// A packet of a changed capture: its time and its bytes.
 type Frame = (Duration, Vec<u8>);
 
-/// Where the TCP header of a packet begins.
+/// Returns the offset of the TCP header in a packet.
 fn tcp(bytes: &[u8]) -> usize {
     if bytes[0] >> 4 == 6 { 40 } else { 20 }
 }
@@ -307,7 +310,7 @@ fn mutate(dice: &mut Dice, capture: &Capture) -> Vec<Frame> {
                 again.0 = frames[other].0;
                 frames.insert(other, again);
             }
-            // Flips go everywhere, or into the fields that matter most.
+            // Bits are flipped anywhere, or in the most important fields.
             kind => {
                 let bytes = &mut frames[place].1;
                 let header = tcp(bytes) as u64;
@@ -326,7 +329,7 @@ fn mutate(dice: &mut Dice, capture: &Capture) -> Vec<Frame> {
     frames
 }
 
-/// For each offset of a stream, the values that the frames hold for it.
+/// Returns, for each offset of a stream, the values that the frames have for it.
 fn values(capture: &Capture, connection: usize, side: usize, frames: &[Frame]) -> Vec<Vec<u8>> {
     let packets = capture.packets.iter();
     let like = packets
@@ -339,7 +342,7 @@ fn values(capture: &Capture, connection: usize, side: usize, frames: &[Frame]) -
     let first = capture.isn[connection][side].wrapping_add(1);
     for (_, bytes) in frames {
         let header = tcp(bytes);
-        // The same addresses and ports.
+        // The addresses and ports are the same.
         let addresses = if header == 40 { 8..40 } else { 12..20 };
         let is_same = tcp(like) == header
             && bytes.len() >= header + 20
@@ -366,7 +369,7 @@ fn values(capture: &Capture, connection: usize, side: usize, frames: &[Frame]) -
     values
 }
 
-/// Why all cannot be well with these frames; `None` when it can.
+/// Returns why "all well" would be wrong for these frames; `None` if it can be right.
 fn flaw(capture: &Capture, frames: &[Frame]) -> Option<String> {
     for connection in 0..capture.streams.len() {
         let [requests, replies] =
@@ -393,7 +396,7 @@ fn flaw(capture: &Capture, frames: &[Frame]) -> Option<String> {
     None
 }
 
-/// The bytes of a connection are not missing when nothing of it is there.
+/// Returns whether no frame belongs to any of the connections: then no bytes are missing.
 fn is_gone(capture: &Capture, frames: &[Frame]) -> bool {
     let ports: Vec<&[u8]> = capture
         .packets
@@ -461,7 +464,7 @@ fn show(time: Duration, bytes: &[u8]) -> String {
 #[test]
 fn never_all_well_over_a_byte_that_was_changed() {
     mutations(0..500);
-    // Seeds that found something: another SYN,ACK, and a connection behind the SYN of the next one.
+    // Seeds that have found bugs: another SYN,ACK, and a connection after the SYN of the next one.
     mutations(1420..1421);
     mutations(16_514..16_515);
 }
@@ -472,8 +475,8 @@ fn never_all_well_over_a_byte_that_was_changed_for_long() {
     mutations(500..3000);
 }
 
-/// A segment of a connection that lies far outside the window, with any flags but those of a SYN
-/// alone and any acknowledgment.
+/// Returns a segment of a connection that is far outside the window, with any acknowledgment and
+/// any flags except a SYN alone.
 fn stray(dice: &mut Dice, like: &[u8]) -> Vec<u8> {
     let mut bytes = like.to_vec();
     let header = tcp(&bytes);
@@ -519,7 +522,7 @@ fn strays_outside_the_window_change_no_verdict() {
             let of = |other: &&Packet| other.connection == packet.connection;
             let before = capture.packets[..place].iter().filter(of);
             let behind = capture.packets[place + 1..].iter().filter(of).count();
-            // Once the handshake is over, and before the end.
+            // Strays are inserted only after the handshake and before the end.
             let shaken = before.filter(|packet| packet.flags & SYN == 0).count() > 0;
             if !shaken || behind == 0 || packet.flags & SYN != 0 {
                 continue;

@@ -1,12 +1,12 @@
-//! Conversations of many shapes, as packets, and what is true of any part of them.
+//! Builds TCP connections of many shapes as packets, and computes the truth about any part of them.
 //!
-//! A conversation is made from a seed. Every packet says what it carries in offsets of its stream,
-//! so that the truth about a capture of some of the packets is worked out here, without sequence
-//! numbers and without the code under test.
+//! A connection is made from a seed. Every packet has its position as an offset of the stream. So
+//! the truth about a capture of some of the packets is computed without sequence numbers and
+//! without the code under test.
 
 use std::time::Duration;
 
-/// A sequence of numbers that looks random and is the same for the same seed.
+/// A generator of pseudo-random numbers, the same for the same seed.
 #[derive(Clone, Debug)]
 pub struct Dice(u64);
 
@@ -15,7 +15,7 @@ impl Dice {
         Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    /// A number below `sides`.
+    /// Returns a number below `sides`.
     pub fn roll(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -34,32 +34,32 @@ pub const RST: u8 = 4;
 pub const PSH: u8 = 8;
 pub const ACK: u8 = 16;
 
-/// The offset of the SYN's number, the one before the first byte.
+/// The offset of the SYN's sequence number, which precedes the first byte.
 pub const BEFORE: u64 = u64::MAX;
 
-/// The byte of a keep-alive probe, which no message has.
+/// The payload byte of a keep-alive probe, which no message contains.
 pub const GARBAGE: u8 = 0;
 
 pub const CLIENT: usize = 0;
 pub const SERVER: usize = 1;
 
-/// A packet of a conversation.
+/// A packet of a connection, and its position in the streams.
 #[derive(Clone, Debug)]
 pub struct Packet {
     pub time: Duration,
     pub bytes: Vec<u8>,
-    /// Which connection of the capture.
+    /// The number of the connection in the capture.
     pub connection: usize,
     pub from: usize,
     pub flags: u8,
-    /// Where its payload begins; [`BEFORE`]: it has the number of the SYN.
+    /// The offset of its payload; [`BEFORE`]: it has the sequence number of the SYN.
     pub offset: u64,
     pub length: u64,
-    /// What it acknowledges; a FIN counts as one.
+    /// The offset that it acknowledges; a FIN counts as one.
     pub acknowledges: Option<u64>,
 }
 
-/// What a connection announces in its SYNs and puts into its segments.
+/// The TCP options in the SYNs and segments of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Options {
     None,
@@ -67,19 +67,19 @@ pub enum Options {
     All,
 }
 
-/// A connection under way.
+/// A connection that is being built.
 #[derive(Clone, Debug)]
 pub struct Talk {
     pub connection: usize,
     pub port: u16,
     pub v6: bool,
     pub options: Options,
-    /// Bytes that each side takes beyond its acknowledgment.
+    /// The receive window of each side.
     pub window: u64,
     pub isn: [u32; 2],
-    /// The streams so far.
+    /// The bytes that each side has sent so far.
     pub streams: [Vec<u8>; 2],
-    /// What each side has acknowledged of the other, a FIN counted.
+    /// The offset up to which each side has acknowledged its peer's stream; a FIN counts as one.
     pub acknowledged: [u64; 2],
     pub closed: [bool; 2],
     pub time: Duration,
@@ -89,7 +89,7 @@ pub struct Talk {
 impl Talk {
     pub fn new(dice: &mut Dice, connection: usize, port: u16) -> Talk {
         let isn = |dice: &mut Dice| match dice.roll(3) {
-            // The numbers wrap within the conversation.
+            // The sequence numbers wrap within the connection.
             0 => u32::MAX - dice.roll(3000) as u32,
             1 => dice.roll(5000) as u32,
             _ => dice.roll(1 << 32) as u32,
@@ -109,7 +109,7 @@ impl Talk {
         }
     }
 
-    /// A segment with this part of the stream, or another place in it when nothing is there.
+    /// Adds a segment with this part of the stream, or an empty one with this offset.
     pub fn put(&mut self, from: usize, flags: u8, (offset, length): (u64, u64)) {
         self.time += Duration::from_micros(700);
         let peer = 1 - from;
@@ -135,7 +135,7 @@ impl Talk {
         self.push(bytes, from, flags, (offset, length), acknowledges);
     }
 
-    /// The window as it stands in the header; with all options it is scaled by 2.
+    /// Returns the window field of the header. With all options, it is scaled by a shift of 2.
     fn raw_window(&self, flags: u8) -> u16 {
         let shift = match self.options {
             Options::All if flags & SYN == 0 => 2,
@@ -164,14 +164,14 @@ impl Talk {
         });
     }
 
-    /// The handshake.
+    /// Adds the handshake.
     pub fn open(&mut self) {
         self.put(CLIENT, SYN, (0, 0));
         self.put(SERVER, SYN | ACK, (0, 0));
         self.put(CLIENT, ACK, (0, 0));
     }
 
-    /// Both sides open at once.
+    /// Adds a simultaneous open.
     pub fn open_at_once(&mut self) {
         self.put(CLIENT, SYN, (0, 0));
         self.put(SERVER, SYN, (0, 0));
@@ -180,7 +180,7 @@ impl Talk {
         self.put(CLIENT, ACK, (0, 0));
     }
 
-    /// The SYN is refused; the next one has the same number or another one.
+    /// Adds a SYN that is refused; the next SYN has the same sequence number or another one.
     pub fn is_refused(&mut self, dice: &mut Dice) {
         self.put(CLIENT, SYN, (0, 0));
         self.time += Duration::from_micros(700);
@@ -203,8 +203,8 @@ impl Talk {
         }
     }
 
-    /// A keep-alive probe: the last number that was acknowledged once more, without a byte or with
-    /// one that is none of the stream. The other side may answer.
+    /// Adds a keep-alive probe: the last acknowledged sequence number again, without payload or
+    /// with one byte that is not part of the stream. The peer may answer.
     pub fn probe(&mut self, dice: &mut Dice, from: usize) {
         if self.acknowledged[1 - from] < self.next(from) {
             self.acknowledge(1 - from);
@@ -219,12 +219,12 @@ impl Talk {
         }
     }
 
-    /// A FIN with the number of the SYN, which its receiver drops: it closes nothing.
+    /// Adds a FIN with the sequence number of the SYN: its receiver drops it, so it closes nothing.
     pub fn close_at_syn(&mut self, from: usize) {
         self.put_odd(from, FIN | ACK, BEFORE, &[]);
     }
 
-    /// A segment whose payload and FIN are no part of the stream.
+    /// Adds a segment whose payload and FIN are not part of the stream.
     fn put_odd(&mut self, from: usize, flags: u8, offset: u64, payload: &[u8]) {
         self.time += Duration::from_micros(700);
         let acknowledges = self.acknowledged[from];
@@ -246,23 +246,23 @@ impl Talk {
         self.push(bytes, from, ACK, (offset, 0), Some(acknowledges));
     }
 
-    /// The other side has everything, and says so.
+    /// Adds an acknowledgment of everything that the peer has sent.
     pub fn acknowledge(&mut self, from: usize) {
         self.hear(from);
         self.put(from, ACK, (self.next(from), 0));
     }
 
-    /// Everything that the other side sent has arrived.
+    /// Marks everything that the peer has sent as received.
     fn hear(&mut self, from: usize) {
         self.acknowledged[from] = self.next(1 - from);
     }
 
-    /// The offset of the next number of a side.
+    /// Returns the next offset of a side.
     fn next(&self, from: usize) -> u64 {
         self.streams[from].len() as u64 + u64::from(self.closed[from])
     }
 
-    /// Sends bytes in segments; some are lost on their way and sent again.
+    /// Sends bytes in segments; some of them are lost on the path and retransmitted.
     pub fn send(&mut self, dice: &mut Dice, from: usize, bytes: &[u8]) {
         self.hear(from);
         let start = self.streams[from].len();
@@ -273,7 +273,7 @@ impl Talk {
             let rest = self.streams[from].len() - place;
             let length = rest.min(1 + dice.roll(700) as usize);
             let segment = (place as u64, length as u64);
-            // A byte alone, and not pushed, may be that of a keep-alive.
+            // A single byte without PSH could be that of a keep-alive probe.
             let push = if length == rest || length == 1 {
                 PSH
             } else {
@@ -311,7 +311,7 @@ impl Talk {
         }
     }
 
-    /// Acknowledges what lies before a hole, and reports by SACK what lies behind it.
+    /// Acknowledges the bytes before a hole, and reports by SACK the bytes behind it.
     fn report_hole(&mut self, (from, hole): (usize, u64), end: u64) {
         if self.options != Options::All || self.acknowledged[from] > hole {
             return;
@@ -338,7 +338,7 @@ impl Talk {
         }
     }
 
-    /// FIN, with the last bytes or alone.
+    /// Adds a FIN without bytes.
     pub fn close(&mut self, from: usize) {
         self.hear(from);
         let end = self.streams[from].len() as u64;
@@ -346,7 +346,7 @@ impl Talk {
         self.closed[from] = true;
     }
 
-    /// FIN that comes with bytes.
+    /// Adds a FIN with bytes.
     pub fn close_with(&mut self, from: usize, bytes: &[u8]) {
         self.hear(from);
         let start = self.streams[from].len() as u64;
@@ -355,7 +355,7 @@ impl Talk {
         self.closed[from] = true;
     }
 
-    /// Both FINs cross on their way.
+    /// Adds a simultaneous close: the two FINs cross on the path.
     pub fn close_at_once(&mut self) {
         self.hear(CLIENT);
         self.hear(SERVER);
@@ -369,7 +369,7 @@ impl Talk {
     }
 }
 
-/// What stands in the headers of a packet.
+/// The fields of the headers of a packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Header {
     pub from: usize,
@@ -383,7 +383,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// The IP packet; checksums are left out.
+    /// Builds the IP packet; checksums are left out.
     pub fn packet(&self, payload: &[u8], sack: Option<(u32, u32)>) -> Vec<u8> {
         let mut options: Vec<u8> = Vec::new();
         if self.flags & SYN != 0 && self.options != Options::None {
@@ -435,14 +435,14 @@ impl Header {
     }
 }
 
-/// A capture: the packets of one or several connections in the order of their times.
+/// A capture: the packets of one or several connections in the order of time.
 #[derive(Clone, Debug)]
 pub struct Capture {
     pub packets: Vec<Packet>,
-    /// The bytes that each connection's two sides sent.
+    /// The bytes that the two sides of each connection sent.
     pub streams: Vec<[Vec<u8>; 2]>,
     pub isn: Vec<[u32; 2]>,
-    /// Replies are the upper case of requests.
+    /// Whether replies are the requests in upper case.
     pub is_echo: bool,
     pub shape: &'static str,
 }
@@ -468,7 +468,7 @@ fn message(dice: &mut Dice, most: u64) -> Vec<u8> {
     (0..length).map(|_| b'a' + dice.roll(26) as u8).collect()
 }
 
-/// Requests and their replies.
+/// Adds a request and its reply, and sometimes a keep-alive probe before them.
 fn exchange(talk: &mut Talk, dice: &mut Dice, most: u64) {
     if dice.one_in(6) {
         let from = dice.roll(2) as usize;
@@ -485,7 +485,7 @@ fn exchange(talk: &mut Talk, dice: &mut Dice, most: u64) {
     }
 }
 
-/// The ways in which a connection may end.
+/// Ends a connection in one of several ways.
 fn end(talk: &mut Talk, dice: &mut Dice) {
     match dice.roll(5) {
         0 => {
@@ -510,7 +510,7 @@ fn end(talk: &mut Talk, dice: &mut Dice) {
             talk.acknowledge(CLIENT);
         }
         3 => talk.close_at_once(),
-        // Half-close: the last request comes with FIN, its reply after it.
+        // A half-close: FIN is in the last request, and the reply follows.
         _ => {
             let request = message(dice, 100);
             talk.close_with(CLIENT, &request);
@@ -535,17 +535,17 @@ fn ordinary(dice: &mut Dice, connection: usize, port: u16, most: u64) -> Talk {
     talk
 }
 
-/// The port of the client, of the first one where there are several.
+/// The port of the client, or of the first one if there are several.
 const PORT: u16 = 40_000;
 
-/// How far beyond the numbers of a connection those of the next one on its ports may begin so that,
-/// without both its SYNs, it may as well be the same connection behind a gap.
+/// Maximum distance between the sequence numbers of a connection and those of the next one on the
+/// same ports for which, if both SYNs are missing, it could be the same connection behind a gap.
 const NEAR: u64 = 1 << 20;
 
-/// Two connections of which the second begins within [`NEAR`].
+/// The shape of two connections of which the second begins within [`NEAR`].
 pub const USED_AGAIN_NEARBY: &str = "ports used again, numbers nearby";
 
-/// A connection in which nothing is said; a probe or an odd FIN may come right after the handshake.
+/// Builds a connection without data; a probe or a FIN that is dropped may follow the handshake.
 fn empty(dice: &mut Dice) -> Capture {
     let mut talk = Talk::new(dice, 0, PORT);
     talk.open();
@@ -560,7 +560,7 @@ fn empty(dice: &mut Dice) -> Capture {
     Capture::of(vec![talk], true, "empty")
 }
 
-/// One side speaks, and is probed for.
+/// Builds a connection in which only one side sends data, and probes now and then.
 fn one_sided(dice: &mut Dice, most: u64) -> Capture {
     let mut talk = Talk::new(dice, 0, PORT);
     talk.open();
@@ -579,7 +579,7 @@ fn one_sided(dice: &mut Dice, most: u64) -> Capture {
     Capture::of(vec![talk], false, "one-sided")
 }
 
-/// The first attempt is refused.
+/// Builds a connection whose first attempt is refused.
 fn refused_first(dice: &mut Dice, most: u64) -> Capture {
     let mut talk = Talk::new(dice, 0, PORT);
     talk.is_refused(dice);
@@ -598,7 +598,7 @@ fn refused_first(dice: &mut Dice, most: u64) -> Capture {
     Capture::of(talks, true, "refused first")
 }
 
-/// Two connections between the same ports, one after the other.
+/// Builds two connections between the same ports, one after the other.
 fn used_again(dice: &mut Dice, most: u64) -> Capture {
     let first = ordinary(dice, 0, PORT, most);
     let mut again = Talk::new(dice, 1, PORT);
@@ -623,7 +623,7 @@ fn used_again(dice: &mut Dice, most: u64) -> Capture {
     Capture::of(vec![first, again], true, shape)
 }
 
-/// A capture of any shape. `most`: the longest message, in bytes.
+/// Builds a capture of any shape; `most` is the maximum length of a message in bytes.
 pub fn capture(dice: &mut Dice, most: u64) -> Capture {
     match dice.roll(6) {
         0 => empty(dice),
@@ -638,20 +638,20 @@ pub fn capture(dice: &mut Dice, most: u64) -> Capture {
     }
 }
 
-/// What is true of a connection of which some packets are captured.
+/// The truth about a connection of which some packets are captured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Truth {
-    /// Any packet is there.
+    /// Whether any packet is captured.
     pub is_there: bool,
-    /// Everything is there that makes it all well.
+    /// Whether all packets are captured that show that all is well.
     pub is_whole: bool,
-    /// Bytes of each side that no captured packet holds.
+    /// Number of bytes of each side that no captured packet contains.
     pub missing: [u64; 2],
     pub has_syn: [bool; 2],
-    /// Something has the number after the SYN.
+    /// Whether a packet has the number after the SYN, as its own or as its acknowledgment.
     pub follows: [bool; 2],
     pub has_fin: [bool; 2],
-    /// Everything was acknowledged, the FIN as well.
+    /// Whether everything was acknowledged, including the FIN.
     pub all_acknowledged: [bool; 2],
     pub has_reset: bool,
 }

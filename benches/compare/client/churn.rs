@@ -1,7 +1,7 @@
-//! Connect, echo, close in order, and again: a connection for every message.
+//! A load with a new connection for every message: connect, echo, close in order.
 //!
-//! The client closes first, so that TIME_WAIT is on its side; on the loopback the kernel gives such
-//! ports out again after a second (sysctl net.ipv4.tcp_tw_reuse).
+//! The client closes first, so that TIME_WAIT is on its side. On the loopback the kernel reuses
+//! such ports after a second (sysctl net.ipv4.tcp_tw_reuse).
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -18,7 +18,7 @@ use rustix::net::{
 use crate::case::Case;
 use crate::client::{BUFFER_BYTES, Bounds, EVENTS, Load, Times, record};
 
-/// Places for connections.
+/// A fixed number of places, each with one connection after the other.
 pub struct Churn {
     case: Case,
     target: SocketAddr,
@@ -36,7 +36,7 @@ struct Link {
 }
 
 impl Churn {
-    /// Opens nothing yet.
+    /// Creates the load; opens no connection yet.
     pub fn new(target: SocketAddr, case: Case) -> anyhow::Result<Churn> {
         Ok(Churn {
             case,
@@ -67,13 +67,13 @@ impl Churn {
         Ok(())
     }
 
-    /// True: this connection is over.
+    /// Handles the events of a connection. Returns true when the server has closed the connection.
     fn advance(&mut self, place: usize, flags: EventFlags) -> anyhow::Result<bool> {
         let Some(link) = &mut self.places[place] else {
             return Ok(false);
         };
         if !link.is_sent && flags.contains(EventFlags::OUT) {
-            // A fresh socket takes a small message in full.
+            // The send buffer of a new socket has room for a small message.
             rustix::net::send(&link.socket, &self.message, SendFlags::NOSIGNAL)
                 .context("a connection did not come up")?;
             link.is_sent = true;

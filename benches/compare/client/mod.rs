@@ -1,15 +1,15 @@
-//! The bare client: a process that loads one server, and sleeps between its slices. It verifies
-//! nothing, so that it costs little beside the server.
+//! The bare client: a process that loads one server, and sleeps between its slices. It does not
+//! verify replies, so that it costs little compared with the server.
 //!
-//! It is told what to do in lines on standard input, and answers each with a line:
+//! It reads commands from standard input and answers each with a line:
 //!
 //! ```text
 //!   (started)    ready
 //!   200 5000     messages, nanoseconds, CPU nanoseconds, p50 and p99 in nanoseconds, of 200 ms or
-//!                5000 messages, whatever came first
+//!                5000 messages, whichever was reached first
 //! ```
 //!
-//! A run ends when the last reply has come, so nothing is under way between two of them.
+//! A run ends when the last reply has arrived, so nothing is in flight between two runs.
 
 mod churn;
 mod steady;
@@ -31,35 +31,35 @@ use crate::common::machine;
 const BUFFER_BYTES: usize = 256 * 1024;
 const EVENTS: usize = 1024;
 
-/// Longer round trips count as this.
+/// The longest round trip that is recorded; longer ones count as this.
 const LONGEST_NS: u64 = 60_000_000_000;
 
-/// When a run ends.
+/// The limits of a run: no message is sent after this time or after this many messages.
 #[derive(Clone, Copy, Debug)]
 struct Bounds {
     end: Instant,
     messages: u64,
 }
 
-/// What became of a run.
+/// The result of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Report {
-    /// Messages answered.
+    /// Number of messages that were answered.
     pub messages: u64,
-    /// From the first message to the last reply.
+    /// Time from the first message to the last reply.
     pub elapsed: Duration,
-    /// CPU time of the client in it.
+    /// CPU time of the client during the run.
     pub cpu: Duration,
-    /// Median of the round trips; 0 when they are not recorded.
+    /// Median of the round trips; 0 if they are not recorded.
     pub p50: Duration,
     /// 99th percentile of the round trips.
     pub p99: Duration,
 }
 
-/// Round trips, if they are kept.
+/// The histogram of the round trips, if they are recorded.
 type Times = Option<Histogram<u64>>;
 
-/// Carries out what standard input says until it ends.
+/// Carries out the commands on standard input until it ends.
 pub fn run(target: SocketAddr, case: Case, records: bool) -> anyhow::Result<()> {
     let mut load: Box<dyn Load> = if case.churn {
         Box::new(Churn::new(target, case)?)
@@ -99,11 +99,11 @@ pub fn run(target: SocketAddr, case: Case, records: bool) -> anyhow::Result<()> 
 
 /// A kind of load.
 trait Load {
-    /// Sends and receives; tells how many messages were answered.
+    /// Sends messages and receives replies; returns how many messages were answered.
     fn run(&mut self, bounds: Bounds, times: &mut Times) -> anyhow::Result<u64>;
 }
 
-/// Keeps a round trip.
+/// Records a round trip.
 fn record(times: &mut Times, sent: Instant, now: Instant) {
     if let Some(times) = times {
         times.saturating_record((now - sent).as_nanos() as u64);

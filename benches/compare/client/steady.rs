@@ -1,4 +1,4 @@
-//! Connections that stay open, each with its messages in flight.
+//! A load whose connections stay open, each with a fixed number of messages in flight.
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
@@ -14,7 +14,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use crate::case::Case;
 use crate::client::{BUFFER_BYTES, Bounds, EVENTS, Load, Times, record};
 
-/// Connections, and one buffer for each direction.
+/// The connections, and one buffer for each direction.
 pub struct Steady {
     case: Case,
     epoll: OwnedFd,
@@ -27,11 +27,11 @@ pub struct Steady {
 struct Link {
     socket: OwnedFd,
     writable: bool,
-    /// Bytes to be sent.
+    /// Number of bytes still to be sent.
     unsent: usize,
-    /// Bytes of the oldest reply that have not come.
+    /// Number of bytes of the oldest unfinished reply that have not arrived.
     awaited: usize,
-    /// When each message in flight was sent, oldest first; empty when times are not kept.
+    /// Send times of the messages in flight, oldest first; empty if times are not recorded.
     sent: VecDeque<Instant>,
 }
 
@@ -65,7 +65,7 @@ impl Steady {
         })
     }
 
-    /// The first messages of a run; tells how many.
+    /// Sends the first messages of a run; returns how many.
     fn begin(&mut self, bounds: Bounds, times: &Times) -> anyhow::Result<u64> {
         let mut begun = 0;
         let depth = self.case.depth as u64;
@@ -144,7 +144,7 @@ impl Link {
         Ok(())
     }
 
-    /// Reads until the kernel has nothing more; tells how many replies that completed.
+    /// Reads until the kernel has no more data; returns how many replies were completed.
     fn receive(&mut self, buffer: &mut [u8], bytes: usize) -> anyhow::Result<usize> {
         let mut complete = 0;
         loop {

@@ -1,11 +1,11 @@
-//! What the engine does with connections: opens, replaces, loses and closes them.
+//! Opens, replaces and closes the connections of the engine, and handles broken ones.
 //!
-//! A line whose connection broke is opened anew after a while, which doubles with every failure; a
-//! line whose server answered wrongly is given up.
+//! A line whose connection broke is reopened after a backoff time that doubles with every failure.
+//! A line whose server sent a wrong reply is given up.
 //!
-//! No call that fails for one connection ends the run: the connection is lost, counted by the step
-//! and the errno, and its line is opened anew like any other. A call that only reads evidence
-//! (TCP_INFO) costs nothing but that evidence, and is counted as missing there.
+//! A system call that fails for one connection does not end the run: the connection is closed and
+//! counted by the step and the errno, and its line is reopened. A failed read of TCP_INFO does not
+//! even end the connection; it is counted as missing evidence.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ use crate::reactor::slots::Token;
 use crate::stream::Received;
 
 impl<S: Socket> Engine<S> {
-    /// Opens the connections that are due, as many as a turn may.
+    /// Opens the connections that are due, at most [`TURN_CONNECTIONS`] of them.
     pub(super) fn dial<W: World<Socket = S>>(&mut self, world: &mut W) {
         self.dial_again = false;
         for _ in 0..TURN_CONNECTIONS {
@@ -46,7 +46,7 @@ impl<S: Socket> Engine<S> {
         self.dial_again = true;
     }
 
-    /// Opens the connection of a line, with this number.
+    /// Opens a connection with this number for a line.
     pub(super) fn open<W: World<Socket = S>>(&mut self, world: &mut W, line: usize, number: u32) {
         let Some((target, source)) = self.plan.route(self.part.member(line as u32)) else {
             let error = io::ErrorKind::InvalidInput.into();
@@ -82,7 +82,7 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// A connection did not come up.
+    /// Records that a connection could not be opened, and schedules the next attempt.
     pub(super) fn not_opened<W: World<Socket = S>>(
         &mut self,
         world: &mut W,
@@ -98,9 +98,9 @@ impl<S: Socket> Engine<S> {
         self.note_first_failure(line, failure);
         if self.stage == Stage::Connecting {
             self.dialer.settled();
-            // Every target was tried in vain: only all threads together decide whether there is a
-            // run. An attempt that failed for lack of something on this machine is no evidence
-            // about the others.
+            // Every target was tried without success: the thread stops, and whether the run starts
+            // depends on the other threads. An attempt that failed for lack of a resource on this
+            // machine says nothing about the targets.
             let tried = self.dialer.tried() as usize >= self.plan.targets.len();
             let none_up = self.books.run.counts.opened == 0 && !self.shortage;
             if none_up && tried && self.dialer.under_way() == 0 {
@@ -110,7 +110,7 @@ impl<S: Socket> Engine<S> {
         self.reopen_later(world, line, now);
     }
 
-    /// A connection under way will not come up.
+    /// Removes a connection that was being opened and has failed.
     fn give_up_peer<W: World<Socket = S>>(
         &mut self,
         world: &mut W,
@@ -123,9 +123,9 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Records why the first connection of each target failed, while none has come up.
+    /// Records why the first connection to each target failed, while no connection has come up.
     fn note_first_failure(&mut self, line: usize, failure: &Failure) {
-        /// Further ones are not shown on the one line of the report.
+        /// Maximum number of targets in the error, which is one line.
         const SHOWN: usize = 4;
         let place = self.place_of(line as u32);
         let known = self.first_failures.iter().any(|(known, _)| *known == place);
@@ -170,13 +170,13 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Returns the target of a line.
+    /// Returns the history of the target of a line.
     pub(super) fn target(&mut self, line: u32) -> &mut Target {
         let place = self.place_of(line);
         &mut self.targets[place]
     }
 
-    /// Gives a connection its turn.
+    /// Handles a connection that may be ready, depending on its phase.
     #[inline(always)]
     pub(super) fn serve<W: World<Socket = S>>(&mut self, world: &mut W, token: Token) {
         let Some(peer) = self.peers.get(token) else {
@@ -225,11 +225,12 @@ impl<S: Socket> Engine<S> {
         if self.is_under_way() {
             self.offer(token, now);
         }
-        // The event that told may have told more: bytes, or the end.
+        // The event may have reported bytes or the end of the stream as well.
         self.peers.requeue(token);
     }
 
-    /// A connection broke; another one takes its place, unless the server's replies are wrong.
+    /// Handles a broken connection: its messages are lost, and another connection takes its place
+    /// unless the server's replies are wrong.
     pub(super) fn lose<W: World<Socket = S>>(
         &mut self,
         world: &mut W,
@@ -257,7 +258,8 @@ impl<S: Socket> Engine<S> {
                 self.outstanding -= 1;
                 self.books.lost(loss, message, target, now);
             }
-            // The first one is wrong, those behind it are lost with their connection.
+            // The reply to the first message is wrong; the later messages are lost with the
+            // connection.
             loss = Loss::Errored;
         }
         match kind {
@@ -269,7 +271,8 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Takes a connection out. One that is up has not said what it went through yet.
+    /// Removes a connection. If it is up, its TCP_INFO is added to the evidence; for a connection
+    /// that is closing, that was done before its FIN.
     pub(super) fn remove(&mut self, token: Token) -> Option<Peer<S>> {
         let peer = self.peers.remove(token)?;
         if peer.phase == Phase::Up {
@@ -284,8 +287,8 @@ impl<S: Socket> Engine<S> {
         Some(peer)
     }
 
-    /// Opens a line anew after a while that grows with its failures, and differs from line to line:
-    /// a server that comes back is not met by all at once.
+    /// Schedules the reopening of a line after a backoff time that grows with its failures. The
+    /// time has a jitter, so that a server that is back is not reconnected by all lines at once.
     pub(super) fn reopen_later<W: World<Socket = S>>(
         &mut self,
         world: &mut W,
@@ -314,14 +317,15 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Opens a connection that takes another one's place.
+    /// Opens a connection that replaces another one on its line.
     pub(super) fn open_next<W: World<Socket = S>>(&mut self, world: &mut W, line: usize) {
         let number = self.next_number;
         self.next_number = number.wrapping_add(self.part.of);
         self.open(world, line, number);
     }
 
-    /// Ends a connection that has had its messages, and opens the next one of its line.
+    /// Ends a connection that has sent all its messages and received the replies, and schedules the
+    /// next one of its line.
     pub(super) fn replace_when_spent<W: World<Socket = S>>(&mut self, world: &mut W, token: Token) {
         let Some(churn) = self.plan.churn else { return };
         let Some(peer) = self.peers.get_mut(token) else {
@@ -358,7 +362,7 @@ impl<S: Socket> Engine<S> {
             self.target(line as u32).error(kind);
         }
         if self.wants_connections() {
-            // Who thinks between messages thinks before the next connection as well.
+            // The think time of a closed loop also applies before the next connection.
             let think = match self.plan.pace {
                 Pace::Closed { think } => think,
                 Pace::Open { .. } => Duration::ZERO,
@@ -368,8 +372,8 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Sends our FIN. What a connection went through is read before: a FIN is resent and waited for
-    /// as data is, and no message waits for it.
+    /// Sends our FIN. TCP_INFO is read before, since it counts a FIN and its retransmissions like
+    /// data although no message waits for them.
     pub(super) fn send_fin(&mut self, token: Token, now: Instant) -> io::Result<()> {
         let Some(peer) = self.peers.get_mut(token) else {
             return Ok(());
@@ -381,8 +385,8 @@ impl<S: Socket> Engine<S> {
         peer.socket.shutdown_write()
     }
 
-    /// Reads until the server's FIN, within the budget of a turn. Replies that come too late to
-    /// count are passed over.
+    /// Reads until the server's FIN, within the budget of a turn. Replies that arrive now are not
+    /// counted.
     pub(super) fn await_end(&mut self, token: Token) {
         let begin = self.read_end();
         let Some(peer) = self.peers.get_mut(token) else {
@@ -406,7 +410,7 @@ impl<S: Socket> Engine<S> {
         self.peers.requeue(token);
     }
 
-    /// A connection is closed; with an error, not in order.
+    /// Removes a connection that has ended; `error` is the reason if it did not close in order.
     pub(super) fn end(&mut self, token: Token, error: Option<ErrorKind>) {
         let Some(peer) = self.remove(token) else {
             return;
@@ -426,7 +430,7 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Connections that do not come up, or do not end, are given up.
+    /// Gives up connections whose opening or closing has exceeded its timeout.
     pub(super) fn look_at_peers<W: World<Socket = S>>(&mut self, world: &mut W, now: Instant) {
         let close_patience = self.plan.close_patience();
         let too_old = |peer: &Peer<S>| match peer.phase {
@@ -446,7 +450,8 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// While nothing comes up for a long time, no more connections are tried.
+    /// Gives up all connections that are not up, including untried ones, when for [`PATIENCE`] none
+    /// has come up and no attempt was started.
     pub(super) fn give_up_connecting<W: World<Socket = S>>(&mut self, world: &mut W, now: Instant) {
         if now < self.last_progress + PATIENCE || self.dialer.under_way() == 0 {
             return;

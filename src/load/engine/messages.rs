@@ -1,10 +1,10 @@
-//! What the engine does with messages: deals them to connections, sends them, books their replies.
+//! Assigns the messages of the engine to connections, sends them, and records their replies.
 //!
-//! A connection that can take another message is *offered* to the pacer, once; with that every
-//! message of the schedule finds the connection that has waited longest for one.
+//! A connection that can take another message is *offered* to the pacer, once. So the pacer assigns
+//! each message of the schedule to the connection that has waited longest for one.
 //!
-//! From one system call to the next everything is inlined, for the reason that
-//! `server/engine/serving.rs` tells.
+//! From one system call to the next all functions are inlined, for the reason given in
+//! `server/engine/serving.rs`.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -22,7 +22,8 @@ use crate::reactor::slots::{Slots, Token};
 use crate::stream::Received;
 
 impl<S: Socket> Engine<S> {
-    /// Sends the messages of the schedule that are due and have a connection.
+    /// Sends the messages of the schedule that are due and have a free connection, at most
+    /// [`TURN_MESSAGES`] of them.
     pub(super) fn send_due<W: World<Socket = S>>(&mut self, world: &mut W) {
         if !self.is_under_way() {
             return;
@@ -38,7 +39,7 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// The same, if a message has become due by the last reading of the clock.
+    /// Calls [`Engine::send_due`] if a message has become due by the last reading of the clock.
     pub(super) fn send_due_by_now<W: World<Socket = S>>(&mut self, world: &mut W) {
         if self.next_due().is_some_and(|due| due <= self.clock) {
             self.finish_now(world);
@@ -46,7 +47,7 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Gives a message to its connection, unless it is too old.
+    /// Sends a message on its connection, unless the message has exceeded its timeout.
     pub(super) fn dispatch<W: World<Socket = S>>(&mut self, world: &mut W, dispatch: Dispatch) {
         let Dispatch {
             token,
@@ -75,8 +76,8 @@ impl<S: Socket> Engine<S> {
         self.offer(token, free_since);
     }
 
-    /// Sends what was just queued. What is longer than the budget of a turn goes on in the next
-    /// one: the socket takes more, so no event will tell.
+    /// Sends what was queued. A message longer than the budget of a turn is continued in the next
+    /// turn: the socket is still writable, so no event will report it.
     fn transmit_now<W: World<Socket = S>>(&mut self, world: &mut W, token: Token) {
         let mut budget = TURN_BYTES;
         if let Err(kind) = self.transmit(world, token, &mut budget) {
@@ -88,7 +89,7 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Adds a message to those of a connection.
+    /// Adds a message to the queue of a connection.
     #[inline(always)]
     pub(super) fn queue(&mut self, token: Token, due: Instant, sendable: Instant, now: Instant) {
         let Some(peer) = self.peers.get_mut(token) else {
@@ -107,7 +108,7 @@ impl<S: Socket> Engine<S> {
         self.outstanding += 1;
     }
 
-    /// Sends what is queued on a connection, as far as `budget` and the kernel allow.
+    /// Sends queued bytes of a connection, as far as `budget` and the kernel allow.
     #[inline(always)]
     pub(super) fn transmit<W: World<Socket = S>>(
         &mut self,
@@ -131,7 +132,7 @@ impl<S: Socket> Engine<S> {
         Ok(())
     }
 
-    /// The first round of a connection's turn: it is read from, once.
+    /// Carries out the first round of a connection's turn: reads from it once.
     #[inline(always)]
     pub(super) fn read<W: World<Socket = S>>(&mut self, world: &mut W, token: Token) {
         let begin = self.read_end();
@@ -147,20 +148,22 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Where the bytes of the group end in the buffer. Behind it there is always room for a read.
+    /// Returns the offset in the buffer at which the bytes of the group end. There is always room
+    /// for a read after it.
     #[inline(always)]
     pub(super) fn read_end(&self) -> usize {
         self.group.last().map_or(0, |last| last.end)
     }
 
-    /// Where it is seldom, or once for a whole group.
+    /// Calls [`Engine::finish_group`] without inlining it, where calls are rare or made once per
+    /// group.
     #[inline(never)]
     pub(super) fn finish_now<W: World<Socket = S>>(&mut self, world: &mut W) {
         self.finish_group(world);
     }
 
-    /// The other two rounds of all who were read from: replies are booked, and what that made due
-    /// is sent.
+    /// Carries out the other two rounds of the connections in the group: records their replies,
+    /// then sends the messages that became due by that.
     #[inline(always)]
     pub(super) fn finish_group<W: World<Socket = S>>(&mut self, world: &mut W) {
         let mut group = std::mem::take(&mut self.group);
@@ -179,7 +182,7 @@ impl<S: Socket> Engine<S> {
         self.group = group;
     }
 
-    /// Sends what is queued and reads what is left, within the budget of a turn. `at`: when the
+    /// Sends what is queued and reads what is left, within the budget of a turn. `at` is when the
     /// connection was last read from.
     #[inline(always)]
     fn exchange<W: World<Socket = S>>(
@@ -217,8 +220,8 @@ impl<S: Socket> Engine<S> {
         Ok(())
     }
 
-    /// Reads once, into the buffer from `begin` on, and reads the clock when something has come.
-    /// Tells how many bytes.
+    /// Reads once, into the buffer from `begin` on, and reads the clock if bytes arrived. Returns
+    /// their number.
     #[inline(always)]
     fn receive<W: World<Socket = S>>(
         &mut self,
@@ -241,7 +244,8 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Books the bytes that were read at `now` and are there in the buffer, and what they complete.
+    /// Checks the reply bytes in this range of the buffer, which were read at `now`, and records
+    /// the messages that they complete.
     #[inline(always)]
     fn book<W: World<Socket = S>>(
         &mut self,
@@ -263,7 +267,7 @@ impl<S: Socket> Engine<S> {
         let checked = peer.connection.accept(reply, &self.payload);
         let mut failed = None;
         while let Some(message) = peer.connection.next_answered() {
-            // One that was given up has its fate already.
+            // A message that has timed out is counted already.
             if !message.timed_out {
                 self.outstanding -= 1;
                 let age = now.saturating_duration_since(message.due);
@@ -302,8 +306,8 @@ impl<S: Socket> Engine<S> {
         Ok(())
     }
 
-    /// In a closed loop: queues as many messages as may be in flight. They are due when their slots
-    /// became free; `None`: just now.
+    /// Queues as many messages of a closed loop as may be in flight. They are due at `due`, when
+    /// their slots became free; `None` is the current time.
     #[inline(always)]
     pub(super) fn refill<W: World<Socket = S>>(
         &mut self,
@@ -332,7 +336,7 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// A message is due whose predecessor was answered a while ago.
+    /// Sends a message of a closed loop whose think time is over.
     pub(super) fn think_over<W: World<Socket = S>>(
         &mut self,
         world: &mut W,
@@ -355,7 +359,8 @@ impl<S: Socket> Engine<S> {
         self.transmit_now(world, token);
     }
 
-    /// Tells the pacer of a connection that can take a message, once.
+    /// Adds a connection to the free ones of the pacer if it can take a message and was not added
+    /// before.
     pub(super) fn offer(&mut self, token: Token, since: Instant) {
         let Some(pacer) = &mut self.pacer else { return };
         let Some(peer) = self.peers.get_mut(token) else {
@@ -375,7 +380,7 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// A reply was wrong: what that means for its connection.
+    /// Returns the kind of error of a wrong reply, and records the wrong byte.
     pub(super) fn fault(&mut self, connection: u32, fault: Fault) -> ErrorKind {
         match fault {
             Fault::Surplus(_) => ErrorKind::SurplusBytes,
@@ -386,7 +391,7 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Bytes of a reply have come, or will not come any more.
+    /// Ends a silence, since bytes of a reply have arrived or the run stops waiting for them.
     pub(super) fn end_silence(&mut self, now: Instant) {
         if self.is_under_way() && self.outstanding > 0 {
             let since = self.last_reply.max(self.books.warm());
@@ -400,10 +405,10 @@ impl<S: Socket> Engine<S> {
         self.last_progress = now;
     }
 
-    /// Records a silence with the messages that were on their way in it.
+    /// Records a silence with the messages that were in flight during it.
     #[inline(never)]
     fn note_silence(&mut self, since: Instant, now: Instant) {
-        // A server that is slow to begin with has not stopped.
+        // Before the first correct reply, the server may be slow, but has not stalled.
         if self.first_verified.is_none() {
             return;
         }
@@ -427,8 +432,9 @@ impl<S: Socket> Engine<S> {
         });
     }
 
-    /// Gives up what has become too old, and sets the timer for what will be too old next. It comes
-    /// no sooner than [`Plan::overdue`] says, so a message may be older by as much.
+    /// Gives up the messages that have exceeded the timeout, and sets the timer for the next ones.
+    /// The timer is set at least [`Plan::overdue`] ahead, so a message may exceed its timeout by
+    /// that time.
     ///
     /// [`Plan::overdue`]: crate::load::plan::Plan::overdue
     pub(super) fn time_out<W: World<Socket = S>>(&mut self, world: &mut W) {
@@ -445,14 +451,14 @@ impl<S: Socket> Engine<S> {
         };
         let oldest = self.peers.iter().filter_map(oldest_of).min();
         let waiting = self.pacer.as_ref().and_then(Pacer::oldest);
-        // What is due later has its time later.
+        // Messages that are due later than `now` time out later than `now + timeout`.
         let oldest = oldest.into_iter().chain(waiting).chain([now]).min();
         let next = oldest.unwrap_or(now) + timeout;
         world.set_timer(next.max(now + self.plan.overdue()), Timer::TimeOut);
     }
 
-    /// Ends the messages whose fate is open and that were due at `latest`, on connections or
-    /// without one.
+    /// Ends the messages without an outcome that were due at `latest` or earlier, with or without a
+    /// connection.
     pub(super) fn end_due_by(&mut self, latest: Instant, loss: Loss, now: Instant) {
         let deadline = latest + Duration::from_nanos(1);
         let (plan, part) = (&self.plan, self.part);

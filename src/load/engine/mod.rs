@@ -1,5 +1,6 @@
-//! The load generator: what one thread of a run does, in a world that is given to it. Pure: the
-//! same code runs on the kernel and, in virtual time, on the simulated network of the tests.
+//! The engine of the load generator: the state machine of one thread of a run. Pure: clock, sockets
+//! and timers are an argument, so the same code runs on the kernel and, in virtual time, on the
+//! simulated network of the tests.
 //!
 //! ```text
 //!   Connecting ── all up, or given up ──► Ready ── start ──► Running ── time over ──► Draining
@@ -13,23 +14,25 @@
 //!                                                  Done
 //! ```
 //!
-//! A turn: messages that are due go out first, then events are served, and between two of them
-//! messages that have become due; then the connections that spent their budget go on. The clock is
-//! read before every send and after every read that brought bytes, and never kept for a turn: a
-//! batch of a thousand events would put a millisecond on the last of them.
+//! In a turn, messages that are due are sent first. Then events are handled, and between two events
+//! messages that have become due are sent. Then connections that spent their budget continue. The
+//! clock is read before every send and after every read that returned bytes. One reading per turn
+//! would not suffice: in a batch of a thousand events, it would be a millisecond old at the last of
+//! them.
 //!
 //! Connections are served in groups, in three rounds: all are read from, then the replies of all
-//! are booked, then all send what that made due. So a reply waits for other reads before it is
-//! read, and not for other sends, which take longer: that wait is put down to the server. A message
-//! of a closed loop waits for its round instead, and that is put down to the run itself. And it
-//! takes less CPU time, for the reason that `server/engine/serving.rs` tells. Between its rounds a
-//! connection is left alone: whatever else is to be done, the group is finished before it.
+//! are recorded, then all send the messages that became due by that. So a reply waits only for
+//! other reads before it is read, and not for sends, which take longer; this wait counts as time of
+//! the server. A message of a closed loop waits for the third round instead, and this wait counts
+//! as time of the run itself. Groups also take less CPU time, for the reason given in
+//! `server/engine/serving.rs`. Nothing else is done with a connection between its rounds: the group
+//! is finished before any other work.
 //!
-//! A *line* is a place for a connection: when the connection breaks, or is replaced on purpose,
-//! another takes its place. A line is given up for good when its server answered wrongly.
+//! A *line* is a slot for a connection: when the connection breaks, or is replaced on purpose,
+//! another takes its place. A line is given up for good when its server sent a wrong reply.
 //!
-//! Invariant at any time, in the arithmetic of the schedule on the left and in the state of the
-//! connections on the right:
+//! Invariant at any time, with the left side computed from the schedule and the right side from the
+//! state of the connections:
 //! due by now = verified + mismatched + errored + timed out + unanswered + outstanding.
 
 mod connections;
@@ -60,7 +63,7 @@ use crate::reactor::Wait;
 use crate::reactor::slots::{Slots, Token};
 use crate::stream::Hints;
 
-/// One thread's part of a run.
+/// The state of one thread's part of a run.
 #[derive(Debug)]
 pub struct Engine<S> {
     plan: Arc<Plan>,
@@ -68,73 +71,77 @@ pub struct Engine<S> {
     payload: Payload,
     stage: Stage,
     interrupted: bool,
-    /// The reasons why connections never came up, one sentence a target.
+    /// The reasons why no connection came up, one sentence per target, with the index of the
+    /// target.
     first_failures: Vec<(usize, String)>,
-    /// True when an attempt failed for lack of something that may be available the next time.
+    /// Whether an attempt failed for lack of a resource that may be available the next time.
     shortage: bool,
     /// The history of each target, in the order of the plan.
     targets: Vec<Target>,
     dialer: Dialer,
-    /// More connections are due than one turn may open.
+    /// Whether more connections are due than one turn may open.
     dial_again: bool,
-    /// When the next connection is due, once a timer is set for it.
+    /// The time at which the next connection is due, once a timer is set for it.
     dial_due: Option<Instant>,
     lines: Vec<Line>,
-    /// The sum of their quotas in a closed loop that has a total.
+    /// The sum of the quotas of the lines, in a closed loop with a total number of messages.
     quota_left: u64,
     peers: Slots<Peer<S>>,
-    /// Connections that are up.
+    /// Number of connections that are up.
     up: u32,
-    /// Lines that wait to be opened anew.
+    /// Number of lines that wait to be reopened.
     down: usize,
-    /// The number of the next connection that takes another one's place.
+    /// The number of the next connection that replaces another one.
     next_number: u32,
     pacer: Option<Pacer>,
-    /// The one buffer of all reads and writes.
+    /// The buffer that all reads and writes share.
     scratch: Box<[u8]>,
-    /// Who was read from in this group, in this order, with its bytes in the buffer.
+    /// The connections of the current group, in the order in which they were read from, with the
+    /// position of their bytes in the buffer.
     group: Vec<Member>,
     books: Books,
     evidence: Evidence,
     looks: Looks,
-    /// Messages given to connections whose fate is open.
+    /// Number of messages that were given to connections and have no outcome.
     outstanding: u64,
     /// The last reading of the clock.
     clock: Instant,
     turn_began: Instant,
-    /// Something was done in this turn.
+    /// Whether something was done in this turn.
     busy: bool,
     look_next: Instant,
     presence: Presence,
-    /// When the next timer for it is due; only a closed loop has one.
+    /// The time at which the next timer for `presence` is due; only a closed loop has one.
     presence_next: Option<Instant>,
     start: Option<Instant>,
     sending_ended: Option<Instant>,
-    /// Whether all was sent that was to be.
+    /// Whether sending ended at the planned time or number of messages.
     came_to_its_end: bool,
     first_verified: Option<Instant>,
     last_verified: Option<Instant>,
     verified_in_time: Option<u64>,
-    /// Messages that were due and not settled, and those that were due in all, when the first
-    /// quarter of the sending ended.
+    /// The number of messages that were due without an outcome, and of all that were due, when the
+    /// first quarter of the sending ended.
     first_quarter: (u64, u64),
-    /// From the last quarter on.
+    /// The backlog; `None` before the last quarter of the sending.
     backlog: Option<Backlog>,
-    /// When something last went forward: a connection came up, a byte of a reply arrived, a message
-    /// went out while nothing was outstanding.
+    /// The time of the last progress: an attempt to connect was started before the run, a
+    /// connection came up, a byte of a reply arrived, or a message was queued while nothing was
+    /// outstanding.
     last_progress: Instant,
     last_reply: Instant,
-    /// The end of the wait for outstanding messages, once the timer for it has come.
+    /// The end of the wait for outstanding messages.
     drain_end: Instant,
     drain_is_due: bool,
-    /// The end of reading what came while the run was held up, once the timer has come.
+    /// The end of reading replies that arrived while the run itself was delayed, once the wait for
+    /// outstanding messages has ended.
     drain_grace: Option<Instant>,
-    /// While connections are closed: the time of the last FIN, or of the last connection that
-    /// ended.
+    /// The time of the last FIN that was sent, or of the last connection that ended, while
+    /// connections are closed.
     last_close: Instant,
-    /// True when a connection has ended in this turn.
+    /// Whether a connection has ended in this turn.
     has_closed: bool,
-    /// True when the time for closing may be over, which is judged after this turn has handled its
+    /// Whether the timer for closing is due. The timeout is checked after this turn has handled its
     /// events.
     close_is_due: bool,
     told_until: Instant,
@@ -146,18 +153,19 @@ pub struct Engine<S> {
 #[derive(Clone, Copy, Debug)]
 struct Member {
     token: Token,
-    /// Where in the buffer its bytes end; they begin where those of the one before end.
+    /// The offset in the buffer at which its bytes end; they begin where those of the member before
+    /// end.
     end: usize,
-    /// When they were read.
+    /// The time at which they were read.
     at: Instant,
 }
 
-/// How far the looks have come.
+/// The positions of the periodic scans of connections.
 #[derive(Clone, Copy, Debug)]
 struct Looks {
     /// The line whose connection was sampled last.
     line: usize,
-    /// Messages that were sent before this were examined, if they were under way for long.
+    /// The send time before which messages have been scanned for missing acknowledgments.
     sent_before: Instant,
 }
 
@@ -170,13 +178,13 @@ impl Looks {
     }
 }
 
-/// A place for a connection.
+/// A slot for a connection.
 #[derive(Debug)]
 struct Line {
     token: Option<Token>,
-    /// Messages it may still send in a closed loop.
+    /// Number of messages that it may still send in a closed loop.
     quota: u64,
-    /// Attempts since a connection of this line was last up.
+    /// Number of failures since the last reply on this line.
     failures: u16,
     has_been_up: bool,
 }
@@ -192,7 +200,7 @@ impl Line {
     }
 }
 
-/// One connection and its socket. It is kept small: there may be very many.
+/// One connection and its socket. It is kept small, since there may be very many.
 #[derive(Debug)]
 struct Peer<S> {
     socket: S,
@@ -200,20 +208,20 @@ struct Peer<S> {
     line: u32,
     number: u32,
     phase: Phase,
-    /// When this phase began.
+    /// The time at which this phase began.
     since: Instant,
     /// The counters of its TCP_INFO when that was last read.
     seen: Seen,
-    /// Messages queued so far.
+    /// Number of messages queued so far.
     messages: u64,
-    /// Slots whose next message is not due yet.
+    /// Number of messages of a closed loop whose think time is not over.
     thinking: u32,
-    /// The pacer knows that it is free.
+    /// Whether it is among the free connections of the pacer.
     offered: bool,
 }
 
 impl<S> Peer<S> {
-    /// How many more messages this connection may take.
+    /// Returns how many more messages this connection may take.
     fn left(&self, plan: &Plan) -> u64 {
         let most = plan.churn.map_or(u64::MAX, |churn| churn.messages);
         most - self.messages
@@ -224,42 +232,42 @@ impl<S> Peer<S> {
 enum Phase {
     Connecting,
     Up,
-    /// Our FIN is sent.
+    /// Our FIN is sent, and the server's is awaited.
     Closing,
 }
 
-/// Where a run stands.
+/// The stage of a thread's part of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// Connections come up.
+    /// Connections are being opened.
     Connecting,
-    /// All are up: the run can start.
+    /// All connections are up or have failed: the run can start.
     Ready,
-    /// Messages go out and come back.
+    /// Messages are sent, and replies are received.
     Running,
-    /// No new message is due.
+    /// No new message is due; outstanding ones are awaited.
     Draining,
-    /// Connections are closed.
+    /// Connections are being closed.
     Closing,
-    /// Nothing is left.
+    /// All connections are closed.
     Done,
 }
 
-/// What one thread has done.
+/// The result of one thread.
 #[derive(Debug)]
 pub struct Done {
-    /// What it measured.
+    /// The results of messages and connections.
     pub books: Books,
-    /// What it saw of itself and of the network.
+    /// The measurements of the thread itself and of the network.
     pub evidence: Evidence,
-    /// How it went.
+    /// The durations and the end of the run.
     pub course: Course,
     /// The history of each target, in the order of the plan.
     pub targets: Vec<Target>,
 }
 
 impl<S: Socket> Engine<S> {
-    /// A part of a run that has not begun.
+    /// Creates the engine of one thread, in the stage [`Stage::Connecting`].
     pub fn new<W: World<Socket = S>>(plan: Arc<Plan>, thread: u32, world: &mut W) -> Self {
         let now = world.now();
         world.set_timer(now + LOOK, Timer::Look);
@@ -326,12 +334,12 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Where it stands.
+    /// Returns the stage.
     pub fn stage(&self) -> Stage {
         self.stage
     }
 
-    /// How long the next turn may wait for events.
+    /// Returns how long the next turn may wait for events.
     pub fn wait(&self, now: Instant) -> Wait {
         let dial_again = self.stage == Stage::Connecting && self.dial_again;
         if self.peers.requeued() > 0 || dial_again || self.stage == Stage::Done {
@@ -346,14 +354,14 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// The beginning of a turn: what is due goes out before anything is read.
+    /// Begins a turn: sends the messages that are due, before anything is read.
     pub fn begin_turn<W: World<Socket = S>>(&mut self, world: &mut W) {
         self.turn_began = world.now();
         self.clock = self.turn_began;
         self.busy = false;
         let deadline = self.next_deadline();
         self.excuse_absence(deadline);
-        // One that spins is awake already when something is due.
+        // A thread that spins ends its wait `SPIN` before the deadline.
         let spun = if self.plan.spin { SPIN } else { Duration::ZERO };
         if self.is_under_way() && self.presence.wakes(self.clock, deadline - spun) {
             self.check_presence(world);
@@ -361,8 +369,8 @@ impl<S: Socket> Engine<S> {
         self.send_due(world);
     }
 
-    /// The end of a turn: connections that spent their budget go on, others are opened, and what
-    /// follows from all that happened is done.
+    /// Ends a turn: continues connections that spent their budget, opens connections that are due,
+    /// and changes the stage if necessary.
     #[inline(always)]
     pub fn end_turn<W: World<Socket = S>>(&mut self, world: &mut W) {
         self.finish_group(world);
@@ -386,7 +394,7 @@ impl<S: Socket> Engine<S> {
         self.presence.rests(ended);
     }
 
-    /// Those who spent their budget, or have their first messages to send.
+    /// Serves the connections that spent their budget, or have their first messages to send.
     #[inline(never)]
     fn serve_requeued<W: World<Socket = S>>(&mut self, world: &mut W) {
         for _ in 0..self.peers.requeued().min(TURN_CONNECTIONS) {
@@ -399,7 +407,7 @@ impl<S: Socket> Engine<S> {
         self.finish_now(world);
     }
 
-    /// A connection may be ready.
+    /// Handles an event of a connection.
     #[inline(always)]
     pub fn on_io<W: World<Socket = S>>(&mut self, world: &mut W, token: Token, hints: Hints) {
         self.busy = true;
@@ -412,18 +420,18 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// A timer is due.
+    /// Handles a timer that is due.
     pub fn on_timer<W: World<Socket = S>>(&mut self, world: &mut W, timer: Timer) {
         self.busy = true;
         self.finish_now(world);
         match timer {
-            Timer::Dial => {} // Dialling is done in every turn.
+            Timer::Dial => {} // `end_turn` opens connections in every turn.
             Timer::Think(token, due) => self.think_over(world, token, due),
             Timer::Reopen(line) => self.reopen(world, line),
             Timer::Look => self.look(world),
             Timer::Presence => self.watch_presence(world),
             Timer::TimeOut => self.time_out(world),
-            // One that was overtaken by the end of the run has nothing to tell.
+            // The end of the run has ended this interval before its timer.
             Timer::Interval if world.now() < self.tell_next => {}
             Timer::Interval => self.tell(world),
             Timer::RunEnd if self.stage == Stage::Running => {
@@ -438,7 +446,7 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// The first request ends the run in order, the second at once.
+    /// Handles a request to stop: the first ends the run in order, the second at once.
     pub fn on_stop<W: World<Socket = S>>(&mut self, world: &mut W) {
         self.finish_now(world);
         if self.interrupted {
@@ -456,7 +464,8 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// All connections that could be opened are up: messages are due from `start` on.
+    /// Starts the run, once all connections that could be opened are up. Messages are due from
+    /// `start` on.
     pub fn start<W: World<Socket = S>>(&mut self, world: &mut W, start: Instant) {
         if self.stage != Stage::Ready {
             return;
@@ -464,7 +473,7 @@ impl<S: Socket> Engine<S> {
         let now = world.now();
         let blocks_from = start + self.plan.warmup;
         self.pacer = Pacer::new(&self.plan, self.part, start);
-        // A closed loop has no schedule that could wait for the others.
+        // A closed loop has no schedule that must begin at the same time in all threads.
         let start = if self.pacer.is_some() { start } else { now };
         self.stage = Stage::Running;
         self.start = Some(start);
@@ -498,8 +507,8 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Returns why no connection of this thread can come up; `None` when one has been up, or when
-    /// something was lacking that may be available the next time.
+    /// Returns why no connection of this thread can be opened; `None` when one has been up, or when
+    /// an attempt failed for lack of a resource that may be available the next time.
     pub fn unreachable(&self) -> Option<String> {
         if self.books.run.counts.opened > 0 || self.shortage {
             return None;
@@ -508,24 +517,25 @@ impl<S: Socket> Engine<S> {
         Some(why.collect::<Vec<_>>().join("; "))
     }
 
-    /// Returns when its last FIN was sent, or its last connection ended, while it closes.
+    /// Returns when the last FIN was sent, or the last connection ended, in the stage
+    /// [`Stage::Closing`].
     pub fn last_close(&self) -> Instant {
         self.last_close
     }
 
-    /// Takes note that another thread closed a connection at this time: the server is at work, and
-    /// has not come to the connections of this thread yet.
+    /// Records that another thread closed a connection at this time, which extends the timeout for
+    /// closing: the server is working, and has not handled the connections of this thread yet.
     pub fn note_close(&mut self, at: Instant) {
         self.last_close = self.last_close.max(at);
     }
 
-    /// An interval that is over.
+    /// Returns the oldest interval that is over and was not taken.
     pub fn take_interval(&mut self) -> Option<Interval> {
         self.told.pop_front()
     }
 
-    /// Returns the connections that are up, or those left to be closed, and the messages that were
-    /// verified so far.
+    /// Returns the number of connections that are up, or that are left to be closed, and the number
+    /// of messages that were verified so far.
     pub fn progress(&self) -> (u32, u64) {
         let connections = match self.stage {
             Stage::Closing => self.peers.len() as u32,
@@ -534,8 +544,8 @@ impl<S: Socket> Engine<S> {
         (connections, self.books.verified_so_far())
     }
 
-    /// How it stands at `now`: what is due in the arithmetic of the schedule, and what is
-    /// outstanding as counted from the connections themselves.
+    /// Returns the counts at `now`. The messages that are due are computed from the schedule, and
+    /// the outstanding ones are counted on the connections.
     pub fn identity(&mut self, now: Instant) -> Identity {
         let counts = self.books.counts();
         let (taken, waiting) = match &mut self.pacer {
@@ -554,8 +564,8 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Returns how many messages were due and are not settled, and how many were due in all, of a
-    /// run with a rate.
+    /// Returns the number of messages that are due without an outcome, and of all that were due, in
+    /// an open loop; zeros in a closed loop.
     fn behind(&mut self, now: Instant) -> (u64, u64) {
         let Some(pacer) = &mut self.pacer else {
             return (0, 0);
@@ -580,7 +590,7 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// The interval that ends now.
+    /// Returns the interval that ends now.
     fn interval(&mut self, now: Instant) -> Interval {
         let start = self.start.unwrap_or(now);
         let (from, to) = (self.told_until, now.max(self.told_until));
@@ -598,7 +608,7 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// What was done.
+    /// Returns the result of the thread.
     pub fn finish(mut self) -> Done {
         self.books.take_recent();
         for (target, tally) in self.targets.iter_mut().zip(self.books.take_tallies()) {
@@ -610,8 +620,8 @@ impl<S: Socket> Engine<S> {
             (Some(_), Some(at)) => at.saturating_duration_since(warm),
             _ => Duration::ZERO,
         };
-        // A schedule is as long as it says, however late a timer ended it; its last message has a
-        // gap behind it as every other one.
+        // A schedule counts with its planned length, however late a timer ended it. That includes
+        // the gap after its last message.
         let span = self.plan.span().filter(|_| self.came_to_its_end);
         let span = span.map(|span| span.saturating_sub(self.plan.warmup));
         let sending = span.unwrap_or_else(|| since_warm(self.sending_ended));
@@ -637,14 +647,15 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// The loop is woken by what is due and by the next look at the latest. If it comes later, it
-    /// was itself away meanwhile, and cannot say that nobody answered.
+    /// Moves the time of the last reply forward by the time for which this turn began after
+    /// `deadline`. The event loop wakes up at the deadline at the latest. If it began later, the
+    /// thread was not running, and may have missed replies that arrived.
     fn excuse_absence(&mut self, deadline: Instant) {
         let away = self.clock.saturating_duration_since(deadline);
         self.last_reply = (self.last_reply + away).min(self.clock);
     }
 
-    /// Returns when the wait for events was to end at the latest.
+    /// Returns the time at which the wait for events should end at the latest.
     fn next_deadline(&self) -> Instant {
         let deadlines = [self.next_due(), self.presence_next];
         deadlines
@@ -653,13 +664,13 @@ impl<S: Socket> Engine<S> {
             .fold(self.look_next, Instant::min)
     }
 
-    /// Returns the place in the plan of the target of a line.
+    /// Returns the index in the plan of the target of a line.
     #[inline(always)]
     fn place_of(&self, line: u32) -> usize {
         self.plan.target_of(self.part.member(line))
     }
 
-    /// Whether lines that have no connection are to get one.
+    /// Returns whether lines without a connection are to be reopened.
     fn wants_connections(&self) -> bool {
         let pacer = self.pacer.as_ref();
         match self.stage {
@@ -673,7 +684,7 @@ impl<S: Socket> Engine<S> {
         matches!(self.stage, Stage::Running | Stage::Draining)
     }
 
-    /// When a message is due that can be sent.
+    /// Returns when the next message is due that has a free connection.
     fn next_due(&self) -> Option<Instant> {
         match self.stage {
             Stage::Running | Stage::Draining => self.pacer.as_ref()?.next_due(),
@@ -683,7 +694,7 @@ impl<S: Socket> Engine<S> {
 }
 
 impl<S: Socket> Engine<S> {
-    /// The transitions that follow from what a turn brought.
+    /// Changes the stage if the events of the turn require it.
     fn move_on<W: World<Socket = S>>(&mut self, world: &mut W) {
         if self.stage == Stage::Connecting && self.dialer.is_finished() {
             self.stage = Stage::Ready;
@@ -703,14 +714,14 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// No message that was due has an open fate.
+    /// Returns whether every message that was due has an outcome.
     fn is_settled(&self) -> bool {
         let exhausted = self.pacer.as_ref().is_none_or(Pacer::is_exhausted);
         self.outstanding == 0 && exhausted
     }
 
-    /// A run is over before its time when nothing more can come of it: all messages of a total are
-    /// settled, or all lines were given up.
+    /// Returns whether the run is over before its time: all messages of a total have an outcome, or
+    /// all lines were given up.
     fn is_finished(&self) -> bool {
         let total = match self.plan.stop {
             Stop::After(_) => false,
@@ -722,7 +733,8 @@ impl<S: Socket> Engine<S> {
         total || (self.peers.is_empty() && self.down == 0)
     }
 
-    /// Nothing new is due; what is outstanding has a while to be settled.
+    /// Begins the stage [`Stage::Draining`]: no new message is due, and outstanding ones are
+    /// awaited for a limited time.
     fn drain<W: World<Socket = S>>(&mut self, world: &mut W) {
         let now = world.now();
         self.tell(world);
@@ -735,7 +747,8 @@ impl<S: Socket> Engine<S> {
         if let Some(pacer) = &mut self.pacer {
             return pacer.cut(now);
         }
-        // What has not begun to be sent in a closed loop is not sent any more, and was never due.
+        // Messages of a closed loop of which no byte was sent are withdrawn: they do not count as
+        // due.
         let (books, outstanding) = (&mut self.books, &mut self.outstanding);
         for peer in self.peers.iter_mut() {
             let target = self.plan.target_of(self.part.member(peer.line));
@@ -746,8 +759,9 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Ends the wait for outstanding messages. A run that was held up itself first reads what has
-    /// come meanwhile: as long as each turn brings some of it, and no longer than it was held up.
+    /// Ends the wait for outstanding messages. If the thread woke up late, it first reads the
+    /// replies that arrived during the delay: as long as each turn reads some, and at most for the
+    /// length of the delay.
     fn end_drain<W: World<Socket = S>>(&mut self, world: &mut W) {
         let now = world.now();
         let late = self.turn_began.saturating_duration_since(self.drain_end);
@@ -759,7 +773,8 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Settles every message, and closes in order: our FIN first, then the server's.
+    /// Ends every message, and begins to close the connections in order: our FIN first, then the
+    /// server's.
     fn close<W: World<Socket = S>>(&mut self, world: &mut W) {
         let now = world.now();
         self.conclude_targets(now);
@@ -788,15 +803,15 @@ impl<S: Socket> Engine<S> {
                 },
             }
         }
-        // Counting a long row of messages takes a while, and so does sending many a FIN.
+        // Read anew, since ending many messages and sending many FINs takes some time.
         self.last_close = world.now();
         let end = self.last_close + self.plan.close_patience();
         world.set_timer(end, Timer::CloseEnd);
     }
 
-    /// Continues closing while connections end. It is given up when none has ended for a while,
-    /// which is judged after all events of a turn: a run that got no CPU must not conclude that the
-    /// server did not close.
+    /// Continues the stage [`Stage::Closing`]. Connections that are left are given up when none has
+    /// ended for a timeout. This is checked after all events of a turn, so that a thread that was
+    /// not running does not conclude that the server did not close.
     fn close_on<W: World<Socket = S>>(&mut self, world: &mut W) {
         if std::mem::take(&mut self.has_closed) {
             self.last_close = world.now();
@@ -836,7 +851,7 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// What is outstanding now is unanswered for good.
+    /// Counts all outstanding messages as unanswered, and ends the last interval.
     fn settle(&mut self, now: Instant) {
         self.end_silence(now);
         if let Some(pacer) = &mut self.pacer {
@@ -847,7 +862,7 @@ impl<S: Socket> Engine<S> {
         self.told.push_back(interval);
     }
 
-    /// Ends the interval.
+    /// Ends the current interval, and sets the timer for the next.
     fn tell<W: World<Socket = S>>(&mut self, world: &mut W) {
         if !self.is_under_way() {
             return;
@@ -858,7 +873,8 @@ impl<S: Socket> Engine<S> {
             self.told.push_back(interval);
             self.told_until = now;
             self.tell_next = self.next_interval(self.tell_next.min(now));
-            // All threads tell the same row of intervals, also one that slept through some.
+            // All threads must return the same number of intervals, even a thread that was not
+            // running during some of them.
             if self.tell_next > now {
                 break;
             }
@@ -866,7 +882,7 @@ impl<S: Socket> Engine<S> {
         world.set_timer(self.tell_next, Timer::Interval);
     }
 
-    /// The end of the interval that begins now: the warm-up ends with an interval.
+    /// Returns the end of the interval that begins now. An interval ends at the end of the warm-up.
     fn next_interval(&self, now: Instant) -> Instant {
         let start = self.start.unwrap_or(now);
         let interval = self.plan.interval.as_nanos().max(1);
@@ -877,8 +893,8 @@ impl<S: Socket> Engine<S> {
         if now < warm { next.min(warm) } else { next }
     }
 
-    /// Adds the time since the last check to the account of this thread's time, and sets the timer
-    /// for the next check.
+    /// Adds the time since the last check to the record of this thread's absences, and sets the
+    /// timer for the next check.
     fn watch_presence<W: World<Socket = S>>(&mut self, world: &mut W) {
         if !self.is_under_way() {
             return;
@@ -892,12 +908,12 @@ impl<S: Socket> Engine<S> {
     #[inline(never)]
     fn check_presence<W: World<Socket = S>>(&mut self, world: &W) {
         let (now, cpu) = (world.now(), world.cpu());
-        // Those that wait for a connection are held up as well: what would free one is not read.
+        // Messages that wait for a connection are delayed as well, since replies are not read.
         let waiting = self.pacer.as_mut().map_or(0, |pacer| pacer.waiting(now));
         self.presence.check(now, cpu, self.outstanding + waiting);
     }
 
-    /// Looks over all connections for what has become too old.
+    /// Carries out the periodic scan: samples paths, and gives up what has exceeded its timeout.
     fn look<W: World<Socket = S>>(&mut self, world: &mut W) {
         let now = world.now();
         match self.stage {
@@ -917,7 +933,8 @@ impl<S: Socket> Engine<S> {
         world.set_timer(self.look_next, Timer::Look);
     }
 
-    /// In a run that waits for a number of messages: whether it waits in vain.
+    /// Returns whether a run with a total number of messages has made no progress for [`PATIENCE`],
+    /// although messages or connections are awaited.
     fn is_stuck(&mut self, now: Instant) -> bool {
         let silent = now.saturating_duration_since(self.last_progress) >= PATIENCE;
         let total = matches!(self.plan.stop, Stop::Messages(_));

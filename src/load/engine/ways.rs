@@ -1,5 +1,5 @@
-//! What the engine learns of the ways of its connections while messages are due: TCP_INFO of some
-//! of them in turn, and of those whose messages have been under way for long.
+//! Samples TCP_INFO of the engine's connections while messages are due: of some connections in
+//! turn, and of those with messages that have been unanswered for long.
 
 use std::time::Instant;
 
@@ -8,13 +8,13 @@ use crate::load::evidence::UNDER_WAY;
 use crate::load::plan::SAMPLE_CONNECTIONS;
 use crate::load::world::Socket;
 
-/// Connections that one look for messages that are not acknowledged reads TCP_INFO of, at most; the
-/// others are taken to be like them.
+/// Maximum number of connections whose TCP_INFO is read in one scan for unacknowledged messages;
+/// the others are assumed to be like them.
 const EXAMINED_MAX: u32 = 32;
 
 impl<S: Socket> Engine<S> {
-    /// Reads TCP_INFO of some connections, the next ones at each call. What was sent before the
-    /// warm-up ended does not count.
+    /// Reads TCP_INFO of some connections, at each call of the next ones in turn. Does nothing
+    /// before the end of the warm-up.
     pub(super) fn sample_paths(&mut self, now: Instant) {
         if self.stage != Stage::Running || now < self.books.warm() {
             return;
@@ -30,8 +30,8 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Looks for messages that have become so old since the look before that they should be
-    /// acknowledged.
+    /// Finds messages that have become so old since the scan before that they should be
+    /// acknowledged, and records whether they are.
     pub(super) fn look_for_unacknowledged(&mut self, now: Instant) {
         let Some(until) = now.checked_sub(UNDER_WAY) else {
             return;

@@ -1,10 +1,10 @@
-//! What shows that the generator itself was the limit of a run, and up to which percentile it was
-//! not. Pure.
+//! Finds evidence that the generator itself was the limit of a run, and the percentile up to which
+//! it was not. Pure.
 //!
-//! The part of the generator in a response is what its own lateness and its absences are at the
-//! same percentile, with the wait for connections whose replies it was not there to read: it is
-//! judged wherever a percentile is printed. What they cannot explain is not its doing, however busy
-//! it was.
+//! The generator's part in a response is its own lateness and its absences at the same percentile,
+//! plus the wait for connections whose replies it did not read because it was absent. It is judged
+//! at every percentile that is printed. Delays that these cannot explain are not attributed to the
+//! generator, however busy it was.
 
 use std::time::Duration;
 
@@ -17,18 +17,18 @@ use crate::load::verdict::thresholds::{
 };
 use crate::units::short;
 
-/// The part of the generator in the response at a percentile.
+/// The generator's part in the response at a percentile.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Part {
-    /// The percentile, by the name that is printed.
+    /// The name of the percentile, as it is printed.
     pub(super) point: &'static str,
-    /// For how long the generator itself held messages up.
+    /// The time for which the generator itself held messages up.
     pub(super) own: Duration,
-    /// The response.
+    /// The response at this percentile.
     pub(super) response: Duration,
 }
 
-/// Returns what shows that the generator did not keep its own time.
+/// Returns evidence that the generator or its send buffers held messages up.
 pub(super) fn client_limits(summary: &Summary) -> Vec<String> {
     let mut said = match summary.asked_rate() {
         Some(rate) => limits_of_a_schedule(summary, rate),
@@ -41,8 +41,8 @@ pub(super) fn client_limits(summary: &Summary) -> Vec<String> {
     said
 }
 
-/// Returns the lowest printed percentile at which the generator has a part that can be seen; of a
-/// schedule with too few samples for any, the longest.
+/// Returns the generator's part at the lowest printed percentile at which it is visible; for a
+/// schedule with too few samples for any percentile, at the maximum.
 pub(super) fn first_visible(summary: &Summary) -> Option<Part> {
     let excused = summary.waited_for_own_server();
     let is_visible = |part: &Part| {
@@ -56,18 +56,18 @@ pub(super) fn first_visible(summary: &Summary) -> Option<Part> {
     }
 }
 
-/// Returns the highest printed percentile below this one.
+/// Returns the next lower printed percentile.
 pub(super) fn point_below(point: &str) -> Option<(&'static str, f64)> {
     let place = POINTS.iter().position(|(name, _)| *name == point)?;
     POINTS.get(place.checked_sub(1)?).copied()
 }
 
-/// Returns whether the generator had neither time left nor an excuse for it.
+/// Returns whether the generator had no idle time, waits for the run's own server excluded.
 pub(super) fn has_no_time(summary: &Summary) -> bool {
     summary.busy() + away(summary) > SATURATED
 }
 
-/// Returns the part of the generator at each percentile that the samples support.
+/// Returns the generator's part at each percentile that the samples support.
 fn parts(summary: &Summary) -> impl Iterator<Item = Part> {
     let points = POINTS.iter();
     points.filter_map(|&(point, percentile)| part(point, percentile, summary))
@@ -85,7 +85,7 @@ fn longest(summary: &Summary) -> Option<Part> {
     })
 }
 
-/// Returns the part of the generator in the response at a percentile that the samples support.
+/// Returns the generator's part in the response at a percentile, if the samples support it.
 fn part(point: &'static str, percentile: f64, summary: &Summary) -> Option<Part> {
     let results = &summary.results;
     let response = results.response.distribution()?;
@@ -97,8 +97,8 @@ fn part(point: &'static str, percentile: f64, summary: &Summary) -> Option<Part>
     };
     let held = above(&summary.evidence.absences.held);
     let own = above(&results.own).max(held).unwrap_or_default();
-    // Messages wait for a connection until the replies before them are read. Where the generator's
-    // absences are most of a service, that wait is its own as well.
+    // A message waits for a connection until the previous replies are read. Where an absence of the
+    // generator is longer than half of a service time, that wait is its own doing as well.
     let service = above(&results.service).unwrap_or_default();
     let is_turnover = held.is_some_and(|held| held > service / 2);
     let blocked = above(&results.blocked).filter(|_| is_turnover);
@@ -109,9 +109,9 @@ fn part(point: &'static str, percentile: f64, summary: &Summary) -> Option<Part>
     })
 }
 
-/// Returns the share of its time for which the busiest thread was ready or due to work and was not
-/// let run, by the kernel's count of waits for a CPU or by the run's own account; without waits for
-/// the run's own server.
+/// Returns the share of its time for which the most affected thread had work to do but was not
+/// running: by the kernel's run-queue wait or by the run's own account of absences, whichever is
+/// more. Waits for the run's own server are excluded.
 fn away(summary: &Summary) -> f64 {
     let excused = summary.evidence.machine.starved - summary.starved_by_others();
     let absent = summary.evidence.absences.share() - excused;
@@ -129,7 +129,7 @@ fn limits_of_a_schedule(summary: &Summary, rate: f64) -> Vec<String> {
             short(part.response)
         ));
     }
-    // What is too short for a sentence of its own is not, in a thread that has no time left.
+    // In a thread without idle time, a part that is too short to be reported above counts as well.
     let mut judged = parts(summary).filter(|part| is_judged(part.point));
     let is_late = judged.any(|part| part.own > part.response / LATE_SHARE);
     if has_no_time(summary) && is_late {
@@ -139,7 +139,8 @@ fn limits_of_a_schedule(summary: &Summary, rate: f64) -> Vec<String> {
             away(summary) * 100.0
         ));
     }
-    // A server that is too slow as well hides that: the generator waits for it now and then.
+    // If the server is too slow as well, the generator has some idle time while it waits for
+    // replies.
     let scheduled = summary.scheduled_rate().unwrap_or(rate);
     let needed = scheduled * summary.cpu_a_message().as_secs_f64();
     let is_loaded = summary.busy() + away(summary) > LOADED;
@@ -152,8 +153,9 @@ fn limits_of_a_schedule(summary: &Summary, rate: f64) -> Vec<String> {
     said
 }
 
-/// A closed loop sends when replies come, so it has no lateness of its own: a generator that is
-/// away holds up replies, and the rate with them.
+/// Returns evidence that the generator limited a closed loop. Such a loop sends when replies
+/// arrive, so it has no lateness of its own: an absence of the generator delays replies, and so
+/// lowers the rate.
 fn limits_of_a_closed_loop(summary: &Summary) -> Vec<String> {
     let mut said = Vec::new();
     let time = summary.evidence.absences.watched.mul_f64(away(summary));
@@ -176,14 +178,14 @@ fn limits_of_a_closed_loop(summary: &Summary) -> Vec<String> {
     said
 }
 
-/// Returns whether a part that is seen there makes the run the generator's own.
+/// Returns whether a part that is visible at this percentile makes a run client-bound.
 fn is_judged(point: &str) -> bool {
     let mut points = POINTS.iter();
     let percentile = points.find(|(name, _)| *name == point);
     percentile.is_none_or(|(_, percentile)| *percentile <= JUDGED_MOST)
 }
 
-/// Returns what held the generator up, as far as the kernel tells.
+/// Returns what held the generator up, as far as the kernel's counters show it.
 fn explanations(summary: &Summary) -> Vec<String> {
     let mut said = Vec::new();
     let machine = &summary.evidence.machine;
@@ -215,7 +217,7 @@ fn explanations(summary: &Summary) -> Vec<String> {
     said
 }
 
-/// Returns whether its own send buffers held messages up.
+/// Returns evidence that the client's own send buffers held messages up, if there is any.
 fn full_buffers(summary: &Summary) -> Option<String> {
     let network = &summary.evidence.network;
     let (point, blocked) = visible(&summary.results.blocked, summary)?;
@@ -230,7 +232,7 @@ fn full_buffers(summary: &Summary) -> Option<String> {
             limited * 100.0
         ))
     } else if asked.is_some_and(|asked| asked < largest) && !window_was_closed(summary) {
-        // The kernel counts that time in ticks of its clock, and none on a fast link.
+        // The kernel counts that time in clock ticks, which yields zero on a fast link.
         Some(format!(
             "its send buffers hold less than a message (--send-buffer): blocked {point} {}",
             short(blocked.value)

@@ -1,9 +1,9 @@
-//! Whose doing it was that connections came up slowly, or were served late. Pure.
+//! Attributes slow connecting and slow first replies to the server or to the network. Pure.
 //!
-//! The kernels alone take part in a handshake. A SYN is sent again after a second (RFC 6298), when
-//! it or its answer was lost, or when the queue of connections that the server has not accepted is
-//! full: a full queue drops SYNs, and nothing else. A connection that waits in that queue is up for
-//! the client, so a server that accepts slowly shows in the first reply on each connection.
+//! Only the kernels take part in a handshake. A SYN is retransmitted after a second (RFC 6298),
+//! when it or its answer was lost, or when the server's accept queue is full: a full queue drops
+//! SYNs, and nothing else. A connection that waits in that queue is established for the client, so
+//! a server that accepts slowly shows in the first reply on each connection.
 
 use std::time::Duration;
 
@@ -12,28 +12,27 @@ use crate::load::summary::Summary;
 use crate::load::verdict::thresholds::{DISTURBED, LATE_SHARE, highest, of_all_time};
 use crate::units::{counted, grouped, short};
 
-/// Connecting takes one round trip; one beyond this is slow on any way on earth.
+/// Connecting takes one round trip; a longer time than this is slow on any path on earth.
 const SLOW: Duration = Duration::from_millis(500);
 
-/// The wait for the answer to the first SYN (TCP_TIMEOUT_INIT).
+/// The initial retransmission timeout of a SYN (TCP_TIMEOUT_INIT).
 const SYN_AGAIN: Duration = Duration::from_secs(1);
 
-/// The first reply on a connection is slow when it takes longer than this, ...
+/// Minimum time of a slow first reply on a connection.
 const FIRST_SLOW: Duration = Duration::from_millis(10);
 
-/// ... and so many times as long as others.
+/// Minimum ratio of a slow first reply to the median service time.
 const FIRST_TIMES: u32 = 10;
 
-/// Returns what follows from SYNs that had to be sent again, if the waits for that are a part of
-/// the time that counts. Where no network takes part, it is the server's doing; otherwise it is not
-/// known whose.
+/// Returns what retransmitted SYNs show, if the waits for them are a significant part of the time.
+/// Where no network is involved, the server is the cause; otherwise the cause is not known.
 pub(super) fn costly_syns(summary: &Summary) -> Option<String> {
     let waits = SYN_AGAIN.saturating_mul(summary.evidence.network.syns_resent as u32);
     let is_seen = of_all_time(waits, summary) > 1.0 / f64::from(LATE_SHARE);
     is_seen.then(|| syns_alone_resent(summary)).flatten()
 }
 
-/// Returns what there is to say of slow connecting, and decides no verdict.
+/// Returns a remark about slow connecting, which does not affect the verdict.
 pub(super) fn slow_connecting(summary: &Summary) -> Option<String> {
     let network = &summary.evidence.network;
     let took = took(summary)?;
@@ -57,13 +56,14 @@ pub(super) fn slow_connecting(summary: &Summary) -> Option<String> {
     })
 }
 
-/// Returns what follows from SYNs that were sent again while hardly any other segment was, or where
-/// no network takes part.
+/// Returns what retransmitted SYNs show when hardly any other segment was retransmitted, or when no
+/// network is involved.
 fn syns_alone_resent(summary: &Summary) -> Option<String> {
     let network = &summary.evidence.network;
     let disturbed = network.resent as f64 / network.segments.max(1) as f64;
     let took = took(summary)?;
-    // Data that was sent before the server accepted is sent again as well.
+    // With a full accept queue, data that the client sends before the server accepts is
+    // retransmitted too.
     let is_queue = summary.is_local || disturbed <= DISTURBED;
     (network.syns_resent > 0 && is_queue).then(|| {
         format!(
@@ -83,8 +83,8 @@ fn syns_alone_resent(summary: &Summary) -> Option<String> {
     })
 }
 
-/// Returns that first replies were slow, where connections are replaced: otherwise there are too
-/// few to say so.
+/// Returns a remark about slow first replies, if connections are replaced: otherwise there are too
+/// few of them.
 fn slow_first_replies(summary: &Summary) -> Option<String> {
     summary.plan.churn.as_ref()?;
     let median = |of: &Latency| Some(of.distribution()?.percentile(50.0)?.value);

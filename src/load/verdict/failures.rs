@@ -1,4 +1,4 @@
-//! What makes a run fail: messages and connections that were lost, servers that went away. Pure.
+//! Finds what makes a run fail: lost messages and connections, and servers that went away. Pure.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use crate::load::summary::Summary;
 use crate::load::targets::Target;
 use crate::units::{counted, grouped};
 
-/// Returns when a server was away, how its connections failed, and advice.
+/// Returns when a server was away and how its connections failed, and advice.
 pub(super) fn absence(
     address: &SocketAddr,
     target: &Target,
@@ -67,7 +67,8 @@ pub(super) fn absence(
     never_up(address, target)
 }
 
-/// Returns why no connection to a target came up, unless this machine hindered them.
+/// Returns why no connection to a target was established, and advice, unless the cause is this
+/// machine.
 fn never_up(address: &SocketAddr, target: &Target) -> Option<(String, String)> {
     let mut kinds = target.errors.keys();
     let kind = kinds.find(|kind| target.opened == 0 && kind.is_absence())?;
@@ -83,7 +84,7 @@ fn never_up(address: &SocketAddr, target: &Target) -> Option<(String, String)> {
     })
 }
 
-/// Returns what this machine lacked for connections to a target.
+/// Returns which resources this machine lacked for connections to a target.
 pub(super) fn own_lack(address: &SocketAddr, target: &Target) -> Option<String> {
     let lacks = target.errors.iter().filter(|(kind, _)| kind.is_own_lack());
     let lacks = lacks.map(|(kind, count)| format!("{kind} ({} times)", grouped(*count)));
@@ -97,7 +98,7 @@ pub(super) fn own_lack(address: &SocketAddr, target: &Target) -> Option<String> 
     })
 }
 
-/// Returns a time of a run in the form that a person reads.
+/// Formats a time of a run for a person.
 fn told(at: Instant, summary: &Summary) -> String {
     match summary.course.start.filter(|start| *start <= at) {
         Some(start) => format!("at {:.2} s", (at - start).as_secs_f64()),
@@ -105,7 +106,7 @@ fn told(at: Instant, summary: &Summary) -> String {
     }
 }
 
-/// What was not answered, or wrongly, or never came up.
+/// Returns the messages that were answered wrongly or not at all, and the connections that failed.
 pub(super) fn failures(summary: &Summary) -> Vec<String> {
     let results = &summary.results;
     let mut counts = results.counts;
@@ -148,7 +149,7 @@ pub(super) fn failures(summary: &Summary) -> Vec<String> {
     said
 }
 
-/// Returns why there is nothing to judge.
+/// Returns why nothing was measured, if that is so.
 pub(super) fn nothing_measured(summary: &Summary) -> Option<&'static str> {
     if summary.course.start.is_none() {
         Some("the run ended before its first message was due")
@@ -159,8 +160,8 @@ pub(super) fn nothing_measured(summary: &Summary) -> Option<&'static str> {
     }
 }
 
-/// Returns whether a person ended the run while its connections came up: those that were on their
-/// way then are no failure.
+/// Returns whether a signal ended the run while its connections were being established: those that
+/// were not up yet are no failure.
 fn ended_before_its_start(summary: &Summary) -> bool {
     summary.course.interrupted && summary.course.start.is_none()
 }

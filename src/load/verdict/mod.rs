@@ -1,38 +1,38 @@
-//! What a run is worth: whether its numbers are those of the server, or whose they are. Pure: from
-//! what was measured to one word, the sentences that show it, and advice.
+//! Judges a run: whether its numbers are those of the server, and if not, what limited them. Pure:
+//! the measurements yield a verdict, the sentences that support it, and advice.
 //!
-//! The first of these that holds is the word:
+//! The verdict is the first in this table whose rule holds:
 //!
-//! | word | rule, in the file | exit code |
+//! | verdict | rule, in the file | exit code |
 //! |---|---|---|
 //! | failed | messages or connections were lost, wrong or not answered (`failures`) | 1 |
 //! | inconclusive | nothing was measured: the run was ended before a message was due | 4 |
-//! | client-bound | the generator's own part is seen in a percentile up to p99 (`client`) | 4 |
-//! | network-bound | segments were lost, or held up on their way (`network`) | 1 |
+//! | client-bound | the generator's own part is visible in a percentile up to p99 (`client`) | 4 |
+//! | network-bound | segments were lost, or delayed on the path (`network`) | 1 |
 //! | server-bound | the server did not keep up, or stopped for a while (`server`) | 1 |
-//! | valid | none of these; in a closed loop, it is known who set the pace (`pace`) | 0 |
+//! | valid | none of these; in a closed loop, it is known what set the pace (`pace`) | 0 |
 //! | inconclusive | none of these, and it is not known | 4 |
 //!
-//! A run that its own client limited says nothing of the server, so that comes before the blame of
-//! anybody else; and messages that a generator without time left did not get to are no failure. A
-//! valid run in which the generator's part is seen above p99 alone is valid up to the percentile
-//! below.
+//! A run that its own client limited shows nothing about the server, so client-bound precedes the
+//! verdicts that blame the network or the server. Messages that a generator without idle time did
+//! not get to send, or whose replies it did not get to read, are no failure. A valid run in which
+//! the generator's part is visible only above p99 is valid up to the percentile below.
 //!
-//! Open and closed loops are judged by the same rules. A closed loop asks for no rate, so a server
-//! that is slow does not fail it: it sets the pace, and so may a generator that is busy with its
-//! work all the time.
+//! Open and closed loops are judged by the same rules. A closed loop requests no rate, so a slow
+//! server does not fail it: the server sets the pace, and so may a generator that is busy all the
+//! time.
 //!
 //! A run with a server of its own shares the CPUs of this machine with it by design. The
-//! generator's waits for a CPU are excused up to the CPU time that the server had meanwhile: they
-//! may all have been waits for the server. A lateness that these waits can explain is excused as
-//! well. The rest counts as in any other run: other processes, a thread without time left, a
+//! generator's waits for a CPU are excused up to the CPU time that the server used during the run:
+//! they may all have been waits for the server. A lateness that these waits can explain is excused
+//! as well. The rest counts as in any other run: other processes, a thread without idle time, a
 //! process that was stopped.
 //!
-//! What is demanded of a run (`--assert`) is held against its numbers. Where a demand does not hold
-//! and the numbers are the generator's, it is not decided: exit code 4 in place of 1.
+//! The assertions about a run (`--assert`) are compared with its numbers. Where one does not hold
+//! and the numbers are the generator's, it is undecided: exit code 4 instead of 1.
 //!
 //! Advice follows from evidence. A server that went away explains everything that was slow, so then
-//! nothing else is advised.
+//! there is no advice about the slowness.
 
 mod client;
 mod connecting;
@@ -58,66 +58,66 @@ use crate::load::verdict::server::server_limits;
 use crate::load::verdict::thresholds::visible;
 use crate::units::{grouped, short};
 
-/// What a run is worth.
+/// The verdict about a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The numbers are those of the server.
     Valid,
-    /// The generator was late: the numbers are its own.
+    /// The generator was late: the numbers are the generator's.
     ClientBound,
     /// The network lost or delayed what was sent.
     NetworkBound,
     /// The server did not keep up.
     ServerBound,
-    /// What was measured does not decide.
+    /// The measurements do not decide.
     Inconclusive,
     /// Messages were lost, wrong or not answered.
     Failed,
 }
 
-/// A verdict, and why.
+/// A verdict, with its evidence and advice.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Findings {
-    /// The word.
+    /// The verdict.
     pub verdict: Verdict,
-    /// The percentile up to which a valid run is valid, by its name and in a hundred; above it, the
-    /// numbers are the generator's own. `None`: at every percentile.
+    /// The percentile up to which a valid run is valid, by name and in percent; above it, the
+    /// numbers are the generator's. `None`: the run is valid at every percentile.
     pub valid_up_to: Option<(&'static str, f64)>,
-    /// The sentences, those that decided first.
+    /// The sentences of evidence, those that decided first.
     pub evidence: Vec<String>,
-    /// What to do about it; empty when nothing is to be done.
+    /// The advice; empty when there is nothing to do.
     pub advice: Vec<String>,
 }
 
-/// The result and what is to be thought of it.
+/// The result of a run and its judgement.
 #[derive(Clone, Debug)]
 pub struct Judged {
     /// The result.
     pub summary: Summary,
-    /// What it is worth, and why.
+    /// The verdict, with its evidence and advice.
     pub findings: Findings,
-    /// What was demanded of it, and whether that holds.
+    /// The assertions about the run, and whether they hold.
     pub assertions: Vec<Assertion>,
-    /// Verdicts that are taken for good.
+    /// Verdicts that are accepted as good (`--allow`).
     pub allowed: Vec<Verdict>,
 }
 
-/// The consequence of a run: one of the exit codes of every command.
+/// The outcome of a run, which corresponds to an exit code that all commands share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// The run can be trusted, or its verdict was allowed, and every assertion holds.
     Good,
-    /// Nothing is wrong, and what was measured does not suffice to say that all is well.
+    /// Nothing is wrong, but the measurements do not prove that all is well.
     Inconclusive,
     /// Something is wrong.
     Wrong,
 }
 
 impl Judged {
-    /// Judges a run, and holds the demands against it.
+    /// Judges a run, and evaluates the assertions about it.
     pub fn new(summary: Summary, demands: &[Demand], allowed: Vec<Verdict>) -> Judged {
         let findings = judge(&summary);
-        // What is taken for good decides, and may fail.
+        // With a verdict that is allowed, assertions are decided and may fail.
         let is_open = !allowed.contains(&findings.verdict)
             && matches!(
                 findings.verdict,
@@ -144,7 +144,7 @@ impl Judged {
         }
     }
 
-    /// Returns the consequence of the verdict.
+    /// Returns the outcome that the verdict and the assertions lead to.
     pub fn standing(&self) -> Standing {
         let verdict = self.findings.verdict;
         let any = |outcome| {
@@ -166,14 +166,14 @@ impl Judged {
         }
     }
 
-    /// Returns whether there is no objection to the run.
+    /// Returns whether the outcome of the run is good.
     pub fn is_good(&self) -> bool {
         self.standing() == Standing::Good
     }
 }
 
 impl Verdict {
-    /// Its name, as it is printed and as `--allow` takes it.
+    /// Returns the name of the verdict, as it is printed and as `--allow` accepts it.
     pub fn name(self) -> &'static str {
         match self {
             Verdict::Valid => "valid",
@@ -203,7 +203,7 @@ impl Findings {
     }
 }
 
-/// Judges a run.
+/// Judges a run by the table in the module's docs.
 pub fn judge(summary: &Summary) -> Findings {
     let failures = failures(summary);
     let mut findings = if failures.is_empty() {
@@ -229,8 +229,8 @@ pub fn judge(summary: &Summary) -> Findings {
     findings
 }
 
-/// Returns whether nothing is wrong but messages that a generator without time left did not get to
-/// by the end: it had no turn in which to send them or to read their replies.
+/// Returns whether nothing is wrong except unanswered messages that a generator without idle time
+/// did not handle by the end: it had no turn in which to send them or to read their replies.
 fn ran_out_of_time(summary: &Summary) -> bool {
     let mut counts = summary.results.counts;
     counts.merge(&summary.warmup.counts);
@@ -258,7 +258,7 @@ fn judge_failed(summary: &Summary, evidence: Vec<String>) -> Findings {
             findings.advice.push(advice);
         }
     }
-    // When a server dies, some connections end at once, too.
+    // When a server process ends, some connections are closed at once, too.
     let is_away = !findings.advice.is_empty();
     let kinds = summary.results.errors.keys();
     let kinds = kinds.filter(|kind| !is_away || **kind != ErrorKind::ClosedAtOnce);
@@ -268,7 +268,8 @@ fn judge_failed(summary: &Summary, evidence: Vec<String>) -> Findings {
             findings.advice.push(remedy);
         }
     }
-    // The other evidence may be the cause, unless something else explains it.
+    // The limit may be the cause of the failure; but a lack of resources on this machine can look
+    // like a slow server.
     let limits = judge_limits(summary);
     let is_told = match limits.verdict {
         Verdict::Valid | Verdict::Inconclusive => false,
@@ -284,7 +285,7 @@ fn judge_failed(summary: &Summary, evidence: Vec<String>) -> Findings {
     findings
 }
 
-/// Returns whose limit it was, as if every message had been answered rightly.
+/// Returns what limited the run, as if every reply had been correct.
 fn judge_limits(summary: &Summary) -> Findings {
     let is_open = summary.asked_rate().is_some();
     if let Some(nothing) = nothing_measured(summary) {
@@ -329,7 +330,7 @@ fn judge_limits(summary: &Summary) -> Findings {
     judge_unlimited(summary, is_open)
 }
 
-/// Returns what a run is worth that nobody held up.
+/// Returns the verdict about a run without any limit.
 fn judge_unlimited(summary: &Summary, is_open: bool) -> Findings {
     let kept = if !is_open {
         match pace(summary) {
@@ -360,7 +361,7 @@ fn judge_unlimited(summary: &Summary, is_open: bool) -> Findings {
     findings
 }
 
-/// What decides nothing, and should be known.
+/// Returns remarks that do not affect the verdict but should be known.
 fn asides(summary: &Summary) -> Vec<String> {
     let mut said = Vec::new();
     let evidence = &summary.evidence;

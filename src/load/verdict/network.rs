@@ -1,7 +1,7 @@
-//! What shows that the network was the limit of a run. Pure.
+//! Finds evidence that the network was the limit of a run. Pure.
 //!
-//! TCP measures round trips by acknowledgments, and those may wait to ride on the reply for up to
-//! [`HELD_BACK`]: below that a way that has grown cannot be told from a server that takes as long.
+//! TCP measures round trips by acknowledgments, which may be delayed for up to [`HELD_BACK`] to be
+//! sent with the reply: below that, a slower path cannot be told from a server that takes as long.
 
 use std::time::Duration;
 
@@ -11,13 +11,14 @@ use crate::load::summary::Summary;
 use crate::load::verdict::thresholds::{DISTURBED, RTO_MIN, highest};
 use crate::units::{counted, grouped, short};
 
-/// The percentiles at which the way is held against the service.
+/// The percentiles at which the path is compared with the service.
 const POINTS: [(&str, f64); 3] = [("p50", 50.0), ("p90", 90.0), ("p99", 99.0)];
 
-/// A queue on the way that can be seen in a result: a machine that wakes late is not one.
+/// Minimum delay in a queue on the path that is visible in a result: above the delay of a late
+/// wake-up.
 const QUEUED: Duration = Duration::from_millis(1);
 
-/// What shows that segments were lost, or held up on their way.
+/// Returns evidence that segments were lost or delayed on the path.
 pub(super) fn network_limits(summary: &Summary) -> Vec<String> {
     let ways = [
         resent(summary),
@@ -29,11 +30,12 @@ pub(super) fn network_limits(summary: &Summary) -> Vec<String> {
     ways.into_iter().flatten().collect()
 }
 
-/// Segments that were sent again, or came out of order.
+/// Returns evidence from retransmitted segments and from segments received out of order.
 fn resent(summary: &Summary) -> Option<String> {
     let network = &summary.evidence.network;
-    // A segment sent again in vain was late, or its acknowledgment was lost; in the latter case
-    // somebody waited for a retransmission.
+    // A spurious retransmission means that a segment was late or that its acknowledgment was lost.
+    // It counts if service times reach the retransmission timeout: then a reply may have waited for
+    // one.
     let late = highest(&summary.results.service).is_some_and(|(_, late)| late.value >= RTO_MIN);
     let in_vain = if late { network.resent_in_vain } else { 0 };
     let disturbed = network.resent + network.out_of_order + in_vain;
@@ -47,8 +49,9 @@ fn resent(summary: &Summary) -> Option<String> {
     })
 }
 
-/// Messages whose acknowledgment did not come. It rides on a reply that is sent at once: so a lost
-/// reply shows in this way too, and its message is sent again in vain.
+/// Returns evidence from messages that were not acknowledged. An acknowledgment is sent with the
+/// reply if the server replies at once: so a lost reply shows here too, and causes a spurious
+/// retransmission of its message.
 fn unacknowledged(summary: &Summary) -> Option<String> {
     let messages = summary.evidence.network.held_up_messages();
     let scheduled = summary.results.counts.scheduled;
@@ -66,8 +69,8 @@ fn is_disturbed(count: u64, of: u64) -> bool {
     count >= BEYOND && count as f64 > DISTURBED * of as f64
 }
 
-/// The growth of the round trip. It is one of the time, and the service is one of the messages: in
-/// a closed loop a way that is slow for a tenth of the time has few of them.
+/// Returns evidence that the round-trip time grew. Its percentiles are of the time, those of the
+/// service are of the messages: in a closed loop, few messages are sent while the path is slow.
 fn grown(summary: &Summary) -> Option<String> {
     let (growth, service) = (&summary.evidence.network.growth, &summary.results.service);
     POINTS.iter().find_map(|&(point, percentile)| {
@@ -82,8 +85,8 @@ fn grown(summary: &Summary) -> Option<String> {
     })
 }
 
-/// The growth of the way as packets see it that the server's kernel answers: nothing waits in it
-/// but packets.
+/// Returns evidence that the path grew as measured by probes, which the server's kernel answers:
+/// they wait for nothing but other packets.
 fn probed(summary: &Summary) -> Option<String> {
     let probe = summary.evidence.probe.as_ref()?;
     POINTS.iter().find_map(|&(point, percentile)| {
@@ -100,8 +103,7 @@ fn probed(summary: &Summary) -> Option<String> {
     })
 }
 
-/// Returns what was not seen of the way, since packets that the targets' kernels answer were not
-/// answered.
+/// Returns what is not known of the path because probes were not answered.
 pub(super) fn unanswered_probes(summary: &Summary) -> Vec<String> {
     let mut said = Vec::new();
     let Some(probe) = &summary.evidence.probe else {
@@ -126,8 +128,8 @@ pub(super) fn unanswered_probes(summary: &Summary) -> Vec<String> {
     said
 }
 
-/// The time of segments on their way. A queue that drops what this machine itself puts into it
-/// shows in no counter of TCP.
+/// Returns evidence from the time that segments were in flight. It includes losses in a queue of
+/// this machine itself, which no TCP counter shows.
 fn held_up(summary: &Summary) -> Option<String> {
     let way = summary.evidence.network.held_up();
     is_grown(way, nearest(&summary.results.service, 50.0)).then(|| {
@@ -138,8 +140,8 @@ fn held_up(summary: &Summary) -> Option<String> {
     })
 }
 
-/// Returns whether TCP's way grew by more than acknowledgments may wait, and by half of what a
-/// reply took.
+/// Returns whether the round trip of TCP grew by more than an acknowledgment may be delayed, and by
+/// more than half of a service time.
 fn is_grown(growth: Duration, service: Duration) -> bool {
     growth > HELD_BACK && growth > service / 2
 }

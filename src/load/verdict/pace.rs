@@ -1,11 +1,12 @@
-//! Who set the pace of a closed loop that nobody held up: in it, the next message waits for the
-//! reply, so its rate is that of the slowest part of the way round. Pure.
+//! Determines what set the pace of a closed loop in which no other limit was found. In a closed
+//! loop the next message waits for the reply, so the rate is that of the slowest part of the cycle.
+//! Pure.
 //!
-//! None is named because no other was found. The generator has its CPU time, the time to think is
-//! in the plan, and the server is named where it has evidence of its own: its window was closed, or
-//! replies took longer than the way does while the way was idle. A packet that the server's kernel
-//! answers tells that; the round trips that TCP measures do not below [`HELD_BACK`], since an
-//! acknowledgment may wait for the reply and ride on it.
+//! No part is named only because no other was found. The generator is named by its CPU time, and
+//! the think time by the plan. The server is named if there is evidence for it: its receive window
+//! was closed, or replies took longer than the path while there was no queue on the path. A probe
+//! that the server's kernel answers shows the latter. The round trips that TCP measures do not,
+//! below [`HELD_BACK`], since an acknowledgment may be delayed to be sent with the reply.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::load::verdict::connecting::costly_syns;
 use crate::load::verdict::thresholds::{SATURATED, window_was_closed};
 use crate::units::short;
 
-/// Returns who set the pace; an error when what was measured does not tell.
+/// Returns what set the pace; an error when the measurements do not show it.
 pub(super) fn pace(summary: &Summary) -> Result<String, String> {
     let busy = summary.busy();
     if busy > SATURATED {
@@ -26,7 +27,7 @@ pub(super) fn pace(summary: &Summary) -> Result<String, String> {
             busy * 100.0
         ));
     }
-    // Those of a full accept queue on this machine would be the server's limit.
+    // On this host, retransmitted SYNs were already attributed to the server by `server_limits`.
     if let Some(lost) = costly_syns(summary) {
         return Err(lost);
     }

@@ -1,4 +1,4 @@
-//! What shows that the server was the limit of a run. Pure.
+//! Finds evidence that the server was the limit of a run. Pure.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::load::verdict::thresholds::{
 };
 use crate::units::short;
 
-/// What shows that the server did not keep up.
+/// Returns evidence that the server did not keep up.
 pub(super) fn server_limits(summary: &Summary) -> Vec<String> {
     let mut said = Vec::new();
     let network = &summary.evidence.network;
@@ -51,8 +51,8 @@ pub(super) fn server_limits(summary: &Summary) -> Vec<String> {
     said
 }
 
-/// The share of messages that waited for a free connection, if that is worth a word. What a message
-/// needs to get through the socket by its size alone is not such a wait.
+/// Returns the share of messages that waited for a free connection, if it is significant. The time
+/// that a large message needs to pass through the socket does not count as such a wait.
 fn waited(results: &Results) -> Option<f64> {
     let (waited, all) = (results.waited, results.counts.scheduled);
     let share = waited as f64 / all.max(1) as f64;

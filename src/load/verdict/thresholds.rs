@@ -1,5 +1,5 @@
-//! The thresholds of the verdict, each with its unit and its reason, and how a measured part of a
-//! response is held against them. Pure.
+//! The thresholds of the verdict, each with its unit and its reason, and the functions that compare
+//! a measured part of a response with them. Pure.
 
 use std::time::Duration;
 
@@ -12,51 +12,54 @@ use crate::load::summary::Summary;
 pub(super) const POINTS: [(&str, f64); 4] =
     [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9)];
 
-/// The highest percentile at which the generator's part makes a run its own. Where it is seen only
-/// above, the run is valid up to there.
+/// The highest percentile at which a visible part of the generator makes a run client-bound. Where
+/// it is visible only above, the run is valid up to this percentile.
 pub(super) const JUDGED_MOST: f64 = 99.0;
 
-/// A lateness beyond [`LATE`] can be seen in a result if it is such a part of the response.
+/// Divisor of the response: a lateness above the quotient, and above [`LATE`], is visible in a
+/// result.
 pub(super) const LATE_SHARE: u32 = 20;
 
-/// The share of messages that may have waited for a connection, as a 99th percentile sees it, ...
+/// The share of messages that may wait for a connection without an effect on a 99th percentile.
 pub(super) const WAITED: f64 = 0.01;
 
-/// ... unless they are too few to say anything.
+/// Number of waiting messages below which that share proves nothing, unless it is more than half.
 pub(super) const WAITED_FEW: u64 = 10;
 
-/// The part of its time for which a thread may have waited for a CPU, ...
+/// The share of its time for which a thread may wait for a CPU.
 pub(super) const STARVED: f64 = 0.10;
 
-/// ... unless it is less than the scheduler's time slices: in so short a run it says nothing.
+/// Minimum total or single absence that counts: a shorter one is in the range of the scheduler's
+/// time slices, and proves nothing in so short a run.
 pub(super) const STARVED_LEAST: Duration = Duration::from_millis(10);
 
-/// The part of its time for which the generator of a closed loop may not be let run: the rate is
-/// too low by as much.
+/// The share of its time for which the generator of a closed loop may be absent: the rate is too
+/// low by the same share.
 pub(super) const AWAY: f64 = 1.0 / LATE_SHARE as f64;
 
-/// The part of its time beyond which a thread has none left for what comes next.
+/// The share of its time above which a thread has no idle time left for further work.
 pub(super) const SATURATED: f64 = 0.90;
 
-/// The part of its time beyond which its CPU time a message is about the least it can do with: one
-/// that sleeps a lot spends most of it on waking up.
+/// The busy share above which the CPU time per message is close to its minimum: a thread that
+/// sleeps a lot spends most of its CPU time on waking up.
 pub(super) const LOADED: f64 = 0.50;
 
-/// The share of segments that may be lost or late before a 99.9th percentile shows it.
+/// The share of segments that may be lost or late without an effect on a 99.9th percentile.
 pub(super) const DISTURBED: f64 = 0.001;
 
 /// The smallest retransmission timeout (TCP_RTO_MIN).
 pub(super) const RTO_MIN: Duration = Duration::from_millis(200);
 
-/// The part of its time in which a buffer or window may hold up a connection.
+/// The share of its time for which a connection may be limited by a buffer or a window.
 pub(super) const LIMITED: f64 = 0.10;
 
-/// A time of all connections together as a share of the time that they had.
+/// Returns a time that is summed over all connections, as a share of their total time.
 pub(super) fn of_all_time(time: Duration, summary: &Summary) -> f64 {
     share(time, summary.course.sending * summary.plan.connections)
 }
 
-/// A part of the response that can be seen in it, with the percentile at which it was looked for.
+/// Returns a part of the response at the highest supported percentile, with the name of that
+/// percentile, if the part is visible in the response.
 pub(super) fn visible(part: &Latency, summary: &Summary) -> Option<(&'static str, Bound)> {
     let (point, part) = highest(part)?;
     let (_, response) = highest(&summary.results.response)?;
@@ -64,7 +67,8 @@ pub(super) fn visible(part: &Latency, summary: &Summary) -> Option<(&'static str
     seen.then_some((point, part))
 }
 
-/// The highest percentile up to the 99th that the samples support; of a few, the longest.
+/// Returns the highest percentile up to the 99th that the samples support; of few samples, the
+/// maximum.
 pub(super) fn highest(latency: &Latency) -> Option<(&'static str, Bound)> {
     let distribution = latency.distribution()?;
     let points = [("p99", 99.0), ("p90", 90.0), ("p50", 50.0)];
@@ -74,8 +78,7 @@ pub(super) fn highest(latency: &Latency) -> Option<(&'static str, Bound)> {
     supported.or(Some(("max", distribution.longest())))
 }
 
-/// Returns whether the receive windows of the peers were closed for a part of the time that
-/// counts.
+/// Returns whether the receive windows of the peers were closed for a significant part of the time.
 pub(super) fn window_was_closed(summary: &Summary) -> bool {
     of_all_time(summary.evidence.network.window_limited, summary) > LIMITED
 }

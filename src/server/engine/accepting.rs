@@ -1,4 +1,4 @@
-//! The door: accepting, pausing, and how the listeners end.
+//! Accepting clients, pausing when resources run out, and closing the listeners.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,8 +15,9 @@ use crate::server::world::{Socket, Timer, World};
 use crate::units::counted;
 
 impl<S: Socket> Engine<S> {
-    /// Accepts from each listener up to its share of the turn. One that is stopping is emptied and
-    /// then closed: closing it sooner would reset the clients in its queue.
+    /// Accepts clients from each listener, up to its limit per turn. A listener of a stopping
+    /// server is closed once its accept queue is empty: closing it sooner would reset the clients
+    /// in the queue.
     pub(super) fn accept(&mut self, world: &mut impl World<Socket = S>) {
         if self.listeners.iter().flatten().any(Listener::is_due) {
             self.accept_in_turns(world);
@@ -25,7 +26,8 @@ impl<S: Socket> Engine<S> {
 
     #[inline(never)]
     fn accept_in_turns(&mut self, world: &mut impl World<Socket = S>) {
-        // Each turn begins with another one, so that none takes all the places that become free.
+        // Each turn begins with another listener, so that none takes all the places that become
+        // free.
         let count = self.listeners.len();
         self.first_listener = (self.first_listener + 1) % count.max(1);
         for place in 0..count {
@@ -41,7 +43,7 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Wakes the shards that may accept clients again, since others have left here.
+    /// Wakes the shards that may accept clients again, since clients of this shard have left.
     #[inline(always)]
     pub(super) fn wake_others(&mut self, world: &mut impl World) {
         if let Some(woken) = self.admission.take_woken() {
@@ -88,7 +90,7 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Descriptors or memory have run out.
+    /// Pauses accepting, since descriptors or memory have run out.
     fn pause(&mut self, world: &mut impl World, error: &io::Error, pause: Duration) {
         if self.exhausted_since.is_none() {
             self.exhausted_since = Some(self.now);
@@ -103,14 +105,16 @@ impl<S: Socket> Engine<S> {
                 advice(error)
             );
         }
-        // One timer at a time: a close retries as well, and would leave another.
+        // At most one timer is set: a close retries as well, and a failed retry would set another
+        // one.
         if !self.retry_is_set {
             self.retry_is_set = true;
             world.set_timer(self.now + pause, Timer::RetryAccept);
         }
     }
 
-    /// Somebody closed, or a pause is over: there may be room again.
+    /// Ends the pauses of the listeners: a connection was closed or the time is over, so accepting
+    /// may succeed again.
     pub(super) fn retry_accept(&mut self) {
         for listener in self.listeners.iter_mut().flatten() {
             listener.retry();
@@ -127,7 +131,8 @@ impl<S: Socket> Engine<S> {
         self.now.saturating_duration_since(since)
     }
 
-    /// Without this listener the server is not what it was started as: the others stop in order.
+    /// Closes a listener that failed, and stops the server in order: without this listener it is
+    /// not what it was started as.
     fn break_off(&mut self, world: &mut impl World<Socket = S>, number: usize, error: io::Error) {
         if let Some(listener) = &self.listeners[number] {
             let (label, address) = (&self.label, listener.address());
@@ -142,7 +147,7 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// The server stops: nobody new is to come.
+    /// Makes the listeners take no new connections, since the server stops.
     pub(super) fn hush(&mut self, world: &mut impl World<Socket = S>) {
         for (number, listener) in self.listeners.iter_mut().enumerate() {
             if let Some(listener) = listener {
@@ -197,7 +202,7 @@ impl<S: Socket> Engine<S> {
     }
 }
 
-/// What a person can do about it.
+/// Returns advice for the user on an error; empty if there is none.
 fn advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EMFILE) => ". Raise the limit on descriptors (ulimit -n, LimitNOFILE=)",

@@ -1,5 +1,5 @@
-//! Keep-alive: newcomers are enrolled, silent clients are probed, vanished ones are reset. The
-//! times are decided in [`crate::server::keepalive`]; the calls are made here.
+//! Keep-alive in the engine: enrols new clients, probes silent ones and resets those that have
+//! vanished. [`crate::server::keepalive`] decides when; the calls are made here.
 
 use log::{debug, warn};
 
@@ -10,11 +10,11 @@ use crate::server::limits::KEEPALIVE_PROBES;
 use crate::server::stats::CloseReason;
 use crate::server::world::{Socket, Timer, World};
 
-/// Places of the table in one part of a walk: 0.1 ms of work.
+/// Number of slots of the table that one part of a scan covers: 0.1 ms of work.
 const WALK_PLACES: usize = 16_384;
 
 impl<S: Socket> Engine<S> {
-    /// Takes note that a client came.
+    /// Starts the regular scans of the table, since a client has connected.
     #[inline(always)]
     pub(super) fn begin_keepalive(&mut self, world: &mut impl World) {
         if let Some(keepalive) = &mut self.patience.keepalive {
@@ -22,7 +22,7 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Walks over a part of the table, and enrols the clients that came since the walk before.
+    /// Scans a part of the table, and enrols the clients that connected since the previous scan.
     pub(super) fn walk(&mut self, world: &mut impl World) {
         let Some(keepalive) = &mut self.patience.keepalive else {
             return;
@@ -34,13 +34,13 @@ impl<S: Socket> Engine<S> {
             self.clients.get(token).is_some()
         });
         let begin = keepalive.walk_from();
-        // Each deadline that is told is earlier than the one before: one timer, for the last one.
+        // A deadline is returned only if it is earlier than those before: one timer, for the last.
         let mut earliest = None;
         let mut next = self.clients.next_from(begin);
         while let Some(token) = next.filter(|token| token.index() < begin + WALK_PLACES) {
             if let Some(client) = self.clients.get_mut(token)
                 && !client.is_enrolled
-                // Without memory for this client, the next walk tries it again.
+                // If there is no memory for this client, the next scan tries it again.
                 && let Ok(deadline) = keepalive.enrol(token, self.now)
             {
                 client.is_enrolled = true;
@@ -53,7 +53,7 @@ impl<S: Socket> Engine<S> {
         set(world, Some(deadline), Timer::Walk);
     }
 
-    /// Checks clients that may have been silent for long enough, and probes those that were.
+    /// Checks clients that may have been silent for long enough, and probes those that have been.
     pub(super) fn probe_silent(&mut self, world: &mut impl World<Socket = S>) {
         let Some(keepalive) = &mut self.patience.keepalive else {
             return;
@@ -63,7 +63,7 @@ impl<S: Socket> Engine<S> {
             && let Some(keepalive) = &mut self.patience.keepalive
             && let Some(token) = keepalive.take_due()
         {
-            // Those that are gone would make the others late, and cost no call.
+            // Connections that are closed cost no call; counting them would delay the others.
             if self.clients.get(token).is_some() {
                 left -= 1;
                 self.look_after(world, token);
@@ -97,7 +97,7 @@ impl<S: Socket> Engine<S> {
         };
         match keepalive.again(token, self.now, after) {
             Ok(deadline) => set(world, deadline, Timer::Probe),
-            // The next walk enrols it again.
+            // The next scan enrols it again.
             Err(_) => client.is_enrolled = false,
         }
     }

@@ -1,32 +1,34 @@
-//! The server: what one reactor does, in a world that is given to it. Pure: the same code runs on
-//! the kernel and on the simulated kernel of the tests.
+//! The engine: serves the clients of one reactor, turn by turn. Pure: clock, sockets and timers are
+//! arguments (`World`), so the same code runs on the kernel and on the simulated kernel of the
+//! tests.
 //!
-//! One turn:
+//! One turn of the event loop:
 //!
 //! ```text
-//!   begin      the time is read
-//!   events     clients that are ready are served, in groups; a listener takes note; timers
-//!   unfinished the clients that wait in the queue since an earlier turn, each once
-//!   accept     new clients, at most so many
+//!   begin      the clock is read
+//!   events     timers fire; ready clients are served, in groups; ready listeners are marked
+//!   unfinished clients that have been in the queue since an earlier turn are served, each once
+//!   accept     new clients are accepted, up to a limit for each listener
 //! ```
 //!
-//! A client whose budget ran out goes to the queue, and so does everyone when the turn has had its
-//! time, which is measured in bytes; as long as some of those in the queue wait for a second turn,
-//! nobody passes them. So whoever is ready waits for less than two budgets of each other client:
-//! for a turn of it that ended before its budget did, and for the next.
+//! A client whose budget ran out is put into the queue for the next turn. So is every client that
+//! becomes ready after the turn has spent its own budget, which is counted in bytes. As long as
+//! some clients in the queue wait for a second turn, every client that becomes ready joins the
+//! queue behind them. So a ready client waits for less than two budgets of every other client: one
+//! turn of that client that ended before its budget was spent, and the next turn.
 //!
 //! Stopping:
 //!
 //! ```text
-//!   hush       nobody new can come; who waits in the queue is accepted, then the listener closes
-//!   look       again and again: a client that has fallen silent gets FIN
-//!   last call  whoever still sends gets FIN as well, one linger before the end
-//!   end        what is left is cut: a client that is owed bytes is reset, so that it knows
+//!   hush       no new connections; every listener drains its accept queue, then it is closed
+//!   look       at regular intervals: every client that has fallen silent is sent FIN
+//!   last call  every client that still sends is sent FIN as well, one `linger` before the end
+//!   end        the rest is closed; a client that is owed bytes is reset, so that it notices it
 //! ```
 //!
-//! A second request to stop is the end. A listener that breaks is a request to stop.
+//! A second request to stop ends everything at once. A listener that fails is a request to stop.
 //!
-//! Invariant: accepted = clients in the table + closed, by reason.
+//! Invariant: accepted = clients in the table + closed, summed over all reasons.
 
 mod accepting;
 mod asking;
@@ -54,49 +56,50 @@ use crate::server::world::{Socket, Timer, World};
 use crate::stream::Hints;
 use crate::units::counted;
 
-/// One reactor's server.
+/// The server's logic and state for one reactor.
 #[derive(Debug)]
 pub struct Engine<S> {
-    /// How its lines in the log begin: nothing, or `shard 2: `.
+    /// Prefix of its log lines: empty, or `shard 2: `.
     label: String,
     limits: Limits,
-    /// By number; `None` when it is closed.
+    /// The listeners by number; `None` once closed.
     listeners: Vec<Option<Listener>>,
-    /// Whose turn it is to be accepted from first.
+    /// Number of the listener that this turn accepts from first.
     first_listener: usize,
     clients: Slots<Client<S>>,
     admission: Admission,
     patience: Patience,
-    /// The one buffer that every read goes into: with room for one, behind those of a group.
+    /// The one buffer of all reads. The bytes of a group of clients lie in it one behind the other.
     scratch: Box<[u8]>,
-    /// What a read may take in this turn.
+    /// Maximum number of bytes of one read in this turn.
     read_bytes: usize,
-    /// Clients that were read from in this turn, in the order of their bytes in that buffer.
+    /// Clients that were read from and not answered yet, in the order of their bytes in `scratch`.
     unanswered: Vec<Unanswered>,
-    /// Where their bytes end.
+    /// End of the bytes of these clients in `scratch`.
     read_end: usize,
     totals: Totals,
-    /// When this turn began.
+    /// Time at which this turn began.
     now: Instant,
     /// Events served in this turn.
     events: u64,
-    /// Clients that waited in the queue when this turn began.
+    /// Clients that were in the queue when this turn began and have not been served since.
     unfinished: usize,
-    /// Bytes received by then.
+    /// Total of bytes received when the current budget of the whole turn began.
     bytes_before: u64,
-    /// Some of those who waited in the last turn still do, and nobody may pass them.
+    /// Whether clients that were in the queue in the last turn still wait, so that no other client
+    /// may be served before them.
     is_behind: bool,
-    /// Since when.
+    /// Time of the request to stop, if there was one.
     stopping: Option<Instant>,
-    /// Why the server cannot go on.
+    /// The error that made the server stop, if one did.
     failure: Option<io::Error>,
-    /// A timer is set that ends the pause in accepting.
+    /// Whether a timer is set that ends the pause in accepting.
     retry_is_set: bool,
     exhausted_since: Option<Instant>,
     warnings: Warnings,
 }
 
-/// What may happen often, and is told seldom.
+/// Rate limiters of the warnings, one for each condition.
 #[derive(Debug, Default)]
 struct Warnings {
     exhausted: Seldom,
@@ -112,25 +115,25 @@ struct Warnings {
 struct Client<S> {
     socket: S,
     connection: Connection,
-    /// It was read from and is still to be answered, see [`serving`].
+    /// Whether the client was read from and has not been answered yet, see [`serving`].
     is_unanswered: bool,
-    /// Its output is looked at, see [`Patience`].
+    /// Whether a stall check of the client is scheduled, see [`Patience`].
     is_watched: bool,
-    /// True when the keep-alive has enrolled it, see [`asking`].
+    /// Whether the keep-alive has enrolled the client, see [`asking`].
     is_enrolled: bool,
 }
 
-/// A client between the halves of its turn.
+/// A client between the two halves of its turn.
 #[derive(Clone, Copy, Debug)]
 struct Unanswered {
     token: Token,
-    /// Where its bytes end in the buffer; they begin where those of the one before end.
+    /// End of its bytes in the buffer; they begin where those of the previous client end.
     end: usize,
 }
 
 impl<S: Socket> Engine<S> {
-    /// A server that listens at these addresses, numbered from 0. Its lines in the log begin with
-    /// `label`.
+    /// Returns the engine of a server with listeners at these addresses, numbered from 0. `label`
+    /// is the prefix of its log lines.
     pub fn new(label: String, limits: Limits, addresses: &[SocketAddr], now: Instant) -> Self {
         let listener = |&address| Some(Listener::new(address, limits.accept_pause));
         Engine {
@@ -159,35 +162,35 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Shares its limits on clients with several shards; `shard` is the number of this one.
+    /// Shares the limits on clients with other shards; `shard` is the number of this one.
     pub fn share(&mut self, places: Arc<Places>, shard: usize) {
         self.admission.share(places, shard);
     }
 
-    /// The name under which a listener is to be watched.
+    /// Returns the token under which a listener must be registered.
     pub fn listener_token(number: usize) -> Token {
         Token::fixed(number as u32)
     }
 
-    /// Whether it was stopped and everybody is done with.
+    /// Returns whether the server was stopped and all connections and listeners are closed.
     pub fn is_done(&self) -> bool {
         self.stopping.is_some()
             && self.clients.is_empty()
             && self.listeners.iter().all(Option::is_none)
     }
 
-    /// Whether it cannot go on.
+    /// Returns whether a listener has failed, because of which the server stops.
     pub fn has_failed(&self) -> bool {
         self.failure.is_some()
     }
 
-    /// Whether it is stopping.
+    /// Returns whether the server was asked to stop.
     pub fn is_stopping(&self) -> bool {
         self.stopping.is_some()
     }
 
-    /// Whether the next turn may sleep: not when a client waits in a queue of ours, or in one of
-    /// the kernel's for us.
+    /// Returns whether the next poll may block: not while a client is in the engine's queue, or can
+    /// be accepted from an accept queue.
     pub fn wait(&self) -> Wait {
         let can_accept = self.admission.full_for(self.now).is_none();
         let is_filled = |listener: &Listener| listener.is_filled();
@@ -200,7 +203,7 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// A turn begins: the events of so many sources are told next.
+    /// Begins a turn, in which the events of `ready` sources follow.
     pub fn begin_turn(&mut self, world: &impl World<Socket = S>, ready: usize) {
         self.now = world.now();
         self.events = 0;
@@ -213,7 +216,7 @@ impl<S: Socket> Engine<S> {
         };
     }
 
-    /// A source may be ready.
+    /// Handles an event: a source may be ready.
     #[inline(always)]
     pub fn on_io(&mut self, world: &mut impl World<Socket = S>, token: Token, hints: Hints) {
         self.events += 1;
@@ -224,7 +227,7 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// A timer is due.
+    /// Handles a timer that is due.
     #[cold]
     pub fn on_timer(&mut self, world: &mut impl World<Socket = S>, timer: Timer) {
         self.answer_now(world);
@@ -238,14 +241,14 @@ impl<S: Socket> Engine<S> {
             Timer::Linger => self.end_lingers(world),
             Timer::Probe => self.probe_silent(world),
             Timer::Walk => self.walk(world),
-            // The turn accepts them.
+            // The end of the turn accepts the clients that have arrived.
             Timer::Hushed => {}
             Timer::Look => self.look(world),
             Timer::DrainEnd => self.end_drain(world),
         }
     }
 
-    /// A request to stop. The second one ends everything now.
+    /// Handles a request to stop. The second one ends everything at once.
     #[cold]
     pub fn on_stop(&mut self, world: &mut impl World<Socket = S>) {
         self.answer_now(world);
@@ -270,8 +273,8 @@ impl<S: Socket> Engine<S> {
         world.set_timer(self.now + self.limits.drain_timeout, Timer::DrainEnd);
     }
 
-    /// The events of this turn were all told: those who waited get their turn, and new clients are
-    /// accepted.
+    /// Finishes a turn after its last event: answers the last group, serves the clients in the
+    /// queue, and accepts new ones.
     #[inline(always)]
     pub fn finish_turn(&mut self, world: &mut impl World<Socket = S>) {
         self.answer_all(world);
@@ -284,7 +287,7 @@ impl<S: Socket> Engine<S> {
         self.totals.turns.micros.count(micros);
     }
 
-    /// How it stands.
+    /// Returns the current state of the server.
     pub fn snapshot(&self) -> Snapshot {
         let mut totals = self.totals;
         totals.full.time += self.admission.full_for(self.now).unwrap_or_default();
@@ -298,12 +301,12 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Why it could not go on, when it could not.
+    /// Returns the error that made the server stop, if one did.
     pub fn into_failure(self) -> Option<io::Error> {
         self.failure
     }
 
-    /// A new client, with its address if that was wanted.
+    /// Adds a client that was accepted. Its address is present if it was requested.
     #[inline(always)]
     fn welcome(
         &mut self,
@@ -342,7 +345,8 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// The one place where a connection ends. Dropping the socket takes it out of epoll as well.
+    /// Closes a connection. Every connection ends here. Dropping the socket removes it from epoll
+    /// as well.
     fn close(&mut self, token: Token, reason: CloseReason) {
         let Some(mut client) = self.clients.remove(token) else {
             return;
@@ -354,9 +358,9 @@ impl<S: Socket> Engine<S> {
             "connection {token} closed: {}, {unsent} unsent",
             reason.name()
         );
-        // FIN would tell a client that this was all. One that stalls would also keep the memory of
-        // the kernel that it holds; one that is refused would keep a port in TIME_WAIT here; to one
-        // that has vanished it would be sent again and again.
+        // A FIN would mean that the reply is complete. A stalled client would also keep its kernel
+        // memory, a refused one would leave a socket in TIME_WAIT here, and to one that has
+        // vanished the kernel would retransmit again and again.
         let is_broken_off = matches!(
             reason,
             CloseReason::TimedOut
@@ -372,7 +376,8 @@ impl<S: Socket> Engine<S> {
         self.retry_accept();
     }
 
-    /// A stopping server looks which of its clients have fallen silent, or have had their time.
+    /// Checks every client of a stopping server, and sends FIN to those that have fallen silent or,
+    /// on last call, still send.
     fn look(&mut self, world: &mut impl World<Socket = S>) {
         let Some(since) = self.stopping else {
             return;
@@ -392,7 +397,7 @@ impl<S: Socket> Engine<S> {
         world.set_timer(self.now + self.look_pause(), Timer::Look);
     }
 
-    /// A short drain is looked at as often as a long one.
+    /// Returns the interval between two such checks, at most an eighth of the drain timeout.
     fn look_pause(&self) -> Duration {
         const LEAST: Duration = Duration::from_millis(1);
         self.limits
@@ -401,7 +406,8 @@ impl<S: Socket> Engine<S> {
             .max(LEAST)
     }
 
-    /// In a short drain everybody gets half of the time.
+    /// Returns the time between the last call and the end of the drain: `linger`, but at most half
+    /// of the drain timeout.
     fn linger(&self) -> Duration {
         self.limits.linger.min(self.limits.drain_timeout / 2)
     }
@@ -417,7 +423,7 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Ends everything now.
+    /// Closes all listeners and all connections at once.
     pub fn cut(&mut self, world: &mut impl World<Socket = S>) {
         for number in 0..self.listeners.len() {
             self.close_listener(world, number);
@@ -439,7 +445,7 @@ impl<S: Socket> Engine<S> {
     }
 }
 
-/// Sets a timer, if there is one to be set.
+/// Sets a timer if there is a deadline.
 #[inline]
 fn set(world: &mut impl World, deadline: Option<Instant>, timer: Timer) {
     if let Some(deadline) = deadline {

@@ -1,30 +1,34 @@
-//! Serving: who is ready gets a turn, within its budget and within that of all together.
+//! Serving: gives each ready client its turn, within its own budget and a common one for all
+//! clients.
 //!
-//! A turn has two halves, reading and answering, and clients go through them in groups: some are
-//! read from, one after the other into the one buffer, then all of these are answered.
+//! The turn of a client has two halves, reading and answering, and clients go through them in
+//! groups: some are read from, one after the other into the one buffer, then all of these are
+//! answered.
 //!
 //! ```text
 //!   events   a b c d … │ read a b c d … │ answer a b c d … │ read …
 //! ```
 //!
-//! Measured (`cargo bench --bench compare`): groups take 2 to 4 % less CPU time a message of 64
-//! bytes, and a sixth less of 16 KiB, presumably since the kernel's code for reading and that for
-//! sending drive each other out of the nearest caches. The first of a group waits until the others
-//! were read from, as it would wait behind them if it were not the first.
+//! Measured (`cargo bench --bench compare`): groups take 2 to 4 % less CPU time per message of 64
+//! bytes, and a sixth less per message of 16 KiB, presumably because the kernel's code for
+//! receiving and its code for sending evict each other from the innermost caches. The first client
+//! of a group waits until the others have been read from, as it would wait behind them if it were
+//! not the first.
 //!
-//! When few are ready each of them has a large read: a transfer is then a matter of fewer calls,
-//! acknowledgments and wake-ups, and nobody else waits for it.
+//! When few clients are ready, each of them has a large read: a transfer then needs fewer system
+//! calls, acknowledgments and wake-ups, and no other client waits for it.
 //!
-//! A return from a function behind a system call costs far more. With one such return a message in
-//! place of none, a message costs a fifth more, in this loop and in the bare one of
-//! `benches/peers/epoll.rs` alike; and the calls that follow take longer in the kernel. Presumably
-//! the processor's memory for returns is out of step from then on. So both halves are inlined, down
-//! to the call, and the wait as well: from one turn of the loop to the next nothing returns behind
-//! a call that every message needs.
+//! Returning from a function after a system call costs far more. One such return per message, where
+//! there was none, makes a message a fifth more expensive, in this loop and in the bare one of
+//! `benches/peers/epoll.rs` alike; and the system calls that follow take longer in the kernel.
+//! Presumably the processor's return predictor is out of step after a system call. So both halves
+//! are inlined, down to the system call, and so is the poll: from one turn of the loop to the next,
+//! no function returns after a system call that every message needs.
 //!
-//! Whoever needs more than one short read has the whole turn at once.
+//! A client that needs more than one short read gets its whole turn at once.
 //!
-//! Invariant: between its halves a client is left alone, and no turn of the loop ends there.
+//! Invariant: nothing else happens to a client between its two halves, and both are in one turn of
+//! the loop.
 
 use std::io;
 
@@ -38,7 +42,7 @@ use crate::server::world::{Socket, World};
 use crate::stream::Hints;
 
 impl<S: Socket> Engine<S> {
-    /// A client may be ready.
+    /// Handles an event of a client, which may be ready.
     #[inline(always)]
     pub(super) fn on_client(
         &mut self,
@@ -52,7 +56,7 @@ impl<S: Socket> Engine<S> {
         };
         client.connection.note(hints);
         if client.is_unanswered {
-            // Two events of one client in a turn: epoll tells no such thing.
+            // Two events of one client in a turn, which epoll does not report.
             self.answer_now(world);
             self.serve_once(world, token);
         } else if self.may_serve(token) {
@@ -60,8 +64,9 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Whether a client may have its turn now. When there is no time left for it, it goes to the
-    /// queue; and who waits there gets one budget in each turn of the loop, and no more.
+    /// Returns whether a client may be served now. Puts it into the queue if the budget of the
+    /// whole turn is spent, or if other clients must be served first. A client in the queue gets
+    /// one budget in each turn of the loop, and no more.
     #[inline(always)]
     fn may_serve(&mut self, token: Token) -> bool {
         if self.is_behind || self.is_turn_spent() {
@@ -75,7 +80,7 @@ impl<S: Socket> Engine<S> {
         self.totals.traffic.bytes_in - self.bytes_before >= self.limits.whole_turn_bytes
     }
 
-    /// The first half of a client's turn, or the whole of it.
+    /// Runs the first half of a client's turn, or the whole of it.
     #[inline(always)]
     fn read(&mut self, world: &mut impl World<Socket = S>, token: Token) {
         let has_room = self.read_end + self.read_bytes <= self.scratch.len();
@@ -104,13 +109,13 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Where it is seldom, or once for a whole group.
+    /// Calls `answer_all`, not inlined: for callers that run rarely, or once for a whole group.
     #[inline(never)]
     pub(super) fn answer_now(&mut self, world: &mut impl World<Socket = S>) {
         self.answer_all(world);
     }
 
-    /// The second half of the turn of everybody who was read from.
+    /// Runs the second half of the turn of every client that was read from.
     #[inline(always)]
     pub(super) fn answer_all(&mut self, world: &mut impl World<Socket = S>) {
         let mut begin = 0;
@@ -132,7 +137,8 @@ impl<S: Socket> Engine<S> {
         self.read_end = 0;
     }
 
-    /// Those who waited in the queue when this turn of the loop began, each once.
+    /// Serves the clients that were in the queue when this turn of the loop began, each once, until
+    /// the budget of the whole turn is spent.
     pub(super) fn serve_unfinished(&mut self, world: &mut impl World<Socket = S>) {
         self.bytes_before = self.totals.traffic.bytes_in;
         while self.unfinished > 0 && !self.is_turn_spent() {
@@ -144,7 +150,7 @@ impl<S: Socket> Engine<S> {
         self.is_behind = self.unfinished > 0;
     }
 
-    /// Gives a client its whole turn, unless it has to wait for it.
+    /// Gives a client its whole turn, unless it has to wait in the queue.
     pub(super) fn serve_once(&mut self, world: &mut impl World<Socket = S>, token: Token) {
         if self.may_serve(token) {
             self.serve(world, token);
@@ -166,7 +172,8 @@ impl<S: Socket> Engine<S> {
         self.conclude(world, token, progress, sent);
     }
 
-    /// Gives a client another turn, or closes it when there is no memory for that.
+    /// Puts a client into the queue for another turn, or closes it when there is no memory for
+    /// that.
     fn requeue(&mut self, token: Token) {
         if let Err(error) = self.clients.try_requeue(token) {
             self.close_failed(token, io::Error::from(error).kind());
@@ -182,7 +189,7 @@ impl<S: Socket> Engine<S> {
         self.close(token, CloseReason::Failed);
     }
 
-    /// A client has had its turn. Before it, so many bytes had been sent in all.
+    /// Handles the outcome of a client's turn. `sent` is the total of bytes sent before the turn.
     #[inline(always)]
     fn conclude(
         &mut self,

@@ -1,13 +1,15 @@
-//! Patience and its end: clients that stall, that idle, that do not close their side.
+//! Timeouts in the engine: for clients that stall, are idle, or do not close their side.
 //!
-//! A client that is owed bytes must acknowledge all of them, or a least number, in each stall
-//! timeout. Whoever was sent something is looked at a quarter of that time later. If nothing is
-//! outstanding then, the matter is closed until something is sent again: so it costs a client that
-//! behaves one system call in a quarter of the timeout, and only while it works. Otherwise what is
-//! outstanding sets a mark that is to be reached in four looks; when it is, the next one is set. So
-//! a client that takes nothing more is found within five quarters of the timeout.
+//! A client that is owed bytes must acknowledge all of them, or a minimum number, in each stall
+//! timeout. A client that was sent something is checked a quarter of that time later. If nothing is
+//! outstanding then, no more checks follow until something is sent again: so a client that behaves
+//! costs one system call per quarter of the timeout, and only while it is active. Otherwise the
+//! client gets a mark, a number of acknowledged bytes to reach within four checks; when it reaches
+//! the mark, it gets the next one. So a client that takes nothing more is found within five
+//! quarters of the timeout.
 //!
-//! Silence is the kernel's to tell: it keeps the times of the last segments in either direction.
+//! The time for which a client has been silent is read from the kernel, which keeps the times of
+//! the last segments in both directions.
 
 use std::collections::TryReserveError;
 use std::time::{Duration, Instant};
@@ -23,7 +25,8 @@ use crate::server::world::{Output, Socket, Timer, World};
 use crate::units::counted;
 
 impl<S: Socket> Engine<S> {
-    /// A client was sent something.
+    /// Schedules the first stall check of a client that was sent something, unless one is
+    /// scheduled.
     #[inline]
     pub(super) fn begin_stall(&mut self, world: &mut impl World, token: Token) {
         if self.patience.stalls.is_some()
@@ -70,7 +73,8 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// What is outstanding now is to be acknowledged, all or enough of it.
+    /// Sets the number of bytes that a client must acknowledge: all that is outstanding now, or the
+    /// minimum. If nothing is outstanding, no more checks follow.
     fn set_mark(&mut self, world: &mut impl World, token: Token, output: Output) {
         if let Some(client) = self.clients.get_mut(token) {
             client.is_watched = output.outstanding > 0;
@@ -103,7 +107,7 @@ impl<S: Socket> Engine<S> {
         self.close(token, CloseReason::Stalled);
     }
 
-    /// A client came.
+    /// Starts the idle timeout of a new client.
     pub(super) fn begin_idle(&mut self, world: &mut impl World, token: Token) {
         if let Some(timeout) = self.limits.idle_timeout {
             self.watch_silence(world, token, timeout);
@@ -125,7 +129,7 @@ impl<S: Socket> Engine<S> {
         let timeout = self.limits.idle_timeout.unwrap_or_default();
         while let Some((token, ())) = due(self) {
             let output = self.output(token);
-            // Whoever is owed something is a case for the stall timeout.
+            // A client that is owed bytes is subject to the stall timeout instead.
             let is_idle = output.is_some_and(|it| it.outstanding == 0 && it.quiet >= timeout);
             if is_idle && let Some(client) = self.clients.get_mut(token) {
                 client.connection.end_idle();
@@ -142,7 +146,7 @@ impl<S: Socket> Engine<S> {
         set(world, next, Timer::Idle);
     }
 
-    /// FIN was sent to a client.
+    /// Starts the linger time of a client that was sent FIN.
     pub(super) fn begin_linger(&mut self, world: &mut impl World, token: Token) {
         let deadline = self.now + self.limits.linger;
         let deadline = self.patience.lingers.add(deadline, token, ());
@@ -160,8 +164,8 @@ impl<S: Socket> Engine<S> {
         set(world, next, Timer::Linger);
     }
 
-    /// Takes note that a client was put into a wheel. One for which there was no memory cannot be
-    /// watched.
+    /// Sets the timer for a client that was added to a timer wheel, or closes the client if there
+    /// was no memory to add it.
     #[inline]
     fn set_for(
         &mut self,
@@ -176,8 +180,8 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// How the output of a client fares, what is pending here included; `None` when the client is
-    /// gone, or its socket cannot tell.
+    /// Returns the state of a client's output, including the bytes pending here; `None` when the
+    /// client is gone or the kernel returns an error.
     pub(super) fn output(&self, token: Token) -> Option<Output> {
         let client = self.clients.get(token)?;
         let output = client.socket.output().ok()?;

@@ -1,7 +1,7 @@
-//! Puppets: scripted clients of the server, and what must become of them. A script knows nothing of
-//! sockets: it is played on a [`Stage`], which is the kernel's or that of a simulation.
+//! Scripted clients of the server, called puppets, and their expected outcomes. A script does not
+//! depend on sockets: it is played on a [`Stage`], which is either the kernel or a simulation.
 //!
-//! A script is a chain of actions and, behind `=>`, the reasons for which the server may close:
+//! A script is a sequence of actions and, after `=>`, the reasons for which the server may close:
 //!
 //! ```text
 //! connect; send "abc"; read "ABC"; shut; end => finished
@@ -10,33 +10,33 @@
 //! Before connecting:
 //!   `mss 88`, `receive-buffer 2KiB`, `send-buffer 2KiB`
 //! A client's actions:
-//!   `connect`            a connection; one that the same client had before is closed
-//!   `send "abc"`         these bytes, waiting for room; nothing is read meanwhile
-//!   `send 64KiB`         as many bytes of a pattern that differs from place to place
-//!   `send every-byte`    all 256 values
-//!   `send-and-shut ...`  the same, with FIN in the segment of the last byte
+//!   `connect`            opens a connection; an earlier one of the same client is closed
+//!   `send "abc"`         sends these bytes, waiting for buffer space; reads nothing while waiting
+//!   `send 64KiB`         sends this number of bytes of a pattern without repetition
+//!   `send every-byte`    sends all 256 values
+//!   `send-and-shut ...`  like `send`, with FIN in the segment of the last byte
 //!   `exchange 1MiB`      sends so much of the pattern while it reads all replies
-//!   `full`               sends the pattern until nothing more has been taken for a while
-//!   `urgent "!"`         one byte of urgent data
+//!   `full`               sends the pattern until nothing more is accepted for a while
+//!   `urgent "!"`         sends one byte of urgent data
 //!   `read "ABC"`         waits for exactly these bytes
-//!   `read 100`           waits for so many bytes
-//!   `read-all`           waits for all replies that are owed
+//!   `read 100`           waits for this number of bytes
+//!   `read-all`           waits for all replies that are outstanding
 //!   `end`                waits for FIN, with nothing before it
-//!   `gone`               waits for FIN or RST; replies may come before it
+//!   `gone`               waits for FIN or RST; replies may precede it
 //!   `shut`               sends FIN
 //!   `reset`              sends RST
-//!   `close`              closes: FIN, or RST where replies are unread
-//! For everybody:
-//!   `pause 20ms`         time passes
-//!   `repeat 5 (...)`
-//!   `stop`               the operator asks the server to stop, for the second time at once
-//!   `freeze`, `thaw`     the server gets no time in between: what happens there, it sees at once
+//!   `close`              closes: FIN, or RST if replies are unread
+//! Not tied to a client:
+//!   `pause 20ms`         lets time pass
+//!   `repeat 5 (...)`     repeats actions
+//!   `stop`               the operator stops the server; the second time, at once
+//!   `freeze`, `thaw`     stop and continue the server: it sees all events in between together
 //!
-//! `a: connect; b: connect; a: ...` are several clients, each one the subject until another is
-//! named; `a*100: connect` are a hundred, who do every action one after the other. Then the end may
-//! differ: `=> a finished, b reset|finished`. `=> nobody`: no client was accepted.
+//! `a: connect; b: connect; a: ...` are several clients; an action belongs to the last client that
+//! was named. `a*100: connect` are 100 clients, which perform every action one after the other.
+//! Then the end can differ: `=> a finished, b reset|finished`. `=> nobody`: no client was accepted.
 //!
-//! Whatever is read is held against what was sent, in upper case, byte by byte.
+//! All bytes that are read are compared with the upper case of the bytes that were sent.
 
 pub mod play;
 pub mod read;
@@ -48,18 +48,18 @@ use std::time::Duration;
 use super::totals::Totals;
 use play::Played;
 
-/// One script.
+/// A script.
 #[derive(Clone, Debug)]
 pub struct Script {
     pub name: String,
     /// The server's further arguments on the command line.
     pub arguments: String,
     pub steps: Vec<Step>,
-    /// For each client by name, the reasons of which one must be its end.
+    /// The reasons, by client name, of which one must be the reason for its end.
     pub ends: BTreeMap<String, Vec<String>>,
 }
 
-/// One action of one client.
+/// An action of a client.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
     pub client: String,
@@ -68,7 +68,7 @@ pub struct Step {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// From here on there are so many clients of this name.
+    /// Sets the number of clients with this name.
     Crowd(usize),
     Mss(u32),
     ReceiveBuffer(usize),
@@ -95,11 +95,11 @@ pub enum Action {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Payload {
     Text(Vec<u8>),
-    /// So many bytes of [`pattern`], from where the client's stream stands.
+    /// A number of bytes of [`pattern`], beginning at the current position of the client's stream.
     Pattern(usize),
 }
 
-/// What is done to the server.
+/// An order of the operator to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     Stop,
@@ -107,13 +107,13 @@ pub enum Order {
     Thaw,
 }
 
-/// The byte of the pattern at this place of a stream: all 256 values, in no order that a shift, a
-/// gap or a repetition would keep.
+/// Returns the byte of the pattern at this place of a stream. The pattern has all 256 values, and a
+/// shift, a gap or a repetition changes it.
 pub fn pattern(place: usize) -> u8 {
     ((place as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
 }
 
-/// What a client asks of its socket before it connects; `None`: the default.
+/// Socket options that a client sets before it connects; `None`: the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Setup {
     pub mss: Option<u32>,
@@ -121,49 +121,50 @@ pub struct Setup {
     pub send_buffer: Option<usize>,
 }
 
-/// How bytes are sent.
+/// The mode in which bytes are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manner {
     Plain,
     /// The last byte is urgent: MSG_OOB, send(2).
     Urgent,
-    /// FIN follows and is to share their segment: MSG_MORE, send(2).
+    /// FIN follows and should share the segment of the last byte: MSG_MORE, send(2).
     Last,
 }
 
-/// What a script is played on. Nothing here waits but [`Stage::wait`]: what cannot be done now is
-/// [`io::ErrorKind::WouldBlock`].
+/// The environment of a script. Only [`Stage::wait`] and [`Stage::order`] wait: an operation that
+/// is not possible now returns [`io::ErrorKind::WouldBlock`].
 pub trait Stage {
     type Client;
 
-    /// A client that the server's kernel has taken, or that waits in its queue.
+    /// Connects a client, which the server has accepted or which waits in the accept queue.
     fn connect(&mut self, setup: Setup) -> io::Result<Self::Client>;
-    /// Sends a prefix and tells its length.
+    /// Sends a prefix of the bytes and returns its length.
     fn send(
         &mut self,
         client: &mut Self::Client,
         bytes: &[u8],
         manner: Manner,
     ) -> io::Result<usize>;
-    /// Receives into the buffer; 0 is FIN.
+    /// Receives into the buffer; returns the number of bytes, 0 for FIN.
     fn receive(&mut self, client: &mut Self::Client, buffer: &mut [u8]) -> io::Result<usize>;
     /// Sends FIN.
     fn shut(&mut self, client: &mut Self::Client) -> io::Result<()>;
     /// Closes with RST.
     fn reset(&mut self, client: Self::Client);
-    /// Closes: with FIN, or with RST where something is unread.
+    /// Closes with FIN, or with RST if something is unread.
     fn close(&mut self, client: Self::Client);
-    /// Carries out an order; returns when the server knows of it, unless it is frozen. The first
-    /// [`Order::Stop`] it knows when it drains, the second when it has ended.
+    /// Carries out an order. Returns when the order has taken effect, unless the server is frozen:
+    /// for the first [`Order::Stop`] that is when the server drains, for the second when it has
+    /// ended.
     fn order(&mut self, order: Order);
     /// Lets time pass.
     fn wait(&mut self, time: Duration);
-    /// The time since some beginning.
+    /// Returns the time since a fixed moment.
     fn now(&self) -> Duration;
 }
 
 impl Script {
-    /// Whether these totals can be those of the server on whose stage it was played.
+    /// Checks the server's totals against what was played.
     pub fn judge(&self, played: &Played, totals: &Totals) -> Result<(), String> {
         if !totals.balance() {
             return Err(format!("the books do not balance: {totals:?}"));
@@ -185,8 +186,9 @@ impl Script {
         Ok(())
     }
 
-    /// Whether each client can be given one of its ends so that the counts come out. By Hall's
-    /// theorem that is so when no set of reasons has more closes than there are clients for them.
+    /// Returns whether each client can be assigned one of its ends so that the counts agree. By
+    /// Hall's theorem this is possible when no set of reasons has more closes than clients that
+    /// allow them.
     fn explains(&self, played: &Played, totals: &Totals) -> bool {
         let reasons: Vec<(&String, &u64)> = totals.closed.iter().collect();
         (0_u32..1 << reasons.len()).all(|set| {

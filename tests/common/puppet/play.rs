@@ -1,4 +1,4 @@
-//! A script, played on a stage: what each client has sent, and whether what it reads is that.
+//! Plays a script on a stage: records what each client has sent, and checks what it reads.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -7,26 +7,26 @@ use std::time::Duration;
 use super::{Action, Manner, Payload, Script, Setup, Stage, Step, pattern};
 use crate::common::PATIENCE;
 
-/// Between two tries of what could not be done at once.
+/// Time between two attempts of an operation that was not possible at once.
 const TICK: Duration = Duration::from_micros(500);
 
-/// A kernel that has taken nothing for so long is full: the server has had time to read, and
-/// where a window was too small for the next segment, it has been probed, which takes 200 ms.
+/// Time without an accepted byte after which the buffers are full: long enough for the server to
+/// read, and for the probe of a window that is too small for the next segment, which takes 200 ms.
 const FULL_AFTER: Duration = Duration::from_millis(500);
 
-/// The most that is sent or received in one call.
+/// Maximum number of bytes that is sent or received in one call.
 const CHUNK: usize = 64 << 10;
 
-/// What happened on the stage.
+/// The result of a script.
 #[derive(Clone, Debug, Default)]
 pub struct Played {
-    /// Connections that the clients of each name have made.
+    /// Number of connections that the clients of each name have made.
     pub connects: BTreeMap<String, u64>,
-    /// Bytes that all clients received, each of which was checked.
+    /// Number of bytes that all clients received, each of which was checked.
     pub received: u64,
 }
 
-/// Plays a script to its end; who is connected then closes.
+/// Plays a script to its end, and then closes all open connections.
 pub fn play<S: Stage>(script: &Script, stage: &mut S) -> Result<Played, String> {
     let mut player = Player {
         stage,
@@ -102,7 +102,7 @@ impl<S: Stage> Player<'_, S> {
     }
 }
 
-/// One action of one client.
+/// Performs one action of one client.
 fn act<S: Stage>(
     stage: &mut S,
     puppet: &mut Puppet<S::Client>,
@@ -145,7 +145,7 @@ fn act<S: Stage>(
     Ok(())
 }
 
-/// A client that is connected.
+/// A connected client.
 struct Talk<'a, S: Stage> {
     stage: &'a mut S,
     client: &'a mut S::Client,
@@ -153,7 +153,7 @@ struct Talk<'a, S: Stage> {
     received: &'a mut u64,
 }
 
-/// What a try to receive found.
+/// The result of an attempt to receive.
 enum Heard {
     Bytes,
     Nothing,
@@ -197,7 +197,7 @@ impl<S: Stage> Talk<'_, S> {
         shut.map_err(|error| error.to_string())
     }
 
-    /// Sends all of it, and reads nothing meanwhile.
+    /// Sends all bytes; reads nothing while waiting.
     fn send(&mut self, bytes: &[u8], manner: Manner) -> Result<(), String> {
         let mut rest = bytes;
         self.patiently(|talk| {
@@ -206,7 +206,7 @@ impl<S: Stage> Talk<'_, S> {
         })
     }
 
-    /// Sends what is taken now.
+    /// Sends the bytes that are accepted now.
     fn offer(&mut self, bytes: &[u8], manner: Manner) -> Result<usize, String> {
         let part = &bytes[..bytes.len().min(CHUNK)];
         match self.stage.send(self.client, part, manner) {
@@ -267,7 +267,7 @@ impl<S: Stage> Talk<'_, S> {
         })
     }
 
-    /// Waits for FIN, which nothing may precede; leniently, for FIN or RST behind any replies.
+    /// Waits for FIN without any bytes before it; leniently, for FIN or RST after any replies.
     fn hear_end(&mut self, leniently: bool) -> Result<(), String> {
         let owed = self.ledger.owed(usize::MAX).len();
         if owed > 0 && !leniently {
@@ -281,7 +281,7 @@ impl<S: Stage> Talk<'_, S> {
         })
     }
 
-    /// Receives once, and checks it.
+    /// Receives once and checks the bytes.
     fn hear(&mut self, most: usize) -> Result<Heard, String> {
         let mut buffer = [0; CHUNK];
         let buffer = &mut buffer[..most.min(CHUNK)];
@@ -305,7 +305,7 @@ impl<S: Stage> Talk<'_, S> {
         }
     }
 
-    /// Tries until it is done, while something still happens within our patience.
+    /// Repeats an attempt until it succeeds. Fails if there was no progress for [`PATIENCE`].
     fn patiently(
         &mut self,
         mut attempt: impl FnMut(&mut Self) -> Result<bool, String>,
@@ -330,16 +330,17 @@ impl<S: Stage> Talk<'_, S> {
     }
 }
 
-/// What a client has sent, and how much of it has come back.
+/// The bytes that a client has sent, and how much of them was answered.
 #[derive(Debug, Default)]
 struct Ledger {
     sent: Vec<u8>,
-    /// Everything before this place of `sent` was answered, or is urgent and was left out.
+    /// The place in `sent` before which everything was answered, or is urgent and was left out.
     place: usize,
-    /// Bytes that came back.
+    /// Number of bytes that were answered.
     answered: usize,
-    /// Where urgent bytes are. The receiver's kernel leaves them out of the stream; but it knows
-    /// one mark at a time, so that one with another behind it may come as an ordinary byte.
+    /// The places of urgent bytes. The receiver's kernel leaves them out of the stream. But it
+    /// keeps only one mark at a time, so a byte that is followed by another urgent one may arrive
+    /// as an ordinary byte.
     urgent: BTreeMap<usize, MayComeInline>,
 }
 
@@ -364,7 +365,7 @@ impl Ledger {
         self.sent.extend_from_slice(bytes);
     }
 
-    /// The replies that must still come, the first so many.
+    /// Returns the replies that are outstanding, at most the first `most` bytes.
     fn owed(&self, most: usize) -> Vec<u8> {
         let rest = (self.place..self.sent.len()).filter(|place| !self.urgent.contains_key(place));
         let owed = rest.map(|place| self.sent[place].to_ascii_uppercase());

@@ -1,4 +1,4 @@
-//! Scripts, read from their text.
+//! Parses scripts of scripted clients from text.
 
 use std::collections::BTreeMap;
 use std::iter::Peekable;
@@ -7,11 +7,12 @@ use std::vec::IntoIter;
 
 use super::{Action, Order, Payload, Script, Step};
 
-/// Who acts when no client is named.
+/// The name of the client if a script names none.
 const SOMEBODY: &str = "client";
 
-/// All scripts of a text. Blank lines stand between them; lines with `#` say why; the first line is
-/// the name, with the server's arguments behind a colon; the others are the script.
+/// Parses all scripts of a text. Blank lines separate them, and lines with `#` are comments. The
+/// first line of a script is its name, followed by a colon and the server's arguments if there are
+/// any; the other lines are the script.
 pub fn scripts(text: &str) -> Result<Vec<Script>, String> {
     let mut scripts: Vec<Script> = Vec::new();
     for block in text.split("\n\n") {
@@ -51,7 +52,7 @@ fn script(name: &str, arguments: &str, text: &str) -> Result<Script, String> {
     })
 }
 
-/// `finished|reset`, `a finished, b reset` or `nobody`.
+/// Parses the expected ends, such as `finished|reset`, `a finished, b reset` or `nobody`.
 fn expected_ends(text: &str) -> BTreeMap<String, Vec<String>> {
     text.split(',')
         .map(str::trim)
@@ -214,7 +215,7 @@ impl Reader {
     }
 }
 
-/// `100`, `64KiB` or `1MiB`.
+/// Parses a number such as `100`, `64KiB` or `1MiB`.
 fn number(text: &str) -> Result<usize, String> {
     let (digits, unit) = match (text.strip_suffix("KiB"), text.strip_suffix("MiB")) {
         (Some(digits), _) => (digits, 1 << 10),
