@@ -5,8 +5,8 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use upcase::load::payload::{Content, Payload};
-use upcase::server::connection::convert;
+use upcase::echo::convert;
+use upcase::load::plan::payload::{Content, Payload};
 
 const SIZES: [usize; 4] = [64, 1448, 64 * 1024, 256 * 1024];
 

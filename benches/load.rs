@@ -17,7 +17,7 @@ use common::{callgrind, upcase as product};
 use ratio::Median;
 use upcase::load;
 use upcase::load::plan::{Plan, Stop};
-use upcase::load::summary::Summary;
+use upcase::load::results::summary::Summary;
 
 const CONNECTIONS: u32 = 1000;
 const MESSAGES: u64 = 200_000;
@@ -121,7 +121,7 @@ fn run(target: SocketAddr, connections: u32, messages: u64, verify: bool) -> Sum
         verify,
         ..Plan::new(target, Stop::Messages(messages))
     };
-    let summary = load::run(plan, |_| {}).expect("the run comes about");
+    let summary = load::run(plan, |_| {}).expect("the run succeeds");
     assert_eq!(summary.results.counts.verified, messages);
     summary
 }

@@ -75,7 +75,7 @@ impl Server {
             connections: CONNECTIONS,
             ..Plan::new(self.address, Stop::After(RUN))
         };
-        let summary = load::run(plan, |_| {}).expect("the run comes about");
+        let summary = load::run(plan, |_| {}).expect("the run succeeds");
         let spent = cpu() - before;
         spent.as_secs_f64() * 1e6 / summary.results.counts.verified as f64
     }

@@ -20,7 +20,7 @@ fn main() {
     std::fs::write(&path, craft::capture_of(PACKETS)).expect("the file can be written");
     let upcase = || upcase(&path);
     let (once, _) = time(upcase());
-    println!("upcase sniff: {PACKETS} packets told in {once:.3?}");
+    println!("upcase sniff: {PACKETS} packets transcribed in {once:.3?}");
     if Command::new("tshark")
         .arg("--version")
         .stdout(Stdio::null())

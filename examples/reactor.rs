@@ -18,9 +18,11 @@
 //! 5. The end of the stream closes one direction only (half-close). It is read after all bytes
 //!    before it, and the connection is closed after they were answered.
 //! 6. The batch of events may name a connection that was closed earlier in the same turn, while a
-//!    new one has its slot already. So a token carries a generation beside the slot's index.
-//! 7. When accept fails because a limit is reached, the clients in the accept queue cause no
-//!    further event: the server tries again on its own.
+//!    new one has its slot already. So a token carries a generation beside the slot's index. Here
+//!    only a connection's own event closes it; but the first timeout or limit that is added closes
+//!    others, and the generation keeps that harmless.
+//! 7. When accept fails because descriptors or memory have run out, the clients in the accept queue
+//!    cause no further event: the server tries again on its own. Accepting has a budget as well.
 //!
 //! What upcase has beyond this: limits, deadlines, draining, counters, and no memory for idle
 //! connections. See the picture in `src/lib.rs`.
@@ -33,6 +35,7 @@ use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
+use nix::libc::{EBADF, EFAULT, EINVAL, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOTSOCK};
 use slab::Slab;
 
 /// The token of the listener; no connection ever has this slot.
@@ -42,10 +45,13 @@ const LISTENER: Token = Token(usize::MAX);
 const BUFFER: usize = 16 * 1024;
 
 /// Bytes that a connection may read in one turn: about four reads, so that a turn with a thousand
-/// busy connections takes milliseconds.
+/// busy connections takes some tens of milliseconds.
 const BUDGET: usize = 64 * 1024;
 
-/// The time after which accepting is tried again when a limit was reached.
+/// Clients that may be accepted in one turn.
+const ACCEPT_BUDGET: usize = 256;
+
+/// The time after which accepting is tried again when descriptors or memory had run out.
 const RETRY: Duration = Duration::from_millis(100);
 
 /// Half of the bits of a token are the index of a slot, the other half its generation.
@@ -54,9 +60,9 @@ const HALF: u32 = usize::BITS / 2;
 fn main() -> io::Result<()> {
     let address = env::args().nth(1);
     let address = address.unwrap_or_else(|| "127.0.0.1:12000".to_string());
-    let address = address
-        .parse()
-        .map_err(|_| io::Error::other(format!("{address} is no address such as 127.0.0.1:12000")))?;
+    let address = address.parse().map_err(|_| {
+        io::Error::other(format!("{address} is no address such as 127.0.0.1:12000"))
+    })?;
     let mut server = Server::bind(address)?;
     println!("listening on {}", server.address()?);
     loop {
@@ -65,6 +71,7 @@ fn main() -> io::Result<()> {
 }
 
 /// An echo server with one thread.
+#[derive(Debug)]
 pub struct Server {
     poll: Poll,
     events: Events,
@@ -74,8 +81,18 @@ pub struct Server {
     /// Connections that spent their budget.
     queue: VecDeque<Token>,
     buffer: Vec<u8>,
-    /// Set while clients may be in the accept queue of which no event will tell.
-    accept_again: bool,
+    accept_queue: AcceptQueue,
+}
+
+/// The state of the listener's accept queue, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AcceptQueue {
+    /// Empty: an event reports the next client.
+    Empty,
+    /// It may hold clients that no event will report.
+    Filled,
+    /// It holds clients, and descriptors or memory have run out.
+    Blocked,
 }
 
 impl Server {
@@ -93,7 +110,7 @@ impl Server {
             generation: 0,
             queue: VecDeque::new(),
             buffer: vec![0; BUFFER],
-            accept_again: false,
+            accept_queue: AcceptQueue::Empty,
         })
     }
 
@@ -104,10 +121,11 @@ impl Server {
 
     /// Waits for events and serves the connections that may be ready, once each.
     pub fn turn(&mut self) -> io::Result<()> {
-        let timeout = match (self.queue.is_empty(), self.accept_again) {
-            (false, _) => Some(Duration::ZERO), // Rule 3.
-            (true, true) => Some(RETRY),        // Rule 7.
-            (true, false) => None,
+        let timeout = match self.accept_queue {
+            _ if !self.queue.is_empty() => Some(Duration::ZERO), // Rule 3.
+            AcceptQueue::Filled => Some(Duration::ZERO),
+            AcceptQueue::Blocked => Some(RETRY), // Rule 7.
+            AcceptQueue::Empty => None,
         };
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
@@ -118,7 +136,7 @@ impl Server {
         let ready: Vec<Token> = self.events.iter().map(|event| event.token()).collect();
         for token in ready {
             match token {
-                LISTENER => self.accept_again = true,
+                LISTENER => self.accept_queue = AcceptQueue::Filled,
                 token => self.serve(token),
             }
         }
@@ -130,37 +148,44 @@ impl Server {
                 self.serve(token);
             }
         }
-        if self.accept_again {
-            self.accept();
+        match self.accept_queue {
+            AcceptQueue::Empty => Ok(()),
+            AcceptQueue::Filled | AcceptQueue::Blocked => self.accept(),
         }
-        Ok(())
     }
 
-    /// Accepts all clients in the accept queue.
-    fn accept(&mut self) {
-        loop {
+    /// Accepts clients within the budget. Fails when the listener cannot be used any more.
+    fn accept(&mut self) -> io::Result<()> {
+        for _ in 0..ACCEPT_BUDGET {
             match self.listener.accept() {
                 Ok((stream, _)) => self.register(stream),
                 // Rule 2: the next client is a new event.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.accept_again = false;
-                    return;
+                    self.accept_queue = AcceptQueue::Empty;
+                    return Ok(());
                 }
-                // The client has gone before it was accepted: the next one may be there.
-                Err(error) if is_of_the_client(&error) => {}
-                // Rule 7: no descriptor or no memory is left; see accept(2).
-                Err(_) => return,
+                Err(error) => match error.raw_os_error() {
+                    Some(EMFILE | ENFILE | ENOBUFS | ENOMEM) => {
+                        self.accept_queue = AcceptQueue::Blocked;
+                        return Ok(());
+                    }
+                    Some(EBADF | EFAULT | EINVAL | ENOTSOCK) => return Err(error),
+                    // The error of one client, which accept(2) passes on, or an interrupted call.
+                    _ => {}
+                },
             }
         }
+        self.accept_queue = AcceptQueue::Filled;
+        Ok(())
     }
 
     fn register(&mut self, mut stream: TcpStream) {
         self.generation = (self.generation + 1) % (1 << HALF);
         let slot = self.connections.vacant_entry();
         let token = Token(self.generation << HALF | slot.key());
-        // An edge for writing arrives only after a write fell short, so it costs nothing to ask for
-        // it at once. Without the one for urgent data, the data behind an urgent byte has no edge.
-        let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
+        // An edge for writing arrives only after a write fell short, so registering for it at once
+        // costs nothing.
+        let interest = Interest::READABLE | Interest::WRITABLE;
         let registry = self.poll.registry();
         if registry.register(&mut stream, token, interest).is_ok() {
             slot.insert(Connection {
@@ -205,11 +230,7 @@ fn slot_of(token: Token) -> usize {
     token.0 & ((1 << HALF) - 1)
 }
 
-fn is_of_the_client(error: &io::Error) -> bool {
-    use ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
-}
-
+#[derive(Debug)]
 struct Connection {
     stream: TcpStream,
     token: Token,

@@ -2,7 +2,7 @@
 
 /// Returns an error and its causes on one line, each of them once: where the text of an error ends
 /// with that of its cause, the cause is not repeated.
-pub fn told(error: &anyhow::Error) -> String {
+pub fn with_causes(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
         let cause = cause.to_string();
@@ -42,13 +42,16 @@ mod tests {
     }
 
     #[test]
-    fn every_cause_is_told_once() {
+    fn every_cause_is_reported_once() {
         let cause = || io::Error::other("no room");
         let repeating = Err::<(), _>(Repeating(cause())).context("it did not start");
-        let line = told(&repeating.unwrap_err());
+        let line = with_causes(&repeating.unwrap_err());
         assert_eq!(line, "it did not start: a call failed: no room");
         let plain = Err::<(), _>(cause()).context("a call failed");
         let plain = plain.context("it did not start").unwrap_err();
-        assert_eq!(told(&plain), "it did not start: a call failed: no room");
+        assert_eq!(
+            with_causes(&plain),
+            "it did not start: a call failed: no room"
+        );
     }
 }

@@ -1,142 +1,162 @@
-//! upcase: a TCP echo pair for measuring and teaching TCP. One binary for two machines: `serve`
-//! sends back every byte, ASCII letters in upper case; `load` drives thousands of verified
-//! connections against it; `send` is for a person at a console; `sniff` tells what passes on the
-//! wire between them, packet by packet, and judges it.
+//! upcase: a TCP echo pair for measuring and teaching TCP, in one binary for two machines. `serve`
+//! returns every byte that it receives, ASCII letters in upper case; `load` drives thousands of
+//! verified connections against it; `send` is the console client; `sniff` turns the packets of the
+//! conversation into an annotated transcript and checks them.
 //!
-//! # The words
+//! `examples/reactor.rs` shows the event loop in its smallest correct form: read it first.
 //!
-//! *message*: what a client sends and expects back in upper case. *connection*: one TCP connection
-//! and its state. *turn*: one pass of the event loop. *token*: what the kernel hands back for a
-//! connection; it carries a slab index and a generation. *pending*: bytes read and converted, not
-//! yet accepted by the kernel. *drain*: finish what was promised, take nothing new. *plan*: what a
-//! load run is to do. *schedule*: when each message is due. *line*: a place for a connection in a
-//! run; when the connection breaks or is replaced, another takes its place. *response*: from the
-//! instant at which a message was due to the last byte of its reply. *service*: from its send to
-//! there. *lateness*: from when it was due to its send, in two parts: *blocked* (no free
-//! connection, or the socket took nothing) and *own* (due and sendable, and not sent yet).
-//! *outstanding*: due, and its fate is open. *unanswered*: outstanding when the run ended.
-//! *censored*: known to have lasted at least so long. *absence*: a time in which a thread should
-//! have worked and was not let run. *stall*: a time without a reply that the times of other replies
-//! do not let expect.
+//! # Terms
 //!
-//! # The layers
+//! - *message*: bytes that a client sends and expects back in upper case.
+//! - *connection*: one TCP connection and its state.
+//! - *turn*: one iteration of the event loop.
+//! - *token*: the value that epoll returns for a source; it holds a slab index and a generation.
+//! - *pending*: bytes that were read and converted, and that the kernel has not accepted yet.
+//! - *drain*: finish accepted work and accept no new work.
+//! - *plan*: what a load run does. *schedule*: when each message is due.
+//! - *line*: a slot of a run for a connection; when the connection fails or is replaced, another
+//!   one takes its place.
+//! - *response time*: from the instant at which a message was due to the last byte of its reply.
+//!   *service time*: from its send to there. *lateness*: from the instant at which it was due to
+//!   its send; it has two parts: *blocked* (no connection was free, or the socket was full) and
+//!   *own* (the message could be sent, and was not sent yet).
+//! - *outstanding*: due and not answered yet. *unanswered*: outstanding when the run ended.
+//!   *censored*: known only to exceed a value.
+//! - *absence*: a time in which a thread had work and did not run. *stall*: a time without a reply
+//!   that is longer than the other replies' times let expect.
+//! - *segment*: a TCP segment. *flow*: both directions of one connection. *transcript*: a flow in
+//!   words. *shard*: one of several reactors that listen on the same port.
 //!
-//! Imports point down only; `tests/tidy.rs` reads this picture and holds the code against it. What
-//! is marked `*` is pure: no clock, no socket, no randomness of its own. Time comes in as an
-//! argument and I/O through the small trait [`stream::Stream`], so that the same code runs on the
-//! kernel and on the scripted streams of the tests.
+//! # Folders
+//!
+//! | folder | what is inside |
+//! |---|---|
+//! | `reactor` | the event loop on mio: poll, timers, signals, the slab of connections |
+//! | `sys` | what only Linux has: sockets with their options, timerfd, timestamps, BPF, sandbox |
+//! | `server` | the echo server: engine, admission, deadlines, metrics |
+//! | `load` | the load generator: plan, engine, latencies, results, judgement |
+//! | `send` | the console client |
+//! | `sniff` | captures: files, packets, flows, printed transcripts |
+//! | `address` | addresses as typed, name resolution, connecting to the first that answers |
+//! | `report` | the results of a load run as text and JSON |
+//! | `cli` | the command line, one file a command |
+//! | `logging` | the log, which never blocks its callers |
+//!
+//! # Layers
+//!
+//! Imports point down only; `tests/tidy.rs` reads this picture and checks the code against it.
+//! Files marked `*` are pure: they have no clock, no socket and no randomness of their own. Time is
+//! an argument, and I/O goes through small traits such as [`stream::Stream`], so that the same code
+//! runs on the kernel and on the simulated streams of the tests.
 //!
 //! ```text
-//! 18 main
-//! 17 cli/mod
-//! 16 cli/args
-//! 15 cli/load   cli/send   cli/serve   cli/sniff
-//! 14 cli/options   progress   report/text*   report/json*   report/mod*
-//! 13 load/verdict/mod*
-//! 12 load/verdict/server*   load/verdict/pace*
-//! 11 load/verdict/client*   load/verdict/failures*   load/verdict/network*
-//! 11 load/verdict/connecting*
-//! 10 load/mod   load/verdict/thresholds*
-//! 9  load/summary*   load/engine/messages*   load/engine/connections*   load/engine/ways*
-//! 9  load/own
-//! 8  cli/values   cli/output   load/engine/mod*   capture/mod
-//! 7  load/books*   load/targets*   load/assertion*   load/presence*   capture/teller*
-//! 6  load/kernel   load/results*   load/probe   server/mod   server/monitor
-//! 6  server/engine/accepting*   server/engine/asking*   server/engine/serving*
-//! 6  server/engine/waiting*   capture/document*   capture/flows*
-//! 5  load/pacer*   load/gauge   load/world*   server/board   server/engine/mod*   capture/retired*
-//! 5  capture/transcript*
-//! 4  send   load/evidence*   server/patience*   server/kernel   capture/flow*   capture/live
-//! 4  capture/dissect*
-//! 3  race   load/plan*   load/connection*   load/preflight   load/stalls*   server/keepalive*
-//! 3  capture/side*   capture/file   capture/tunnels*
-//! 2  logging/mod   reactor/mod   socket   interrupt   load/latency*   load/dial*   load/payload*
-//! 2  server/connection*   server/world*   server/watch*   server/http*   server/admission*
-//! 2  server/metrics*   capture/other*   capture/analysis*   capture/ip*   capture/links*
-//! 2  capture/fragments*   capture/pcap*   capture/pcapng*   capture/calendar*
-//! 1  logging/writer   reactor/alarm   reactor/signals   reactor/slots*   reactor/timers*   stream*
-//! 1  editor   resolve   load/blocks*   load/schedule*   server/stats*   server/seldom*
-//! 1  server/sandbox   capture/segment*   capture/layer*   capture/record*   capture/finding*
-//! 1  capture/text*   capture/drops*
-//! 0  address*   cli/numbers*   cli/usage   lines
-//! 0  server/limits*   server/listener*   load/random*
-//! 0  load/sizes*   load/recent*   load/spread*   capture/stream*   units*   layout*   terminal
-//! 0  load/row*   load/step*   load/echo*   process   logging/line*   logging/queue   logging/stamp
-//! 0  timestamps   server/vitals   server/activation   server/places*
-//! 0  causes*   capture/bytes*   capture/linktype*   capture/filter*   capture/input
-//! 0  worker   files   capture/networks*   capture/account*   capture/markdown*
+//! 17 main
+//! 16 cli/mod
+//! 15 cli/args
+//! 14 cli/load  report/json*  report/text*
+//! 13 load/judge/verdict*
+//! 12 load/judge/pace*  load/judge/server*
+//! 11 load/judge/client*  load/judge/connecting*  load/judge/network*  report/progress
+//! 10 load/judge/failures*  load/judge/thresholds*  load/mod
+//! 9  cli/sniff  load/engine/connections*  load/engine/messages*  load/engine/paths*
+//! 9  load/results/summary*
+//! 8  load/engine/mod*  sniff/mod
+//! 7  load/engine/presence*  load/judge/assertion*  load/results/recorder*  load/results/targets*
+//! 7  sniff/analyzer*
+//! 6  cli/serve  load/engine/kernel  load/own_server  load/results/mod*  sniff/flow/flows*
+//! 6  sniff/print/document*
+//! 5  load/engine/world*  load/probe/mod  server/engine/accepting*  server/engine/probing*
+//! 5  server/engine/serving*  server/engine/timeouts*  server/mod  sniff/flow/retired*
+//! 5  sniff/print/transcript*
+//! 4  cli/send  load/results/evidence*  server/engine/mod*  sniff/flow/mod*  sniff/live
+//! 3  cli/options  load/engine/pacer*  load/results/stalls*  send/mod  server/deadlines/mod*
+//! 3  server/engine/kernel  server/metrics/mod  sniff/file/mod  sniff/flow/side*  sniff/packet/mod*
+//! 3  sniff/packet/tunnels*
+//! 2  address/happy_eyeballs  cli/values  load/engine/connection*  load/engine/dialer*
+//! 2  load/latency/mod*  load/plan/mod*  logging/mod  reactor/interrupt  reactor/mod
+//! 2  server/admission*  server/connection*  server/keepalive*  server/metrics/page*
+//! 2  server/metrics/snapshots  sniff/file/pcap*  sniff/file/pcapng*  sniff/flow/analysis*
+//! 2  sniff/packet/fragments*  sniff/packet/ip*  sniff/packet/links*  sniff/print/calendar*
+//! 1  address/resolve  load/latency/blocks*  load/plan/payload*  load/plan/schedule*
+//! 1  load/preflight  logging/writer  reactor/signals  send/editor  server/deadlines/timer_wheel*
+//! 1  server/engine/world*  server/listener*  server/log_limit*  server/metrics/http*
+//! 1  server/stats*  sniff/file/drops*  sniff/file/input  sniff/file/record*  sniff/flow/finding*
+//! 1  sniff/flow/stream*  sniff/packet/layer*  sniff/packet/segment*  sniff/print/text*
+//! 1  sys/cpu_sample  sys/packet_socket  sys/sandbox  sys/socket
+//! 0  address/mod*  causes*  cli/numbers*  cli/output  cli/usage  echo*  load/engine/inline_queue*
+//! 0  load/judge/mod  load/latency/recent*  load/latency/statistics*  load/plan/random*
+//! 0  load/plan/sizes*  load/probe/icmp*  load/results/step*  logging/line*  logging/queue
+//! 0  logging/stamp  reactor/slots*  reactor/timers*  report/columns*  report/mod*  send/lines
+//! 0  server/connection_limit*  server/limits*  sniff/file/foreign*  sniff/file/linktype*
+//! 0  sniff/flow/account*  sniff/packet/bytes*  sniff/packet/networks*  sniff/print/markdown*
+//! 0  sniff/print/mod  stream*  sys/bpf*  sys/descriptor_limit  sys/errno*  sys/files
+//! 0  sys/interface  sys/mod  sys/poll  sys/process_stats  sys/sysctl  sys/systemd  sys/terminal
+//! 0  sys/thread  sys/timerfd  sys/timestamps  sys/worker  units*
 //! ```
 //!
-//! # The boundaries
+//! # Boundaries
 //!
-//! - **reactor | its users**: the reactor says what happened and its user pulls it: no callbacks.
-//!   The server and the load generator run on the same one.
+//! - **reactor | users**: the reactor returns events and its users pull them, without callbacks.
+//!   Server and load generator run on the same reactor.
 //! - **stream**: the rules of edge-triggered readiness, in one place for both ends.
-//! - **connection | socket**: the machine decides, a small trait does the system calls.
-//! - **socket**: every socket option is set in one file, named as its `setsockopt`.
+//! - **connection | socket**: the state machine decides, a small trait makes the system calls.
+//! - **sys**: each socket option is set in one place, under the name that setsockopt(2) knows.
 //! - **limits, plan**: every number that bounds work or memory, with its unit and its reason.
-//! - **connection | stats**: a connection ends with one reason; a peer's fault is data.
-//! - **listener, admission, watch**: what is known of a queue, who may come in, who has until when.
-//! - **logging | its users**: a line is handed over and never waited for; each output has
-//!   a thread that writes.
-//! - **signals | reactors**: taken once, before the first thread; each reactor gets every one.
-//! - **sandbox | threads**: what is opened is opened before; then each thread keeps what its role
-//!   needs.
-//! - **world | engine**: server and load client need a clock, sockets and timers, and get them as
-//!   an argument: the kernel's, or those of the simulations.
-//! - **shard | places, board**: shards share the count of the places for clients, and where they
-//!   say how they stand; nothing else.
-//! - **board | monitor**: the metrics page has a thread apart, and costs a shard one look.
-//! - **schedule | pacer | connection | books**: when, to whom, which bytes, what became of it.
-//! - **engine | probe**: TCP's round trips and the packets that kernels answer; the probe has a
-//!   thread apart, and costs the engine nothing.
-//! - **summary | verdict | report**: measuring cannot judge, judging cannot print.
+//! - **connection | stats**: a connection ends with one reason; a fault of the peer is data.
+//! - **listener, admission, deadlines**: the state of the accept queue, the limits on clients, and
+//!   the timeouts.
+//! - **logging | callers**: a line is queued and never waited for; each output has a thread that
+//!   writes.
+//! - **signals | reactors**: handlers are installed once, before the first thread; each reactor
+//!   gets every signal.
+//! - **sandbox | threads**: files and sockets are opened first; then each thread keeps the system
+//!   calls that its role needs.
+//! - **world | engine**: server and load engine get a clock, sockets and timers as an argument: the
+//!   kernel's, or those of the simulations.
+//! - **shard | connection_limit, snapshots**: shards share the limit on clients, and the place
+//!   where they put snapshots; nothing else.
+//! - **snapshots | metrics**: the metrics server has a thread of its own; a request costs a shard
+//!   one snapshot.
+//! - **schedule | pacer | connection | recorder**: when, on which connection, which bytes, with
+//!   which outcome.
+//! - **engine | probe**: TCP's round trips, and packets that the targets' kernels answer; the probe
+//!   has a thread of its own and costs the engine nothing.
+//! - **results | judge | report**: measuring does not judge, judging does not print.
 //! - **segment | flow | transcript | document**: bytes, fields, meaning, words, pages.
-//! - **address | resolve | race**: what was typed, what this machine knows of it, who answers.
-//! - **send**: plain blocking sockets, no I/O code shared with the server: the witness.
+//! - **send**: blocking sockets and no reading or writing code in common with the server: the
+//!   independent witness.
 //!
-//! # The way of a byte through the server
+//! # The path of a byte through the server
 //!
-//! Readable, one `recv` into the one scratch buffer, upper case in place, one `send` in the same
-//! turn, done. Only what the kernel did not accept is copied, into a pending buffer that the
+//! Readable: one `recv` into the reactor's scratch buffer, upper case in place, one `send` in the
+//! same turn. Only what the kernel did not accept is copied into a pending buffer, which the
 //! connection owns until it is flushed; meanwhile the connection is not read. So an idle connection
-//! owns no buffer, and memory is bounded by design. A connection that spent its budget goes to a
-//! queue and continues in the next turn, since an edge is not reported twice. The end of the stream
-//! is read when all before it was answered, and closing answers it. Two system calls a message, and
-//! one `epoll_wait` shared by the batch.
+//! owns no buffer, and memory is bounded by design. A connection that spent its budget is queued
+//! and continues in the next turn, because edge-triggered epoll does not report it again. The end
+//! of the stream is read after everything before it was answered, and is answered by closing. A
+//! message costs two system calls and its part of the poll that the whole batch shares.
 //!
-//! # The way of a message through the load generator
+//! # The path of a message through the load generator
 //!
-//! Due by the schedule, which exists before the run; given to the connection of its target that has
-//! been free the longest, or late until one is free; its bytes made from (seed, connection, offset)
-//! straight into the send; its reply checked as it is read, nothing stored; then booked: response =
-//! lateness + service. Due sends go before reads, and every send and every read has a clock reading
-//! of its own. A message that has no reply is booked as well, at its age, and makes the percentiles
-//! above it lower bounds. So at any time: due = verified + mismatched + errored + timed out +
-//! unanswered + outstanding.
+//! Due by the schedule, which exists before the run; assigned to the connection of its target that
+//! has been free longest, or late until one is free; its bytes computed from (seed, connection,
+//! offset) into the send; its reply verified as it is read, nothing stored; then recorded: response
+//! time = lateness + service time. Messages that are due are sent before replies are read, and each
+//! send and each read has a clock reading of its own. A message without a reply is recorded at its
+//! age and makes the percentiles above that lower bounds. At any time:
+//! due = verified + mismatched + errored + timed out + unanswered + outstanding.
 
 pub mod address;
-pub mod capture;
 pub mod causes;
 pub mod cli;
-pub mod editor;
-pub mod files;
-pub mod interrupt;
-pub mod layout;
-pub mod lines;
+pub mod echo;
 pub mod load;
 pub mod logging;
-pub mod process;
-pub mod progress;
-pub mod race;
 pub mod reactor;
 pub mod report;
-pub mod resolve;
 pub mod send;
 pub mod server;
-pub mod socket;
+pub mod sniff;
 pub mod stream;
-pub mod terminal;
-pub mod timestamps;
+pub mod sys;
 pub mod units;
-pub mod worker;

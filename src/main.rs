@@ -13,7 +13,7 @@ use upcase::logging;
 use upcase::reactor::signals;
 
 fn main() -> ExitCode {
-    logging::hear_panics();
+    logging::install_panic_hook();
     let code = panic::catch_unwind(run).unwrap_or(COULD_NOT_RUN);
     logging::finish();
     ExitCode::from(code)
@@ -31,7 +31,7 @@ fn run() -> u8 {
     match cli.run() {
         Ok(outcome) => outcome.exit_code(),
         Err(error) => {
-            logging::say(&causes::told(&error));
+            logging::say(&causes::with_causes(&error));
             COULD_NOT_RUN
         }
     }

@@ -160,6 +160,15 @@ pub fn throughput(bytes_per_second: f64) -> String {
     format!("{value:.decimals$} {unit}")
 }
 
+/// Returns `part` as a share of `whole`; 0 when `whole` is zero.
+pub fn share(part: Duration, whole: Duration) -> f64 {
+    if whole.is_zero() {
+        0.0
+    } else {
+        part.as_secs_f64() / whole.as_secs_f64()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{
-    Ended, PATIENCE, Process, Serve, connect, hears_end, installed, read, skip, until, upcase,
+    Ended, Process, Serve, TIMEOUT, connect, expect_fin, installed, read, skip, until, upcase,
 };
 use nix::sys::signal::Signal;
 use socket2::SockRef;
@@ -71,7 +71,7 @@ fn echoes(client: &mut TcpStream, text: &str) {
 }
 
 #[test]
-fn sockets_that_are_handed_over_are_all_there_is_unless_more_is_said() {
+fn inherited_sockets_replace_the_default_listener() {
     let (first, first_address) = listener();
     let second = TcpListener::bind("[::1]:0").unwrap();
     let addresses = [first_address, second.local_addr().unwrap()];
@@ -89,7 +89,10 @@ fn sockets_that_are_handed_over_are_all_there_is_unless_more_is_said() {
 
     let both = upcase("serve --listen 127.0.0.1:0 --mss 1000");
     let serve = Serve::launch(with_sockets(&[&first], &both), 2);
-    assert_eq!(serve.addresses[1], first_address, "its own come first");
+    assert_eq!(
+        serve.addresses[1], first_address,
+        "the server's own sockets precede the inherited one"
+    );
     for &address in &serve.addresses {
         let mut client = connect(address);
         echoes(&mut client, "abc");
@@ -122,7 +125,7 @@ fn clients_notice_nothing_of_a_restart() {
             until("it serves", || served.load(Ordering::Relaxed) > before + 50);
             if round == 5 {
                 over.store(true, Ordering::Relaxed);
-                until("all are gone", || {
+                until("all clients have left", || {
                     clients.iter().all(|client| client.is_finished())
                 });
             }
@@ -144,7 +147,7 @@ fn a_stopping_server_sleeps_although_clients_come() {
     stuck.set_write_timeout(Some(while_it_is_read)).unwrap();
     while stuck.write(&[b'x'; 65536]).is_ok() {}
     serve.process.signal(Signal::SIGTERM);
-    serve.process.says("stopping");
+    serve.process.wait_for_stderr("stopping");
     let sleeps = serve.process.sleeps();
     let clients: Vec<TcpStream> = (0..100).map(|_| connect(address)).collect();
     let woken = serve.process.sleeps() - sleeps;
@@ -200,13 +203,13 @@ fn it_works_with_systemd_itself() {
     command.args(["--listen", &address.to_string()]);
     command.args([env!("CARGO_BIN_EXE_upcase"), "serve"]);
     let activator = Process::piped(command);
-    activator.says("Listening on");
+    activator.wait_for_stderr("Listening on");
     // The first client starts the server.
     let mut client = connect(address);
     echoes(&mut client, "abc");
     drop(client);
     activator.signal(Signal::SIGTERM);
-    activator.says("stopped: accepted 1, closed 1 (finished 1)");
+    activator.wait_for_stderr("stopped: accepted 1, closed 1 (finished 1)");
 }
 
 /// The receiving end of a service manager's notification socket.
@@ -214,7 +217,7 @@ struct Manager(UnixDatagram);
 
 impl Manager {
     fn new(socket: UnixDatagram) -> Manager {
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
         Manager(socket)
     }
 
@@ -236,7 +239,7 @@ fn a_life(name: &str, arguments: &str, manager: &Manager) {
     echoes(&mut client, "abc");
     serve.process.signal(Signal::SIGTERM);
     manager.hears("STOPPING=1\n");
-    hears_end(&mut client);
+    expect_fin(&mut client);
     drop(client);
     serve.stop();
 }
@@ -261,7 +264,7 @@ fn a_service_manager_that_is_not_there_is_a_warning() {
     let mut command = upcase("serve --listen 127.0.0.1:0");
     command.env("NOTIFY_SOCKET", "/upcase-test/nobody");
     let serve = Serve::launch(command, 1);
-    serve.process.says("cannot notify ");
+    serve.process.wait_for_stderr("cannot notify ");
     echoes(&mut serve.connect(), "abc");
     serve.stop();
 }
@@ -320,7 +323,7 @@ fn the_units_keep_the_port_open_and_fit_their_limits() {
     let socket = include_str!("../deploy/systemd/upcase.socket");
     assert!(
         socket.contains("\nFreeBind=yes\n"),
-        "an address that comes after the boot"
+        "an address that is configured after boot"
     );
     // When systemd refuses all further starts, it closes the socket unit as well.
     assert_eq!(setting("StartLimitIntervalSec"), "0");
@@ -329,7 +332,7 @@ fn the_units_keep_the_port_open_and_fit_their_limits() {
     assert!(!unit.contains("\nRestartPreventExitStatus="));
     assert!(
         setting("RestartSec").parse::<u32>().unwrap() >= 5,
-        "no storm"
+        "no storm of restarts"
     );
     assert_eq!(setting("SuccessExitStatus"), "1");
     let stop: f64 = setting("TimeoutStopSec").parse().unwrap();
@@ -373,9 +376,9 @@ fn a_restart_with_the_command_of_the_unit_is_short() {
     });
     let begun = Instant::now();
     serve.process.signal(Signal::SIGTERM);
-    serve.process.says("stopping: ");
+    serve.process.wait_for_stderr("stopping: ");
     let mut waiting: Vec<TcpStream> = (0..20).map(|_| connect(address)).collect();
-    assert_eq!(serve.process.wait().code(), Some(1), "one was cut");
+    assert_eq!(serve.process.wait().code(), Some(1), "a client was reset");
     let drained = begun.elapsed();
     assert!(drained < Duration::from_secs(6), "{drained:?}");
     let next = Serve::launch(with_sockets(&[&socket], &upcase(&arguments)), 1);

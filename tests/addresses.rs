@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
 use common::lab::Lab;
-use common::{ANY_PACE, Ended, PATIENCE, Process, Serve, deserted, read, until, upcase};
+use common::{ANY_PACE, Ended, Process, Serve, TIMEOUT, read, until, unused_address, upcase};
 use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 
@@ -17,7 +17,7 @@ fn is_served(address: &str) -> bool {
     let Ok(mut stream) = TcpStream::connect(address) else {
         return false;
     };
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream.write_all(b"x").unwrap();
     read(&mut stream, 1) == b"X"
 }
@@ -29,7 +29,7 @@ fn an_ipv6_wildcard_takes_ipv4_clients_and_says_so() {
         let port = serve.address().port();
         serve
             .process
-            .says(&format!("[::]:{port} takes IPv4 clients as well"));
+            .wait_for_stderr(&format!("[::]:{port} accepts IPv4 clients as well"));
         assert!(is_served(&format!("127.0.0.1:{port}")), "{listen}");
         assert!(is_served(&format!("[::1]:{port}")), "{listen}");
     }
@@ -40,7 +40,7 @@ fn both_wildcards_can_be_listened_on_with_one_port() {
     for (ipv4, shards) in [("0.0.0.0", 1), ("127.0.0.1", 1), ("0.0.0.0", 3)] {
         // Another process may bind the port first.
         let serve = (0..10).find_map(|_| {
-            let port = deserted().port();
+            let port = unused_address().port();
             let addresses = format!("--listen [::]:{port} --listen {ipv4}:{port}");
             let command = upcase(&format!("serve {addresses} --shards {shards}"));
             let mut process = Process::piped(command);
@@ -52,7 +52,7 @@ fn both_wildcards_can_be_listened_on_with_one_port() {
             (!ended).then_some((process, port))
         });
         let (process, port) = serve.expect("a free port");
-        process.says(&format!("[::]:{port} takes IPv6 clients alone"));
+        process.wait_for_stderr(&format!("[::]:{port} accepts IPv6 clients only"));
         assert!(is_served(&format!("127.0.0.1:{port}")));
         assert!(is_served(&format!("[::1]:{port}")));
         drop(process);
@@ -116,7 +116,7 @@ fn link_local_addresses_have_a_zone_wherever_an_address_is_taken() {
     };
     let arguments = "serve --listen [fe80::1%wire]:12000 --metrics [fe80::1%wire]:9100";
     let mut serve = Process::piped(lab.on_server(&upcase(arguments)));
-    serve.says("serving at most");
+    serve.wait_for_stderr("serving at most");
     let index = {
         let mut command = Command::new("cat");
         command.arg("/sys/class/net/wire/ifindex");

@@ -40,7 +40,7 @@ const PAGE: u64 = 4096;
 #[ignore = "half a minute, 30,000 descriptors, half a gigabyte"]
 fn fifteen_thousand_that_never_read_against_small_buffers() {
     const STALL: Duration = Duration::from_secs(8);
-    upcase::process::raise_descriptor_limit().unwrap();
+    upcase::sys::descriptor_limit::raise_descriptor_limit().unwrap();
     lab::alone(|| {
         let arguments = "--recv-buffer 16KiB --send-buffer 16KiB --stall-timeout 8s";
         let mut serve = Serve::start(arguments);
@@ -60,10 +60,10 @@ fn fifteen_thousand_that_never_read_against_small_buffers() {
 
 #[test]
 #[ignore = "a minute and a half: ten pairs of quiet and attack"]
-fn the_healthy_feel_little_of_those_who_never_read() {
+fn attackers_hardly_slow_well_behaved_clients() {
     const PAIRS: usize = 10;
     const QUIET: Duration = Duration::from_secs(2);
-    upcase::process::raise_descriptor_limit().unwrap();
+    upcase::sys::descriptor_limit::raise_descriptor_limit().unwrap();
     let clients = std::env::var("UPCASE_ARMY").map_or(2000, |count| count.parse().unwrap());
     // All attackers must have connected before the first one is reset.
     let stall = Duration::from_secs(1 + clients as u64 / 1000);
@@ -157,8 +157,8 @@ impl fmt::Display for Attack {
         write!(
             f,
             "bytes each: {pending} pending, {resident} resident, {kernel} in the server's socket \
-             buffers ({kernel_of_both} at both ends, {slab_of_both} of slab); all came in {:.1?}, \
-             gone {:.1?} to {:.1?} after their last progress; healthy p50 {:.0} us",
+             buffers ({kernel_of_both} at both ends, {slab_of_both} of slab); all blocked after \
+             {:.1?}, closed {:.1?} to {:.1?} after their last progress; healthy p50 {:.0} us",
             self.arrival, self.first_gone, self.last_gone, self.healthy_micros
         )
     }
@@ -177,7 +177,7 @@ impl Attack {
         // Wait until no client has made progress for 300 ms.
         let mut moved = begun;
         let last_moved = |clients: &[Client]| clients.iter().map(|client| client.moved).max();
-        army.until("the army stands", |clients| {
+        army.until("no attacker makes progress", |clients| {
             moved = last_moved(clients).unwrap_or(begun);
             moved.elapsed() > Duration::from_millis(300)
         });
@@ -238,7 +238,7 @@ impl Healthy {
 /// Returns the number of pending bytes that the server reports on SIGUSR1.
 fn pending(serve: &Serve) -> u64 {
     const MARK: &str = " bytes pending, ";
-    let line = serve.standing(MARK);
+    let line = serve.log_state(MARK);
     let (words, _) = line.rsplit_once(MARK).unwrap();
     let pending = words.rsplit(' ').next().and_then(number);
     pending.expect(&line)

@@ -15,11 +15,11 @@ use common::{Process, Temporary, run, upcase};
 use nix::sys::signal::Signal;
 use proptest::prelude::*;
 use serde_json::Value;
-use upcase::capture::bytes::Unread;
-use upcase::capture::dissect::parse;
-use upcase::capture::file::{FileFault, Next, Reader, Writer};
-use upcase::capture::linktype::Link;
-use upcase::capture::other::Other;
+use upcase::sniff::file::foreign::ForeignFile;
+use upcase::sniff::file::linktype::Link;
+use upcase::sniff::file::{FileFault, Next, Reader, Writer};
+use upcase::sniff::packet::bytes::Unread;
+use upcase::sniff::packet::parse;
 
 const PORT: u16 = 40_000;
 
@@ -148,7 +148,7 @@ fn is_made_ipv6(name: &str) -> bool {
 }
 
 #[test]
-fn conversations_in_different_networks_are_told_apart() {
+fn conversations_in_different_networks_are_reported_apart() {
     let tagged = |number: u8| {
         move |ip: &Vec<u8>| wrap::ethernet([0x81, 0], &[&[0, number, 8, 0], &ip[..]].concat())
     };
@@ -203,7 +203,7 @@ fn conversations_in_different_networks_are_told_apart() {
 }
 
 #[test]
-fn what_is_cut_off_is_told_as_cut_and_never_as_a_fault() {
+fn truncated_packets_are_reported_as_truncated_not_malformed() {
     for wrap in &WRAPS {
         for ip in [&conversation(false)[0], &conversation(false)[3]] {
             let frame = (wrap.wrap)(ip);
@@ -307,14 +307,14 @@ fn what_is_not_looked_into_is_counted_by_its_name() {
         frames.iter_mut().for_each(|ip| *ip = wrap::plain(ip));
         frames.insert(3, frame.clone());
         let (verdict, _) = tell(pcapng(1, &frames)).unwrap();
-        let note = format!("1 packet in {name} was not looked into");
+        let note = format!("1 packet in {name} was not dissected");
         assert_eq!(verdict.notes, [note], "{name}");
         assert!(verdict.is_good(), "a remark, no fault: {name}");
         frames.extend(vec![frame; 8]);
         let (verdict, _) = tell(pcapng(1, &frames)).unwrap();
         assert_eq!(
             verdict.notes,
-            [format!("9 packets in {name} were not looked into")]
+            [format!("9 packets in {name} were not dissected")]
         );
     }
     // These frames carry no TCP.
@@ -344,7 +344,7 @@ fn a_frame_of_nothing_but_headers_comes_to_an_end() {
         ip = wrap::ipv4(4, &ip);
     }
     let (verdict, _) = tell(pcapng(101, &[ip])).unwrap();
-    let note = "1 packet in headers that are nested too deeply was not looked into";
+    let note = "1 packet in headers nested too deeply was not dissected";
     assert_eq!(verdict.notes, [note]);
 }
 
@@ -448,7 +448,7 @@ fn tunnels_in_fragments_and_fragments_in_tunnels_are_put_together() {
 }
 
 #[test]
-fn fragments_that_are_missing_or_contradict_are_told() {
+fn fragments_that_are_missing_or_contradict_are_reported() {
     let reply = 4;
     let told = |change: &dyn Fn(&mut Vec<Vec<u8>>)| {
         let mut frames = Vec::new();
@@ -475,7 +475,7 @@ fn fragments_that_are_missing_or_contradict_are_told() {
     assert_eq!(faults.len(), 1, "{faults:?}");
     assert_eq!(faults[0].0, Some(5));
     let text = "2 fragments were captured of the IP packet 5 from 10.77.0.1 to 10.77.0.2, and \
-                others are missing: it is not put together";
+                others are missing: it cannot be reassembled";
     assert_eq!(faults[0].1, text);
     // A second copy of a fragment, with different content.
     let faults = told(&|parts| {
@@ -484,8 +484,8 @@ fn fragments_that_are_missing_or_contradict_are_told() {
         parts.insert(2, other);
     });
     assert_eq!(faults[0].0, Some(7), "{faults:?}");
-    let contradict = "IP fragments contradict each other and are not put together: ";
-    let text = format!("{contradict}24 to 48 came again with other content");
+    let contradict = "IP fragments contradict each other and are not reassembled: ";
+    let text = format!("{contradict}bytes 24 to 48 were repeated with different content");
     assert_eq!(faults[0].1, text);
     // A fragment that begins within another one.
     let faults = told(&|parts| {
@@ -493,7 +493,7 @@ fn fragments_that_are_missing_or_contradict_are_told() {
         other[7] -= 1;
         parts.insert(2, other);
     });
-    let text = format!("{contradict}16 to 40 overlaps 24 to 48");
+    let text = format!("{contradict}bytes 16 to 40 overlap bytes 24 to 48");
     assert_eq!(faults[0].1, text);
 }
 
@@ -606,7 +606,7 @@ fn times_have_the_resolution_and_the_offset_of_their_interface() {
 }
 
 #[test]
-fn absurd_times_are_told_as_the_nearest_that_can_be() {
+fn absurd_times_are_reported_as_the_nearest_that_can_be() {
     for (resolution, offset, ticks, expected) in [
         (6, -3, 2_999_999, "0.000000000"),
         (6, i64::MIN, 0, "0.000000000"),
@@ -619,7 +619,7 @@ fn absurd_times_are_told_as_the_nearest_that_can_be() {
         blocks.packet(0, ticks, &conversation(false)[0]);
         let (verdict, told) = tell(blocks.file).unwrap();
         assert_eq!(of_kind(&told, "segment")[0]["time"], expected);
-        let note = "1 time before 1970 or after 9999 is shown as the nearest one within";
+        let note = "1 time before 1970 or after 9999 is shown as the nearest time in that range";
         assert_eq!(verdict.notes, [note]);
     }
     for resolution in 0..=u8::MAX {
@@ -633,7 +633,7 @@ fn absurd_times_are_told_as_the_nearest_that_can_be() {
 }
 
 #[test]
-fn what_is_no_packet_is_passed_over_whatever_its_size() {
+fn blocks_without_packets_are_skipped_whatever_their_size() {
     let mut blocks = Blocks::new(false);
     blocks.interface(101, &[]);
     for (number, ip) in (0..).zip(&conversation(false)) {
@@ -688,7 +688,7 @@ fn a_block_that_contradicts_itself_is_named() {
     });
     assert_eq!(
         text,
-        "99 bytes are said to be captured, and its block has 40"
+        "it claims 99 captured bytes, but its block has room for 40"
     );
     let text = told(&|blocks| {
         blocks.packet(0, 0, &[0x45; 40]);
@@ -696,7 +696,7 @@ fn a_block_that_contradicts_itself_is_named() {
         blocks.file[end] += 4;
     });
     assert!(
-        text.contains("a block of 72 bytes that says 76 at its end"),
+        text.contains("a block of 72 bytes whose trailing length is 76"),
         "{text}"
     );
     let text = told(&|blocks| {
@@ -704,7 +704,7 @@ fn a_block_that_contradicts_itself_is_named() {
         blocks.file.extend(words);
     });
     assert!(
-        text.contains("a block of 8 bytes, which is too few"),
+        text.contains("a block of 8 bytes, which is too short"),
         "{text}"
     );
     let text = told(&|blocks| {
@@ -719,14 +719,17 @@ fn a_block_that_contradicts_itself_is_named() {
 #[test]
 fn link_types_that_are_not_read_are_refused_by_name() {
     for (link, name) in [
-        (127, "link type 127 (IEEE802_11_RADIOTAP) is not read"),
-        (105, "link type 105 (IEEE802_11) is not read"),
-        (253, "link type 253 (NETLINK) is not read"),
-        (150, "link type 150 (USER, for private use) is not read"),
-        (60_000, "link type 60000, which has no name, is not read"),
+        (127, "link type 127 (IEEE802_11_RADIOTAP) is not supported"),
+        (105, "link type 105 (IEEE802_11) is not supported"),
+        (253, "link type 253 (NETLINK) is not supported"),
+        (
+            150,
+            "link type 150 (USER, for private use) is not supported",
+        ),
+        (60_000, "unknown link type 60000 is not supported"),
     ] {
         let (verdict, _) = tell(pcapng(link, &conversation(false))).unwrap();
-        let text = format!("{name}, nor are 8 more such packets");
+        let text = format!("{name}; 8 more packets are unreadable for the same reason");
         assert_eq!(verdict.faults[0].text, text);
         assert_eq!(verdict.faults[0].packet, Some(1));
     }
@@ -1038,7 +1041,7 @@ fn has_a_plural_of_one(text: &str) -> bool {
 
 /// Messages use the singular after the number one.
 #[test]
-fn one_of_a_thing_is_said_as_one() {
+fn counts_of_one_have_no_plural() {
     assert!(has_a_plural_of_one("it has 1 bytes, and"));
     assert!(!has_a_plural_of_one("11 bytes, 1 byte"));
     let ip = conversation(false)[3].clone();
@@ -1066,22 +1069,22 @@ fn one_of_a_thing_is_said_as_one() {
     for (blocks, line) in [
         (
             packet(with(1, &|_| {})),
-            "IP speaks of 1 byte, and its header has 20",
+            "the IP header claims 1 byte, less than its own 20",
         ),
         (
             packet(with(21, &|ip| ip[6] = 0x20)),
-            "one of them, not the last, has 1 byte",
+            "a fragment that is not the last has 1 byte, not a multiple of 8",
         ),
         (
             packet(with(21, &|_| {})),
             "a TCP header takes 20 bytes, and the packet has 1 left",
         ),
-        (packet(syn), "it takes segments of 1 byte (MSS)"),
+        (packet(syn), "it accepts segments of up to 1 byte (MSS)"),
         (
             overlong,
-            "1 byte is said to be captured, and its block has 0",
+            "it claims 1 captured byte, but its block has room for 0",
         ),
-        (short, "a block of 1 byte, which is too few"),
+        (short, "a block of 1 byte, which is too short"),
     ] {
         let text = common::sniff(&Temporary::new(&blocks.file), "").stdout;
         assert!(text.contains(line), "{line}: {text}");
@@ -1115,7 +1118,7 @@ fn other_compressions_are_named_with_the_command() {
     }
     let empty = Reader::new(Cursor::new(Vec::new())).err().unwrap();
     assert!(
-        matches!(empty, FileFault::NotACapture(Other::Empty)),
+        matches!(empty, FileFault::NotACapture(ForeignFile::Empty)),
         "{empty:?}"
     );
 }
@@ -1140,7 +1143,7 @@ fn interfaces_are_bounded_in_memory_and_what_exceeds_the_bound_is_named() {
     let mut sniff = Process::piped(upcase(&format!("sniff --read {}", fifo.path())));
     let mut writer = fifo.writer();
     writer.write_all(&blocks.file).unwrap();
-    common::until("the first segment is told", || sniff.sleeps() > 0);
+    common::until("the first segment is printed", || sniff.sleeps() > 0);
     let peak = sniff.peak_resident().expect("it runs");
     println!(
         "{} KiB at the peak, over 30 MB of interface blocks",
@@ -1158,8 +1161,8 @@ fn interfaces_are_bounded_in_memory_and_what_exceeds_the_bound_is_named() {
         .iter()
         .filter_map(|finding| finding["text"].as_str())
         .collect();
-    let more = "its interface is beyond the 65,536 of a section that are kept, nor is 1 more such \
-                packet";
+    let more = "its interface number exceeds the limit of 65,536 interfaces in a section; 1 more \
+                packet is unreadable for the same reason";
     assert!(texts.contains(&more), "{texts:?}");
     let unknown = "the file does not describe its interface, number 1500000";
     assert!(texts.contains(&unknown), "{texts:?}");

@@ -13,7 +13,7 @@ const SERVE: &[(&str, &str)] = &[
     ("serve foo", "serve takes no argument 'foo' (see"),
     (
         "serve 127.0.0.1:12000",
-        "where to listen is written as --listen 127.0.0.1:12000",
+        "to listen on an address, use --listen 127.0.0.1:12000",
     ),
     ("serve --nonsense", "there is no option --nonsense"),
     (
@@ -22,11 +22,11 @@ const SERVE: &[(&str, &str)] = &[
     ),
     (
         "serve --port 5",
-        "--port is an option of sniff, not of serve: where to listen is written as --listen",
+        "--port is an option of sniff, not of serve: to listen on an address, use --listen",
     ),
     (
         "serve -p 5",
-        "there is no option -p: where to listen is written as --listen ADDR:PORT",
+        "there is no option -p: to listen on an address, use --listen ADDR:PORT",
     ),
     (
         "serve --rate 5",
@@ -72,7 +72,10 @@ const SERVE: &[(&str, &str)] = &[
         "serve --listen [fe80::1%]:5",
         "the interface is missing after the %",
     ),
-    ("serve --listen ::1:5", "an IPv6 address stands in brackets"),
+    (
+        "serve --listen ::1:5",
+        "an IPv6 address must be in brackets",
+    ),
     ("serve --listen http://a:5", "upcase does not speak http"),
     (
         "serve --listen 127.0.0.1:7 --listen 127.0.0.1:7",
@@ -105,11 +108,11 @@ const SERVE: &[(&str, &str)] = &[
     ("serve --max-connections-per-ip 0", "at least 1"),
     (
         "serve --listen 0.0.0.0:12998 --listen 127.0.0.1:12998",
-        "--listen 0.0.0.0:12998 takes the clients of 127.0.0.1:12998 already: leave one out",
+        "--listen 0.0.0.0:12998 includes 127.0.0.1:12998 already: remove one of them",
     ),
     (
         "serve --keepalive 100000h",
-        "the kernel takes whole seconds, 1s to 32767s, or off",
+        "the kernel accepts whole seconds, 1s to 32767s, or off",
     ),
     ("serve --shards 257", "at most 256"),
     (
@@ -152,7 +155,7 @@ const SERVE: &[(&str, &str)] = &[
     ("serve --min-rate 0", "at least 1 byte"),
     (
         "serve --keepalive 500ms",
-        "the kernel takes whole seconds, 1s to 32767s, or off",
+        "the kernel accepts whole seconds, 1s to 32767s, or off",
     ),
     (
         "serve --drain-timeout off",
@@ -166,11 +169,11 @@ const SERVE: &[(&str, &str)] = &[
     ),
     (
         "serve --mss 50",
-        "at least 88: the kernel takes 88 to 32767 bytes",
+        "at least 88: the kernel accepts 88 to 32767 bytes",
     ),
     (
         "serve --mss 32768",
-        "at most 32,767: the kernel takes 88 to 32767 bytes",
+        "at most 32,767: the kernel accepts 88 to 32767 bytes",
     ),
     ("serve --send-buffer 0", "at least 1 byte"),
     ("serve --send-buffer -5", "at least 1 byte"),
@@ -238,7 +241,7 @@ const LOAD: &[(&str, &str)] = &[
     ("load --size -1", "at least 1 byte"),
     ("load --size 2GiB", "at most 1GiB"),
     ("load --size 9..5", "9 is more than 5"),
-    ("load --size 64:50%", "the shares make 50 %, not 100 %"),
+    ("load --size 64:50%", "the shares add up to 50 %, not 100 %"),
     ("load --depth 99999", "at most 65,536"),
     ("load --duration 1x", "not a time such as 10s or 500ms"),
     ("load --duration -3s", "it must be longer than 0"),
@@ -252,7 +255,7 @@ const LOAD: &[(&str, &str)] = &[
     ("load --warmup -1s", "it must be at least 0s"),
     (
         "load --warmup 10s",
-        "--warmup 10s leaves nothing of --duration 10s",
+        "--warmup 10s must be shorter than --duration 10s",
     ),
     ("load --drain x", "not a time such as 10s or 500ms"),
     ("load --churn 0", "at least 1"),
@@ -282,7 +285,7 @@ const LOAD: &[(&str, &str)] = &[
     ("load --assert errors<0", "nothing is less than 0"),
     ("load --assert rate>=1", "--assert rate needs --rate"),
     ("load --assert p99<2", "the bound of p99 is not a time"),
-    ("load --assert speed>2", "speed is not known"),
+    ("load --assert speed>2", "unknown metric speed"),
     (
         "load --allow nonsense",
         "write client-bound, network-bound, server-bound, inconclusive or failed",
@@ -294,7 +297,7 @@ const LOAD: &[(&str, &str)] = &[
     ),
     (
         "load 0.0.0.0:5",
-        "0.0.0.0 stands for every address of a host: name one of them, such as 127.0.0.1",
+        "0.0.0.0 is the unspecified address: use an address of a host, such as 127.0.0.1",
     ),
     ("load http://host", "upcase does not speak http"),
     ("load *:5", "the host is missing: 127.0.0.1:5"),
@@ -304,12 +307,12 @@ const LOAD: &[(&str, &str)] = &[
 const OTHERS: &[(&str, &str)] = &[
     ("send", "TARGET is missing: HOST or HOST:PORT"),
     ("send host:0 x", "nothing can listen on port 0"),
-    ("send [::]:5 x", ":: stands for every address of a host"),
+    ("send [::]:5 x", ":: is the unspecified address"),
     ("send host:70000 x", "a port is at most 65535"),
     ("send [::1 x", "the ] of [IPv6] is missing"),
     (
         "send ::1 x",
-        "an IPv6 address stands in brackets, such as [::1]:12000",
+        "an IPv6 address must be in brackets, such as [::1]:12000",
     ),
     ("send 12000 x", "the host is missing: 127.0.0.1:12000"),
     ("send :12001 x", "the host is missing: 127.0.0.1:12001"),
@@ -322,11 +325,11 @@ const OTHERS: &[(&str, &str)] = &[
     ("send [fe80::1] x", "a link-local address needs %interface"),
     (
         "send 127.0.0.1:1 -5",
-        "a message that begins with - stands behind --, as in -- -5",
+        "put a message that begins with - after --, as in -- -5",
     ),
     (
         "send 127.0.0.1:1 --bogus",
-        "there is no option --bogus; a message that begins with -",
+        "there is no option --bogus; put a message that begins with -",
     ),
     (
         "send 127.0.0.1:1 --rate 5 x",
@@ -342,10 +345,7 @@ const OTHERS: &[(&str, &str)] = &[
         "'--timeout <TIME>' needs a value",
     ),
     ("sniff", "--interface <IF> or --read <FILE> is missing"),
-    (
-        "sniff capture.pcap",
-        "a file is written as --read capture.pcap",
-    ),
+    ("sniff capture.pcap", "for a file use --read capture.pcap"),
     (
         "sniff --interface lo --read x",
         "--interface cannot be used with --read",
@@ -375,15 +375,15 @@ const OTHERS: &[(&str, &str)] = &[
 const CANNOT_RUN: &[(&str, &str)] = &[
     (
         "load --payload /dev/zero",
-        "the payload /dev/zero is too long: at most 64MiB",
+        "the payload /dev/zero is too large: at most 64MiB",
     ),
     (
         "send nobody.invalid hello",
-        "cannot find the host nobody.invalid",
+        "cannot resolve the host name nobody.invalid",
     ),
     (
         "load nobody.invalid:12000",
-        "cannot find the host nobody.invalid",
+        "cannot resolve the host name nobody.invalid",
     ),
     (
         "send [fe80::1%eth-none] x",
@@ -395,7 +395,7 @@ const CANNOT_RUN: &[(&str, &str)] = &[
     ),
     (
         "serve --listen nobody.invalid:5",
-        "cannot listen on nobody.invalid:5: cannot find the host nobody.invalid",
+        "cannot listen on nobody.invalid:5: cannot resolve the host name nobody.invalid",
     ),
     (
         "serve --listen 192.0.2.1:12000",
@@ -407,11 +407,11 @@ const CANNOT_RUN: &[(&str, &str)] = &[
     ),
     (
         "load 127.0.0.1:9 --source ::1",
-        "no address of the family of every --source",
+        "no address of the same family as every --source",
     ),
     (
         "load --source 192.0.2.1",
-        "--source 192.0.2.1 is no address of this host",
+        "--source 192.0.2.1 is not an address of this host",
     ),
     (
         "load --source fe80::1%eth-none",
@@ -460,7 +460,7 @@ fn numbers_have_more_than_one_form() {
         is_answered(
             &arguments,
             3,
-            "--source 192.0.2.1 is no address of this host",
+            "--source 192.0.2.1 is not an address of this host",
         );
     }
 }
@@ -482,7 +482,7 @@ fn an_address_of_several_hosts_is_refused_wherever_one_is_taken() {
             format!("serve --metrics {address}:5"),
         ] {
             is_answered(&arguments, code, told);
-            is_answered(&arguments, code, "name the address of one host");
+            is_answered(&arguments, code, "use an address of one host");
         }
     }
 }

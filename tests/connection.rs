@@ -9,8 +9,9 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use upcase::load::connection::{Connection as LoadConnection, Fault};
-use upcase::load::payload::{Content, Difference, Payload};
+use upcase::echo::Difference;
+use upcase::load::engine::connection::{Connection as LoadConnection, Fault};
+use upcase::load::plan::payload::{Content, Payload};
 use upcase::server::connection::{Connection, Progress};
 use upcase::server::stats::{CloseReason, Traffic};
 use upcase::stream::{Hints, Received, Stream};
@@ -249,7 +250,7 @@ impl Server {
             );
             match progress {
                 Progress::Waiting => return,
-                Progress::Unfinished => assert!(taken > 0, "another turn for nothing"),
+                Progress::Unfinished => assert!(taken > 0, "another turn without data"),
                 Progress::Lingers => self.lingers = Some(0),
                 Progress::Closed(reason) => self.closed = Some(reason),
                 Progress::Failed(_) => self.closed = Some(CloseReason::Failed),
@@ -306,7 +307,7 @@ proptest! {
                 server.check_settled();
             }
         }
-        prop_assert_eq!(server.closed, None, "no step ends it");
+        prop_assert_eq!(server.closed, None, "no step closes it");
         server.pipe.gets_fin();
         server.turn();
         for _ in 0..server.input.len() {

@@ -10,7 +10,7 @@ use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use common::{connect, hears_end, read};
+use common::{connect, expect_fin, read};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use upcase::server::limits::Limits;
 use upcase::server::stats::CloseReason;
@@ -43,7 +43,7 @@ fn each_close_lets_the_next_client_in() {
         client.write_all(b"hello").unwrap();
         assert_eq!(read(client, 5), b"HELLO");
         client.shutdown(Shutdown::Write).unwrap();
-        hears_end(client);
+        expect_fin(client);
     }
     remote.stop();
     let totals = server.join().unwrap().unwrap().totals;

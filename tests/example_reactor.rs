@@ -1,4 +1,5 @@
-//! `examples/reactor.rs`, the smallest correct reactor: it obeys the rules that its header lists.
+//! Tests that `examples/reactor.rs`, the smallest correct reactor, obeys the rules that its header
+//! lists.
 
 #[allow(dead_code)]
 #[path = "../examples/reactor.rs"]
@@ -10,7 +11,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 
-use common::{ANY_PACE, connect, hears_end, noise, read, run};
+use common::{ANY_PACE, connect, expect_fin, noise, read, run};
 
 /// Starts the example's server in a thread that ends with the process.
 fn serve() -> SocketAddr {
@@ -35,7 +36,8 @@ fn verified_load_passes_with_many_connections_and_with_connections_that_are_repl
     }
 }
 
-/// More than the budget and than all buffers, from a client that half-closes before it reads.
+/// More than the budget and than all buffers, from a client that half-closes while replies are
+/// outstanding.
 #[test]
 fn a_long_stream_is_answered_to_its_last_byte_after_a_half_close() {
     let bytes = noise(32 << 20);
@@ -75,7 +77,7 @@ fn a_client_that_does_not_read_stops_being_read() {
     let sent = fill(&mut client);
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read(&mut client, sent).len(), sent);
-    hears_end(&mut client);
+    expect_fin(&mut client);
 }
 
 /// Writes until the socket has taken nothing for a while; returns the number of bytes.
@@ -85,7 +87,7 @@ fn fill(client: &mut TcpStream) -> usize {
     let mut sent = 0;
     while let Ok(count) = client.write(&[b'a'; 1 << 16]) {
         sent += count;
-        assert!(sent < 256 << 20, "the server reads on and on");
+        assert!(sent < 256 << 20, "the server reads without limit");
     }
     sent
 }
@@ -94,7 +96,9 @@ fn fill(client: &mut TcpStream) -> usize {
 fn data_behind_an_urgent_byte_is_answered() {
     let mut client = connect(serve());
     client.write_all(b"before").unwrap();
-    socket2::SockRef::from(&client).send_out_of_band(b"!").unwrap();
+    socket2::SockRef::from(&client)
+        .send_out_of_band(b"!")
+        .unwrap();
     client.write_all(b"behind").unwrap();
     assert_eq!(read(&mut client, 12), b"BEFOREBEHIND");
 }

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use common::files::{Blocks, Frames, NANOSECONDS, Shape, frames_of, gzip, timed};
 use common::told::{objects, of_kind};
 use common::wrap::{self, talk};
-use common::{Ended, Temporary, fed, run, sniff, tshark, upcase};
+use common::{Ended, Temporary, run, run_with_input, sniff, tshark, upcase};
 use serde_json::Value;
 
 /// Returns all frames of a capture, and those of its first conversation. The capture holds two
@@ -220,7 +220,7 @@ fn tshark_reads_an_excerpt_as_it_reads_the_packets_in_the_whole_file() {
 /// Packets that may belong to a flow and cannot be read, and fragments, are kept, because the
 /// verdict reports them.
 #[test]
-fn what_the_verdict_speaks_of_is_kept() {
+fn packets_in_the_verdict_are_kept() {
     let (mut all, _) = mixed();
     all[9].1.truncate(14 + 30);
     let mut cut = all[12].1.clone();
@@ -286,7 +286,7 @@ fn an_excerpt_goes_through_a_pipe() {
         kept.0.display()
     );
     let whole = Shape::plain(1).file(&all);
-    fed(&format!("sniff {options}"), whole.chunks(700)).expect(4);
+    run_with_input(&format!("sniff {options}"), whole.chunks(700)).expect(4);
     assert_eq!(fs::read(&kept.0).unwrap(), Shape::plain(1).file(&own[..4]));
 }
 
@@ -299,7 +299,7 @@ fn the_file_that_is_read_is_not_written_over() {
     let link = Temporary::new(b"");
     fs::remove_file(&link.0).unwrap();
     fs::hard_link(&file.0, &link.0).unwrap();
-    let told = "upcase: --write: it is the file that is read: name another one\n";
+    let told = "upcase: --write: this file is the one being read: use another one\n";
     for command in [
         format!("exec \"$0\" sniff --read {path} --write {path}"),
         format!(
@@ -323,12 +323,12 @@ fn the_file_that_is_read_is_not_written_over() {
 }
 
 #[test]
-fn what_cannot_be_kept_is_a_fault_and_does_not_end_the_telling() {
+fn a_failed_write_is_a_fault_and_does_not_end_the_transcript() {
     let (all, _) = mixed();
     let many: Frames = all.iter().cycle().take(20_000).cloned().collect();
     let file = Temporary::new(&Shape::plain(1).file(&many));
     let ended = sniff(&file, "--brief --port 12000 --write /dev/full").expect(1);
-    let told = "packets from here on are not kept: No space left on device";
+    let told = "packets from here on are not written: No space left on device";
     assert!(ended.stdout.contains(told), "{}", ended.stdout);
     assert!(ended.stdout.contains("20,000 packets"), "{}", ended.stdout);
     let ended = run(&format!(

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use common::log::check_rate;
 use common::totals::Totals;
-use common::{Serve, hears_end, read, until};
+use common::{Serve, expect_fin, read, until};
 use nix::sys::signal::Signal;
 
 /// Maximum time that a client may wait once a descriptor is free.
@@ -54,7 +54,7 @@ fn ping(client: &mut TcpStream) {
 
 fn leave(mut client: TcpStream) {
     client.shutdown(Shutdown::Write).unwrap();
-    hears_end(&mut client);
+    expect_fin(&mut client);
 }
 
 fn totals(serve: Serve) -> Totals {
@@ -64,7 +64,7 @@ fn totals(serve: Serve) -> Totals {
 }
 
 /// Connects clients that send a message while the server cannot accept them.
-fn who_wait(serve: &Serve, count: usize) -> Vec<TcpStream> {
+fn connect_waiting(serve: &Serve, count: usize) -> Vec<TcpStream> {
     let connect = |_| {
         let mut client = serve.connect();
         client.write_all(b"wait").unwrap();
@@ -74,7 +74,7 @@ fn who_wait(serve: &Serve, count: usize) -> Vec<TcpStream> {
 }
 
 #[test]
-fn descriptors_run_out_and_come_back_and_nobody_is_lost() {
+fn waiting_clients_are_served_when_descriptors_are_free_again() {
     const ROUNDS: usize = 5;
     let serve = Serve::start("");
     let mut clients: Vec<TcpStream> = (0..10).map(|_| serve.connect()).collect();
@@ -83,10 +83,10 @@ fn descriptors_run_out_and_come_back_and_nobody_is_lost() {
     for _ in 0..ROUNDS {
         let full = next_descriptor(&serve);
         limit(&serve, full);
-        let mut waiting = who_wait(&serve, 20);
+        let mut waiting = connect_waiting(&serve, 20);
         // Connected clients are served as before.
         clients.iter_mut().for_each(ping);
-        assert_eq!(next_descriptor(&serve), full, "somebody came in");
+        assert_eq!(next_descriptor(&serve), full, "a client was accepted");
         let room = Instant::now();
         limit(&serve, 1000);
         for client in &mut waiting {
@@ -95,10 +95,10 @@ fn descriptors_run_out_and_come_back_and_nobody_is_lost() {
         waits.push(room.elapsed());
         clients.extend(waiting);
     }
-    println!("waits for those who came without room: {waits:?}");
+    println!("waits of clients that connected without room: {waits:?}");
     waits.sort();
     assert!(waits[ROUNDS / 2] <= SERVED_WITHIN, "{waits:?}");
-    serve.process.says("no new clients for now");
+    serve.process.wait_for_stderr("accepting is paused with");
     clients.into_iter().for_each(leave);
     check_rate(&serve.process.stderr()).unwrap();
     let totals = totals(serve);
@@ -111,8 +111,8 @@ fn without_descriptors_it_sleeps_and_says_so_once_a_second() {
     let mut client = serve.connect();
     ping(&mut client);
     limit(&serve, next_descriptor(&serve));
-    let mut waiting = who_wait(&serve, 50);
-    serve.process.says("no new clients for now");
+    let mut waiting = connect_waiting(&serve, 50);
+    serve.process.wait_for_stderr("accepting is paused with");
     let (begun, ticks, sleeps) = (
         Instant::now(),
         serve.process.cpu_ticks(),
@@ -127,7 +127,7 @@ fn without_descriptors_it_sleeps_and_says_so_once_a_second() {
     assert!(sleeps <= 40.0, "woken {sleeps} times a second");
     let log = serve.process.stderr();
     check_rate(&log).unwrap();
-    let told = log.matches("no new clients for now").count();
+    let told = log.matches("accepting is paused with").count();
     assert!((2..=4).contains(&told), "{log}");
 
     // When one client closes, its descriptor serves the waiting clients one after the other.
@@ -140,12 +140,12 @@ fn without_descriptors_it_sleeps_and_says_so_once_a_second() {
 }
 
 #[test]
-fn a_limit_below_what_is_open_hurts_none_of_those_who_are_in() {
+fn a_limit_below_the_open_descriptors_keeps_connected_clients() {
     let serve = Serve::start("");
     let mut clients: Vec<TcpStream> = (0..20).map(|_| serve.connect()).collect();
     clients.iter_mut().for_each(ping);
     limit(&serve, 0);
-    let mut waiting = who_wait(&serve, 5);
+    let mut waiting = connect_waiting(&serve, 5);
     for _ in 0..10 {
         clients.iter_mut().for_each(ping);
     }
@@ -164,11 +164,11 @@ fn stopped_without_descriptors_it_serves_its_queue_all_the_same() {
     let mut clients: Vec<TcpStream> = (0..5).map(|_| serve.connect()).collect();
     clients.iter_mut().for_each(ping);
     limit(&serve, next_descriptor(&serve));
-    let waiting = who_wait(&serve, 5);
-    serve.process.says("no new clients for now");
+    let waiting = connect_waiting(&serve, 5);
+    serve.process.wait_for_stderr("accepting is paused with");
     serve.process.signal(Signal::SIGTERM);
     for mut client in clients {
-        hears_end(&mut client);
+        expect_fin(&mut client);
     }
     for mut client in waiting {
         assert_eq!(read(&mut client, 4), b"WAIT");
@@ -180,7 +180,7 @@ fn stopped_without_descriptors_it_serves_its_queue_all_the_same() {
 }
 
 #[test]
-fn limits_that_change_all_the_time_lose_nobody() {
+fn changing_limits_lose_no_client() {
     const CLIENTS: usize = 8;
     const VISITS: usize = 150;
     let seed = std::env::var("UPCASE_SEED").ok();
@@ -211,7 +211,7 @@ fn limits_that_change_all_the_time_lose_nobody() {
             limit(&serve, base + spare);
         }
     });
-    until("all are gone", || next_descriptor(&serve) == base);
+    until("all clients have left", || next_descriptor(&serve) == base);
     check_rate(&serve.process.stderr()).unwrap();
     let totals = totals(serve);
     assert_eq!(totals.closed("finished"), 1 + (CLIENTS * VISITS) as u64);

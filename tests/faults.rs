@@ -35,9 +35,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use common::log::check_rate;
 use common::totals::Totals;
-use common::{PATIENCE, Process, Serve, Temporary, connect, noise};
+use common::{Process, Serve, TIMEOUT, Temporary, connect, noise};
 use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
+
+/// The system call with which mio waits.
+const WAIT: &str = if cfg!(target_arch = "x86_64") {
+    "epoll_wait"
+} else {
+    "epoll_pwait"
+};
 
 /// Arguments of every server in this file. The small buffer makes the server send in parts. The
 /// sandbox is off, since it would kill the process for a call that strace replaces.
@@ -109,7 +116,7 @@ const FAULTS: [Fault; 8] = [
         "EPIPE", "ECONNRESET", "ETIMEDOUT", "EHOSTUNREACH", "ENETUNREACH", "ENOMEM", "ENOBUFS",
     ]),
     fault("epoll_ctl", Harm::OneClient, &["ENOMEM", "ENOSPC"]),
-    fault("epoll_pwait", Harm::None, &["EINTR"]),
+    fault(WAIT, Harm::None, &["EINTR"]),
 ];
 
 impl Fault {
@@ -179,7 +186,7 @@ fn a_loop_that_has_lost_its_descriptors_ends_with_a_line_that_says_so() {
     if !common::installed("strace") {
         return common::skip("no strace");
     }
-    for call in ["accept4", "epoll_pwait"] {
+    for call in ["accept4", WAIT] {
         for (error, meaning) in [
             ("EBADF", "Bad file descriptor"),
             ("EINVAL", "Invalid argument"),
@@ -194,7 +201,7 @@ fn a_loop_that_has_lost_its_descriptors_ends_with_a_line_that_says_so() {
             let other = TcpStream::connect(serve.address());
             assert_eq!(serve.process.wait().code(), Some(3), "{inject}");
             drop((strace, other));
-            common::hears_end(&mut client);
+            common::expect_fin(&mut client);
             let log = serve.process.stderr();
             let last = log.lines().last().unwrap_or_default();
             assert!(last.starts_with("upcase: "), "{inject}: {log}");
@@ -261,7 +268,7 @@ fn start_fails(call: &str, error: &str, n: u32) -> bool {
         "{inject}: {}",
         process.stderr()
     );
-    process.says("\n");
+    process.wait_for_stderr("\n");
     let told = process.stderr();
     assert!(
         told.starts_with("upcase: ") && told.contains("os error"),
@@ -274,7 +281,7 @@ fn start_fails(call: &str, error: &str, n: u32) -> bool {
 /// System calls during the stop, and errors of theirs that no client may notice.
 #[rustfmt::skip]
 const STOPPING: [(&str, &[&str]); 6] = [
-    ("epoll_pwait", &["EINTR"]),
+    (WAIT, &["EINTR"]),
     ("recvfrom", &["EINTR"]),
     ("accept4", &["EINTR", "ECONNABORTED", "EMFILE", "ENOMEM"]),
     ("getsockopt", &["ENOBUFS", "ENOMEM"]),
@@ -324,12 +331,12 @@ fn stop_under(call: &str, inject: &str) {
     serve.process.signal(Signal::SIGTERM);
     serve.process.signal(Signal::SIGCONT);
     assert_eq!(common::read(&mut queued, 3), b"DEF", "{inject}");
-    common::hears_end(&mut silent);
+    common::expect_fin(&mut silent);
     // The server has checked its clients by now, and has many bytes pending for this one.
     let replies = common::read(&mut late, message.len());
     assert!(replies == message.to_ascii_uppercase(), "{inject}");
-    common::hears_end(&mut late);
-    common::hears_end(&mut queued);
+    common::expect_fin(&mut late);
+    common::expect_fin(&mut queued);
     drop((silent, late, queued));
     assert_eq!(serve.process.wait().code(), Some(0), "{inject}");
     let log = serve.process.stderr();
@@ -351,7 +358,7 @@ fn slow_reader(address: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     socket.connect(&address.into()).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(TIMEOUT)).unwrap();
     socket.into()
 }
 
@@ -512,7 +519,7 @@ fn round(address: SocketAddr) -> Result<Vec<Option<Visit>>, String> {
                 io::ErrorKind::ConnectionReset
                 | io::ErrorKind::BrokenPipe
                 | io::ErrorKind::UnexpectedEof => Ok(None),
-                _ => Err(format!("a client was left alone: {error}")),
+                _ => Err(format!("a client was not served: {error}")),
             },
         }
     });
@@ -542,7 +549,7 @@ fn check_books(
 ) -> Result<String, String> {
     serve.process.signal(Signal::SIGTERM);
     let code = serve.process.wait().code();
-    serve.process.says("stopped: ");
+    serve.process.wait_for_stderr("stopped: ");
     let log = serve.process.stderr();
     let line = log.rsplit_once("stopped: ").map_or("", |(_, line)| line);
     let totals: Totals = line.trim_end().parse()?;
@@ -557,14 +564,18 @@ fn check_books(
         return Err(told());
     }
     if !totals.balance() || totals.accepted != visits.len() as u64 {
-        return Err(format!("the books of {} clients: {}", visits.len(), told()));
+        return Err(format!(
+            "wrong totals for {} clients: {}",
+            visits.len(),
+            told()
+        ));
     }
     if lost > most || unfinished > most as u64 {
         return Err(format!("{lost} clients lost: {}", told()));
     }
     let strange = |reason: &&String| *reason != "finished" && *reason != case.end();
     if totals.closed.keys().any(|reason| strange(&reason)) {
-        return Err(format!("an end of another name: {}", told()));
+        return Err(format!("an unexpected close reason: {}", told()));
     }
     if faults == 0 {
         return Err(format!("no call was made to fail: {}", told()));
@@ -597,7 +608,7 @@ impl Strace {
         command.args(["-e", &format!("inject={inject}")]);
         command.args(["-p", &server.id().to_string()]);
         let process = Process::start(command);
-        process.says("attached");
+        process.wait_for_stderr("attached");
         Strace { process, log }
     }
 

@@ -58,7 +58,7 @@ fn at_most_two_and_a_tenth_system_calls_a_message() {
     strace.args(["-f", "-c", "-o"]).arg(&table);
     strace.args(["-p", &serve.process.id().to_string()]);
     let mut strace = Process::start(strace);
-    strace.says("attached");
+    strace.wait_for_stderr("attached");
     let arguments = format!(
         "load {} --messages 200000 --format json {ANY_PACE}",
         serve.address()
@@ -81,7 +81,7 @@ fn at_most_two_and_a_tenth_system_calls_a_message() {
 }
 
 #[test]
-#[ignore = "writes and tells a file of a million packets"]
+#[ignore = "writes and transcribes a file of a million packets"]
 fn memory_stays_flat_for_a_file_of_a_million_packets() {
     const PACKETS_OF_A_CONNECTION: u64 = 36;
     let mut peaks = Vec::new();
@@ -99,7 +99,10 @@ fn memory_stays_flat_for_a_file_of_a_million_packets() {
         }
         let told = fs::read_to_string(&verdict).unwrap();
         let all = upcase::units::counted(packets as u64, "packet");
-        assert!(told.contains(&format!("{all}, ")), "the end is not told");
+        assert!(
+            told.contains(&format!("{all}, ")),
+            "the end is not reported"
+        );
         fs::remove_file(&path).unwrap();
         fs::remove_file(&verdict).unwrap();
         println!("{packets} packets: {peak} bytes at the peak");
@@ -112,7 +115,7 @@ fn memory_stays_flat_for_a_file_of_a_million_packets() {
 }
 
 #[test]
-#[ignore = "measures microseconds: the machine must be left alone"]
+#[ignore = "measures microseconds: the machine must be otherwise idle"]
 fn a_paced_client_measures_what_a_bare_one_does() {
     const SETS: usize = 8;
     let serve = Serve::start("");

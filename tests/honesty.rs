@@ -10,7 +10,7 @@
 //!    `a_freeze_in_the_middle_is_in_the_response_of_all_that_were_due_meanwhile`.
 //! 2. Unanswered messages are left out: `a_dead_tail_is_a_lower_bound_and_a_failure`,
 //!    `a_server_that_stays_dead_cannot_look_fast`; load/latency: `a_dead_tail_makes_lower_bounds`,
-//!    `a_percentile_with_censored_samples_never_exceeds_the_truth`; load/assertion:
+//!    `a_percentile_with_censored_samples_never_exceeds_the_truth`; load/judge/assertion:
 //!    `a_lower_bound_holds_upwards_only`.
 //! 3. Timers have a resolution of a whole millisecond:
 //!    `half_of_all_messages_leave_within_half_a_millisecond`.
@@ -18,10 +18,10 @@
 //! 5. Sends wait behind reads: `what_is_due_does_not_wait_for_a_row_of_replies`.
 //! 6. The rate is rounded: `the_rate_is_the_one_that_was_asked_for`,
 //!    `a_number_of_messages_is_kept_however_late_the_last_reply_is`,
-//!    `the_rate_of_poisson_arrivals_is_held_against_the_schedule_as_drawn`; load/schedule:
+//!    `the_rate_of_poisson_arrivals_is_held_against_the_schedule_as_drawn`; load/plan/schedule:
 //!    `message_k_is_due_within_a_nanosecond_of_k_over_rate`.
 //! 7. All threads send at the same times: `the_messages_of_several_threads_interleave`;
-//!    load/schedule: `the_parts_are_the_whole_without_overlap`.
+//!    load/plan/schedule: `the_parts_are_the_whole_without_overlap`.
 //! 8. There is only one kind of queue:
 //!    `a_connection_that_hangs_holds_up_its_own_line_or_one_message`.
 //! 9. A message counts as sent when its send begins: `a_message_is_sent_when_its_last_byte_is`;
@@ -35,9 +35,10 @@
 //!     `connections_may_be_answered_in_any_order`.
 //! 15. Half a round trip is reported: `a_reply_takes_as_long_as_the_server_holds_it`.
 //! 16. The clock can be set: `no_time_is_taken_from_a_clock_that_can_be_set`.
-//! 17. Percentiles are computed from too few samples: `what_too_few_samples_support_is_not_told`;
-//!     load/latency: `a_percentile_needs_ten_samples_beyond_it`,
-//!     `the_interval_holds_the_truth_in_95_of_100_runs`.
+//! 17. Percentiles are computed from too few samples:
+//!     `percentiles_without_enough_samples_are_not_reported`; load/latency:
+//!     `a_percentile_needs_ten_samples_beyond_it`; tests/intervals:
+//!     `intervals_hold_or_are_withheld`.
 
 mod common;
 
@@ -49,10 +50,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::peers::{freeze, halt, intervals, proxy, server};
-use common::report::{Report, calm, calm_load, load};
-use common::{PATIENCE, Process, Serve, Temporary, run, until, upcase};
+use common::report::{Report, calm, load, load_undisturbed};
+use common::{Process, Serve, TIMEOUT, Temporary, run, until, upcase};
 use nix::sys::signal::Signal;
-use upcase::load::schedule::{Arrivals, End, Part, Rate, Series};
+use upcase::load::plan::schedule::{Arrivals, End, Part, Rate, ScheduleIter};
 
 /// Replies in upper case until the client closes; calls `before` with the bytes before each reply.
 fn answer(mut stream: std::net::TcpStream, mut before: impl FnMut(&[u8])) {
@@ -218,7 +219,7 @@ fn a_dead_tail_is_a_lower_bound_and_a_failure() {
 fn half_of_all_messages_leave_within_half_a_millisecond() {
     // Messages are due at every fraction of a millisecond: timers of a whole millisecond would make
     // them half a millisecond late in the median.
-    let report = calm_load("--connections 4 --rate 333.3 --duration 1s");
+    let report = load_undisturbed("--connections 4 --rate 333.3 --duration 1s");
     let own = report.time("own_us/p50");
     println!("own lateness p50 {own:?}");
     assert!(own < Duration::from_micros(500), "{own:?}");
@@ -238,7 +239,7 @@ fn replies_that_come_together_are_timed_one_by_one() {
     let mut streams: Vec<_> = accepted.collect();
     let mut replies = Vec::new();
     for stream in &mut streams {
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let message = common::read(stream, 64);
         replies.push(message.to_ascii_uppercase());
     }
@@ -248,7 +249,7 @@ fn replies_that_come_together_are_timed_one_by_one() {
     }
     load.signal(Signal::SIGCONT);
     for mut stream in streams {
-        common::hears_end(&mut stream);
+        common::expect_fin(&mut stream);
     }
     let report = Report::of(load.ended());
     assert_eq!(report.count("verified"), u64::from(COUNT));
@@ -296,7 +297,7 @@ fn run_with_a_row_of_replies() -> (Report, Duration) {
     *count.lock().unwrap() += 1000;
     changed.notify_all();
     for _ in 0..500 {
-        replies.recv_timeout(PATIENCE).unwrap();
+        replies.recv_timeout(TIMEOUT).unwrap();
     }
     let resumed = Instant::now();
     load.signal(Signal::SIGCONT);
@@ -369,7 +370,7 @@ fn the_rate_of_poisson_arrivals_is_held_against_the_schedule_as_drawn() {
     let rate = Rate::parse("300").unwrap();
     let drawn = |seed| {
         let end = End::Before(1_000_000_000);
-        let series = Series::new(rate, Arrivals::Poisson, seed, end, Part::WHOLE);
+        let series = ScheduleIter::new(rate, Arrivals::Poisson, seed, end, Part::WHOLE);
         let mut cursor = series.start();
         let mut count = 0;
         while series.due(cursor).is_some() {
@@ -383,7 +384,7 @@ fn the_rate_of_poisson_arrivals_is_held_against_the_schedule_as_drawn() {
     let seed = (1..).find(|seed| drawn(*seed) <= 270).unwrap();
     let arguments = "--connections 20 --rate 300 --arrivals poisson --duration 1s";
     let demand = "--assert rate>=0.99";
-    let report = calm_load(&format!("{arguments} --seed {seed} {demand}"));
+    let report = load_undisturbed(&format!("{arguments} --seed {seed} {demand}"));
     assert_eq!(report.count("scheduled"), drawn(seed));
     assert_eq!(report.0["assertions"][0]["holds"], true, "{}", report.0);
     let (asked, scheduled) = (report.number("asked_rate"), report.number("scheduled_rate"));
@@ -456,9 +457,9 @@ fn a_message_is_sent_when_its_last_byte_is() {
         "{response:?} = {service:?} + {lateness:?}, blocked {:?}",
         time("blocked")
     );
-    assert!(lateness >= pause, "its last byte could not go earlier");
+    assert!(lateness >= pause, "its last byte could not be sent earlier");
     assert!(time("blocked") >= pause, "{:?}", time("blocked"));
-    assert!(time("own") < pause, "the generator was not what held it up");
+    assert!(time("own") < pause, "the generator did not delay it");
     assert_eq!(response, service + lateness);
 }
 
@@ -508,7 +509,7 @@ fn the_warm_up_is_kept_under_its_name() {
          --interval-log {}",
         log.0.display()
     );
-    let report = calm_load(&arguments);
+    let report = load_undisturbed(&arguments);
     let (warmup, rest) = (report.count("warmup/scheduled"), report.count("scheduled"));
     assert_eq!((warmup, rest), (300, 700));
     let text = std::fs::read_to_string(&log.0).unwrap();
@@ -552,7 +553,7 @@ fn connections_may_be_answered_in_any_order() {
                 stream.write_all(&reply).unwrap();
             }
         }
-        streams.iter_mut().for_each(common::hears_end);
+        streams.iter_mut().for_each(common::expect_fin);
     });
     let report = load(&format!("{address} --connections {COUNT} --messages 200"));
     server.join().unwrap();
@@ -579,11 +580,13 @@ fn a_reply_takes_as_long_as_the_server_holds_it() {
 #[test]
 fn no_time_is_taken_from_a_clock_that_can_be_set() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut looked_at = 0;
-    for folder in ["load", "load/engine", "reactor"] {
-        for entry in std::fs::read_dir(root.join(folder)).unwrap() {
+    let mut folders = vec![root.join("load"), root.join("reactor")];
+    let mut examined = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
+                folders.push(path);
                 continue;
             }
             let text = std::fs::read_to_string(&path).unwrap();
@@ -595,14 +598,14 @@ fn no_time_is_taken_from_a_clock_that_can_be_set() {
             ] {
                 assert!(!text.contains(word), "{word} in {}", path.display());
             }
-            looked_at += 1;
+            examined += 1;
         }
     }
-    assert!(looked_at > 20, "{looked_at} files");
+    assert!(examined > 40, "{examined} files");
 }
 
 #[test]
-fn what_too_few_samples_support_is_not_told() {
+fn percentiles_without_enough_samples_are_not_reported() {
     let report = load("--connections 10 --messages 999");
     assert_eq!(report.0["response_us"]["p99"], serde_json::Value::Null);
     assert!(report.number("response_us/p90") > 0.0);
@@ -618,7 +621,7 @@ fn what_too_few_samples_support_is_not_told() {
     );
     let page = run("load --connections 10 --messages 1000").stdout;
     for sentence in [
-        "p99.9: not supported, 1,000 samples",
+        "p99.9: not supported by 1,000 samples",
         "no interval: the run is too short to show how much its parts differ (response p50, p90, \
          p99)",
     ] {

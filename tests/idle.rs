@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::crowd::{Crowd, Habit};
-use common::{PATIENCE, Process, Serve, Temporary, lab};
+use common::{Process, Serve, TIMEOUT, Temporary, lab};
 use nix::sys::signal::Signal;
 
 const CLIENTS: usize = 10_000;
@@ -60,10 +60,13 @@ fn calls_while_idle(arguments: &str) -> u64 {
 
 /// Waits until the process has slept for [`SETTLED`] without a wake-up.
 fn wait_until_settled(process: &Process) {
-    let deadline = Instant::now() + 3 * PATIENCE;
+    let deadline = Instant::now() + 3 * TIMEOUT;
     let (mut sleeps, mut since) = (process.sleeps(), Instant::now());
     while since.elapsed() < SETTLED {
-        assert!(Instant::now() < deadline, "it does not come to rest");
+        assert!(
+            Instant::now() < deadline,
+            "the process does not become idle"
+        );
         thread::sleep(Duration::from_millis(100));
         if process.sleeps() != sleeps {
             (sleeps, since) = (process.sleeps(), Instant::now());
@@ -79,7 +82,7 @@ fn system_calls(serve: &Serve) -> u64 {
     strace.args(["-f", "-c", "-o"]).arg(&table.0);
     strace.args(["-p", &serve.process.id().to_string()]);
     let mut strace = Process::start(strace);
-    strace.says("attached");
+    strace.wait_for_stderr("attached");
     thread::sleep(WINDOW);
     let mut client = serve.connect();
     client.write_all(b"hello").unwrap();

@@ -10,8 +10,8 @@ use std::f64::consts::TAU;
 use std::time::Duration;
 
 use upcase::load::latency::Latency;
-use upcase::load::random::{Dice, Purpose};
-use upcase::load::recent::Recent;
+use upcase::load::latency::recent::RecentSamples;
+use upcase::load::plan::random::{Purpose, RandomStream};
 use upcase::load::results::Backlog;
 
 /// Seed of all draws.
@@ -41,7 +41,7 @@ type Reply = (f64, f64);
 /// The random numbers of one run for one purpose, one after the other.
 #[derive(Clone, Copy)]
 struct Chance {
-    dice: Dice,
+    random: RandomStream,
     place: u64,
 }
 
@@ -67,7 +67,7 @@ struct Kind {
 impl Chance {
     fn unit(&mut self) -> f64 {
         self.place += 1;
-        self.dice.unit(self.place)
+        self.random.unit(self.place)
     }
 
     fn exponential(&mut self, mean: f64) -> f64 {
@@ -92,7 +92,7 @@ impl Chance {
 impl Run {
     fn new(number: u64) -> Run {
         let chance = |stream| Chance {
-            dice: Dice::new(SEED, Purpose::Gaps, number * 3 + stream),
+            random: RandomStream::new(SEED, Purpose::Gaps, number * 3 + stream),
             place: 0,
         };
         Run {
@@ -194,7 +194,7 @@ fn periodic_pauses(mut run: Run, seconds: f64) -> Vec<Reply> {
 /// Records the replies of a run of `seconds` as the load generator does.
 fn keep(mut replies: Vec<Reply>, seconds: f64) -> Latency {
     replies.sort_unstable_by(|one, other| one.0.total_cmp(&other.0));
-    let (mut run, mut recent) = (Latency::in_blocks(), Recent::default());
+    let (mut run, mut recent) = (Latency::in_blocks(), RecentSamples::default());
     let mut end = run.open_until();
     for (at, response) in replies {
         let at = Duration::from_secs_f64(at);

@@ -51,7 +51,7 @@ fn vanish(case: &Case) {
         .collect();
     drop_what_comes_from(&ports.join(", "), serve.address().port());
     let begun = Instant::now();
-    crowd.until("those who vanished are reset", |clients| {
+    crowd.until("the vanished clients are reset", |clients| {
         let vanished = &clients[..case.vanishing];
         vanished.iter().all(|client| client.end.is_some())
     });
@@ -101,7 +101,7 @@ fn on_a_host_of_its_own(case: &Case) {
 }
 
 #[test]
-fn who_vanishes_is_reset_after_four_probes_whatever_the_stall_timeout() {
+fn vanished_clients_are_reset_after_four_probes() {
     // The last segment arrived at most a second before the rules were in force.
     on_a_host_of_its_own(&Case {
         arguments: "--keepalive 1s --stall-timeout 5s",
@@ -115,8 +115,8 @@ fn who_vanishes_is_reset_after_four_probes_whatever_the_stall_timeout() {
 
 #[test]
 #[ignore = "half a minute, and 19,000 descriptors each for server and clients"]
-fn nineteen_thousand_idle_clients_stay_and_those_who_vanish_are_found() {
-    upcase::process::raise_descriptor_limit().unwrap();
+fn nineteen_thousand_idle_clients_stay_and_vanished_ones_are_found() {
+    upcase::sys::descriptor_limit::raise_descriptor_limit().unwrap();
     // Three rounds of probes.
     on_a_host_of_its_own(&Case {
         arguments: "--keepalive 4s --stall-timeout 5s",

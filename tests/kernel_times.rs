@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use upcase::load::engine::kernel::Kernel;
+use upcase::load::engine::world::World;
 use upcase::load::engine::{Engine, Stage};
-use upcase::load::kernel::Kernel;
 use upcase::load::latency::Latency;
-use upcase::load::plan::{LEAD, Pace, Pacing, Plan, Stop};
-use upcase::load::results::{Parts, Results};
-use upcase::load::schedule::{Arrivals, Rate};
-use upcase::load::world::World;
+use upcase::load::plan::schedule::{Arrivals, Rate};
+use upcase::load::plan::{Pace, Pacing, Plan, START_DELAY, Stop};
+use upcase::load::results::{ResponseParts, Results};
 use upcase::reactor::Event;
 
 const DELAY: Duration = Duration::from_millis(1);
@@ -82,22 +82,25 @@ fn carry_out(target: SocketAddr, delay: Duration) -> Results {
         }
         engine.end_turn(&mut world);
         if engine.stage() == Stage::Ready {
-            let start = world.now() + LEAD;
+            let start = world.now() + START_DELAY;
             engine.start(&mut world, start);
         }
     }
-    engine.finish().books.run
+    engine.finish().recorder.run
 }
 
 /// Returns the medians of the parts and of the response, in microseconds.
 fn medians(results: &Results) -> [f64; 5] {
-    let Parts {
+    let ResponseParts {
         lateness,
         send_queue,
         wire_and_server,
         receive_queue,
         negative,
-    } = &**results.parts.as_ref().expect("the kernel tells its times");
+    } = &**results
+        .parts
+        .as_ref()
+        .expect("the kernel reports its timestamps");
     assert_eq!(*negative, 0, "parts below -2 us");
     // The kernel may begin to take timestamps a moment after it was requested to.
     let (told, verified) = (lateness.count(), results.counts.verified);

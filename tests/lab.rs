@@ -164,7 +164,7 @@ fn the_targets_kernel_is_asked_in_a_way_that_is_allowed() {
         assert!(expected.contains(&answered), "{probe:#}");
         let least = probe["least_us"].as_f64().unwrap();
         assert!(least > 0.0 && least < 1e6, "{probe:#}");
-        let told = format!("probes ({how}): {answered} answered, 0 lost; round trip least ");
+        let told = format!("probes ({how}): {answered} answered, 0 lost; round trip min ");
         assert!(line.contains(&told), "{line}");
     }
 }
@@ -183,12 +183,12 @@ fn a_target_whose_kernel_does_not_answer_is_no_evidence() {
     assert_eq!(seen, (&json!(1), &json!(0), &Value::Null), "{probe:#}");
     assert!(line.contains("probes (ICMP echo): 0 answered, "), "{line}");
     let told = evidence["sentences"].to_string();
-    let expected = "1 of 1 target gave no answer to probes (ICMP echo)";
+    let expected = "1 of 1 target did not answer probes (ICMP echo)";
     assert!(told.contains(expected), "{told}");
 }
 
 #[test]
-fn a_message_that_is_lost_twice_is_seen_and_what_tcp_counted_of_it_is_told() {
+fn a_message_that_is_lost_twice_is_seen_and_what_tcp_counted_of_it_is_reported() {
     let Some(lab) = Lab::build() else { return };
     if !common::installed("nft") {
         return common::skip("no nft (package nftables)");

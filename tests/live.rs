@@ -65,16 +65,16 @@ fn inject(lab: &Lab, frames: &[Vec<u8>]) {
 /// Starts a capture on a host of the lab; it ends after this many flows.
 fn listen(command: Command, flows: usize, file: &Temporary) -> Process {
     let mut command = command;
-    let patience = common::PATIENCE.as_secs();
+    let timeout = common::TIMEOUT.as_secs();
     command.args([
         "--flows",
         &flows.to_string(),
         "--duration",
-        &format!("{patience}s"),
+        &format!("{timeout}s"),
     ]);
     command.arg("--write").arg(&file.0);
     let sniff = Process::piped(command);
-    sniff.says("capturing");
+    sniff.wait_for_stderr("capturing");
     sniff
 }
 

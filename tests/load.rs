@@ -14,7 +14,7 @@ use common::lab::alone;
 use common::peers::{freeze, halt, intervals, server};
 use common::report::Report;
 use common::terminal::Terminal;
-use common::{ANY_PACE, PATIENCE, Process, Serve, run, until, upcase};
+use common::{ANY_PACE, Process, Serve, TIMEOUT, run, until, upcase};
 use nix::sys::signal::Signal;
 use upcase::units::grouped;
 
@@ -50,10 +50,10 @@ fn without_a_target_it_loads_a_server_of_its_own_and_says_so() {
     assert!(
         ended
             .stderr
-            .contains("loading a server of this run's own on 127.0.0.1:")
+            .contains("testing a built-in server on 127.0.0.1:")
     );
     assert!(
-        ended.stdout.contains("a server of this run's own"),
+        ended.stdout.contains(", a built-in server\n"),
         "{}",
         ended.stdout
     );
@@ -239,7 +239,7 @@ fn a_server_that_never_answers_leaves_every_message_unanswered() {
     assert_eq!(report.count("verified"), 0);
     assert_eq!(
         report.0["response_us"]["at_least_from"], 0.0,
-        "nothing is known"
+        "no response time is known"
     );
     assert_eq!(report.0["achieved_rate"], 0.0);
 }
@@ -261,7 +261,7 @@ fn a_server_that_dies_is_an_error_with_its_kind() {
     let errors = report.0["errors"].as_object().unwrap();
     let of = |kind: &str| errors.get(kind).map_or(0, |count| count.as_u64().unwrap());
     let refused = of("connection refused");
-    assert!(refused > 0, "it was looked for again: {errors:?}");
+    assert!(refused > 0, "reconnecting was attempted: {errors:?}");
     let broken: u64 = errors.values().map(|count| count.as_u64().unwrap()).sum();
     assert_eq!(broken - refused, 20, "{errors:?}");
 }
@@ -301,11 +301,11 @@ fn a_second_signal_does_not_wait_for_a_server_that_keeps_its_side_open() {
             }
         });
         sender.send("end").unwrap();
-        thread::sleep(PATIENCE);
+        thread::sleep(TIMEOUT);
     });
     let command = upcase(&format!("load {address} --connections 2 --duration 1h"));
     let mut load = Process::piped(command);
-    let hears = |event| assert_eq!(events.recv_timeout(PATIENCE), Ok(event));
+    let hears = |event| assert_eq!(events.recv_timeout(TIMEOUT), Ok(event));
     hears("message");
     hears("message");
     load.signal(Signal::SIGTERM);
@@ -321,11 +321,11 @@ fn a_second_signal_does_not_wait_for_a_server_that_keeps_its_side_open() {
 
 #[test]
 fn nobody_listening_is_exit_code_3_and_one_line() {
-    let address = common::deserted();
+    let address = common::unused_address();
     let ended = run(&format!("load {address}")).expect(3);
     assert_eq!(ended.stdout, "");
     assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
-    let told = format!("nothing listens at {address} (connection refused)");
+    let told = format!("no server listens at {address} (connection refused)");
     assert!(ended.stderr.contains(&told), "{}", ended.stderr);
 }
 
@@ -400,7 +400,7 @@ fn the_rate_of_a_server_that_stalls_counts_the_time_without_replies() {
         echo(stream, |_, _| {
             answered.set(answered.get() + 1);
             if answered.get() == 10 {
-                thread::sleep(PATIENCE);
+                thread::sleep(TIMEOUT);
             }
         });
     });
@@ -434,14 +434,14 @@ fn a_signal_while_connections_come_up_is_waited_out_in_sleep() {
     let (sender, events) = mpsc::channel();
     let address = server(move |_, stream| {
         sender.send(()).unwrap();
-        thread::sleep(PATIENCE);
+        thread::sleep(TIMEOUT);
         drop(stream);
     });
     let arguments = format!("load {address} --connections 1000 --connect-rate 100");
     let mut command = upcase(&arguments);
     command.stdout(Stdio::null());
     let mut load = Process::start(command);
-    events.recv_timeout(PATIENCE).unwrap();
+    events.recv_timeout(TIMEOUT).unwrap();
     load.signal(Signal::SIGTERM);
     thread::sleep(Duration::from_millis(500));
     let switches = load.sleeps();
@@ -490,7 +490,7 @@ fn a_signal_while_connecting_on_a_terminal_ends_in_a_report() {
         "{}",
         String::from_utf8_lossy(&shown)
     );
-    assert!(report.contains("never up"), "{report}");
+    assert!(report.contains("never established"), "{report}");
 }
 
 #[test]
@@ -518,7 +518,7 @@ fn a_run_that_its_client_limited_is_exit_code_4() {
     assert_eq!(report.0["exit_code"], 4);
     stopped("--allow client-bound").expect(0);
     let page = stopped("--assert p99<1us").expect(4).stdout;
-    assert!(page.contains("p99<1us: is not decided"), "{page}");
+    assert!(page.contains("p99<1us: is undecided"), "{page}");
     stopped(&format!("--assert p99<1us {ANY_PACE}")).expect(1);
     stopped("--assert verified<1").expect(1);
 }
@@ -537,7 +537,7 @@ fn a_connection_that_meets_itself_is_refused() {
         // No server listens on port 40000, which is the first local port that the kernel chooses.
         for _ in 0..3 {
             let ended = run("load 127.0.0.1:40000 --connections 2 -q").expect(3);
-            let told = "nothing listens at 127.0.0.1:40000 (connection refused)";
+            let told = "no server listens at 127.0.0.1:40000 (connection refused)";
             assert!(ended.stderr.contains(told), "{}", ended.stderr);
             let ended = run("send 127.0.0.1:40000 hello").expect(3);
             assert!(
@@ -548,7 +548,7 @@ fn a_connection_that_meets_itself_is_refused() {
         }
         // A plain socket does connect to itself there. Had a run above closed such a connection in
         // order, it would be in TIME_WAIT, and the port in use.
-        let stream = TcpStream::connect("127.0.0.1:40000").expect("it meets itself");
+        let stream = TcpStream::connect("127.0.0.1:40000").expect("it connects to itself");
         assert_eq!(stream.local_addr().unwrap(), stream.peer_addr().unwrap());
     });
 }
@@ -601,7 +601,7 @@ fn local_ports_used_up_by_churn_are_a_lack_of_this_machine() {
                 "20 verified",
                 "verdict      failed",
                 sentence,
-                "advice: use fewer --connections, name more --source addresses",
+                "advice: use fewer --connections, more --source addresses",
                 "net.ipv4.ip_local_port_range",
             ] {
                 assert!(page.contains(part), "{part} in {page}");
@@ -612,7 +612,7 @@ fn local_ports_used_up_by_churn_are_a_lack_of_this_machine() {
                 "no reply",
                 "went away",
                 "the server set the pace",
-                "holds the server up",
+                "delays the server",
             ] {
                 assert!(!page.contains(blame), "{blame} in {page}");
             }
@@ -623,7 +623,7 @@ fn local_ports_used_up_by_churn_are_a_lack_of_this_machine() {
 #[test]
 fn a_source_that_is_none_of_this_host_is_named() {
     let ended = run("load --source 1.2.3.4 --connections 2").expect(3);
-    let told = "--source 1.2.3.4 is no address of this host";
+    let told = "--source 1.2.3.4 is not an address of this host";
     assert!(ended.stderr.contains(told), "{}", ended.stderr);
 }
 
@@ -654,9 +654,10 @@ fn a_server_that_takes_no_more_from_an_address_is_named_as_such() {
 
 #[test]
 fn each_of_several_targets_has_its_row() {
-    let (serve, deserted) = (Serve::start(""), common::deserted());
+    let (serve, unused_address) = (Serve::start(""), common::unused_address());
     let address = serve.address();
-    let arguments = format!("{address} {deserted} --connections 10 --rate 500 --duration 300ms");
+    let arguments =
+        format!("{address} {unused_address} --connections 10 --rate 500 --duration 300ms");
     let page = run(&format!("load {arguments}")).expect(1).stdout;
     let row = |of: SocketAddr| {
         let of = of.to_string();
@@ -668,9 +669,9 @@ fn each_of_several_targets_has_its_row() {
     assert!(counts.starts_with("75        75  "), "{page}");
     assert!(
         !next.contains("opened"),
-        "nothing was wrong with it: {page}"
+        "this target had no failures: {page}"
     );
-    let (counts, next) = row(deserted);
+    let (counts, next) = row(unused_address);
     assert!(counts.starts_with("75         0  "), "{page}");
     let trouble = "             75 unanswered; 0 connections opened, ";
     assert!(
@@ -678,7 +679,7 @@ fn each_of_several_targets_has_its_row() {
         "{page}"
     );
     assert!(
-        page.contains(&format!("nothing listens at {deserted}")),
+        page.contains(&format!("no server listens at {unused_address}")),
         "{page}"
     );
     let report = load(&arguments, 1);
@@ -733,7 +734,7 @@ fn slowed(milliseconds: u64) -> SocketAddr {
 #[test]
 fn a_server_that_is_killed_or_stopped_amid_a_run_is_named_with_its_time() {
     for (stop, told, advice) in [
-        (false, "went away at ", "see why the server at "),
+        (false, "went away at ", "find out why the server at "),
         (true, "stopped answering at ", "is stopped or stuck"),
     ] {
         let mut serve = Serve::start("");
@@ -764,13 +765,13 @@ fn a_server_that_is_killed_or_stopped_amid_a_run_is_named_with_its_time() {
 }
 
 #[test]
-fn connections_beyond_the_cap_of_a_server_are_told_from_one_that_stopped() {
+fn connections_beyond_the_cap_of_a_server_are_reported_from_one_that_stopped() {
     let serve = Serve::start("--max-connections 5");
     let arguments = "--connections 8 --duration 500ms --drain 200ms";
     let page = run(&format!("load {} {arguments}", serve.address())).expect(1);
     let sentence = format!(
-        "of the connections to the server at {}, 3 never had a reply while others did: 3 messages \
-         sent on them",
+        "of the connections to the server at {}, 3 never received a reply while others did: 3 \
+         messages sent on them",
         serve.address()
     );
     assert!(page.stdout.contains(&sentence), "{}", page.stdout);
@@ -787,7 +788,7 @@ fn how_long_connecting_takes_is_said_when_it_takes_long() {
     let serve = Serve::start("");
     let arguments = "--connections 5000 --connect-rate 10 --duration 1s";
     let mut load = Process::piped(upcase(&format!("load {} {arguments}", serve.address())));
-    load.says("connecting takes 8m 20s: 5,000 connections at 10 a second");
+    load.wait_for_stderr("connecting will take 8m 20s: 5,000 connections at 10 per second");
     load.signal(Signal::SIGINT);
     let page = load.ended().expect(4).stdout;
     assert!(

@@ -122,7 +122,7 @@ fn check(fault: &Fault, when: &str, serve: &Serve) -> bool {
 
 #[test]
 #[ignore = "sweeps system calls under strace"]
-fn a_call_that_fails_costs_one_connection_and_is_told() {
+fn a_call_that_fails_costs_one_connection_and_is_reported() {
     if !common::installed("strace") {
         return common::skip("no strace");
     }
@@ -159,7 +159,8 @@ fn a_source_that_goes_away_is_named_without_a_port() {
     for (target, source) in [("127.0.0.1:9", "127.0.0.1"), ("[::1]:9", "::1")] {
         let arguments = format!("load {target} --source {source} --connections 1");
         let (ended, _) = under("bind", "EADDRNOTAVAIL", "1", &arguments);
-        let told = format!("upcase: --source {source} is no address of this host: `ip address`");
+        let told =
+            format!("upcase: --source {source} is not an address of this host: `ip address`");
         let line = ended.expect(3).stderr;
         assert!(line.starts_with(&told), "{line}");
     }
@@ -172,7 +173,7 @@ fn what_was_measured_is_reported_also_when_the_server_of_the_run_fails() {
     if !common::installed("strace") {
         return common::skip("no strace");
     }
-    let failure = "upcase: the server of this run failed: cannot accept on 127.0.0.1:";
+    let failure = "upcase: the built-in server failed: cannot accept on 127.0.0.1:";
     for (when, is_measured) in [("3", true), ("1", false)] {
         let arguments = "load --connections 5 --duration 300ms --format json";
         let (ended, faults) = under("accept4", "EBADF", when, arguments);

@@ -116,7 +116,9 @@ fn a_stalled_log_file_leaves_standard_error_alone() {
     for _ in 0..200 {
         common::exchange_and_close(&serve.connect(), b"hello");
     }
-    serve.process.says("connection 200 closed: finished");
+    serve
+        .process
+        .wait_for_stderr("connection 200 closed: finished");
     serve.process.signal(Signal::SIGTERM);
     serve.ends(0);
 }
@@ -150,14 +152,14 @@ fn a_slow_reader_gets_every_line() {
 
 /// The number of lines that did not fit is written where they are missing.
 #[test]
-fn a_reader_that_comes_back_is_told_how_many_lines_are_missing() {
+fn a_reader_that_comes_back_is_reported_how_many_lines_are_missing() {
     let (path, mut both_ends) = stalled::full_fifo();
     let output = Output::file(&path.0, |_, _, _| {}).unwrap();
     let count = CAPACITY_BYTES / 1000 + 500;
     for number in 0..count {
         output.line(&format!("{number:0>999}\n"), Urgency::Ordinary);
     }
-    assert!(!output.flush(), "nobody reads");
+    assert!(!output.flush(), "no process reads");
     let dropped = output.dropped() as usize;
     assert!((400..=500).contains(&dropped), "{dropped} of {count}");
 
@@ -204,13 +206,13 @@ fn an_output_in_non_blocking_mode_gets_every_line() {
 
 /// A full device, or a reader that has closed, is no reason to stop serving.
 #[test]
-fn an_output_that_fails_is_told_on_the_other() {
+fn an_output_that_fails_is_reported_on_the_other() {
     let mut command = upcase("serve --listen 127.0.0.1:0 --metrics 127.0.0.1:0");
     command
         .args(["--log-file", "/dev/full"])
         .stdout(Stdio::piped());
     let mut serve = Process::start(command);
-    serve.says("the log file /dev/full cannot be written: No space left on device");
+    serve.wait_for_stderr("cannot write to the log file /dev/full: No space left on device");
     let stdout = BufReader::new(serve.child().stdout.take().unwrap());
     let mut lines = stdout.lines().map_while(Result::ok);
     let page = lines.find_map(|line| {
@@ -227,7 +229,7 @@ fn an_output_that_fails_is_told_on_the_other() {
     assert!(figure.unwrap().parse::<u64>().unwrap() >= 1, "{text}");
     serve.signal(Signal::SIGTERM);
     assert_eq!(serve.wait().code(), Some(0));
-    serve.says(" missing on the log file /dev/full");
+    serve.wait_for_stderr("not written to the log file /dev/full");
 
     let log = Temporary::new(b"");
     let (reader, writer) = std::io::pipe().unwrap();
@@ -237,7 +239,7 @@ fn an_output_that_fails_is_told_on_the_other() {
     assert_eq!(serve.stop().0, Some(0));
     let log = fs::read_to_string(&log.0).unwrap();
     assert!(
-        log.contains("standard error cannot be written: Broken pipe"),
+        log.contains("cannot write to standard error: Broken pipe"),
         "{log}"
     );
     assert_eq!(log.matches(" closed: finished").count(), 10);
@@ -260,7 +262,7 @@ fn a_fifo_that_nobody_reads_is_named_in_one_line() {
         assert_eq!(process.wait().code(), Some(3), "{arguments}");
         let told = process.stderr();
         assert_eq!(told.lines().count(), 1, "{told}");
-        let reason = format!("{path}: nobody reads this FIFO, start its reader first; or ");
+        let reason = format!("{path}: no process reads from this FIFO (start its reader first)");
         assert!(told.contains(&reason), "{told}");
     }
 }
@@ -285,7 +287,7 @@ fn a_fifo_with_a_reader_is_a_log_file_as_well() {
     serve.process.signal(Signal::SIGHUP);
     until("it is opened again, in the sandbox", || {
         told += &next();
-        told.contains("the log file was opened again")
+        told.contains("the log file was reopened")
     });
     serve.stop();
     assert!(next().contains("stopped: "));
@@ -303,7 +305,9 @@ fn a_fifo_whose_reader_has_gone_ends_no_server() {
     let mut serve = Serve::start(&format!("--log-file {}", fifo.0.display()));
     drop(reader);
     serve.process.signal(Signal::SIGHUP);
-    serve.process.says("nobody reads this FIFO");
+    serve
+        .process
+        .wait_for_stderr("no process reads from this FIFO");
     let mut client = serve.connect();
     client.write_all(b"abc").unwrap();
     assert_eq!(read(&mut client, 3), b"ABC");
@@ -350,7 +354,7 @@ fn journal_lines(arguments: &str, is_named: bool) -> Vec<String> {
     drop(command);
     if arguments.contains(":0") {
         let status = || fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-        until("it has taken signals", || {
+        until("the seccomp filter is active", || {
             let mask = status();
             let mask = mask.lines().find_map(|line| line.strip_prefix("Seccomp:"));
             mask.is_some_and(|mask| mask.trim() != "0")
@@ -397,7 +401,7 @@ fn a_terminal_has_colours() {
         drop(command);
         let shown = terminal.shown();
         child.wait().unwrap();
-        assert!(shown.contains("no target was named"), "{shown}");
+        assert!(shown.contains("no target was given"), "{shown}");
         assert_eq!(
             shown.contains("\x1b[34m[INFO] \x1b[0m"),
             is_colored,

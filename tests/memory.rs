@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::crowd::{Crowd, End, Habit};
 use common::totals::Totals;
-use common::{Serve, hears_end, read};
+use common::{Serve, expect_fin, read};
 
 const MIB: u64 = 1 << 20;
 
@@ -40,7 +40,7 @@ fn ping(client: &mut TcpStream) {
 }
 
 #[test]
-fn who_needs_memory_that_is_not_there_is_reset_and_the_others_are_served() {
+fn clients_without_memory_are_reset_and_others_are_served() {
     const CLIENTS: usize = 200;
     // Each client that never reads has 64 KiB of replies pending in the server: 12 MiB together.
     let serve = Serve::start("--send-buffer 4KiB --stall-timeout off");
@@ -65,14 +65,14 @@ fn who_needs_memory_that_is_not_there_is_reset_and_the_others_are_served() {
     for (_, end) in crowd.clients.iter().filter_map(|client| client.end) {
         assert!(matches!(end, End::Broken(_)), "{}", crowd.summary());
     }
-    serve.process.says("is reset: out of memory");
+    serve.process.wait_for_stderr("is reset: out of memory");
     assert!(crowd.open() >= 10, "{}", crowd.summary());
     limit(&serve, "unlimited");
     let mut newcomer = serve.connect();
     ping(&mut newcomer);
     for mut client in [well, newcomer] {
         client.shutdown(Shutdown::Write).unwrap();
-        hears_end(&mut client);
+        expect_fin(&mut client);
     }
     crowd.break_off();
     let totals: Totals = serve.stop().parse().unwrap();
@@ -82,9 +82,9 @@ fn who_needs_memory_that_is_not_there_is_reset_and_the_others_are_served() {
 }
 
 #[test]
-fn without_memory_for_the_table_newcomers_wait_and_come_in_when_there_is_some() {
+fn without_memory_for_the_slab_new_clients_wait_until_there_is_some() {
     const CLIENTS: usize = 6000;
-    upcase::process::raise_descriptor_limit().unwrap();
+    upcase::sys::descriptor_limit::raise_descriptor_limit().unwrap();
     let serve = Serve::start("--idle-timeout 1h");
     let mut well = serve.connect();
     ping(&mut well);
@@ -111,7 +111,7 @@ fn without_memory_for_the_table_newcomers_wait_and_come_in_when_there_is_some() 
             .all(|it| it.received == 1 || it.end.is_some())
     });
     let reset = CLIENTS - crowd.open();
-    println!("{reset} were reset, which could not be watched");
+    println!("{reset} were reset, which could not be registered");
     ping(&mut serve.connect());
     crowd.break_off();
     drop(well);

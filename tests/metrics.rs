@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{
-    ANY_PACE, Process, Serve, Temporary, connect, hears_end, installed, read, run, skip, until,
+    ANY_PACE, Process, Serve, Temporary, connect, expect_fin, installed, read, run, skip, until,
     upcase,
 };
 use nix::sys::signal::Signal;
@@ -180,7 +180,7 @@ fn converse(serve: &Serve) -> TcpStream {
     let mut ends = serve.connect();
     echo(&mut ends, "hello");
     ends.shutdown(Shutdown::Write).unwrap();
-    hears_end(&mut ends);
+    expect_fin(&mut ends);
     let resets = socket2::Socket::from(serve.connect());
     resets.set_linger(Some(Duration::ZERO)).unwrap();
     drop(resets);
@@ -212,7 +212,11 @@ fn the_page_tells_what_has_happened() {
         assert_eq!(figures.get(name), value, "{name}");
     }
     assert_eq!(figures.closed("finished"), 1.0);
-    assert_eq!(figures.closed("timed_out"), 0.0, "told although it is 0");
+    assert_eq!(
+        figures.closed("timed_out"),
+        0.0,
+        "reported although it is 0"
+    );
     assert!(figures.get("upcase_turn_events_count") >= 4.0);
     figures.accumulate("upcase_turn_events");
     figures.accumulate("upcase_turn_seconds");
@@ -249,7 +253,7 @@ fn the_figures_of_the_process_are_those_of_the_kernel() {
 }
 
 #[test]
-fn a_request_to_tell_gives_the_same_totals_as_the_page_in_one_line() {
+fn sigusr1_logs_the_totals_of_the_page_in_one_line() {
     let watched = Watched::start("--shards 3");
     let clients: Vec<TcpStream> = (0..8).map(|_| converse(&watched.serve)).collect();
     let figures = watched.tells("upcase_closed_total{reason=\"reset\"}", 8.0);
@@ -267,7 +271,7 @@ fn a_request_to_tell_gives_the_same_totals_as_the_page_in_one_line() {
         figures.get("upcase_sent_bytes_total"),
     );
     watched.serve.process.signal(Signal::SIGUSR1);
-    watched.serve.process.says(&line);
+    watched.serve.process.wait_for_stderr(&line);
     let told = watched.serve.process.stderr();
     assert_eq!(told.matches(" open, ").count(), 1, "{told}");
 }
@@ -286,7 +290,7 @@ fn the_books_balance_on_every_page_while_clients_come_and_go() {
         figures.balance();
         assert_eq!(figures.get("upcase_silent_shards"), 0.0);
         let received = figures.get("upcase_received_bytes_total");
-        assert!(received >= most, "a counter went back");
+        assert!(received >= most, "a counter decreased");
         (pages, most) = (pages + 1, received);
     }
     let report = load.ended().expect(0).json();
@@ -341,7 +345,7 @@ fn replies_are_what_http_asks_for() {
 }
 
 #[test]
-fn who_is_slow_has_two_seconds_in_all() {
+fn a_slow_visitor_has_two_seconds_in_total() {
     let watched = Watched::start("");
     let begun = Instant::now();
     let mut slow = connect(watched.page);
@@ -360,7 +364,7 @@ fn who_is_slow_has_two_seconds_in_all() {
     let mut reply = [0; 28];
     slow.read_exact(&mut reply).unwrap();
     assert_eq!(&reply, b"HTTP/1.1 408 Request Timeout");
-    hears_end(&mut says_nothing);
+    expect_fin(&mut says_nothing);
 }
 
 #[test]
@@ -390,12 +394,12 @@ fn hostile_visitors_neither_keep_others_from_the_page_nor_clients_from_their_rep
     }
     // The visitors still have their sockets open, and the server has closed its own.
     assert_eq!(hostile.len(), 100);
-    until("all visitors are gone", || {
+    until("all visitors have left", || {
         watched.scrape().get("process_open_fds") <= descriptors
     });
-    watched.serve.process.says("serving at most");
+    watched.serve.process.wait_for_stderr("serving at most");
     let log = watched.serve.process.stderr();
-    assert_eq!(log.lines().count(), 2, "nothing of it is told: {log}");
+    assert_eq!(log.lines().count(), 2, "nothing of it is logged: {log}");
     drop((hostile, client));
     let totals = watched.serve.stop();
     assert!(totals.starts_with("accepted 1, closed 1"), "{totals}");
@@ -421,7 +425,7 @@ fn owed_replies(serve: &Serve) -> TcpStream {
 }
 
 #[test]
-fn while_it_stops_it_is_not_healthy_and_still_tells_how_it_stands() {
+fn a_stopping_server_is_unhealthy_and_still_serves_metrics() {
     let mut watched = Watched::start("--shards 2 --drain-timeout 1m");
     let mut client = owed_replies(&watched.serve);
     assert!(watched.scrape().get("upcase_pending_bytes") > 0.0);
@@ -433,7 +437,7 @@ fn while_it_stops_it_is_not_healthy_and_still_tells_how_it_stands() {
     assert_eq!(health.body, "stopping\n");
     // One shard has no clients and ends soon; a snapshot does not wait for it from then on.
     watched.serve.process.signal(Signal::SIGUSR1);
-    watched.serve.process.says("1 open, ");
+    watched.serve.process.wait_for_stderr("1 open, ");
     watched.tells("upcase_silent_shards", 0.0);
 
     // Neither the page nor a visitor of it keeps the process alive.
@@ -462,8 +466,8 @@ fn an_address_in_use_is_one_line_and_exit_code_3() {
     assert_eq!(ended.stdout, "");
     let told = format!(
         "upcase: cannot serve metrics on {address}: Address already in use (os error 98); \
-         `ss -ltnp` names the program that listens there. Two servers can share a port when both \
-         have --reuse-port\n"
+         `ss -ltnp` shows the program that uses it. Two servers can share a port if both have \
+         --reuse-port\n"
     );
     assert_eq!(ended.stderr, told);
 }
@@ -500,7 +504,7 @@ fn where_there_is_no_proc_the_error_names_it_and_not_the_address() {
         return common::skip(&format!("no mount namespace: {}", ended.stderr));
     }
     let ended = ended.expect(3);
-    assert!(ended.stderr.contains("metrics need /proc"), "{ended:?}");
+    assert!(ended.stderr.contains("cannot read /proc"), "{ended:?}");
     assert!(!ended.stderr.contains("127.0.0.1"), "{ended:?}");
     assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
 }

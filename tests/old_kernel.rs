@@ -85,7 +85,7 @@ fn a_kernel_that_knows_less_of_a_connection_is_refused_at_the_start() {
         for variable in [("SHORT_TCP_INFO", "1"), ("OLD_RELEASE", "4.19.0-27-amd64")] {
             let ended = library.run(arguments, variable).expect(3);
             assert!(
-                ended.stderr.contains("Linux 5.4 or newer is needed"),
+                ended.stderr.contains("Linux 5.4 or newer is required"),
                 "{ended:?}"
             );
             assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");

@@ -21,7 +21,7 @@ fn capture(lab: &Lab, file: &Path) -> Process {
     let mut command = lab.on_server(&upcase(&arguments));
     command.stdout(std::process::Stdio::null());
     let sniff = Process::start(command);
-    sniff.says("capturing");
+    sniff.wait_for_stderr("capturing");
     sniff
 }
 
@@ -113,7 +113,7 @@ fn mangle(frames: &Frames, seed: u64) -> Frames {
 }
 
 #[test]
-fn mangled_captures_are_told_as_tshark_tells_them() {
+fn mangled_captures_are_reported_as_tshark_tells_them() {
     let Some(lab) = Lab::build() else { return };
     if !tshark::is_there() {
         return;
@@ -137,7 +137,7 @@ fn mangled_captures_are_told_as_tshark_tells_them() {
 }
 
 #[test]
-fn a_network_that_loses_packets_is_told_as_tshark_tells_it() {
+fn a_network_that_loses_packets_is_reported_as_tshark_tells_it() {
     let Some(lab) = Lab::build() else { return };
     if !tshark::is_there() {
         return;
@@ -223,7 +223,7 @@ while client.recv(100):
 ";
 
 #[test]
-fn odd_clients_are_told_as_tshark_tells_them() {
+fn odd_clients_are_reported_as_tshark_tells_them() {
     let Some(lab) = Lab::build() else { return };
     if !tshark::is_there() || !common::installed("python3") {
         return common::skip("no tshark or no python3");
@@ -262,9 +262,9 @@ fn odd_clients_are_told_as_tshark_tells_them() {
 }
 
 /// A sequence of numbers that looks random and is the same for the same seed.
-struct Dice(u64);
+struct Rng(u64);
 
-impl Dice {
+impl Rng {
     fn roll(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -276,8 +276,9 @@ impl Dice {
 /// Returns a conversation of two ends that ignore the protocol: they repeat themselves, jump ahead,
 /// close their windows, probe, and acknowledge arbitrary numbers. Sequence numbers begin anywhere,
 /// also directly before they wrap.
-fn nonsense(dice: &mut Dice, flow: u16) -> Frames {
-    let base = [dice.roll(1 << 32) as u32, u32::MAX - dice.roll(3000) as u32];
+fn nonsense(random: &mut Rng, flow: u16) -> Frames {
+    let first = random.roll(1 << 32) as u32;
+    let base = [first, u32::MAX - random.roll(3000) as u32];
     let mut time = Duration::from_millis(1_000_000 + u64::from(flow) * 60_000);
     let mut frames = Vec::new();
     let mut next = base.map(|base| base.wrapping_add(1));
@@ -300,22 +301,22 @@ fn nonsense(dice: &mut Dice, flow: u16) -> Frames {
     put(time, segment(true, ACK, next[0], next[1], 250, 0));
     let mut windows = [250_u16, 1000];
     for _ in 0..60 {
-        time += Duration::from_micros(100 << dice.roll(10));
-        let (me, peer) = if dice.roll(2) == 0 { (0, 1) } else { (1, 0) };
+        time += Duration::from_micros(100 << random.roll(10));
+        let (me, peer) = if random.roll(2) == 0 { (0, 1) } else { (1, 0) };
         let from_client = me == 0;
-        let length = [0, 0, 0, 1, 10, 1000][dice.roll(6) as usize];
-        let seq = match dice.roll(12) {
+        let length = [0, 0, 0, 1, 10, 1000][random.roll(6) as usize];
+        let seq = match random.roll(12) {
             0 => next[me].wrapping_sub(1),
             1 => next[me].wrapping_sub(10),
             2 => next[me].wrapping_add(10),
             3 => acked[peer],
             _ => next[me],
         };
-        if dice.roll(3) == 0 {
+        if random.roll(3) == 0 {
             acked[me] = next[peer];
         }
-        if dice.roll(5) == 0 {
-            windows[me] = [0, 0, 250, 400, 1000][dice.roll(5) as usize];
+        if random.roll(5) == 0 {
+            windows[me] = [0, 0, 250, 400, 1000][random.roll(5) as usize];
         }
         let push = if length > 0 { PSH } else { 0 };
         put(
@@ -347,14 +348,14 @@ fn nonsense(dice: &mut Dice, flow: u16) -> Frames {
 }
 
 #[test]
-fn nonsense_is_told_as_tshark_tells_it() {
+fn nonsense_is_reported_as_tshark_tells_it() {
     if !tshark::is_there() {
         return;
     }
     let file = Temporary::new(b"");
-    let mut dice = Dice(0x5eed_5eed);
+    let mut random = Rng(0x5eed_5eed);
     let frames: Frames = (0..300)
-        .flat_map(|flow| nonsense(&mut dice, flow))
+        .flat_map(|flow| nonsense(&mut random, flow))
         .collect();
     std::fs::write(&file.0, pcapng(IP, &frames)).unwrap();
     agrees(&file.0, "nonsense");
@@ -368,7 +369,7 @@ fn nonsense_is_told_as_tshark_tells_it() {
 }
 
 #[test]
-fn every_link_type_and_tunnel_is_told_as_tshark_tells_it() {
+fn every_link_type_and_tunnel_is_reported_as_tshark_tells_it() {
     if !tshark::is_there() {
         return;
     }
@@ -400,7 +401,7 @@ fn every_link_type_and_tunnel_is_told_as_tshark_tells_it() {
 }
 
 #[test]
-fn fragments_are_told_as_tshark_tells_them() {
+fn fragments_are_reported_as_tshark_tells_them() {
     if !tshark::is_there() {
         return;
     }

@@ -16,8 +16,8 @@ use common::{Process, Serve, installed, skip, until, upcase};
 use log::{LevelFilter, Log, Metadata, Record};
 use nix::sys::signal::Signal;
 use upcase::logging;
-use upcase::server::sandbox::Sandbox;
 use upcase::server::{Config, Server};
+use upcase::sys::sandbox::Sandbox;
 
 /// Environment variable that makes this process a server in its sandbox, and names the thread that
 /// is to panic.
@@ -47,7 +47,7 @@ fn is_answered(client: &mut TcpStream) -> bool {
         Ok(_) => false,
         Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
         Err(error) if error.kind() == ErrorKind::BrokenPipe => false,
-        Err(error) => panic!("a client is left alone: {error}"),
+        Err(error) => panic!("a client is not served: {error}"),
     }
 }
 
@@ -70,11 +70,13 @@ fn whichever_shard_panics_the_others_serve_their_clients_to_the_end() {
         command.args(["-o", "/dev/null", "-e", "trace=recvfrom", "-e", INJECT]);
         command.args(["-p", &thread_of(victim, &serve.process)]);
         let strace = Process::start(command);
-        strace.says("attached");
+        strace.wait_for_stderr("attached");
         serve.process.signal(Signal::SIGUSR1);
-        serve.process.says("panicked at src/reactor/signals.rs");
+        serve
+            .process
+            .wait_for_stderr("panicked at src/reactor/signals.rs");
         if shards > 1 {
-            serve.process.says("stopping: ");
+            serve.process.wait_for_stderr("stopping: ");
         }
         let answered = clients
             .iter_mut()
@@ -88,8 +90,8 @@ fn whichever_shard_panics_the_others_serve_their_clients_to_the_end() {
             1 => assert_eq!(answered, 0, "{told}: {log}"),
             _ => assert!((1..CLIENTS).contains(&answered), "{told}: {answered} {log}"),
         }
-        let last = format!("upcase: the server failed: shard {victim} broke off, see above");
-        serve.process.says(&last);
+        let last = format!("upcase: the server failed: shard {victim} panicked, see above");
+        serve.process.wait_for_stderr(&last);
         assert!(
             log.contains(&format!("stopped: accepted {CLIENTS}, closed {CLIENTS}")),
             "{log}"
@@ -116,8 +118,8 @@ fn a_run_whose_threads_panic_ends() {
     assert_eq!(ended.code, Some(3), "{ended:?}");
     assert!(ended.stderr.contains("thread load "), "{ended:?}");
     let last = ended.stderr.lines().last().unwrap();
-    assert!(last.starts_with("upcase: thread "), "{ended:?}");
-    assert!(last.ends_with(" of the run broke off"), "{ended:?}");
+    assert!(last.starts_with("upcase: load thread "), "{ended:?}");
+    assert!(last.ends_with(" panicked, see above"), "{ended:?}");
 }
 
 /// A logger that panics when a thread accepts its twentieth client: the other thread has some
@@ -136,7 +138,7 @@ impl Log for Trap {
         let is_there = thread::current().name() == Some(&self.thread);
         let is_client = record.args().to_string().contains(" accepted from ");
         if is_there && is_client && self.accepted.fetch_add(1, Ordering::SeqCst) == 19 {
-            panic!("this is heard");
+            panic!("this is logged");
         }
     }
 
@@ -171,7 +173,7 @@ fn in_the_sandbox_the_others_go_on_as_well() {
             drop(clients);
             assert_eq!(process.wait().code(), Some(3), "{}", process.stderr());
             let told = process.stderr();
-            assert!(told.contains("this is heard"), "{told}");
+            assert!(told.contains("this is logged"), "{told}");
             let has_no_backtrace = told.contains("(a backtrace needs --sandbox off)");
             assert_eq!(has_no_backtrace, backtrace == "1", "{told}");
         }
@@ -189,7 +191,7 @@ fn attempt() {
         accepted: AtomicUsize::new(0),
     };
     log::set_boxed_logger(Box::new(trap)).unwrap();
-    logging::hear_panics();
+    logging::install_panic_hook();
     // Starts the outputs. The error is expected, since the trap is the logger already.
     logging::start(LevelFilter::Debug, None).unwrap_err();
     log::set_max_level(LevelFilter::Debug);

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Serve, connect, hears_end, noise, read, run, until, upcase};
+use common::{Serve, connect, expect_fin, noise, read, run, until, upcase};
 use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 
@@ -20,14 +20,14 @@ fn ping(client: &mut TcpStream) {
 }
 
 /// Returns whether nothing to read arrives within a moment.
-fn hears_nothing(client: &mut TcpStream) -> bool {
+fn receives_nothing(client: &mut TcpStream) -> bool {
     client
         .set_read_timeout(Some(Duration::from_millis(100)))
         .unwrap();
     let silent = client
         .peek(&mut [0])
         .is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
-    client.set_read_timeout(Some(common::PATIENCE)).unwrap();
+    client.set_read_timeout(Some(common::TIMEOUT)).unwrap();
     silent
 }
 
@@ -37,16 +37,16 @@ fn small_client(serve: &Serve) -> TcpStream {
     socket.set_recv_buffer_size(8 << 10).unwrap();
     socket.connect(&serve.address().into()).unwrap();
     let client = TcpStream::from(socket);
-    client.set_read_timeout(Some(common::PATIENCE)).unwrap();
+    client.set_read_timeout(Some(common::TIMEOUT)).unwrap();
     client
 }
 
-/// Sends without reading until the connection fails or nothing can be sent for `patience`. Returns
+/// Sends without reading until the connection fails or nothing can be sent for `timeout`. Returns
 /// the error, if there is one.
-fn send_until_error(client: &mut TcpStream, patience: Duration) -> Option<ErrorKind> {
+fn send_until_error(client: &mut TcpStream, timeout: Duration) -> Option<ErrorKind> {
     client.set_nonblocking(true).unwrap();
     let mut progress = Instant::now();
-    while progress.elapsed() < patience {
+    while progress.elapsed() < timeout {
         match client.write(&[b'x'; 4096]) {
             Ok(_) => progress = Instant::now(),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -59,23 +59,26 @@ fn send_until_error(client: &mut TcpStream, patience: Duration) -> Option<ErrorK
 }
 
 #[test]
-fn at_the_cap_who_comes_waits_and_gets_a_place_when_somebody_leaves() {
+fn at_the_connection_limit_new_clients_wait_for_a_free_slot() {
     let serve = Serve::start("--max-connections 3");
     let mut clients: Vec<TcpStream> = (0..8).map(|_| serve.connect()).collect();
     clients[..3].iter_mut().for_each(ping);
     for waiting in &mut clients[3..] {
         waiting.write_all(b"ping").unwrap();
     }
-    assert!(hears_nothing(&mut clients[3]));
+    assert!(receives_nothing(&mut clients[3]));
     for place in 0..5 {
         clients[place].shutdown(Shutdown::Write).unwrap();
-        hears_end(&mut clients[place]);
+        expect_fin(&mut clients[place]);
         assert_eq!(read(&mut clients[place + 3], 4), b"PING", "in their order");
     }
-    serve.process.says("all that --max-connections allows");
+    serve
+        .process
+        .wait_for_stderr("the limit (--max-connections, or descriptors);");
     let said = serve.process.stderr();
     assert_eq!(
-        said.matches("all that --max-connections allows").count(),
+        said.matches("the limit (--max-connections, or descriptors);")
+            .count(),
         1,
         "{said}"
     );
@@ -85,7 +88,7 @@ fn at_the_cap_who_comes_waits_and_gets_a_place_when_somebody_leaves() {
 }
 
 #[test]
-fn a_server_at_its_cap_serves_those_who_wait_before_it_stops() {
+fn a_server_at_its_limit_serves_waiting_clients_before_it_stops() {
     let mut serve = Serve::start("--max-connections 2");
     let mut clients: Vec<TcpStream> = (0..6).map(|_| serve.connect()).collect();
     for client in &mut clients {
@@ -109,7 +112,7 @@ fn a_server_at_its_cap_serves_those_who_wait_before_it_stops() {
 }
 
 #[test]
-fn an_address_that_has_its_share_is_refused_until_it_gives_some_back() {
+fn an_address_at_its_limit_is_refused_until_it_closes_connections() {
     let serve = Serve::launch(
         upcase("serve --listen 127.0.0.1:0 --listen [::1]:0 --max-connections-per-ip 2"),
         2,
@@ -123,12 +126,12 @@ fn an_address_that_has_its_share_is_refused_until_it_gives_some_back() {
     }
     ping(&mut connect(serve.addresses[1]));
     clients[0].shutdown(Shutdown::Write).unwrap();
-    hears_end(&mut clients[0]);
+    expect_fin(&mut clients[0]);
     ping(&mut serve.connect());
-    serve.process.says("is refused");
+    serve.process.wait_for_stderr("is reset: its address");
     let said = serve.process.stderr();
     assert_eq!(
-        said.matches("is refused").count(),
+        said.matches("is reset: its address").count(),
         1,
         "once a second: {said}"
     );
@@ -138,7 +141,7 @@ fn an_address_that_has_its_share_is_refused_until_it_gives_some_back() {
 }
 
 #[test]
-fn who_is_silent_for_the_idle_timeout_hears_fin_and_who_is_not_does_not() {
+fn only_idle_clients_are_closed_by_the_idle_timeout() {
     let serve = Serve::start("--idle-timeout 400ms --send-buffer 8KiB --recv-buffer 8KiB");
     let mut idle = serve.connect();
     ping(&mut idle);
@@ -154,10 +157,10 @@ fn who_is_silent_for_the_idle_timeout_hears_fin_and_who_is_not_does_not() {
         ping(&mut talker);
         thread::sleep(Duration::from_millis(100));
     }
-    hears_end(&mut idle);
+    expect_fin(&mut idle);
     drop(idle);
     ping(&mut talker);
-    hears_end(&mut talker);
+    expect_fin(&mut talker);
     drop(talker);
     owed.set_nonblocking(false).unwrap();
     owed.shutdown(Shutdown::Write).unwrap();
@@ -168,14 +171,14 @@ fn who_is_silent_for_the_idle_timeout_hears_fin_and_who_is_not_does_not() {
 }
 
 #[test]
-fn who_takes_nothing_or_drips_is_reset_and_an_honest_slow_reader_is_not() {
+fn clients_below_the_minimum_rate_are_reset_and_slow_readers_are_not() {
     let serve = Serve::start(
         "--stall-timeout 1500ms --min-rate 8KiB --send-buffer 16KiB --recv-buffer 16KiB",
     );
     thread::scope(|scope| {
         scope.spawn(|| {
             let mut never = small_client(&serve);
-            let error = send_until_error(&mut never, common::PATIENCE);
+            let error = send_until_error(&mut never, common::TIMEOUT);
             assert_eq!(error, Some(ErrorKind::ConnectionReset));
         });
         scope.spawn(|| {
@@ -223,7 +226,7 @@ fn who_takes_nothing_or_drips_is_reset_and_an_honest_slow_reader_is_not() {
 }
 
 #[test]
-fn the_drain_has_an_end_for_who_talks_on_and_for_who_takes_nothing() {
+fn the_drain_timeout_ends_active_and_stalled_clients() {
     let mut serve = Serve::start("--drain-timeout 1s");
     let mut owed = serve.connect();
     assert_eq!(
@@ -257,12 +260,12 @@ fn shards_share_the_clients_and_add_up() {
     let mut clients: Vec<TcpStream> = (0..60).map(|_| serve.connect()).collect();
     clients.iter_mut().for_each(ping);
     serve.process.signal(Signal::SIGUSR1);
-    serve
-        .process
-        .says("60 open, 0 bytes pending, accepted 60, closed 0, 240 bytes in, 240 bytes out");
+    serve.process.wait_for_stderr(
+        "60 open, 0 bytes pending, accepted 60, closed 0, 240 bytes in, 240 bytes out",
+    );
     serve.process.signal(Signal::SIGTERM);
     for client in &mut clients {
-        hears_end(client);
+        expect_fin(client);
     }
     drop(clients);
     for shard in 0..3 {
@@ -296,14 +299,14 @@ fn a_second_signal_is_heard_when_the_first_shard_has_nobody_left() {
         fs::read_dir(&threads).unwrap().count() <= 3
     });
     serve.process.signal(Signal::SIGUSR1);
-    serve.process.says("1 open");
+    serve.process.wait_for_stderr("1 open");
     serve.process.signal(Signal::SIGTERM);
     let totals = serve.ends(1);
     assert!(totals.contains("(cut 1)"), "{totals}");
 }
 
 #[test]
-fn shards_do_not_share_a_port_with_another_process_unless_they_are_told_to() {
+fn shards_do_not_share_a_port_with_another_process_unless_they_are_reported_to() {
     let serve = Serve::start("--shards 2");
     let address = serve.address();
     let ended = run(&format!("serve --listen {address} --shards 2")).expect(3);
@@ -371,7 +374,7 @@ fn answered(clients: &mut [TcpStream]) -> usize {
 }
 
 #[test]
-fn the_cap_is_that_of_all_shards_and_a_place_goes_to_whichever_has_clients_waiting() {
+fn the_connection_limit_is_shared_by_all_shards() {
     const CAP: usize = 8;
     let serve = Serve::start("--shards 4 --max-connections 8");
     let connect = || {
@@ -385,15 +388,15 @@ fn the_cap_is_that_of_all_shards_and_a_place_goes_to_whichever_has_clients_waiti
     let mut waiting: Vec<TcpStream> = (0..3 * CAP).map(|_| connect()).collect();
     serve
         .process
-        .says("8 connections open, all that --max-connections allows");
-    assert!(waiting.iter_mut().all(hears_nothing), "beyond the cap");
+        .wait_for_stderr("8 connections open, the limit (--max-connections, or descriptors);");
+    assert!(waiting.iter_mut().all(receives_nothing), "beyond the limit");
     while !waiting.is_empty() {
         let mut first = clients.remove(0);
         first.shutdown(Shutdown::Write).unwrap();
-        hears_end(&mut first);
+        expect_fin(&mut first);
         drop(first);
         let mut served = None;
-        until("one of those who wait is served", || {
+        until("a waiting client is served", || {
             served = waiting.iter_mut().position(|it| !hears_nothing_now(it));
             served.is_some()
         });
@@ -421,7 +424,7 @@ fn fewer_clients_than_shards_may_be_allowed() {
         let mut client = serve.connect();
         ping(&mut client);
         client.shutdown(Shutdown::Write).unwrap();
-        hears_end(&mut client);
+        expect_fin(&mut client);
     }
     let totals = serve.stop();
     assert!(
@@ -439,11 +442,11 @@ fn the_share_of_an_address_is_that_of_all_shards() {
         let error = serve.connect().read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
-    let told = "is refused: 3 connections of its address open, all that --max-connections-per-ip";
-    serve.process.says(told);
+    let told = "its address has 3 connections open, the limit of --max-connections-per-ip";
+    serve.process.wait_for_stderr(told);
     let mut first = clients.remove(0);
     first.shutdown(Shutdown::Write).unwrap();
-    hears_end(&mut first);
+    expect_fin(&mut first);
     ping(&mut serve.connect());
     drop(clients);
     let totals = serve.stop();
@@ -451,12 +454,12 @@ fn the_share_of_an_address_is_that_of_all_shards() {
 }
 
 #[test]
-fn more_clients_than_descriptors_are_not_promised() {
+fn the_reported_limit_respects_the_descriptor_limit() {
     let serve = Serve::start("--max-connections 1000000");
-    serve.process.says("serving at most ");
+    serve.process.wait_for_stderr("serving at most ");
     let said = serve.process.stderr();
-    let room = said.split("leaves room for ").nth(1).expect(&said);
-    let room = room.split(", and no more").next().expect(&said);
+    let room = said.split("allows only ").nth(1).expect(&said);
+    let room = room.split(" clients; raise").next().expect(&said);
     assert!(
         said.contains(&format!("serving at most {room} clients")),
         "{said}"

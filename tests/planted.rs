@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Time after which a bug counts as not found.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Message of a simulation whose random runs covered too little: that is no finding.
 const COVERAGE: &str = "the runs are to show everything";
@@ -113,8 +113,8 @@ impl Copy {
             command.arg("--reverse");
         }
         let done = command.current_dir(&self.folder).status();
-        let done = done.expect("the program `patch` is there");
-        assert!(done.success(), "{} does not fit any more", patch.display());
+        let done = done.expect("the program `patch` is installed");
+        assert!(done.success(), "{} no longer applies", patch.display());
     }
 
     /// Builds a simulation, and returns the path of its executable.
@@ -165,7 +165,7 @@ impl Copy {
             if let Some(status) = child.try_wait().unwrap() {
                 break Some(status);
             }
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > TIMEOUT {
                 child.kill().unwrap();
                 child.wait().unwrap();
                 break None;
@@ -236,7 +236,7 @@ fn name(patch: &Path) -> &str {
 fn every_patch_is_small_and_says_which_rule_it_breaks() {
     for patch in HUNTERS.iter().flat_map(Hunter::patches) {
         let text = fs::read_to_string(&patch).unwrap();
-        assert!(text.starts_with("# "), "{patch:?} says nothing");
+        assert!(text.starts_with("# "), "{patch:?} does not state its rule");
         assert_eq!(text.matches("\n+++ b/src/").count(), 1, "{patch:?}");
         let added = text.lines().filter(|line| line.starts_with('+')).count() - 1;
         let removed = text.lines().filter(|line| line.starts_with('-')).count() - 1;
@@ -268,7 +268,11 @@ fn every_patch_fits_the_code_as_it_is() {
             misfits.push(name(&path).to_string());
         }
     }
-    assert_eq!(misfits, Vec::<String>::new(), "the code has moved on");
+    assert_eq!(
+        misfits,
+        Vec::<String>::new(),
+        "these patches no longer match the code"
+    );
 }
 
 #[test]

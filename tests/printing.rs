@@ -405,7 +405,7 @@ fn rows_fit_the_terminal_and_break_between_fields_and_words() {
         assert!(shown.contains("\u{1b}[36m"), "coloured: {shown:?}");
         let plain = colourless(&shown);
         for row in plain.lines() {
-            let width = upcase::layout::width(row);
+            let width = upcase::report::columns::width(row);
             assert!(width <= columns.into(), "{columns}: {row:?}\n{plain}");
         }
         if columns >= 80 {
@@ -425,7 +425,7 @@ fn the_report_of_a_load_fits_the_terminal() {
         let command = upcase("load --connections 1 --rate 200 --duration 300ms");
         let shown = on_terminal(command, columns);
         for row in shown.lines() {
-            let width = upcase::layout::width(row);
+            let width = upcase::report::columns::width(row);
             assert!(width <= columns.into(), "{columns}: {row:?}\n{shown}");
         }
         for part in ["response", "blocked", "connect", "p50", "max", "verdict"] {
@@ -439,13 +439,13 @@ fn the_report_of_a_load_fits_the_terminal() {
 
 #[test]
 fn the_rows_of_several_targets_fit_the_terminal() {
-    let (one, two) = (Serve::start(""), common::deserted());
+    let (one, two) = (Serve::start(""), common::unused_address());
     for columns in [200, 80, 60, 40, 20] {
         let arguments = "--connections 2 --rate 200 --duration 300ms --drain 0s";
         let command = upcase(&format!("load {} {two} {arguments}", one.address()));
         let shown = on_terminal(command, columns);
         for row in shown.lines() {
-            let width = upcase::layout::width(row);
+            let width = upcase::report::columns::width(row);
             assert!(width <= columns.into(), "{columns}: {row:?}\n{shown}");
         }
         let (_, targets) = shown.split_once("\ntargets ").expect("a part for them");
@@ -457,7 +457,7 @@ fn the_rows_of_several_targets_fit_the_terminal() {
         assert_eq!(fields > 7, columns >= 80, "{columns}: {shown}");
         let flat = words(targets).join(" ");
         assert!(
-            flat.starts_with("the messages went to each in turn: equal shares"),
+            flat.starts_with("messages were sent to the targets in turn: equal shares"),
             "{shown}"
         );
         assert!(
@@ -550,7 +550,7 @@ fn a_pipe_that_nobody_reads_ends_a_command_quietly() {
     let mut command = upcase("serve --listen 127.0.0.1:0");
     command.stdout(writer);
     let mut serve = Process::start(command);
-    serve.says("serving at most");
+    serve.wait_for_stderr("serving at most");
     serve.signal(Signal::SIGTERM);
     assert_eq!(serve.wait().code(), Some(0));
 }
@@ -584,7 +584,7 @@ fn what_cannot_be_read_or_kept_is_said_with_its_reason() {
         (
             &["--read", &sample, "--duration", "1s"],
             2,
-            "--duration is for --interface",
+            "--duration needs --interface",
         ),
         (
             &["--interface", "lo", "--read", &sample],
@@ -616,7 +616,7 @@ fn capture(port: u16, arguments: &str, output: Stdio) -> Process {
     let mut command = upcase(&format!("sniff --interface lo --port {port} {arguments}"));
     command.stdout(output);
     let sniff = Process::start(command);
-    sniff.says("capturing");
+    sniff.wait_for_stderr("capturing");
     sniff
 }
 
@@ -666,14 +666,14 @@ fn one_of_a_thing_is_no_plural() {
     let told = sniff(&kept(&talk), "").expect(0).stdout;
     for part in [
         "The client sends 1 byte, 1001 (offset 0): \"a\"",
-        "8 segments, 1 byte of request, 1 byte of reply",
+        "8 segments, 1 request byte, 1 reply byte",
         "8 packets, 1 flow, 0 at fault, 0 incomplete",
     ] {
         assert!(told.contains(part), "{part}: {told}");
     }
     talk = conversation(&[vec![b'a'; 1400], vec![b'A'; 1400]]);
     let told = sniff(&kept(&talk), "").expect(0).stdout;
-    assert!(told.contains("1,400 bytes of request"), "{told}");
+    assert!(told.contains("1,400 request bytes"), "{told}");
     assert!(
         told.contains("The client sends 1,400 bytes, 1001 to 2400 "),
         "{told}"

@@ -9,7 +9,7 @@ use common::Serve;
 use common::peers::proxy;
 use common::report::load;
 use serde_json::json;
-use upcase::load::payload::{Content, Payload};
+use upcase::load::plan::payload::{Content, Payload};
 
 /// Number of connections with a fault, and of all connections.
 const FAULTS: usize = 100;
@@ -136,7 +136,7 @@ fn a_hundred_faults_are_found_where_they_begin() {
     numbers.sort_unstable();
     assert!(
         numbers.into_iter().eq(0..CONNECTIONS),
-        "nothing was opened anew"
+        "no connection was reopened"
     );
 
     let mut found = report.0["differences"].as_array().unwrap().clone();

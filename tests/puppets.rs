@@ -15,7 +15,7 @@ use common::puppet::play::play;
 use common::puppet::read::scripts;
 use common::puppet::{Manner, Order, Script, Setup, Stage};
 use common::totals::Totals;
-use common::{PATIENCE, Serve, peers};
+use common::{Serve, TIMEOUT, peers};
 use nix::libc;
 use nix::sys::signal::Signal;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -55,7 +55,7 @@ fn next(waiting: &Mutex<Vec<Script>>) -> Option<Script> {
 }
 
 #[test]
-fn what_is_no_script_is_told() {
+fn what_is_no_script_is_reported() {
     for (text, fault) in [
         ("a\nconnect", "no => with its end"),
         ("a\nconnect; fly => finished", "fly is no action"),
@@ -67,7 +67,7 @@ fn what_is_no_script_is_told() {
         ("a\npause 20 => finished", "no time such as 20ms"),
         (
             "a\nconnect => finished\n\na\nconnect => finished",
-            "a stands there twice",
+            "a is defined twice",
         ),
     ] {
         let told = scripts(text).expect_err(text);
@@ -89,7 +89,7 @@ fn perform(script: &Script) -> Result<(), String> {
     }
     let process = &mut stage.serve.process;
     let code = process.wait().code();
-    process.says("stopped: ");
+    process.wait_for_stderr("stopped: ");
     let log = process.stderr();
     let totals = log.rsplit_once("stopped: ").map_or("", |(_, last)| last);
     let totals: Totals = totals.trim_end().parse()?;
@@ -119,7 +119,7 @@ impl Theatre {
         process.signal(signals[self.stops - 1]);
         match self.stops {
             _ if self.frozen => {}
-            1 => process.says("stop"),
+            1 => process.wait_for_stderr("stop"),
             _ => drop(process.wait()),
         }
     }
@@ -142,7 +142,7 @@ impl Stage for Theatre {
         if let Some(bytes) = setup.send_buffer {
             socket.set_send_buffer_size(bytes)?;
         }
-        socket.connect_timeout(&address.into(), PATIENCE)?;
+        socket.connect_timeout(&address.into(), TIMEOUT)?;
         socket.set_nonblocking(true)?;
         Ok(socket)
     }

@@ -106,8 +106,8 @@ fn the_table_has_every_option_with_its_default() {
             let row = row.unwrap_or_else(|| panic!("{command} {option} is not in the README"));
             if let Some(default) = default {
                 let told = &row.default;
-                let is_told = told.split([' ', ',']).any(|word| word == default);
-                assert!(is_told, "{command} {option}: {default}, not {told}");
+                let was_reported = told.split([' ', ',']).any(|word| word == default);
+                assert!(was_reported, "{command} {option}: {default}, not {told}");
             }
             seen += 1;
         }

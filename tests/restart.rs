@@ -195,7 +195,9 @@ fn restart(first: Serve, start: impl Fn() -> Serve, joined: &AtomicUsize) -> Ser
     let mut server = first;
     for _ in 0..RESTARTS {
         let goal = joined.load(Ordering::Relaxed) + CLIENTS_BETWEEN;
-        until("more have come", || joined.load(Ordering::Relaxed) >= goal);
+        until("more clients have connected", || {
+            joined.load(Ordering::Relaxed) >= goal
+        });
         let old = std::mem::replace(&mut server, start());
         println!("  {}", old.stop());
     }
@@ -223,7 +225,7 @@ fn two_signals_in_one_turn_are_two() {
         let status = serve.process.wait();
         assert!(matches!(status.code(), Some(0 | 1)), "{status:?}");
     });
-    serve.process.says("stopping at once");
+    serve.process.wait_for_stderr("second request to stop");
 }
 
 #[test]
@@ -286,7 +288,7 @@ fn time_to_end(load: Load, arrival: Arrival) -> Duration {
     }
     serve.process.signal(Signal::SIGTERM);
     if arrival == Arrival::Apart {
-        serve.process.says("stopping: ");
+        serve.process.wait_for_stderr("stopping: ");
     }
     let begun = Instant::now();
     serve.process.signal(Signal::SIGINT);

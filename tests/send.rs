@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::stalled::fill;
 use common::terminal::Terminal;
-use common::{ANY_PACE, Ended, PATIENCE, Process, Serve, Temporary, noise, run, until, upcase};
+use common::{ANY_PACE, Ended, Process, Serve, TIMEOUT, Temporary, noise, run, until, upcase};
 use nix::libc::SYS_write;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::tcgetattr;
@@ -26,7 +26,7 @@ fn server(behave: impl FnOnce(TcpStream) + Send + 'static) -> (SocketAddr, JoinH
     let address = listener.local_addr().unwrap();
     let thread = thread::spawn(move || {
         let (stream, _) = listener.accept().unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         behave(stream);
     });
     (address, thread)
@@ -86,7 +86,7 @@ fn at_the_prompt(address: SocketAddr) -> (Process, ChildStdin) {
     let mut send = Process::piped(command);
     let mut input = send.child().stdin.take().unwrap();
     input.write_all(b"hello\n").unwrap();
-    send.says("message 1: 5 bytes");
+    send.wait_for_stderr("message 1: 5 bytes");
     (send, input)
 }
 
@@ -95,9 +95,9 @@ fn a_server_that_goes_away_is_noticed_at_the_prompt() {
     for (signal, told) in [
         (
             Signal::SIGTERM,
-            "the server closed the connection; nothing was outstanding",
+            "the server closed the connection while no reply was outstanding",
         ),
-        (Signal::SIGKILL, "nothing was outstanding"),
+        (Signal::SIGKILL, "while no reply was outstanding"),
     ] {
         let serve = Serve::start("");
         let (mut send, _input) = at_the_prompt(serve.address());
@@ -109,7 +109,7 @@ fn a_server_that_goes_away_is_noticed_at_the_prompt() {
 }
 
 #[test]
-fn bytes_that_come_at_the_prompt_are_told() {
+fn bytes_that_come_at_the_prompt_are_reported() {
     let (release, released) = mpsc::channel::<()>();
     let (address, server) = server(move |mut stream| {
         let mut bytes = [0; 5];
@@ -122,7 +122,7 @@ fn bytes_that_come_at_the_prompt_are_told() {
     release.send(()).unwrap();
     let ended = send.ended().expect(1);
     server.join().unwrap();
-    let told = "the server sent more bytes than it was sent";
+    let told = "the server sent more bytes than it received";
     assert!(ended.stderr.contains(told), "{ended:#?}");
 }
 
@@ -134,7 +134,9 @@ fn a_signal_at_the_prompt_closes_in_order() {
         send.signal(signal);
         let ended = send.ended().expect(0);
         assert!(
-            ended.stderr.contains("closed in order by both sides"),
+            ended
+                .stderr
+                .contains("both sides closed the connection cleanly"),
             "{ended:#?}"
         );
         assert!(serve.stop().contains("(finished 1)"));
@@ -174,7 +176,7 @@ fn a_signal_before_a_reply_is_inconclusive() {
         let _ = released.recv();
     });
     let mut send = Process::piped(upcase(&format!("send {address} hello --timeout 30s -v")));
-    send.says("MSS in force");
+    send.wait_for_stderr("MSS in force");
     send.signal(Signal::SIGTERM);
     let ended = send.ended().expect(4);
     drop(release);
@@ -184,7 +186,7 @@ fn a_signal_before_a_reply_is_inconclusive() {
         "{ended:#?}"
     );
     assert!(
-        ended.stderr.contains("of 5 bytes of the reply came"),
+        ended.stderr.contains("of 5 bytes of the reply"),
         "{ended:#?}"
     );
 }
@@ -223,7 +225,7 @@ fn the_first_process_of_a_container_obeys_signals() {
             return common::skip("no PID namespace, it needs root");
         }
         if connects {
-            unshare.says("MSS in force");
+            unshare.wait_for_stderr("MSS in force");
         }
         let first = child_of(unshare.id(), "upcase");
         kill(first, signal).unwrap();
@@ -345,7 +347,7 @@ fn a_dead_address_of_a_name_costs_a_quarter_of_a_second() {
     for command in ["send none.test", "load none.test"] {
         let ended = with_hosts(&format!("{command}:{port}")).expect(3);
         for address in ["127.0.0.3", "127.0.0.4"] {
-            let told = format!("{address}:{port}: connection refused, nothing listens there");
+            let told = format!("{address}:{port}: connection refused, no program listens there");
             assert!(ended.stderr.contains(&told), "{ended:#?}");
         }
     }
@@ -418,7 +420,7 @@ fn verbose_tells_addresses_mss_and_round_trips() {
         format!("-> {address} in"),
         "MSS in force: 988 bytes of payload".to_string(),
         "message 1: 3 bytes, round trip".to_string(),
-        "closed in order by both sides".to_string(),
+        "both sides closed the connection cleanly".to_string(),
     ] {
         assert!(ended.stderr.contains(&told), "{told}: {ended:#?}");
     }
@@ -526,7 +528,7 @@ fn a_terminal_that_nobody_reads_does_not_hold_a_signal_up() {
         }
         send.signal(Signal::SIGTERM);
         assert_eq!(send.wait().code(), Some(0), "{}", send.stderr());
-        send.says("closed in order by both sides");
+        send.wait_for_stderr("both sides closed the connection cleanly");
         assert!(tcgetattr(&terminal.slave).unwrap() == before);
     }
 }
@@ -556,18 +558,18 @@ fn a_reply_that_nobody_reads_does_not_hold_a_signal_up() {
     fill(&writer);
     send.signal(Signal::SIGTERM);
     assert_eq!(send.wait().code(), Some(4));
-    let told = "interrupted: message 1: nobody reads the output: it did not take the reply";
+    let told = "interrupted: message 1: standard output is blocked: the reply could not be printed";
     assert!(send.stderr().contains(told), "{}", send.stderr());
 }
 
 #[test]
-fn a_terminal_that_cuts_a_line_is_told() {
+fn a_terminal_that_cuts_a_line_is_reported() {
     let serve = Serve::start("");
     let (mut send, console) = at_a_console(serve.address(), "dumb");
     console.types(&"x".repeat(4500));
     console.types("\n");
     console.shows(&"X".repeat(100));
-    send.says("a terminal passes on at most 4,095 bytes of a line");
+    send.wait_for_stderr("this line has 4,095 bytes, the most that a terminal passes on");
     console.types("\u{4}");
     assert!(send.wait().success());
 }
@@ -642,10 +644,10 @@ fn an_answer_that_is_not_upper_case_is_said_clearly() {
     server.join().unwrap();
     assert_eq!(
         ended.stdout, "AbC\n",
-        "what came is printed, and nothing more is sent"
+        "the received bytes are printed, and nothing more is sent"
     );
-    let told = "message 1: the reply is not the message in upper case: \
-                byte 1 is 'b' (0x62), not 'B' (0x42)";
+    let told = "message 1: the reply is not the message in upper case at \
+                offset 1: 'b' (0x62), not 'B' (0x42)";
     assert!(ended.stderr.contains(told), "{ended:#?}");
 }
 
@@ -670,12 +672,12 @@ fn a_silent_server_is_given_up_after_the_timeout() {
     });
     let ended = run(&format!("send {address} hello --timeout 50ms")).expect(1);
     server.join().unwrap();
-    let told = "no more of the reply within 50ms: 0 of 5 bytes came";
+    let told = "no further bytes of the reply within 50ms: received 0 of 5 bytes";
     assert!(ended.stderr.contains(told), "{ended:#?}");
 }
 
 #[test]
-fn a_server_that_keeps_its_side_open_is_told() {
+fn a_server_that_keeps_its_side_open_is_reported() {
     let (release, released) = mpsc::channel::<()>();
     let (address, server) = server(move |mut stream| {
         let mut bytes = [0; 2];
@@ -691,7 +693,7 @@ fn a_server_that_keeps_its_side_open_is_told() {
 }
 
 #[test]
-fn bytes_that_nobody_asked_for_are_told() {
+fn bytes_that_nobody_asked_for_are_reported() {
     let (address, server) = server(|mut stream| {
         let mut bytes = [0; 2];
         stream.read_exact(&mut bytes).unwrap();
@@ -700,17 +702,19 @@ fn bytes_that_nobody_asked_for_are_told() {
     let ended = run(&format!("send {address} ok")).expect(1);
     server.join().unwrap();
     assert_eq!(ended.stdout, "OK\n");
-    let told = "the server sent more bytes than it was sent";
+    let told = "the server sent more bytes than it received";
     assert!(ended.stderr.contains(told), "{ended:#?}");
 }
 
 #[test]
 fn nobody_listening_is_exit_code_3_and_one_line() {
-    let address = common::deserted();
+    let address = common::unused_address();
     let ended = run(&format!("send {address} hello")).expect(3);
     assert_eq!(
         ended.stderr,
-        format!("upcase: cannot connect to {address}: connection refused, nothing listens there\n")
+        format!(
+            "upcase: cannot connect to {address}: connection refused, no program listens there\n"
+        )
     );
 }
 

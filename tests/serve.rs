@@ -9,7 +9,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Serve, connect, hears_end, noise, read, run, until, upcase};
+use common::{Serve, connect, expect_fin, noise, read, run, until, upcase};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{MsgFlags, send};
 use std::os::fd::AsRawFd;
@@ -75,7 +75,7 @@ fn send_until_full(client: &mut TcpStream) -> usize {
             Ok(count) => {
                 accepted += count;
                 full_since = Instant::now();
-                assert!(accepted < 100 << 20, "the server takes without end");
+                assert!(accepted < 100 << 20, "the server reads without limit");
             }
             Err(_) => thread::sleep(Duration::from_millis(5)),
         }
@@ -113,7 +113,7 @@ fn a_client_that_resets_is_counted_so() {
     let client = socket2::Socket::from(client);
     client.set_linger(Some(Duration::ZERO)).unwrap();
     drop(client);
-    serve.process.says("closed: reset");
+    serve.process.wait_for_stderr("closed: reset");
     assert_eq!(
         serve.stop(),
         "accepted 1, closed 1 (reset 1), 0 bytes in, 0 bytes out"
@@ -127,7 +127,7 @@ fn out_of_descriptors_it_neither_spins_nor_loses_clients() {
     prlimit.args(["--nofile=50:", "--pid", &serve.process.id().to_string()]);
     assert!(prlimit.status().expect("prlimit").success());
     let mut clients: Vec<TcpStream> = (0..60).map(|_| serve.connect()).collect();
-    serve.process.says("Too many open files");
+    serve.process.wait_for_stderr("Too many open files");
     let ticks = serve.process.cpu_ticks();
     thread::sleep(Duration::from_millis(500));
     let spent = serve.process.cpu_ticks() - ticks;
@@ -165,7 +165,7 @@ fn out_of_descriptors_it_neither_spins_nor_loses_clients() {
 }
 
 #[test]
-fn sigterm_serves_those_who_wait_and_answers_what_is_in_transfer() {
+fn sigterm_serves_waiting_clients_and_answers_what_is_in_transfer() {
     let mut serve = Serve::start("--send-buffer 16KiB");
     let bytes = noise(4 << 20);
     let client = serve.connect();
@@ -186,11 +186,11 @@ fn sigterm_serves_those_who_wait_and_answers_what_is_in_transfer() {
         waiting
     });
     assert_eq!(read(&mut waiting, 18), b"I WAS IN THE QUEUE");
-    hears_end(&mut waiting);
-    hears_end(&mut idle);
+    expect_fin(&mut waiting);
+    expect_fin(&mut idle);
     assert!(
         TcpStream::connect(serve.address()).is_err(),
-        "it took a client after all"
+        "it still accepts clients"
     );
     drop((client, waiting, idle));
     let totals = serve.ends(0);
@@ -207,7 +207,7 @@ fn a_client_that_is_slow_to_read_gets_all_its_replies_after_sigterm() {
     let sent = send_until_full(&mut client);
     client.shutdown(Shutdown::Write).unwrap();
     serve.process.signal(Signal::SIGTERM);
-    serve.process.says("stopping");
+    serve.process.wait_for_stderr("stopping");
     let mut received = 0;
     let mut part = vec![0; 256 * 1024];
     // This takes over a second and many checks of the server: a client that reads is not cut.
@@ -215,7 +215,7 @@ fn a_client_that_is_slow_to_read_gets_all_its_replies_after_sigterm() {
         thread::sleep(Duration::from_millis(50));
         received += client.read(&mut part).expect("no reset");
     }
-    hears_end(&mut client);
+    expect_fin(&mut client);
     let totals = serve.ends(0);
     assert!(
         totals.starts_with("accepted 1, closed 1 (finished 1)"),
@@ -267,7 +267,7 @@ fn a_second_signal_ends_at_once_and_says_who_was_cut() {
     let mut client = serve.connect();
     send_until_full(&mut client);
     serve.process.signal(Signal::SIGTERM);
-    serve.process.says("stopping");
+    serve.process.wait_for_stderr("stopping");
     let begun = Instant::now();
     serve.process.signal(Signal::SIGINT);
     let totals = serve.ends(1);
@@ -284,12 +284,12 @@ fn a_port_in_use_is_one_line_and_exit_code_3() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let ended = run(&format!("serve --listen 127.0.0.1:0 --listen {address}")).expect(3);
-    assert_eq!(ended.stdout, "", "no listener is told unless all listen");
+    assert_eq!(ended.stdout, "", "no address is printed unless all listen");
     assert_eq!(
         ended.stderr,
         format!(
             "upcase: cannot listen on {address}: Address already in use (os error 98); `ss -ltnp` \
-             names the program that listens there. Two servers can share a port when both have \
+             shows the program that uses it. Two servers can share a port if both have \
              --reuse-port\n"
         )
     );
@@ -305,8 +305,8 @@ fn what_the_kernel_cuts_is_a_warning_with_the_sysctl() {
     ] {
         let path = format!("/proc/sys/{}", sysctl.replace('.', "/"));
         let limit = fs::read_to_string(path).unwrap();
-        serve.process.says(&format!(
-            "asked for {asked}, the kernel granted {}; the limit is sysctl {sysctl}",
+        serve.process.wait_for_stderr(&format!(
+            "requested {asked}, the kernel granted {}; the limit is sysctl {sysctl}",
             limit.trim()
         ));
     }
@@ -343,9 +343,9 @@ fn two_hundred_clients_with_messages_of_all_sizes_do_not_disturb_each_other() {
     }
     for (client, _) in &mut clients {
         client.shutdown(Shutdown::Write).unwrap();
-        hears_end(client);
+        expect_fin(client);
     }
-    until("all are gone", || {
+    until("all clients have left", || {
         let path = format!("/proc/{}/fd", serve.process.id());
         fs::read_dir(path).unwrap().count() < 20
     });

@@ -98,13 +98,13 @@ fn what_the_parent_blocked_or_ignored_works_all_the_same() {
         for signal in [Signal::SIGTERM, Signal::SIGINT] {
             let mut serve = Serve::launch(by(starter, &upcase("serve --listen 127.0.0.1:0")), 1);
             serve.process.signal(Signal::SIGUSR1);
-            serve.process.says("0 open, ");
+            serve.process.wait_for_stderr("0 open, ");
             let load = format!(
                 "load {} --connections 2 --duration 1h -v {ANY_PACE}",
                 serve.address()
             );
             let mut load = Process::piped(by(starter, &upcase(&load)));
-            load.says("[DEBUG]");
+            load.wait_for_stderr("[DEBUG]");
             load.signal(signal);
             assert!(ends_soon(&mut load).code().is_some(), "{starter} {signal}");
             serve.process.signal(signal);
@@ -138,7 +138,7 @@ fn a_capture_ends_in_order_however_it_was_started() {
     {
         let sniff = upcase("sniff --interface lo --port 1");
         let mut sniff = Process::piped(by(starter, &sniff));
-        sniff.says("capturing TCP port 1");
+        sniff.wait_for_stderr("capturing TCP port 1");
         sniff.signal(signal);
         let ended = sniff.ended();
         assert!(ended.stdout.contains("verdict: "), "{starter}: {ended:?}");
@@ -159,11 +159,11 @@ fn nohup_is_obeyed() {
         serve.address()
     );
     let mut load = Process::piped(by("env --ignore-signal=HUP", &upcase(&load)));
-    load.says("[DEBUG]");
+    load.wait_for_stderr("[DEBUG]");
     serve.process.signal(Signal::SIGHUP);
     load.signal(Signal::SIGHUP);
     let intervals = load.stderr().matches("[DEBUG]").count();
-    until("the run goes on", || {
+    until("the run continues", || {
         load.stderr().matches("[DEBUG]").count() >= intervals + 2
     });
     load.signal(Signal::SIGTERM);
@@ -180,7 +180,7 @@ fn a_hangup_ends_a_run_and_a_server_without_a_log_file_in_order() {
         serve.address()
     );
     let mut load = Process::piped(upcase(&load));
-    load.says("[DEBUG]");
+    load.wait_for_stderr("[DEBUG]");
     load.signal(Signal::SIGHUP);
     let ended = load.ended().expect(0);
     assert!(ended.stdout.contains("ended by a signal"), "{ended:?}");
@@ -188,7 +188,7 @@ fn a_hangup_ends_a_run_and_a_server_without_a_log_file_in_order() {
     client.write_all(b"hello").unwrap();
     assert_eq!(read(&mut client, 5), b"HELLO");
     serve.process.signal(Signal::SIGHUP);
-    common::hears_end(&mut client);
+    common::expect_fin(&mut client);
     drop(client);
     serve.ends(0);
 }
@@ -208,18 +208,20 @@ fn a_hangup_opens_the_log_file_again() {
         fs::rename(&log.0, &old.0).unwrap();
         serve.process.signal(Signal::SIGHUP);
         until("there is a new one", || {
-            content(&log).contains("opened again")
+            content(&log).contains("was reopened")
         });
         assert_eq!(content(&log).lines().count(), 1, "{}", content(&log));
 
         fs::remove_file(&log.0).unwrap();
         fs::create_dir(&log.0).unwrap();
         serve.process.signal(Signal::SIGHUP);
-        serve.process.says("cannot be opened again: Is a directory");
+        serve.process.wait_for_stderr(&format!(
+            "cannot reopen the log file {path}: Is a directory"
+        ));
         fs::remove_dir(&log.0).unwrap();
         serve.process.signal(Signal::SIGHUP);
         until("there is a new one", || {
-            content(&log).contains("opened again")
+            content(&log).contains("was reopened")
         });
         let mut client = serve.connect();
         client.write_all(b"hello").unwrap();
@@ -245,7 +247,7 @@ fn a_hangup_opens_the_log_file_behind_a_link() {
     serve.process.signal(Signal::SIGHUP);
     until("there is a new one", || {
         let log = fs::read_to_string(&log.0).unwrap_or_default();
-        log.contains("opened again")
+        log.contains("was reopened")
     });
     serve.stop();
     fs::remove_dir_all(&folder.0).unwrap();
@@ -268,13 +270,15 @@ fn a_file_that_may_not_grow_is_an_error_and_no_end() {
     for _ in 0..20 {
         common::exchange_and_close(&serve.connect(), b"hello");
     }
-    serve.process.says("cannot be written: File too large");
+    serve
+        .process
+        .wait_for_stderr("File too large (os error 27); its lines are dropped");
     assert_eq!(fs::metadata(&log.0).unwrap().len(), 2048);
     fs::remove_file(&log.0).unwrap();
     serve.process.signal(Signal::SIGHUP);
-    until("lines are missing, says the new one", || {
+    until("the new log reports missing lines", || {
         let log = fs::read_to_string(&log.0).unwrap_or_default();
-        log.contains(" missing here: File too large")
+        log.contains(" missing here, which could not be written: File too large")
     });
 
     let intervals = Temporary::new(b"");
@@ -287,7 +291,7 @@ fn a_file_that_may_not_grow_is_an_error_and_no_end() {
     assert!(
         ended
             .stderr
-            .contains("the interval log ends here: File too large")
+            .contains("the interval log, which ends here: File too large")
     );
     assert!(ended.stdout.contains("verdict "), "{ended:?}");
 
@@ -307,7 +311,7 @@ fn a_file_that_may_not_grow_is_an_error_and_no_end() {
             kept.0.display()
         );
         let mut sniff = Process::piped(limited(&upcase(&sniff)));
-        sniff.says("capturing TCP port");
+        sniff.wait_for_stderr("capturing TCP port");
         for _ in 0..20 {
             common::exchange_and_close(&serve.connect(), b"hello");
         }
@@ -317,7 +321,7 @@ fn a_file_that_may_not_grow_is_an_error_and_no_end() {
     }
     serve.process.signal(Signal::SIGTERM);
     assert_eq!(ends_soon(&mut serve.process).code(), Some(0));
-    serve.process.says(" missing on the log file");
+    serve.process.wait_for_stderr(" not written to ");
 }
 
 /// The kernel applies no default action of a signal to the first process of a container.
@@ -362,7 +366,7 @@ fn a_stalled_output_does_not_keep_a_process_alive() {
     let mut command = upcase(&format!("serve --listen {address}"));
     command.stdout(writer);
     let mut serve = Process::start(command);
-    serve.says("serving at most");
+    serve.wait_for_stderr("serving at most");
     let mut client = connect(address);
     client.write_all(b"hello").unwrap();
     assert_eq!(read(&mut client, 5), b"HELLO");
@@ -375,7 +379,7 @@ fn a_stalled_output_does_not_keep_a_process_alive() {
     let mut command = upcase("load --connections 1 --messages 1 -v");
     command.stdout(writer);
     let mut load = Process::start(command);
-    load.says("1 due = 1 verified");
+    load.wait_for_stderr("1 due = 1 verified");
     until("it is blocked", || is_blocked_in_write(&load));
     load.signal(Signal::SIGTERM);
     assert_eq!(ends_soon(&mut load).signal(), Some(Signal::SIGTERM as i32));
@@ -390,7 +394,7 @@ fn a_stalled_output_does_not_keep_a_process_alive() {
     let mut command = upcase(&format!("sniff --interface lo --port {port}"));
     command.stdout(writer);
     let mut sniff = Process::start(command);
-    sniff.says("capturing TCP port");
+    sniff.wait_for_stderr("capturing TCP port");
     common::exchange_and_close(&serve.connect(), b"hello");
     until("it is blocked", || is_blocked_in_write(&sniff));
     for _ in 0..3 {

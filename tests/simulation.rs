@@ -12,43 +12,44 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use upcase::load::assertion::Demand;
-use upcase::load::books::Interval;
-use upcase::load::engine::{Done, Engine, Stage};
-use upcase::load::evidence::{Machine, Path};
-use upcase::load::payload::Content;
-use upcase::load::plan::{Churn, Close, GROUP_CONNECTIONS, LEAD, Pace, Pacing, Plan, Stop};
-use upcase::load::random::{Dice, Purpose};
+use upcase::load::engine::world::{KernelTimes, Socket, Timer, World};
+use upcase::load::engine::{Engine, Stage, ThreadResult};
+use upcase::load::judge::assertion::Demand;
+use upcase::load::judge::verdict::{Judged, RunOutcome, Verdict, judge};
+use upcase::load::plan::payload::Content;
+use upcase::load::plan::random::{Purpose, RandomStream};
+use upcase::load::plan::schedule::{Arrivals, Part, Rate, ScheduleIter};
+use upcase::load::plan::sizes::Sizes;
+use upcase::load::plan::{Churn, Close, GROUP_CONNECTIONS, Pace, Pacing, Plan, START_DELAY, Stop};
+use upcase::load::results::evidence::Path;
+use upcase::load::results::recorder::Interval;
+use upcase::load::results::step::{Failure, Step};
+use upcase::load::results::summary::Summary;
+use upcase::load::results::targets::Target;
 use upcase::load::results::{Counts, ErrorKind};
-use upcase::load::schedule::{Arrivals, Part, Rate, Series};
-use upcase::load::sizes::Sizes;
-use upcase::load::step::{Failure, Step};
-use upcase::load::summary::Summary;
-use upcase::load::targets::Target;
-use upcase::load::verdict::{Judged, Standing, Verdict, judge};
-use upcase::load::world::{KernelTimes, Socket, Timer, World};
 use upcase::reactor::Wait;
 use upcase::reactor::slots::Token;
 use upcase::server::stats::Totals;
 use upcase::stream::{Hints, Stream};
+use upcase::sys::cpu_sample::CpuUsage;
 
 /// Random numbers that are drawn one after the other.
 #[derive(Clone, Debug)]
 struct Chance {
-    dice: Dice,
+    random: RandomStream,
     thrown: u64,
 }
 
 impl Chance {
     fn new(seed: u64) -> Chance {
-        let dice = Dice::new(seed, Purpose::Gaps, u64::MAX);
-        Chance { dice, thrown: 0 }
+        let random = RandomStream::new(seed, Purpose::Gaps, u64::MAX);
+        Chance { random, thrown: 0 }
     }
 
     /// Returns a number from 0 to below `end`.
     fn below(&mut self, end: u64) -> u64 {
         self.thrown += 1;
-        self.dice.at(self.thrown) % end
+        self.random.at(self.thrown) % end
     }
 
     fn one_in(&mut self, times: u64) -> bool {
@@ -467,7 +468,7 @@ impl Stream for Wire {
         let end = &mut net.ends[self.number];
         assert!(
             end.up && !end.fin_sent,
-            "bytes on a connection that takes none"
+            "bytes on a connection that accepts none"
         );
         if end.reset {
             return Err(io::ErrorKind::BrokenPipe.into());
@@ -530,10 +531,7 @@ impl Socket for Wire {
         let mut net = self.world.net.borrow_mut();
         net.may_fail(Step::ReadInfo)?;
         let end = &mut net.ends[self.number];
-        assert!(
-            !end.fin_sent,
-            "what follows a FIN is no matter of the messages"
-        );
+        assert!(!end.fin_sent, "the path is sampled after FIN");
         let now = self.world.now.get();
         while let Some((at, round_trip, bytes)) = end.acknowledgments.front()
             && *at <= now
@@ -718,7 +716,7 @@ impl Simulation {
         }
     }
 
-    fn run(mut self) -> (Done, Ended) {
+    fn run(mut self) -> (ThreadResult, Ended) {
         let mut steps = 0;
         while self.engine.stage() != Stage::Done {
             self.step();
@@ -776,7 +774,7 @@ impl Simulation {
         }
         self.engine.end_turn(&mut self.world);
         if self.engine.stage() == Stage::Ready {
-            let start = self.world.now() + LEAD;
+            let start = self.world.now() + START_DELAY;
             self.engine.start(&mut self.world, start);
             self.start = Some(start);
         }
@@ -881,8 +879,8 @@ struct Ended {
 
 impl Ended {
     /// Checks that every wrong byte that the client read is reported, and no other.
-    fn check_faults(&self, seed: u64, done: &Done) {
-        let results = &done.books.run;
+    fn check_faults(&self, seed: u64, done: &ThreadResult) {
+        let results = &done.recorder.run;
         for (connection, difference) in &results.differences {
             let wrong = self.wrong[*connection as usize];
             let told = Some(difference.offset);
@@ -896,9 +894,9 @@ impl Ended {
     }
 
     /// Checks that every call that failed is reported by its step and its errno, and no other.
-    fn check_calls(&self, seed: u64, done: &Done) {
+    fn check_calls(&self, seed: u64, done: &ThreadResult) {
         let mut told: BTreeMap<Step, u64> = BTreeMap::new();
-        for (kind, count) in &done.books.run.errors {
+        for (kind, count) in &done.recorder.run.errors {
             if let ErrorKind::Call(step, errno) = *kind {
                 assert_eq!(errno, ENOBUFS, "seed {seed}: {kind}");
                 *told.entry(step).or_default() += count;
@@ -911,7 +909,7 @@ impl Ended {
     }
 
     /// Checks that the segments of each connection are counted once, if they could be read.
-    fn check_ways(&self, seed: u64, done: &Done) {
+    fn check_ways(&self, seed: u64, done: &ThreadResult) {
         let network = &done.evidence.network;
         if network.unread.is_empty() {
             assert_eq!(network.segments, self.segments, "seed {seed}");
@@ -920,8 +918,8 @@ impl Ended {
 
     /// Checks that the counts of the targets add up to those of the run, and that no target has
     /// more of a schedule than its share.
-    fn check_targets(&self, seed: u64, done: &Done) {
-        let results = &done.books.run;
+    fn check_targets(&self, seed: u64, done: &ThreadResult) {
+        let results = &done.recorder.run;
         let mut all = Target::default();
         done.targets.iter().for_each(|target| all.merge(target));
         assert_eq!(all.errors, results.errors, "seed {seed}");
@@ -975,14 +973,14 @@ impl Ended {
         }
     }
 
-    fn judged(&self, done: Done) -> Judged {
-        let summary = Summary::new(&self.plan, done, Machine::default());
+    fn judged(&self, done: ThreadResult) -> Judged {
+        let summary = Summary::new(&self.plan, done, CpuUsage::default());
         Judged::new(summary, &[], Vec::new())
     }
 }
 
 /// Checks that a client that was never stopped has no absence, and that one that was stopped has.
-fn check_absences(seed: u64, stop: Option<(Duration, Duration)>, done: &Done) {
+fn check_absences(seed: u64, stop: Option<(Duration, Duration)>, done: &ThreadResult) {
     let absent = done.evidence.absences.absent;
     let (least, most) = match stop {
         // Times that are too short for an absence add up.
@@ -1003,14 +1001,20 @@ fn dues(plan: &Plan) -> Option<Vec<Duration>> {
         return None;
     };
     let end = plan.schedule_end();
-    let series: Vec<Series> = match pacing {
+    let series: Vec<ScheduleIter> = match pacing {
         Pacing::Global | Pacing::FirstFree => {
-            vec![Series::new(rate, arrivals, plan.seed, end, Part::WHOLE)]
+            vec![ScheduleIter::new(
+                rate,
+                arrivals,
+                plan.seed,
+                end,
+                Part::WHOLE,
+            )]
         }
         Pacing::PerConnection => {
             let of = plan.connections;
             (0..of)
-                .map(|index| Series::line(rate, arrivals, plan.seed, end, Part { index, of }))
+                .map(|index| ScheduleIter::line(rate, arrivals, plan.seed, end, Part { index, of }))
                 .collect()
         }
     };
@@ -1150,7 +1154,7 @@ fn run(seed: u64, begun: Instant) -> (String, Judged) {
         }
     }
     let (done, rest) = Simulation::new(seed, begun, plan, faults, &stops).run();
-    for results in [&done.books.run, &done.books.warmup] {
+    for results in [&done.recorder.run, &done.recorder.warmup] {
         let counts = results.counts;
         assert_eq!(
             counts.scheduled,
@@ -1160,7 +1164,7 @@ fn run(seed: u64, begun: Instant) -> (String, Judged) {
         assert_eq!(results.response.count(), counts.settled(), "seed {seed}");
         assert_eq!(results.lateness.count(), counts.settled(), "seed {seed}");
     }
-    let counts = done.books.counts();
+    let counts = done.recorder.counts();
     if let Stop::Messages(total) = rest.plan.stop {
         assert!(counts.scheduled <= total, "seed {seed}: {counts:?}");
     }
@@ -1378,7 +1382,7 @@ fn closing_goes_on_while_closes_come() {
 
 #[test]
 fn closing_is_given_up_when_no_close_has_come_for_five_seconds_or_the_drain() {
-    for (drain, patience) in [(1, 5), (20, 20)] {
+    for (drain, seconds) in [(1, 5), (20, 20)] {
         let gap = Duration::from_millis(200);
         let faults = Faults {
             closes: (gap, 40),
@@ -1391,16 +1395,16 @@ fn closing_is_given_up_when_no_close_has_come_for_five_seconds_or_the_drain() {
         let simulation = Simulation::new(1, Instant::now(), plan, faults, &[]);
         let (begun, now) = (Instant::now(), Rc::clone(&simulation.world.now));
         let (done, rest) = simulation.run();
-        let not_closed = done.books.run.errors.get(&ErrorKind::NotClosed).copied();
+        let not_closed = done.recorder.run.errors.get(&ErrorKind::NotClosed).copied();
         assert_eq!(not_closed, Some(60));
         // A second of sending, forty closes, and then nothing.
         let took = now.get() - begun;
-        let least = Duration::from_secs(1) + gap * 39 + Duration::from_secs(patience);
+        let least = Duration::from_secs(1) + gap * 39 + Duration::from_secs(seconds);
         assert!(
             took >= least && took < least + Duration::from_secs(1),
             "{took:?}"
         );
-        assert_eq!(rest.judged(done).standing(), Standing::Wrong);
+        assert_eq!(rest.judged(done).standing(), RunOutcome::Wrong);
     }
 }
 
@@ -1427,7 +1431,7 @@ fn replies_that_came_while_the_run_was_held_up_are_read_before_it_gives_up() {
         }
         simulation.world.spend(Duration::from_secs(5));
         let (done, _) = simulation.run();
-        let counts = done.books.run.counts;
+        let counts = done.recorder.run.counts;
         assert_eq!((counts.verified, counts.unanswered), (30, 0), "seed {seed}");
     }
 }
@@ -1466,11 +1470,11 @@ fn a_server_that_dies_is_named_with_the_time_and_what_it_did() {
     assert!(told.contains(expected) || told.contains(&near), "{told}");
     let advice = judged.findings.advice.join("\n");
     assert!(
-        advice.contains("see why the server at 10.77.0.1:12000 went away"),
+        advice.contains("find out why the server at 10.77.0.1:12000 went away"),
         "{advice}"
     );
     assert!(!advice.contains("--rate"), "{advice}");
-    assert_eq!(judged.standing(), Standing::Wrong);
+    assert_eq!(judged.standing(), RunOutcome::Wrong);
     // A server that is back is reported as away in between.
     let judged = of((died, Some(3 * second)));
     let told = judged.findings.evidence.join("\n");
@@ -1512,7 +1516,7 @@ fn a_run_whose_only_connection_fails_at_first_for_want_of_memory_goes_on() {
         let (plan, faults) = (plan.clone(), faults.clone());
         let (done, rest) = Simulation::new(seed, Instant::now(), plan, faults, &[]).run();
         rest.check_calls(seed, &done);
-        let counts = done.books.run.counts;
+        let counts = done.recorder.run.counts;
         assert!(counts.verified > 0, "seed {seed}: {counts:?}");
         failed += counts.failed;
     }
@@ -1734,7 +1738,7 @@ fn a_closed_loop_says_who_set_the_pace() {
         findings.evidence.join("; ")
     };
     let said = pace(closed(milliseconds(50)), quick());
-    assert!(said.contains("the time to think, 50.0 ms"), "{said}");
+    assert!(said.contains("the think time, 50.0 ms"), "{said}");
     let slow = Faults {
         delay: (100_000, 200_000),
         ..quick()
@@ -1749,7 +1753,7 @@ fn a_closed_loop_says_who_set_the_pace() {
     let findings = carry_out(closed(milliseconds(1)), frozen).findings;
     assert_eq!(findings.verdict, Verdict::ServerBound, "{findings:?}");
     let said = findings.evidence.join("; ");
-    assert!(said.contains("no reply came for"), "{said}");
+    assert!(said.contains("no reply arrived for"), "{said}");
 }
 
 /// Returns a run as a schedule and as a closed loop.
@@ -1761,7 +1765,7 @@ fn both_loops(seconds: u64) -> [Plan; 2] {
 }
 
 #[test]
-fn a_way_that_is_longer_for_a_second_of_four_is_the_networks() {
+fn a_longer_path_makes_a_run_network_bound() {
     let second = Duration::from_secs(1);
     for plan in both_loops(8) {
         let longer = |longer| {
@@ -1774,7 +1778,7 @@ fn a_way_that_is_longer_for_a_second_of_four_is_the_networks() {
         };
         let (verdict, said) = longer(second / 5);
         assert_eq!(verdict, Verdict::NetworkBound, "{said}");
-        let grown = "the round-trip time of TCP stood 200 ms above its smallest value at p90";
+        let grown = "the round-trip time of TCP exceeded its minimum by 200 ms at p90";
         assert!(said.contains(grown), "{said}");
         // The peer may have delayed an acknowledgment for this long.
         let (verdict, said) = longer(second / 25);
@@ -1874,7 +1878,7 @@ fn slow_replies_and_the_drain_are_no_stalls() {
 fn a_run_that_its_client_limited_is_inconclusive_unless_that_is_allowed() {
     let judged = slow_client();
     assert_eq!(judged.findings.verdict, Verdict::ClientBound);
-    assert_eq!(judged.standing(), Standing::Inconclusive);
+    assert_eq!(judged.standing(), RunOutcome::Inconclusive);
     let advice = judged.findings.advice.join("\n");
     for word in ["another machine", "--spin", "--allow client-bound"] {
         assert!(advice.contains(word), "{word} in {advice}");
@@ -1887,17 +1891,17 @@ fn a_run_that_its_client_limited_is_inconclusive_unless_that_is_allowed() {
         assertions,
         ..judged.clone()
     };
-    assert_eq!(wrong.standing(), Standing::Wrong);
+    assert_eq!(wrong.standing(), RunOutcome::Wrong);
     let mut unlogged = judged.clone();
     unlogged.summary.unlogged = Some("no space".to_string());
-    assert_eq!(unlogged.standing(), Standing::Wrong);
+    assert_eq!(unlogged.standing(), RunOutcome::Wrong);
     let good = Judged { allowed, ..judged };
-    assert_eq!(good.standing(), Standing::Good);
+    assert_eq!(good.standing(), RunOutcome::Good);
     assert!(good.is_good());
 }
 
 /// Judges a run again, as if its threads and its own server had got this CPU time.
-fn with_own_server(judged: &Judged, machine: Machine) -> Verdict {
+fn with_own_server(judged: &Judged, machine: CpuUsage) -> Verdict {
     let mut summary = judged.summary.clone();
     summary.own_server = Some(Totals::default());
     summary.evidence.machine = machine;
@@ -1908,24 +1912,24 @@ fn with_own_server(judged: &Judged, machine: Machine) -> Verdict {
 fn a_server_of_the_runs_own_excuses_waits_for_its_cpu_and_no_other() {
     let seconds = Duration::from_secs_f64;
     // Its server had the CPU for half of the time, and the generator waited as long.
-    let shared = Machine {
+    let shared = CpuUsage {
         cpu: seconds(1.0),
         wall: seconds(2.0),
         busy: 0.5,
         starved: 0.5,
         process: seconds(2.0),
-        ..Machine::default()
+        ..CpuUsage::default()
     };
     let late = slow_client();
     assert_ne!(with_own_server(&late, shared), Verdict::ClientBound);
     // The server had no CPU time, so other processes must have had it.
-    let hogged = Machine {
+    let hogged = CpuUsage {
         process: shared.cpu,
         ..shared
     };
     assert_eq!(with_own_server(&late, hogged), Verdict::ClientBound);
     // No process had it: the generator was stopped, or slow by itself.
-    let idle = Machine {
+    let idle = CpuUsage {
         starved: 0.0,
         ..shared
     };
@@ -1933,7 +1937,7 @@ fn a_server_of_the_runs_own_excuses_waits_for_its_cpu_and_no_other() {
     // The CPU time that the generator itself needs is not excused by sharing.
     let prompt = carry_out(steady(2, Pacing::Global), quick());
     assert_eq!(with_own_server(&prompt, shared), Verdict::Valid);
-    let saturated = Machine {
+    let saturated = CpuUsage {
         busy: 0.95,
         starved: 0.05,
         ..shared

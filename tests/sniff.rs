@@ -14,7 +14,9 @@ use std::time::Duration;
 use common::files::{self, Frames, Shape};
 use common::lab::{Lab, SERVER};
 use common::told::{objects, of_kind, tell};
-use common::{ANY_PACE, Ended, Process, Serve, Temporary, fed, run, sniff, tshark, upcase};
+use common::{
+    ANY_PACE, Ended, Process, Serve, Temporary, run, run_with_input, sniff, tshark, upcase,
+};
 use nix::sys::signal::Signal;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -25,7 +27,7 @@ const SAMPLE: &str = concat!(
 );
 
 #[test]
-fn the_documented_conversation_is_told_with_its_numbers() {
+fn the_documented_conversation_is_reported_with_its_numbers() {
     let ended = run(&format!("sniff --read {SAMPLE} --format json")).expect(0);
     let objects = objects(&ended.stdout);
     // Sequence number, acknowledgment, flags and length, as tshark prints them with absolute
@@ -75,13 +77,15 @@ fn the_documented_conversation_is_told_with_its_numbers() {
 fn the_sentences_carry_the_numbers_and_the_messages() {
     let told = run(&format!("sniff --read {SAMPLE}")).expect(0).stdout;
     for sentence in [
-        "The client opens: its first sequence number is 2908245614",
-        "The server accepts: it acknowledges 2908245614 + 1 and sends its own SYN, 2032013574",
-        "The client acknowledges 2032013574 + 1: the connection begins, with an MSS of 1460",
+        "The client opens the connection: its initial sequence number is 2908245614",
+        "The server accepts the connection: it acknowledges 2908245614 + 1 and sends its own SYN, \
+         2032013574",
+        "The client acknowledges 2032013574 + 1: the connection is established, with an MSS of \
+         1460, which leaves",
         "(offset 0): \"Yahel Jacoby, Yoav Tamir\"",
         "(offset 0): \"YAHEL JACOBY, YOAV TAMIR\"",
         "(offset 24): \"ID ONE: 30A, ID TWO: 31B\"; it acknowledges 24 bytes and expects 29082456",
-        "The client closes its side: its FIN takes number 2908245663.",
+        "The client closes its side: its FIN has sequence number 2908245663.",
         "The server acknowledges the client's FIN, 2908245663 + 1, and closes its own side",
         "The client acknowledges the server's FIN, 2032013623 + 1: both sides are closed.",
         "flow 1: 10.77.0.2:42394 > 10.77.0.1:12000: all well",
@@ -173,7 +177,7 @@ fn every_kind_of_file_tells_the_same() {
 
     // A pipe delivers a file in pieces, here of one byte.
     let file = files::pcapng(101, &packets);
-    let ended = fed("sniff --read - --format json", file.chunks(1));
+    let ended = run_with_input("sniff --read - --format json", file.chunks(1));
     assert_eq!(ended.stdout, original);
 }
 
@@ -205,7 +209,7 @@ fn tags_of_a_vlan_are_passed_over() {
 }
 
 #[test]
-fn what_is_readable_of_a_bad_file_is_told_and_the_packet_is_named() {
+fn what_is_readable_of_a_bad_file_is_reported_and_the_packet_is_named() {
     let packets = sample();
     let whole = pcap(&packets, Shape::plain(101));
     let cut = Temporary::new(&whole[..whole.len() - 5]);
@@ -248,7 +252,7 @@ fn what_is_readable_of_a_bad_file_is_told_and_the_packet_is_named() {
         ip[2..4].copy_from_slice(&2000_u16.to_be_bytes())
     });
     assert!(
-        told.contains("packet 6: malformed: IP speaks of 2,000 bytes"),
+        told.contains("packet 6: malformed: the IP header claims 2,000 bytes"),
         "{told}"
     );
     let told = damaged(5, 4, &|ip| ip[6] |= 0x20);
@@ -267,7 +271,7 @@ fn what_is_readable_of_a_bad_file_is_told_and_the_packet_is_named() {
 }
 
 #[test]
-fn what_is_no_capture_cannot_be_told() {
+fn files_that_are_no_captures_are_errors() {
     let cases: [(&[u8], &str); 4] = [
         (b"", "is not a capture: it is empty"),
         (
@@ -359,12 +363,12 @@ fn may_capture() -> bool {
 /// Starts a capture, and returns when it has begun. The packets that it waits for may be among
 /// those that the kernel drops, so it ends after a time in any case.
 fn listen(interface: &str, port: u16, arguments: &str) -> Process {
-    let patience = common::PATIENCE.as_secs();
+    let timeout = common::TIMEOUT.as_secs();
     let mut command = upcase(&format!("sniff --interface {interface} --port {port}"));
-    command.args(["--format", "json", "--duration", &format!("{patience}s")]);
+    command.args(["--format", "json", "--duration", &format!("{timeout}s")]);
     command.args(arguments.split_whitespace());
     let sniff = Process::piped(command);
-    sniff.says("capturing");
+    sniff.wait_for_stderr("capturing");
     sniff
 }
 
@@ -404,7 +408,7 @@ fn a_server_that_is_wrong_in_one_byte_is_convicted() {
         common::read(&mut client, message.len());
     }
     client.shutdown(Shutdown::Write).unwrap();
-    common::hears_end(&mut client);
+    common::expect_fin(&mut client);
     let (code, objects) = told(sniff, None);
     assert_eq!(code, Some(1));
     let finding = &of_kind(&objects, "verdict")[0]["findings"][0];
@@ -492,7 +496,7 @@ fn the_wire_is_faster_than_the_client() {
 #[test]
 fn without_permission_the_capability_is_named() {
     if !nix::unistd::geteuid().is_root() {
-        return common::skip("only root can give up what it may");
+        return common::skip("only root can drop its capabilities");
     }
     let mut command = upcase("sniff --interface lo");
     // The build folder may be accessible to root only, so a copy of the binary is run.
@@ -528,11 +532,11 @@ fn between_two_hosts_the_document_and_the_file_agree_with_tshark() {
     let file = Temporary::new(b"");
     let arguments = format!(
         "sniff --interface wire --flows 1 --duration {}s --write {}",
-        common::PATIENCE.as_secs(),
+        common::TIMEOUT.as_secs(),
         file.0.display()
     );
     let mut sniff = Process::piped(lab.on_server(&upcase(&arguments)));
-    sniff.says("capturing");
+    sniff.wait_for_stderr("capturing");
     let mut send = upcase(&format!("send {SERVER}:12000"));
     send.args(["Yahel Jacoby, Yoav Tamir", "id one: 30a, id two: 31b"]);
     Ended::from(lab.on_client(&send).output().unwrap()).expect(0);

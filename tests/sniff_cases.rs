@@ -118,7 +118,7 @@ fn a_second_syn_ack_that_is_not_acknowledged_changes_nothing() {
 }
 
 #[test]
-fn ports_that_are_used_again_are_told_whenever_that_is() {
+fn ports_that_are_used_again_are_reported_whenever_that_is() {
     for seconds in [2, 4] {
         let (code, objects) = sniff(&format!("ports-reused-{seconds}s-after-close.pcap"), "");
         assert_eq!(code, Some(0));
@@ -237,7 +237,7 @@ fn a_live_capture_that_is_stopped_in_the_middle_is_incomplete() {
         let port = address.port();
         let command = upcase(&format!("sniff --interface lo --port {port} {options}"));
         let mut sniff = Process::piped(command);
-        sniff.says("capturing");
+        sniff.wait_for_stderr("capturing");
         let mut client = common::connect(address);
         let (mut server, _) = listener.accept().unwrap();
         client.write_all(b"hello").unwrap();
@@ -275,8 +275,8 @@ fn what_stands_in_the_place_of_a_missing_number_is_not_taken_for_it() {
             let (code, objects) = sniff(name, options);
             let findings = findings(&objects);
             assert_eq!(code, Some(4), "{name} {options}: {findings:?}");
-            let is_told = findings.iter().any(|text| text.starts_with(told));
-            assert!(is_told, "{name} {options}: {findings:?}");
+            let was_reported = findings.iter().any(|text| text.starts_with(told));
+            assert!(was_reported, "{name} {options}: {findings:?}");
         }
     }
 }

@@ -11,9 +11,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use common::craft::{ACK, Crafted, FIN, PSH, SYN, craft};
-use common::{PATIENCE, upcase};
-use upcase::capture::flows::{BYTES_MAX, FLOWS_MAX};
-use upcase::capture::retired::RETIRED_MAX;
+use common::{TIMEOUT, upcase};
+use upcase::sniff::flow::flows::{BYTES_MAX, FLOWS_MAX};
+use upcase::sniff::flow::retired::RETIRED_MAX;
 
 /// Memory of the process before it follows a connection, and what its allocator does not return.
 const BASE: usize = 24 << 20;
@@ -34,15 +34,15 @@ impl Fed {
             .spawn()
             .unwrap();
         let pipe = BufWriter::with_capacity(1 << 16, child.stdin.take().unwrap());
-        let mut fed = Fed {
+        let mut run_with_input = Fed {
             child,
             pipe,
             written: 0,
             time: Duration::from_secs(1_700_000_000),
         };
         let header = [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, 101];
-        fed.write(&header.map(u32::to_le_bytes).concat());
-        fed
+        run_with_input.write(&header.map(u32::to_le_bytes).concat());
+        run_with_input
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -97,7 +97,7 @@ impl Fed {
         };
         let start = Instant::now();
         while of("io", "rchar:") < self.written {
-            assert!(start.elapsed() < PATIENCE, "it does not read on");
+            assert!(start.elapsed() < TIMEOUT, "it does not continue reading");
             sleep(Duration::from_millis(10));
         }
         // The last bytes may be read and not processed yet; a few packets make no difference.

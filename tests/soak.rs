@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use common::totals::{self, Totals};
 use common::{ANY_PACE, Process, Serve, lab, peers, until, upcase};
 use nix::sys::signal::Signal;
-use upcase::load::random::{Dice, Purpose};
+use upcase::load::plan::random::{Purpose, RandomStream};
 
 const ADDRESS: &str = "127.0.0.1:12000";
 
@@ -59,8 +59,8 @@ fn the_books_balance_and_memory_stays_flat() {
                 0 => Character::Gentle,
                 _ => Character::Rough,
             };
-            let dice = Dice::new(seed, Purpose::Bytes, number.into());
-            Life::begin(character, dice).live(time / lives);
+            let random = RandomStream::new(seed, Purpose::Bytes, number.into());
+            Life::begin(character, random).live(time / lives);
         }
     });
 }
@@ -76,7 +76,7 @@ enum Character {
 /// A server and its clients, for a part of the run.
 struct Life {
     character: Character,
-    dice: Dice,
+    random: RandomStream,
     drawn: u64,
     server: Serve,
     /// The sum of the totals of the servers that have ended.
@@ -88,10 +88,10 @@ struct Life {
 }
 
 impl Life {
-    fn begin(character: Character, dice: Dice) -> Life {
+    fn begin(character: Character, random: RandomStream) -> Life {
         Life {
             character,
-            dice,
+            random,
             drawn: 0,
             server: start_server(),
             books: Totals::default(),
@@ -102,7 +102,7 @@ impl Life {
     }
 
     fn live(mut self, time: Duration) {
-        println!("a {:?} life", self.character);
+        println!("a {:?} run", self.character);
         if self.character == Character::Gentle {
             self.suffer(time);
         } else {
@@ -135,7 +135,7 @@ impl Life {
     /// A random number below `bound`.
     fn draw(&mut self, bound: u64) -> u64 {
         self.drawn += 1;
-        self.dice.at(self.drawn) % bound
+        self.random.at(self.drawn) % bound
     }
 
     /// Carries out one random action on the server or its clients, and returns its name.
@@ -200,7 +200,7 @@ impl Life {
             .filter_map(|line| Some(line.split_whitespace().last()?.rsplit_once(':')?.1.into()))
             .collect();
         if ports.is_empty() {
-            return "nothing torn out";
+            return "no connection destroyed";
         }
         let port = &ports[self.draw(ports.len() as u64) as usize];
         let (here, there) = match self.draw(2) {
@@ -208,7 +208,7 @@ impl Life {
             _ => ("dport", "sport"),
         };
         sockets(&format!("-K {here} = :12000 and {there} = :{port}"));
-        "connection torn out"
+        "connection destroyed"
     }
 
     fn kill_client(&mut self) -> &'static str {
@@ -235,7 +235,7 @@ impl Life {
         }
         self.clients.iter().for_each(peers::halt);
         until(
-            "the server and the kernel agree on who is connected",
+            "the server and the kernel agree on the connected clients",
             || {
                 let known = sockets("state established state close-wait sport = :12000");
                 self.open() == known.lines().count() as u64
@@ -250,7 +250,7 @@ impl Life {
     /// Returns the number of clients that the server reports.
     fn open(&self) -> u64 {
         const MARK: &str = " open, ";
-        let line = self.server.standing(MARK);
+        let line = self.server.log_state(MARK);
         let (open, totals) = line.rsplit_once(MARK).unwrap();
         let open = open
             .rsplit(' ')
@@ -270,7 +270,7 @@ impl Life {
     fn end_server(&mut self) -> Option<i32> {
         self.server.process.signal(Signal::SIGTERM);
         let status = self.server.process.wait();
-        self.server.process.says("stopped: ");
+        self.server.process.wait_for_stderr("stopped: ");
         let log = self.server.process.stderr();
         let totals = log.lines().find_map(|line| line.split_once("stopped: "));
         let totals: Totals = totals.expect("the totals").1.parse().unwrap();

@@ -9,18 +9,18 @@ use std::time::Duration;
 
 use common::craft::{ACK, FIN, PSH, SYN, Talk};
 use common::told::objects;
-use common::{fed, upcase};
+use common::{run_with_input, upcase};
 use serde_json::Value;
-use upcase::capture::calendar::Calendar;
-use upcase::capture::dissect::parse;
-use upcase::capture::document::{Document, Format};
-use upcase::capture::file::Frame;
-use upcase::capture::flow::{Fault, Packet};
-use upcase::capture::flows::Flows;
-use upcase::capture::linktype::Link;
-use upcase::capture::stream::Expect;
-use upcase::capture::teller::Teller;
-use upcase::capture::transcript::Style;
+use upcase::sniff::analyzer::Analyzer;
+use upcase::sniff::file::Frame;
+use upcase::sniff::file::linktype::Link;
+use upcase::sniff::flow::flows::Flows;
+use upcase::sniff::flow::stream::Expect;
+use upcase::sniff::flow::{Fault, Packet};
+use upcase::sniff::packet::parse;
+use upcase::sniff::print::calendar::Calendar;
+use upcase::sniff::print::document::{Document, Format};
+use upcase::sniff::print::transcript::Style;
 
 const PORT: u16 = 40_000;
 const CLIENT: u32 = 1000;
@@ -61,9 +61,9 @@ fn tell_expecting(packets: &Packets, dropped: u64, expect: Expect) -> Vec<Value>
     };
     let document = Document::new(Format::Json, style, Calendar::utc());
     let mut told = Vec::new();
-    let teller = Teller::new(document, false, None, &mut told);
-    let mut teller = teller.expecting(expect);
-    teller.dropped(dropped);
+    let analyzer = Analyzer::new(document, false, None, &mut told);
+    let mut analyzer = analyzer.expecting(expect);
+    analyzer.dropped(dropped);
     for (time, bytes) in packets {
         let frame = Frame {
             time: Duration::from_millis(1_000_000 + time),
@@ -72,9 +72,9 @@ fn tell_expecting(packets: &Packets, dropped: u64, expect: Expect) -> Vec<Value>
             on_wire: usize::from(u16::from_be_bytes([bytes[2], bytes[3]])),
             trailer: 0,
         };
-        teller.frame(&frame).unwrap();
+        analyzer.frame(&frame).unwrap();
     }
-    teller.finish().unwrap();
+    analyzer.finish().unwrap();
     objects(&String::from_utf8(told).unwrap())
 }
 
@@ -211,7 +211,8 @@ fn segment(
 fn is_altered(packets: &Packets, side: &str, offset: u32, packet: u64) {
     let verdict = verdict(packets);
     let text = format!(
-        "the {side} sends offset {offset} again with other content: 'y' (0x79), not 'X' (0x58)"
+        "the {side} retransmits with different content at offset {offset}: \
+         'y' (0x79), not 'X' (0x58)"
     );
     assert_eq!(findings(&verdict), [(text, Some(packet))], "{verdict:#}");
     let finding = &verdict["findings"][0];
@@ -246,7 +247,7 @@ fn bytes_that_come_again_with_other_content_are_found() {
     );
     let text = told[5]["text"].as_str().unwrap();
     assert!(
-        text.contains("; OTHER CONTENT at offset 13: 'y', not 'X'."),
+        text.contains("; DIFFERENT CONTENT at offset 13: 'y' (0x79), not 'X' (0x58)."),
         "{text}"
     );
 }
@@ -367,7 +368,7 @@ fn bytes_that_are_kept_are_bounded_for_all_flows_together() {
     assert_eq!(
         not_compared,
         [false, true, true],
-        "who keeps little goes on"
+        "flows that buffer little are still compared"
     );
 }
 
@@ -376,10 +377,10 @@ fn a_capture_that_begins_in_the_middle_convicts_nobody() {
     for first in 1..13 {
         let packets = ordinary(CLIENT, SERVER).split_off(first);
         let told = findings(&verdict(&packets));
-        assert!(!told.is_empty(), "it does not hold the handshake");
+        assert!(!told.is_empty(), "the capture lacks the handshake");
         for (text, _) in &told {
             assert!(
-                !text.contains("wrong") && !text.contains("answer nothing"),
+                !text.contains("wrong") && !text.contains("answer no request"),
                 "{told:?}"
             );
         }
@@ -408,10 +409,13 @@ fn each_packet_that_is_missing_is_noticed() {
 }
 
 #[test]
-fn what_the_handshake_lacks_is_told_with_the_first_packet_of_its_flow() {
+fn what_the_handshake_lacks_is_reported_with_the_first_packet_of_its_flow() {
     let before = Talk::open(PORT + 1, CLIENT, SERVER).packets.remove(0);
     for (missing, text) in [
-        (0..1, "the capture has no SYN: it begins in the middle"),
+        (
+            0..1,
+            "the capture has no SYN: it begins in the middle of the connection",
+        ),
         (1..2, "the server's SYN,ACK is missing"),
         (2..14, "the handshake was not completed"),
     ] {
@@ -461,7 +465,7 @@ fn a_new_connection_on_the_ports_of_an_old_one_stands_for_itself() {
 }
 
 #[test]
-fn the_delay_of_a_reply_is_told_once_for_each_message() {
+fn the_delay_of_a_reply_is_reported_once_for_each_message() {
     let told = verdict(&ordinary(CLIENT, SERVER));
     assert_eq!(told["reply_delay_us"]["count"], 2);
 
@@ -479,12 +483,12 @@ fn the_delay_of_a_reply_is_told_once_for_each_message() {
 }
 
 #[test]
-fn a_pipe_is_told_as_it_comes() {
+fn a_pipe_is_reported_as_it_comes() {
     let sample = include_bytes!("data/uppercase-echo-python.pcap");
     // If `sniff` printed nothing, this test would wait without end.
     let sniff = upcase("sniff --read - --format json");
     let mut child = Command::new("timeout")
-        .arg(common::PATIENCE.as_secs().to_string())
+        .arg(common::TIMEOUT.as_secs().to_string())
         .arg(sniff.get_program())
         .args(sniff.get_args())
         .stdin(Stdio::piped())
@@ -532,7 +536,7 @@ fn a_section_header_with_options_may_come_in_pieces_and_in_big_endian() {
         packet.resize(packet.len().next_multiple_of(4), 0);
         file.extend(block(6, &packet));
     }
-    let told = fed("sniff --read - --format json", file.chunks(7)).expect(0);
+    let told = run_with_input("sniff --read - --format json", file.chunks(7)).expect(0);
     let first = &objects(&told.stdout)[0];
     assert_eq!(first["time"], "100.000000000");
 }
@@ -618,7 +622,7 @@ fn an_rst_within_the_window_ends_what_does_not_go_on() {
     is_well(&packets);
     let notes = notes(&tell(&packets, 0));
     assert!(
-        notes[0].contains("the connection went on (packet 8)"),
+        notes[0].contains("the connection continued (packet 8)"),
         "{notes:?}"
     );
     // Or the capture lacks the bytes before it, and nothing follows.
@@ -681,7 +685,7 @@ fn an_ended_connection_is_remembered_for_as_long_as_time_wait() {
 }
 
 #[test]
-fn ports_that_are_used_again_are_told_for_as_long_as_time_wait() {
+fn ports_that_are_used_again_are_reported_for_as_long_as_time_wait() {
     for (pause, word) in [(1, true), (4_000, true), (239_000, true), (241_000, false)] {
         let mut packets = ordinary(CLIENT, SERVER);
         let time = packets[13].0 + pause;
@@ -709,7 +713,7 @@ fn a_connection_without_its_syn_is_not_taken_for_stragglers_of_the_last_one() {
 }
 
 #[test]
-fn bytes_after_the_fin_are_found_also_when_the_connection_was_told() {
+fn bytes_after_the_fin_are_found_also_when_the_connection_was_reported() {
     for pause in [1, 10_000] {
         let mut packets = ordinary(CLIENT, SERVER);
         let mut talk = Talk::open(PORT, CLIENT, SERVER);
@@ -751,7 +755,7 @@ fn a_surplus_that_is_there_is_wrong_and_one_that_may_be_a_gap_is_not() {
     talk.say(false, PSH | ACK, 16);
     talk.close();
     let packets = timed(talk);
-    let text = "6 bytes of the server answer nothing".to_string();
+    let text = "6 bytes of the server answer no request".to_string();
     assert_eq!(judged(&packets), ("wrong".to_string(), vec![text]));
     let mut lacking = packets.clone();
     lacking.remove(4);

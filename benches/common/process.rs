@@ -64,7 +64,7 @@ impl Process {
     pub fn hear(&mut self) -> anyhow::Result<String> {
         let mut line = String::new();
         if self.output.read_line(&mut line)? == 0 {
-            bail!("process {} said nothing more", self.pid());
+            bail!("process {} printed nothing more", self.pid());
         }
         Ok(line.trim_end().to_string())
     }
@@ -100,10 +100,10 @@ impl Process {
     }
 
     /// Closes its standard input and waits until it ends. An error if that takes longer than
-    /// `patience`.
-    pub fn finish(&mut self, patience: Duration) -> anyhow::Result<ExitStatus> {
+    /// `timeout`.
+    pub fn finish(&mut self, timeout: Duration) -> anyhow::Result<ExitStatus> {
         self.input = None;
-        let end = Instant::now() + patience;
+        let end = Instant::now() + timeout;
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);

@@ -65,7 +65,9 @@ impl Contender {
         let mut server = Process::start_on(cores.server, &mut server.command()?)?;
         let address = server.address()?;
         let mut client = Process::start_on(cores.client, &mut client.command(address, case)?)?;
-        client.hear().context("the connections did not come up")?;
+        client
+            .hear()
+            .context("the connections were not established")?;
         Ok(Contender { server, client })
     }
 

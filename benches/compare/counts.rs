@@ -25,7 +25,7 @@ const MESSAGES_LEAST: [u64; 2] = [10_000, 40_000];
 const SETTLING: Duration = Duration::from_secs(1);
 
 /// Time limit of a run under a tool, in milliseconds.
-const PATIENCE_MS: u64 = 60_000;
+const TIMEOUT_MS: u64 = 60_000;
 
 /// The kind of event that is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ fn count(
     // is exchanged before the others, since it may cost more.
     thread::sleep(SETTLING);
     for messages in [case.connections as u64, messages] {
-        client.tell(&format!("{PATIENCE_MS} {messages}"))?;
+        client.tell(&format!("{TIMEOUT_MS} {messages}"))?;
         let report: Report = client.hear()?.parse()?;
         if report.messages != messages {
             bail!("only {} of {messages} messages in time", report.messages);

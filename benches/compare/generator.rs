@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use upcase::load;
+use upcase::load::plan::sizes::Sizes;
 use upcase::load::plan::{Plan, Stop};
-use upcase::load::sizes::Sizes;
 
 use crate::case::Case;
 use crate::client::Report;
@@ -37,7 +37,7 @@ pub fn run(target: SocketAddr, case: Case) -> anyhow::Result<()> {
         };
         let report = Report {
             messages: summary.results.counts.verified,
-            elapsed: summary.course.elapsed,
+            elapsed: summary.times.elapsed,
             cpu: summary.evidence.machine.cpu,
             p50: quantile(50.0),
             p99: quantile(99.0),

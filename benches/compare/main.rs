@@ -59,8 +59,8 @@ struct Arguments {
     /// At most so many seconds a pair
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Discard a start in which others used more than so many percent of the CPUs; the kernel itself
-    /// takes up to six for interrupts and idling, which no process is charged for
+    /// Discard a start in which others used more than so many percent of the CPUs; the kernel
+    /// itself takes up to six for interrupts and idling, which no process is charged for
     #[arg(long, default_value_t = 10.0)]
     foreign: f64,
     /// What cargo says to every benchmark
@@ -175,7 +175,7 @@ fn chosen(arguments: &Arguments) -> Vec<Server> {
 }
 
 fn load(settings: &Settings, results: &mut Results) -> anyhow::Result<()> {
-    results.add("## Load generator\n\nThe bare client neither verifies nor keeps round trips.");
+    results.add("## Load generator\n\nThe bare client neither verifies nor records round trips.");
     let contenders = [
         (Client::Bare, "bare client"),
         (Client::Timing, "with round trips"),

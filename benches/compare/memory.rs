@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(5);
 /// Time after which `upcase serve` has finished the work that follows a message: more than a
 /// quarter of its stall timeout.
 pub const IDLE: Duration = Duration::from_secs(9);
-const PATIENCE_MS: u64 = 30_000;
+const TIMEOUT_MS: u64 = 30_000;
 
 /// Returns the bytes per connection of a server: right after the message, and [`IDLE`] later.
 pub fn of_server(server: Server, cores: Cores) -> anyhow::Result<[f64; 2]> {
@@ -31,7 +31,7 @@ pub fn of_server(server: Server, cores: Cores) -> anyhow::Result<[f64; 2]> {
     for (place, connections) in CONNECTIONS.into_iter().enumerate() {
         let case = steady(connections, 64, 1);
         let mut contender = Contender::start(server, Client::Bare, case, cores)?;
-        let report = contender.load(PATIENCE_MS, connections as u64)?;
+        let report = contender.load(TIMEOUT_MS, connections as u64)?;
         if report.messages != connections as u64 {
             bail!("only {} messages in time", report.messages);
         }

@@ -29,21 +29,22 @@ impl Results {
         results.add(&format!(
             "# Side by side\n\n\
              Written by `cargo bench --bench compare`, {}.\n\n\
-             Two at a time: a contender and the one that all are measured by. Both servers run on \
-             core {}, each with a client of its own on core {} whose connections stay open; who is \
-             not in a slice sleeps. Slices alternate, now the one first and now the other; they \
-             are of at least ten median round trips and 50 ms, those of the load generator of \
-             200 ms. A ratio is that of two slices of one cycle. When each has had {} ms, or a \
-             longer slice, both are started anew, since a program differs from itself by some \
-             hundredths between two starts, presumably by where it lies in memory: the median of \
-             a start's ratios is one figure, and the table has the median of these, and in \
-             brackets its 95 % interval, by rank. There are at least {starts} starts, and more \
-             until the ratio is known within ±{:.0} %, or for {} s, and then the table says so. A \
-             start in which others used more than {:.0} % of the two cores does not count. CPU is \
-             the server's own, user and system, from its CPU clock. `upcase serve` has its \
-             defaults: all limits, counters and timeouts, and a sandbox, which no other has; \
-             `no sandbox` is the same with `--sandbox off`. Absolute figures mean little on a \
-             machine that is shared; ratios do.\n",
+             Each contender is compared with the same base, two programs at a time. Both servers \
+             run on core {}, each with its own client on core {} whose connections stay open; a \
+             server or client sleeps outside its slices. The slices of the two alternate, and so \
+             does their order. A slice lasts at least ten median round trips and 50 ms, or 200 ms \
+             for the load generator. A ratio is that of the two slices of one cycle. When each \
+             program has run for {} ms, or for one longer slice, both are restarted, since the \
+             figures of a program differ by a few percent between two starts, presumably because \
+             of its placement in memory. The median of the ratios of a start is one figure; the \
+             table has the median of these figures and, in brackets, its 95 % confidence interval, \
+             by rank. There are at least {starts} starts, and more until the ratio is known within \
+             ±{:.0} %, or for {} s, after which the table marks it as not resolved. A start in \
+             which other processes used more than {:.0} % of the two cores does not count. CPU is \
+             the server's own time, user and system, from its CPU clock. `upcase serve` has its \
+             defaults: all limits, counters and timeouts, and a sandbox, which no other contender \
+             has; `no sandbox` is the same with `--sandbox off`. On a shared machine, absolute \
+             figures mean little; ratios are meaningful.\n",
             machine::name(),
             cores.server,
             cores.client,

@@ -49,7 +49,7 @@ pub enum Side {
 }
 
 /// A participant: the server, its client, and the name of the two in the tables.
-pub type Entrant = (Server, Client, String);
+pub type Participant = (Server, Client, String);
 
 /// The measurements of a slice.
 #[derive(Clone, Copy, Debug)]
@@ -96,14 +96,14 @@ struct Start {
 pub fn compare(
     case: Case,
     side: Side,
-    entrants: &[Entrant],
+    participants: &[Participant],
     settings: &Settings,
 ) -> anyhow::Result<Comparison> {
-    let [base, others @ ..] = entrants else {
-        bail!("nobody is named");
+    let [base, others @ ..] = participants else {
+        bail!("no contender is named");
     };
     if others.is_empty() {
-        bail!("a comparison takes two: the first is what the others are measured by");
+        bail!("a comparison needs two contenders: the first is the base of the ratios");
     }
     let mut comparison = Comparison {
         case,
@@ -130,8 +130,8 @@ pub fn compare(
     Ok(comparison)
 }
 
-fn start(entrant: &Entrant, case: Case, settings: &Settings) -> anyhow::Result<Contender> {
-    Contender::start(entrant.0, entrant.1, case, settings.cores)
+fn start(participant: &Participant, case: Case, settings: &Settings) -> anyhow::Result<Contender> {
+    Contender::start(participant.0, participant.1, case, settings.cores)
 }
 
 impl Pair {
@@ -140,7 +140,7 @@ impl Pair {
     fn new(
         side: Side,
         case: Case,
-        entrants: [&Entrant; 2],
+        participants: [&Participant; 2],
         mut running: [Contender; 2],
         settings: &Settings,
     ) -> anyhow::Result<Pair> {
@@ -148,7 +148,7 @@ impl Pair {
         // To get an interval at all, as much time again may be spent.
         let last = end + settings.bound;
         let mut pair = Pair {
-            name: entrants[1].2.clone(),
+            name: participants[1].2.clone(),
             side,
             starts: Vec::new(),
             discarded: 0,
@@ -163,8 +163,8 @@ impl Pair {
                 return Ok(pair);
             }
             running = [
-                start(entrants[0], case, settings)?,
-                start(entrants[1], case, settings)?,
+                start(participants[0], case, settings)?,
+                start(participants[1], case, settings)?,
             ];
         }
     }

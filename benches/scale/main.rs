@@ -169,7 +169,7 @@ impl Run {
         let again = again.elapsed();
         let left = self.held()?;
         if left < held {
-            bail!("of {held} connections only {left} were held");
+            bail!("of {held} connections only {left} stayed open");
         }
         let verified = self.stop()?;
         self.tell(up, &share, again, verified);
@@ -229,7 +229,7 @@ impl Run {
                 return Ok(());
             }
             if Instant::now() >= self.end {
-                bail!("only {reached} of {goal} {what} when the time was over");
+                bail!("only {reached} of {goal} {what} by the deadline");
             }
             for process in self.loads.iter_mut().chain(&mut self.servers) {
                 if !process.is_running() {
@@ -244,7 +244,7 @@ impl Run {
     /// and none lacks its reply, each connection has verified at least one.
     fn stop(&mut self) -> anyhow::Result<u64> {
         let left = self.end.saturating_duration_since(Instant::now());
-        let patience = left.max(Duration::from_secs(10));
+        let timeout = left.max(Duration::from_secs(10));
         for load in &self.loads {
             load.signal(Signal::SIGINT)?;
         }
@@ -261,11 +261,11 @@ impl Run {
                 bail!("a load generator has lost something: {line}");
             }
             verified += field("verified")?;
-            load.finish(patience)?;
+            load.finish(timeout)?;
         }
         for server in &mut self.servers {
             server.signal(Signal::SIGTERM)?;
-            let status = server.finish(patience)?;
+            let status = server.finish(timeout)?;
             if !status.success() {
                 bail!("a server ended with {status}");
             }
@@ -290,7 +290,7 @@ impl Run {
             common::machine::name()
         );
         println!(
-            "connects: {:.0}/s, all up after {:.1} s, first messages under way meanwhile",
+            "connects: {:.0}/s, all up after {:.1} s, first messages sent meanwhile",
             connections as f64 / up.as_secs_f64(),
             up.as_secs_f64()
         );
@@ -299,8 +299,8 @@ impl Run {
              TCP buffers, server {server:.0}, load generator {load:.0}"
         );
         println!(
-            "echo of all while all were held, each {} s after its first: {:.1} s from the first to \
-             the last; {verified} messages verified in all, none lost",
+            "second echo on all open connections, {} s after the first: {:.1} s from the first \
+             to the last; {verified} messages verified in all, none lost",
             self.think.as_secs(),
             again.as_secs_f64(),
         );

@@ -14,7 +14,7 @@ use crate::cli::sniff::SniffArgs;
 #[command(
     version,
     subcommand_required = true,
-    after_help = "Exit codes: 0 all well; 1 carried out, and something is wrong; 2 wrong usage; \
+    after_help = "Exit codes: 0 success; 1 completed, but a fault was found; 2 wrong usage; \
                   3 could not run; 4 inconclusive."
 )]
 pub struct Cli {
@@ -26,13 +26,13 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Send back every byte that comes, ASCII letters in upper case
+    /// Echo every byte that is received, with ASCII letters in upper case
     Serve(ServeArgs),
     /// Send messages and print the replies
     Send(SendArgs),
     /// Load a server with many connections, verify every reply, measure its response
     Load(Box<LoadArgs>),
-    /// Tell a conversation on the wire packet by packet, live or from a file, and judge it
+    /// Show TCP conversations packet by packet, live or from a file, and check them for faults
     Sniff(SniffArgs),
 }
 
@@ -50,7 +50,7 @@ impl Command {
 
 #[derive(Debug, Args)]
 pub(super) struct LogArgs {
-    /// Tell more: every connection, every message
+    /// Log more: every connection, every message
     #[arg(
         short,
         long,
@@ -59,10 +59,10 @@ pub(super) struct LogArgs {
         display_order = 100
     )]
     pub(super) verbose: bool,
-    /// Tell errors only
+    /// Log errors only
     #[arg(short, long, global = true, display_order = 100)]
     pub(super) quiet: bool,
-    /// Keep the log in this file as well (appended); `serve` opens it again on SIGHUP
+    /// Append the log to this file as well; `serve` reopens it on SIGHUP
     #[arg(long, global = true, value_name = "PATH", display_order = 100)]
     pub(super) log_file: Option<PathBuf>,
 }

@@ -10,55 +10,57 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use log::{debug, info, warn};
 
+use crate::address::happy_eyeballs::{self, ConnectParameters};
+use crate::address::resolve::{display_ip, is_foreign};
 use crate::cli::numbers::{duration, integer, positive_duration};
 use crate::cli::options::{BufferArgs, MssArg, options, resolve};
 use crate::cli::output::{COULD_NOT_RUN, Outcome, print};
 use crate::cli::values::{Source, Target, interval, message_sizes, rate, source, target};
-use crate::load::assertion::Demand;
-use crate::load::own::{OwnServer, Served};
-use crate::load::payload::Content;
+use crate::load::judge::assertion::Demand;
+use crate::load::judge::verdict::{Judged, RunOutcome, Verdict};
+use crate::load::own_server::{OwnServer, Served};
+use crate::load::plan::payload::Content;
+use crate::load::plan::schedule::{Arrivals, Rate};
+use crate::load::plan::sizes::Sizes;
 use crate::load::plan::{Churn, Close, Pace, Pacing, Plan, Stop};
 use crate::load::preflight::{self, Routes};
-use crate::load::schedule::{Arrivals, Rate};
-use crate::load::sizes::Sizes;
-use crate::load::summary::Summary;
-use crate::load::verdict::{Judged, Standing, Verdict};
-use crate::load::{self, News};
-use crate::progress::{Connecting, Progress};
-use crate::race::{self, Terms};
-use crate::resolve::{is_foreign, shown_ip};
-use crate::{files, report, socket, terminal};
+use crate::load::results::summary::Summary;
+use crate::load::{self, RunProgress};
+use crate::report;
+use crate::report::progress::{Connecting, Progress};
+use crate::sys::{files, socket, terminal};
 
 /// The default of `--duration`.
 pub(super) const DURATION_DEFAULT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(super) struct LoadArgs {
-    /// The servers, used in turn: HOST, HOST:PORT, [IPv6]:PORT or [fe80::1%eth0]:PORT; port 12000
-    /// if none is given [default: a server of its own, in this process]
+    /// Servers to test, used in turn: HOST, HOST:PORT, [IPv6]:PORT or [fe80::1%eth0]:PORT; port
+    /// 12000 if none is given [default: a built-in server, in this process]
     #[arg(value_name = "TARGET", value_parser = target)]
     pub(super) targets: Vec<Target>,
-    /// Connections at a time; all are up before the first message
+    /// Number of concurrent connections; all are established before the first message
     #[arg(long, value_name = "N", default_value_t = 1000,
           value_parser = integer::<u32>(1, 10_000_000))]
     pub(super) connections: u32,
-    /// Messages a second over all connections, such as 5000 or 333.3, by a schedule that does not
+    /// Messages per second over all connections, such as 5000 or 333.3, on a schedule that does not
     /// wait for the server [default: closed loop, the next message when a reply is complete]
     #[arg(long, value_name = "N", value_parser = rate)]
     pub(super) rate: Option<Rate>,
-    /// How the gaps between scheduled messages are spread; needs --rate [default: constant]
+    /// Distribution of the gaps between scheduled messages; needs --rate [default: constant]
     #[arg(long, value_enum)]
     pub(super) arrivals: Option<ArrivalsArg>,
-    /// Which connection a scheduled message goes to: `global`, the one that has been free the
-    /// longest, of each target in turn; `first-free`, of all targets, so that the faster ones get
-    /// more; or `per-connection`, each has a line of its own; needs --rate [default: global]
+    /// How a scheduled message is assigned to a connection: `global`, to the targets in turn, there
+    /// to the connection that has been free longest; `first-free`, to the one that has been free
+    /// longest at any target, so that faster targets get more; or `per-connection`, each connection
+    /// has its own schedule; needs --rate [default: global]
     #[arg(long, value_enum)]
     pub(super) pacing: Option<PacingArg>,
     /// In a closed loop, the time between a reply and the next message
     #[arg(long, value_name = "TIME", value_parser = positive_duration, conflicts_with = "rate")]
     pub(super) think: Option<Duration>,
-    /// Do not sleep in the last 60 µs before a message is due: sends within a microsecond, and
-    /// takes a whole CPU from some 15,000 messages/s on; needs --rate
+    /// Do not sleep in the last 60 µs before a message is due: sends within a microsecond of its
+    /// time, and uses a whole CPU from about 15,000 messages/s on; needs --rate
     #[arg(long)]
     pub(super) spin: bool,
     /// Bytes of a message: one size such as 64 or 16KiB (1 to 1GiB), a range such as 64..1500, or
@@ -69,37 +71,38 @@ pub(super) struct LoadArgs {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = integer::<u32>(1, 65_536))]
     pub(super) depth: u32,
-    /// How long to send, the warm-up included [default: 10s]
+    /// Time to send for, including the warm-up [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     pub(super) duration: Option<Duration>,
-    /// How many messages to send in all, in a closed loop dealt evenly to the connections; given up
-    /// when no reply comes for 10 s
+    /// Total number of messages, in a closed loop divided evenly among the connections; the run
+    /// ends early when no reply arrives for 10 s
     #[arg(long, value_name = "N", conflicts_with = "duration",
           value_parser = integer::<u64>(1, u64::MAX))]
     pub(super) messages: Option<u64>,
-    /// Messages due so soon after the start are not part of the result
+    /// Exclude messages that are due within this time after the start from the result
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "0s",
           conflicts_with = "messages")]
     pub(super) warmup: Duration,
-    /// How long to wait at the end for what is outstanding; and then for a close of the server when
-    /// none comes, at least 5 s
+    /// Maximum time to wait at the end for outstanding replies; and then, but at least 5 s, for the
+    /// server to close the next connection
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
     pub(super) drain: Duration,
-    /// The age at which a message counts as timed out; it is given up then or at most a tenth of
-    /// that time later (1 ms to 100 ms), and counts at the age that it has reached [default: none]
+    /// Age at which a message counts as timed out; it is given up then or at most a tenth of that
+    /// time later (1 ms to 100 ms), and is recorded with the age that it has reached
+    /// [default: none]
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     pub(super) timeout: Option<Duration>,
-    /// Connections to open a second at the start [default: as fast as they come up]
+    /// Connections to open per second at the start [default: as fast as they are established]
     #[arg(long, value_name = "N", value_parser = integer::<u32>(1, u32::MAX.into()))]
     pub(super) connect_rate: Option<u32>,
-    /// Replace a connection by a new one after so many messages
+    /// Replace each connection with a new one after this many messages
     #[arg(long, value_name = "N", value_parser = integer::<u64>(1, u64::MAX))]
     pub(super) churn: Option<u64>,
-    /// How a connection is ended that is replaced: in order, which leaves its port in TIME_WAIT, or
-    /// by a reset; needs --churn [default: fin]
+    /// How to close a connection that is replaced: `fin`, which leaves its local port in TIME_WAIT,
+    /// or `rst`, with a reset; needs --churn [default: fin]
     #[arg(long, value_enum)]
     pub(super) close: Option<CloseArg>,
-    /// Threads that share the connections and the schedule, each with a reactor of its own
+    /// Threads that share the connections and the schedule, each with its own event loop
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = integer::<u32>(1, 1024))]
     pub(super) threads: u32,
@@ -107,37 +110,38 @@ pub(super) struct LoadArgs {
     pub(super) mss: MssArg,
     #[command(flatten)]
     pub(super) buffers: BufferArgs,
-    /// Local addresses, used in turn; a link-local one with its interface: fe80::1%eth0
+    /// Local addresses to connect from, used in turn; a link-local one with its interface:
+    /// fe80::1%eth0
     #[arg(long, value_name = "ADDR,...", value_delimiter = ',', value_parser = source)]
     pub(super) source: Vec<Source>,
-    /// What the messages are made of: `text`, printable ASCII with a lower-case letter in every
-    /// message; `bytes`, all 256 values; or a file, read round and round
+    /// Content of the messages: `text`, printable ASCII with a lower-case letter in every message;
+    /// `bytes`, all 256 values; or a file, repeated as often as needed
     #[arg(long, value_name = "text|bytes|FILE", default_value = "text")]
     pub(super) payload: PathBuf,
-    /// What bytes, sizes and gaps are computed from
+    /// Seed from which the bytes, sizes and gaps are computed
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = integer::<u64>(0, u64::MAX))]
     pub(super) seed: u64,
-    /// Of the first N connections, split each response by the kernel's own times of sending and
-    /// receiving (SO_TIMESTAMPING)
+    /// Split each response time of the first N connections by the kernel's send and receive
+    /// timestamps (SO_TIMESTAMPING)
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true,
           default_missing_value = "8",
           value_parser = integer::<u32>(1, u32::MAX.into()))]
     pub(super) kernel_timestamps: Option<u32>,
-    /// Demand of the result, else exit code 1; may be repeated: p99<2ms, service.p50<1ms,
-    /// errors=0, rate>=0.999
-    #[arg(long, value_name = "DEMAND", value_parser = clap::value_parser!(Demand))]
+    /// Condition that the result must meet, else exit code 1; may be repeated: p99<2ms,
+    /// service.p50<1ms, errors=0, rate>=0.999
+    #[arg(long, value_name = "CONDITION", value_parser = clap::value_parser!(Demand))]
     pub(super) assert: Vec<Demand>,
-    /// Take this verdict for good as well: exit code 0 in place of 1, or of 4 for client-bound and
-    /// inconclusive
+    /// Accept this verdict as success: exit code 0 instead of 1, or instead of 4 for client-bound
+    /// and inconclusive
     #[arg(long, value_name = "VERDICT,...", value_enum, value_delimiter = ',')]
     pub(super) allow: Vec<AllowArg>,
-    /// How often to report progress, in the log (-v) and in the interval log
+    /// Time between two reports of progress, in the log (-v) and in the interval log
     #[arg(long, value_name = "TIME", value_parser = interval, default_value = "1s")]
     pub(super) interval: Duration,
-    /// Write an object for every interval to this file, one a line, warm-up and drain included
+    /// Write one JSON object per interval to this file, one per line, including warm-up and drain
     #[arg(long, value_name = "FILE")]
     pub(super) interval_log: Option<PathBuf>,
-    /// How to print the report: a page for a person, or one object on one line
+    /// Format of the report: text for a person, or one JSON object on one line
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
 }
@@ -185,7 +189,7 @@ impl LoadArgs {
                 humantime::format_duration(duration),
             );
             return Err(format!(
-                "--warmup {warmup} leaves nothing of --duration {duration}"
+                "--warmup {warmup} must be shorter than --duration {duration}"
             ));
         }
         self.check_needs()?;
@@ -197,13 +201,13 @@ impl LoadArgs {
         }
         if self.targets.len() > self.connections as usize {
             return Err(format!(
-                "--connections {} is fewer than the {} targets: some would have none",
+                "--connections {} is fewer than the {} targets: each needs at least one",
                 self.connections,
                 self.targets.len()
             ));
         }
         if self.rate.is_none() && self.assert.iter().any(Demand::is_about_rate) {
-            return Err("--assert rate needs --rate: a closed loop asks for none".to_string());
+            return Err("--assert rate needs --rate: a closed loop has no schedule".to_string());
         }
         Ok(())
     }
@@ -211,8 +215,8 @@ impl LoadArgs {
     /// Refuses options that have no effect without another one.
     fn check_needs(&self) -> Result<(), String> {
         let (no_rate, no_churn) = (self.rate.is_none(), self.churn.is_none());
-        let schedule = "--rate: without a rate there is no schedule, such as --rate 5000";
-        let churn = "--churn: without it no connection is replaced, such as --churn 10";
+        let schedule = "--rate, such as --rate 5000: without it there is no schedule";
+        let churn = "--churn, such as --churn 10: without it no connection is replaced";
         let needs = [
             ("--arrivals", self.arrivals.is_some() && no_rate, schedule),
             ("--pacing", self.pacing.is_some() && no_rate, schedule),
@@ -250,9 +254,11 @@ pub(super) fn run(args: LoadArgs) -> anyhow::Result<Outcome> {
     };
     targets.extend(own_server.as_ref().map(OwnServer::address));
     let plan = plan(&args, targets, sources, content);
-    match socket::regrants(&plan.options) {
-        Ok(regrants) => regrants.iter().for_each(|regrant| warn!("{regrant}")),
-        Err(error) => warn!("what the kernel grants of the socket options is not known: {error}"),
+    match socket::option_mismatches(&plan.options) {
+        Ok(option_mismatches) => option_mismatches
+            .iter()
+            .for_each(|mismatch| warn!("{mismatch}")),
+        Err(error) => warn!("cannot check the socket options that the kernel grants: {error}"),
     }
     if let Some(hint) = hint {
         warn!("{hint}");
@@ -261,7 +267,7 @@ pub(super) fn run(args: LoadArgs) -> anyhow::Result<Outcome> {
     let served = match (own_server, &measured) {
         (None, _) => Served::default(),
         (Some(server), Ok(_)) => server.stop(),
-        (Some(server), Err(_)) => server.break_off(),
+        (Some(server), Err(_)) => server.stop_at_once(),
     };
     match (measured, served.failure) {
         // If the run's own server failed, that is why the run failed.
@@ -281,9 +287,9 @@ fn report(
     failure: Option<anyhow::Error>,
 ) -> anyhow::Result<Outcome> {
     let outcome = match judged.standing() {
-        Standing::Good => Outcome::Good,
-        Standing::Wrong => Outcome::Bad,
-        Standing::Inconclusive => Outcome::Inconclusive,
+        RunOutcome::Good => Outcome::Good,
+        RunOutcome::Wrong => Outcome::Bad,
+        RunOutcome::Inconclusive => Outcome::Inconclusive,
     };
     let code = match failure {
         Some(_) => COULD_NOT_RUN,
@@ -298,12 +304,12 @@ fn report(
 
 fn own_server(sources: &[SocketAddr]) -> anyhow::Result<OwnServer> {
     if let Some(source) = sources.iter().find(|source| !source.is_ipv4()) {
-        let source = shown_ip(*source);
+        let source = display_ip(*source);
         bail!("--source {source} cannot reach a server on 127.0.0.1: name a TARGET");
     }
     let server = OwnServer::start()?;
     let address = server.address();
-    info!("no target was named: loading a server of this run's own on {address}");
+    info!("no target was given: testing a built-in server on {address}");
     Ok(server)
 }
 
@@ -383,10 +389,10 @@ fn content(payload: &Path) -> anyhow::Result<Content> {
         .read_to_end(&mut text)
         .with_context(cannot)?;
     if text.len() as u64 > PAYLOAD_BYTES_MAX {
-        bail!("the payload {name} is too long: at most 64MiB are read round and round");
+        bail!("the payload {name} is too large: at most 64MiB");
     }
     if text.is_empty() {
-        bail!("the payload {name} is empty: name a file with at least one byte");
+        bail!("the payload {name} is empty: use a file with at least one byte");
     }
     Ok(Content::Given(text.into()))
 }
@@ -395,12 +401,12 @@ fn carry_out(plan: Plan, log: &mut Option<File>) -> anyhow::Result<Summary> {
     let mut progress = Progress::new(&plan);
     let mut connecting = Connecting::new(&plan);
     let mut failure = None;
-    let summary = load::run(plan, |news| match news {
-        News::Glance(glance) => match &mut progress {
-            Some(progress) => progress.show(&glance),
-            None => connecting.note(&glance),
+    let summary = load::run(plan, |event| match event {
+        RunProgress::Snapshot(snapshot) => match &mut progress {
+            Some(progress) => progress.show(&snapshot),
+            None => connecting.note(&snapshot),
         },
-        News::Interval(interval) => {
+        RunProgress::Interval(interval) => {
             debug!("{}", report::text::interval(interval));
             if let Some(progress) = &mut progress {
                 progress.note(interval);
@@ -408,7 +414,7 @@ fn carry_out(plan: Plan, log: &mut Option<File>) -> anyhow::Result<Summary> {
             if let Some(file) = log
                 && let Err(error) = file.write_all(report::json::interval(interval).as_bytes())
             {
-                warn!("the interval log ends here: {error}");
+                warn!("cannot write to the interval log, which ends here: {error}");
                 failure = Some(error);
                 *log = None;
             }
@@ -453,7 +459,7 @@ fn sources(typed: &[Source]) -> anyhow::Result<Vec<SocketAddr>> {
         match socket::check_source(address) {
             Ok(()) => Ok(address),
             Err(error) if is_foreign(&error) => bail!(
-                "--source {source} is no address of this host: `ip address` lists those it has"
+                "--source {source} is not an address of this host: `ip address` lists its addresses"
             ),
             Err(error) => Err(error).with_context(|| format!("cannot use --source {source}")),
         }
@@ -469,19 +475,19 @@ fn reachable(target: &Target, sources: &[SocketAddr]) -> anyhow::Result<SocketAd
     let mut addresses = resolve(target)?;
     addresses.retain(|address| sources.iter().all(|ip| ip.is_ipv4() == address.is_ipv4()));
     match addresses[..] {
-        [] => bail!("{target} has no address of the family of every --source"),
+        [] => bail!("{target} has no address of the same family as every --source"),
         [only] => Ok(only),
         [..] => {
-            let terms = Terms {
+            let terms = ConnectParameters {
                 source: sources.first().copied(),
                 options: &socket::Options::default(),
                 timeout: PROBE_TIME,
             };
-            match race::connect(&addresses, &terms) {
+            match happy_eyeballs::connect(&addresses, &terms) {
                 Ok((_, address)) => Ok(address),
                 Err(failures) => bail!(
                     "cannot connect to {target}: {}",
-                    race::reasons(&failures, PROBE_TIME)
+                    happy_eyeballs::reasons(&failures, PROBE_TIME)
                 ),
             }
         }

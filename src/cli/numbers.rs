@@ -206,7 +206,7 @@ mod tests {
         ] {
             assert_eq!(read(text), Ok(number), "{text}");
         }
-        for (text, told) in [
+        for (text, message) in [
             ("0", "at least 1"),
             ("-1", "at least 1"),
             ("-5k", "at least 1"),
@@ -226,7 +226,7 @@ mod tests {
             ("-v", "not a whole number such as 1000"),
             ("٣", "not a whole number such as 1000"),
         ] {
-            assert_eq!(read(text), Err(told.to_string()), "{text}");
+            assert_eq!(read(text), Err(message.to_string()), "{text}");
         }
         assert_eq!(
             integer::<u64>(0, u64::MAX)("18446744073709551615"),
@@ -273,7 +273,7 @@ mod tests {
         ] {
             assert_eq!(read(text), Ok(size), "{text}");
         }
-        for (text, told) in [
+        for (text, message) in [
             ("0", "at least 1 byte"),
             ("-1", "at least 1 byte"),
             ("-64KiB", "at least 1 byte"),
@@ -288,7 +288,7 @@ mod tests {
             ("KiB", "not a size such as 64KiB"),
             ("--rate", "not a size such as 64KiB"),
         ] {
-            assert_eq!(read(text), Err(told.to_string()), "{text}");
+            assert_eq!(read(text), Err(message.to_string()), "{text}");
         }
         assert_eq!(Bytes(i32::MAX as u64).to_string(), "2147483647 bytes");
         assert_eq!(Bytes(1 << 40).to_string(), "1TiB");
@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(positive_duration("1500ms"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("0s"), Ok(Duration::ZERO));
         assert!(positive_duration("365days").is_ok());
-        for (text, told) in [
+        for (text, message) in [
             ("0s", "it must be longer than 0"),
             ("-1s", "it must be longer than 0"),
             ("1", "the unit is missing: 1s or 1ms"),
@@ -312,7 +312,7 @@ mod tests {
             ("500000000000years", "at most 365 days"),
             ("99999999999999999999999s", "at most 365 days"),
         ] {
-            assert_eq!(positive_duration(text), Err(told.to_string()), "{text}");
+            assert_eq!(positive_duration(text), Err(message.to_string()), "{text}");
         }
         assert_eq!(duration("-1s"), Err("it must be at least 0s".to_string()));
     }
@@ -321,13 +321,13 @@ mod tests {
     fn a_time_may_be_off() {
         assert_eq!(duration_or_off("off"), Ok(None));
         assert_eq!(duration_or_off("2s"), Ok(Some(Duration::from_secs(2))));
-        for (text, told) in [
+        for (text, message) in [
             ("never", "not a time such as 30s, or off"),
             ("0", "it must be longer than 0, or off"),
             ("-1s", "it must be longer than 0, or off"),
             ("30", "the unit is missing: 30s or 30ms, or off"),
         ] {
-            assert_eq!(duration_or_off(text), Err(told.to_string()), "{text}");
+            assert_eq!(duration_or_off(text), Err(message.to_string()), "{text}");
         }
     }
 

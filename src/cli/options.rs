@@ -5,18 +5,18 @@ use std::net::SocketAddr;
 use anyhow::anyhow;
 use clap::Args;
 
+use crate::address::resolve;
 use crate::address::{PORT_DEFAULT, check_target};
 use crate::cli::values::{Target, buffer_size, mss};
-use crate::resolve;
-use crate::socket::Options;
+use crate::sys::socket::Options;
 
 /// The port of an upcase server, unless another one is given.
 pub(super) const PORT: u16 = PORT_DEFAULT;
 
 #[derive(Debug, Args)]
 pub(super) struct MssArg {
-    /// TCP_MAXSEG, 88 to 32767: the largest segment, both ways. A segment carries 12 bytes less,
-    /// which go to timestamps
+    /// TCP_MAXSEG, 88 to 32767: maximum segment size, in both directions. Timestamps take 12 bytes
+    /// of each segment
     #[arg(long, value_name = "BYTES", value_parser = mss)]
     pub(super) mss: Option<u16>,
 }

@@ -1,4 +1,4 @@
-//! `upcase send`: its options, and the errand that they describe.
+//! `upcase send`: its options, and the job that they describe.
 
 use std::ffi::OsString;
 use std::io;
@@ -11,26 +11,26 @@ use crate::cli::numbers::positive_duration;
 use crate::cli::options::{MssArg, options, resolve};
 use crate::cli::output::Outcome;
 use crate::cli::values::{Target, target};
-use crate::send::{self, Ending, Errand, Input};
+use crate::send::{self, Input, SendJob, SendOutcome};
 
 #[derive(Debug, Args)]
 pub(super) struct SendArgs {
     /// The server: HOST, HOST:PORT, [IPv6]:PORT or [fe80::1%eth0]:PORT; port 12000 if none is given
     #[arg(value_name = "TARGET", value_parser = target)]
     pub(super) target: Target,
-    /// What to send, one reply each [default: the lines of standard input, each without its LF; an
-    /// empty line is printed as an empty line]
+    /// Messages to send, each after the reply to the one before [default: the lines of standard
+    /// input, each without its LF; an empty line is not sent, and printed as an empty line]
     #[arg(value_name = "MESSAGE")]
     pub(super) messages: Vec<OsString>,
     #[command(flatten)]
     pub(super) mss: MssArg,
-    /// How long to wait for the connection, for each part of a reply, and for the end
+    /// Maximum time to wait for the connection, each part of a reply, and the server's close
     #[arg(long, value_name = "TIME", value_parser = positive_duration, default_value = "10s")]
     pub(super) timeout: Duration,
 }
 
 pub(super) fn run(args: SendArgs) -> anyhow::Result<Outcome> {
-    let errand = Errand {
+    let job = SendJob {
         targets: resolve(&args.target)?,
         messages: args
             .messages
@@ -40,15 +40,15 @@ pub(super) fn run(args: SendArgs) -> anyhow::Result<Outcome> {
         options: options(&args.mss, None, false),
         timeout: args.timeout,
     };
-    let input = match errand.messages.is_empty() {
+    let input = match job.messages.is_empty() {
         true => Input::with_editor(),
         false => Input::plain(),
     };
     let input = input.context("cannot read standard input")?;
-    let ending = send::run(&errand, input, io::stdout())?;
+    let ending = send::run(&job, input, io::stdout())?;
     Ok(match ending {
-        Ending::Good => Outcome::Good,
-        Ending::Bad => Outcome::Bad,
-        Ending::Unfinished => Outcome::Inconclusive,
+        SendOutcome::Good => Outcome::Good,
+        SendOutcome::Bad => Outcome::Bad,
+        SendOutcome::Unfinished => Outcome::Inconclusive,
     })
 }

@@ -9,24 +9,25 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use log::{info, warn};
 
+use crate::address::resolve::{self, display_address, is_foreign};
 use crate::address::{Address, Host, PORT_DEFAULT};
 use crate::cli::numbers::{integer, positive_duration};
 use crate::cli::options::{BufferArgs, MssArg, options};
 use crate::cli::output::{Outcome, print};
 use crate::cli::values::{
     Timeout, UnsentMost, buffer_size, bytes_a_second, idle_timeout, keepalive, listen_address,
-    metrics_address, timeout, unsent_most,
+    metrics_address, notsent_lowat, timeout,
 };
-use crate::resolve::{self, is_foreign, shown};
-use crate::server::activation::{self, Notifier};
+use crate::logging;
+use crate::server::engine::kernel;
 use crate::server::limits::Limits;
-use crate::server::monitor::{self, Monitor, Subject};
-use crate::server::sandbox::Sandbox;
-use crate::server::stats::CloseReason;
-use crate::server::{self, Ended, Server, kernel};
-use crate::socket::{Families, Options};
+use crate::server::metrics::{self, MetricsServer, Subject};
+use crate::server::{self, Ended, Server};
+use crate::sys::sandbox::Sandbox;
+use crate::sys::socket::{Families, Options};
+use crate::sys::systemd::{self, Notifier};
+use crate::sys::{descriptor_limit, socket};
 use crate::units::{counted, grouped};
-use crate::{logging, process, socket};
 
 /// The address to listen on when neither an option nor systemd names one.
 const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), PORT_DEFAULT);
@@ -37,46 +38,47 @@ const PRINT_WAIT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
-    /// Where to listen: IPv4, [IPv6], [fe80::1%eth0] or a name of this host, with a port; port 0:
-    /// any free one; PORT, :PORT and *:PORT: every address. [::] takes IPv4 clients as well, unless
-    /// an IPv4 address is listened on with the same port. May be repeated; beside the sockets that
-    /// systemd hands over [default: those alone, else 127.0.0.1:12000]
+    /// Address to listen on: IPv4, [IPv6], [fe80::1%eth0] or a name of this host, with a port. Port
+    /// 0: any free port; PORT, :PORT and *:PORT: all addresses. [::] accepts IPv4 clients as well,
+    /// unless an IPv4 listener has the same port. May be repeated, and adds to the sockets that
+    /// systemd passes [default: only those, or 127.0.0.1:12000 without any]
     #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
     pub(super) listen: Vec<Address>,
     #[command(flatten)]
     pub(super) mss: MssArg,
     #[command(flatten)]
     pub(super) buffers: BufferArgs,
-    /// TCP_NOTSENT_LOWAT: replies that the kernel takes beyond what the client's window does;
-    /// without it, each client that never reads would hold eight times as much of its memory
-    #[arg(long, value_name = "SIZE|off", value_parser = unsent_most, default_value = "256KiB")]
+    /// TCP_NOTSENT_LOWAT: bytes of replies that the kernel buffers beyond the client's receive
+    /// window; off: a client that never reads can occupy eight times as much kernel memory
+    #[arg(long, value_name = "SIZE|off", value_parser = notsent_lowat, default_value = "256KiB")]
     pub(super) notsent_lowat: UnsentMost,
-    /// Clients that may wait to be accepted [default: 4096, or what the kernel allows]
+    /// Maximum length of the accept queue, in clients [default: 4096, or what the kernel allows]
     #[arg(long, value_name = "N",
           value_parser = integer::<u32>(1, i32::MAX as u64))]
     pub(super) backlog: Option<u32>,
     /// Leave Nagle's algorithm on; otherwise TCP_NODELAY is set
     #[arg(long)]
     pub(super) nagle: bool,
-    /// Give up at the start what serving does not need: opening files, new sockets, programs, all
-    /// but some 30 system calls; `auto`: as far as the kernel can, `on`: in full or not at all
+    /// Drop privileges that serving does not need, at the start: opening files, making sockets,
+    /// running programs, all but some 30 system calls; `auto`: as far as the kernel supports it,
+    /// `on`: all of it, or fail
     #[arg(long, value_enum, default_value_t = SandboxArg::Auto)]
     pub(super) sandbox: SandboxArg,
     /// Share the port with other processes, so that a new server can start beside the old one
     #[arg(long)]
     pub(super) reuse_port: bool,
-    /// Reactors, each in a thread of its own; the kernel spreads the clients over them
+    /// Number of reactors, each in its own thread; the kernel distributes the clients among them
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = integer::<usize>(1, 256))]
     pub(super) shards: usize,
-    /// Serve Prometheus metrics at http://ADDR:PORT/metrics, and at /healthz whether the server
-    /// takes clients: 200, or 503 once it is stopping; port 0: any free one
+    /// Serve Prometheus metrics at http://ADDR:PORT/metrics, and a health check at /healthz: 200,
+    /// or 503 when the server is stopping or does not respond; port 0: any free port
     #[arg(long, value_name = "ADDR:PORT", value_parser = metrics_address)]
     pub(super) metrics: Option<Address>,
     #[command(flatten)]
     pub(super) limits: LimitArgs,
     #[command(flatten)]
-    pub(super) patience: PatienceArgs,
+    pub(super) timeouts: TimeoutArgs,
     #[command(flatten)]
     pub(super) fairness: FairnessArgs,
 }
@@ -85,40 +87,40 @@ pub(super) struct ServeArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits of the whole process, shared by its shards")]
 pub(super) struct LimitArgs {
-    /// Clients at a time; at the cap, new clients wait in the kernel's queue and none is reset
-    /// [default: the limit on descriptors, less a reserve]
+    /// Maximum number of clients at a time; beyond it, new clients wait in the accept queue, and
+    /// none is reset [default: the limit on descriptors, less a reserve]
     #[arg(long, value_name = "N",
           value_parser = integer::<usize>(1, 100_000_000))]
     pub(super) max_connections: Option<usize>,
-    /// Clients of one IPv4 address or IPv6 /64; a client beyond is reset [default: no limit, since
-    /// one machine that loads the server is the normal client]
+    /// Maximum number of clients per IPv4 address or IPv6 /64; further ones are reset [default: no
+    /// limit, since the normal client is one machine that generates load]
     #[arg(long, value_name = "N", value_parser = integer::<u32>(1, u32::MAX.into()))]
     pub(super) max_connections_per_ip: Option<u32>,
 }
 
 /// The timeouts of the server for its clients.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Patience")]
-pub(super) struct PatienceArgs {
-    /// Close a client that is owed nothing and has been silent for so long; off: a client that
-    /// pauses does no harm, and --keepalive finds those that have vanished
+#[command(next_help_heading = "Timeouts")]
+pub(super) struct TimeoutArgs {
+    /// Close a client that has no outstanding replies and has been silent for this time; off:
+    /// never, since an idle client does no harm, and --keepalive detects those that have vanished
     #[arg(long, value_name = "TIME|off", value_parser = idle_timeout, default_value = "off")]
     pub(super) idle_timeout: Timeout,
-    /// Reset a client that is owed replies and does not acknowledge, in each such time, all of them
-    /// or --min-rate times this time: it would hold memory of the kernel for ever
+    /// Reset a client with outstanding replies that acknowledges, in each period of this length,
+    /// neither all of them nor --min-rate times this time: it would occupy kernel memory for ever
     #[arg(long, value_name = "TIME|off", value_parser = timeout, default_value = "30s")]
     pub(super) stall_timeout: Timeout,
-    /// What a client that is owed replies must take on average, in bytes a second; a modem does
-    /// [default: 512]
+    /// Minimum average rate at which a client must acknowledge its replies, in bytes per second; a
+    /// modem is faster [default: 512]
     #[arg(long, value_name = "BYTES", value_parser = bytes_a_second)]
     pub(super) min_rate: Option<u64>,
-    /// Probe a client that has been silent for nearly so long (13/16 to 15/16 of it, so that not
-    /// all are probed at once), four times, TIME/4 apart or at least 1s; reset it when it answers
+    /// Probe a client that has been silent for almost this time (13/16 to 15/16 of it, so that not
+    /// all are probed at once), four times, TIME/4 apart or at least 1s; reset it if it answers
     /// none, TIME + 4 x TIME/4 after its last segment: it has lost its power or its network
     #[arg(long, value_name = "TIME|off", value_parser = keepalive, default_value = "2m")]
     pub(super) keepalive: Timeout,
-    /// After SIGTERM, serve for at most so long: a client that has been silent for a second gets
-    /// FIN, and all the others a second before its end; a client that is owed replies at its end is
+    /// Maximum time to serve after SIGTERM: a client that has been silent for a second is sent FIN,
+    /// all others are a second before the end; a client with outstanding replies at the end is
     /// reset
     #[arg(long, value_name = "TIME", value_parser = positive_duration, default_value = "10s")]
     pub(super) drain_timeout: Duration,
@@ -128,13 +130,14 @@ pub(super) struct PatienceArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Fairness")]
 pub(super) struct FairnessArgs {
-    /// Clients that one listener may accept in a turn of the loop, so that a storm of connects
-    /// leaves time for clients that are connected
+    /// Maximum number of clients that one listener accepts in a turn of the event loop, so that a
+    /// burst of connects leaves time for connected clients
     #[arg(long, value_name = "N", default_value_t = 256,
           value_parser = integer::<usize>(1, 1_000_000))]
     pub(super) turn_accepts: usize,
-    /// Bytes that one connection may have echoed in a turn of the loop before the others get
-    /// theirs, rounded up to whole reads: of 64 KiB, or of 256 KiB when at most four are ready
+    /// Maximum number of bytes of one connection that are echoed in a turn of the event loop before
+    /// the others are served, rounded up to whole reads: of 64 KiB, or of 256 KiB when at most four
+    /// are ready
     #[arg(long, value_name = "BYTES", value_parser = buffer_size, default_value = "64KiB")]
     pub(super) turn_bytes: usize,
 }
@@ -148,10 +151,9 @@ pub(super) enum SandboxArg {
 
 impl ServeArgs {
     pub(super) fn check(&self) -> Result<(), String> {
-        if self.patience.min_rate.is_some() && self.patience.stall_timeout.0.is_none() {
+        if self.timeouts.min_rate.is_some() && self.timeouts.stall_timeout.0.is_none() {
             return Err(
-                "--min-rate has no effect with --stall-timeout off: leave one of them out"
-                    .to_string(),
+                "--min-rate has no effect with --stall-timeout off: remove one of them".to_string(),
             );
         }
         self.check_addresses()
@@ -167,7 +169,7 @@ impl ServeArgs {
             let covers = |other: &&Address| other.covers(address);
             if let Some(wildcard) = self.listen.iter().find(covers) {
                 return Err(format!(
-                    "--listen {wildcard} takes the clients of {address} already: leave one out"
+                    "--listen {wildcard} includes {address} already: remove one of them"
                 ));
             }
         }
@@ -182,36 +184,37 @@ impl ServeArgs {
 
 pub(super) fn run(args: ServeArgs) -> anyhow::Result<Outcome> {
     socket::check_kernel()?;
-    let descriptors = process::raise_descriptor_limit().context("cannot read RLIMIT_NOFILE")?;
+    let descriptors =
+        descriptor_limit::raise_descriptor_limit().context("cannot read RLIMIT_NOFILE")?;
     let wanted = args.sandbox;
     let metrics = args.metrics.as_ref().map(metrics_on).transpose()?;
     let config = server_config(args, descriptors)?;
     let mut server = Server::bind(&config)?;
     let signals = server.obey_signals(logging::has_file());
-    signals.context("cannot take signals")?;
+    signals.context("cannot handle signals")?;
     server.notify(Notifier::from_env());
-    let monitor = metrics
-        .map(|address| Monitor::bind(address, config.reuse_port))
+    let metrics_server = metrics
+        .map(|address| MetricsServer::bind(address, config.reuse_port))
         .transpose()?;
     let sandbox = match wanted {
         SandboxArg::Auto => Sandbox::raise(),
         SandboxArg::On => Sandbox::raise().complete()?,
         SandboxArg::Off => Sandbox::none(),
     };
-    print_in_time(where_it_is(&server, monitor.as_ref()))?;
+    print_in_time(listening_lines(&server, metrics_server.as_ref()))?;
     if sandbox.is_up() {
         let walls = sandbox.clone();
         logging::confine(move |folders| walls.enter_log(folders))?;
     }
     server.confine(&sandbox);
-    say_which_families(&server, &config);
-    if let Some(monitor) = monitor {
+    log_families(&server, &config);
+    if let Some(metrics_server) = metrics_server {
         let subject = Subject {
-            board: server.board(),
+            snapshots: server.snapshots(),
             shards: config.shards,
             limits: config.limits,
         };
-        let started = monitor.start(subject, sandbox.clone());
+        let started = metrics_server.start(subject, sandbox.clone());
         started.context("cannot serve metrics")?;
     }
     info!("{sandbox}");
@@ -226,9 +229,12 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<Outcome> {
         return Err(error).context("the server failed");
     }
     if totals.accepted != totals.closed_in_all() {
-        bail!("the books do not balance: this is a fault of upcase, please report it");
+        bail!(
+            "accepted and closed connections differ in number: this is a bug in upcase, please \
+             report it"
+        );
     }
-    Ok(match totals.closed(CloseReason::Cut) + totals.turned_away {
+    Ok(match totals.failures() {
         0 => Outcome::Good,
         _ => Outcome::Bad,
     })
@@ -242,28 +248,28 @@ fn print_in_time(text: String) -> anyhow::Result<()> {
         let _ = sender.send(print(&text));
     };
     let thread = thread::Builder::new().spawn(printing);
-    let thread = thread.context("cannot start a thread to print where it listens")?;
+    let thread = thread.context("cannot start a thread to print the addresses")?;
     match printed.recv_timeout(PRINT_WAIT) {
         Ok(result) => {
             let _ = thread.join(); // It has printed everything, and ends.
             result
         }
         Err(_) => {
-            warn!("standard output is not read: nobody was told where the server listens");
+            warn!("standard output is blocked: the addresses of the server were not printed");
             Ok(())
         }
     }
 }
 
 /// Returns a line for each address that the server listens on.
-fn where_it_is(server: &Server, monitor: Option<&Monitor>) -> String {
+fn listening_lines(server: &Server, metrics_server: Option<&MetricsServer>) -> String {
     let listening = server.addresses();
     let mut lines: String = listening
-        .map(|address| format!("listening on {}\n", shown(address)))
+        .map(|address| format!("listening on {}\n", display_address(address)))
         .collect();
-    if let Some(monitor) = monitor {
+    if let Some(metrics_server) = metrics_server {
         // In a URL the zone of an address is written with %25 (RFC 6874).
-        let address = shown(monitor.address()).replace('%', "%25");
+        let address = display_address(metrics_server.address()).replace('%', "%25");
         lines.push_str(&format!("metrics on http://{address}/metrics\n"));
     }
     lines
@@ -271,15 +277,15 @@ fn where_it_is(server: &Server, monitor: Option<&Monitor>) -> String {
 
 /// Logs for every IPv6 wildcard whether IPv4 clients can connect to it, which its address does not
 /// show.
-fn say_which_families(server: &Server, config: &server::Config) {
+fn log_families(server: &Server, config: &server::Config) {
     let ours = server.addresses().take(config.listen.len());
     for (index, address) in ours.enumerate() {
         match config.families(index) {
             _ if !address.is_ipv6() || !address.ip().is_unspecified() => {}
-            Families::Both => info!("{address} takes IPv4 clients as well"),
-            Families::Ipv6 => info!(
-                "{address} takes IPv6 clients alone: an IPv4 address is listened on with its port"
-            ),
+            Families::Both => info!("{address} accepts IPv4 clients as well"),
+            Families::Ipv6 => {
+                info!("{address} accepts IPv6 clients only: an IPv4 listener has the same port")
+            }
         }
     }
 }
@@ -298,7 +304,7 @@ fn listen_on(typed: &Address) -> anyhow::Result<Vec<SocketAddr>> {
         Host::Name(_) => {
             addresses.retain(is_here);
             if addresses.is_empty() {
-                bail!("{}: this host has none of its addresses", cannot());
+                bail!("{}: the name has no address of this host", cannot());
             }
         }
         Host::Any => {
@@ -318,7 +324,7 @@ fn metrics_on(typed: &Address) -> anyhow::Result<SocketAddr> {
 }
 
 fn server_config(args: ServeArgs, descriptors: u64) -> anyhow::Result<server::Config> {
-    let inherited: Vec<_> = activation::sockets()?.into_iter().map(Arc::new).collect();
+    let inherited: Vec<_> = systemd::sockets()?.into_iter().map(Arc::new).collect();
     let mut listen = Vec::new();
     for typed in &args.listen {
         for address in listen_on(typed)? {
@@ -335,22 +341,22 @@ fn server_config(args: ServeArgs, descriptors: u64) -> anyhow::Result<server::Co
     if most > room {
         let (limit, room) = (grouped(descriptors), grouped(room as u64));
         warn!(
-            "--max-connections {most}: the limit on descriptors, {limit}, leaves room for {room}, \
-             and no more are served; raise it (ulimit -n, LimitNOFILE=)"
+            "--max-connections {most}: the limit on descriptors, {limit}, allows only {room} \
+             clients; raise it (ulimit -n, LimitNOFILE=)"
         );
     }
     if args.reuse_port && !kernel::migrates() {
         warn!(
-            "--reuse-port: clients that are connecting while a server stops must try again after \
-             a second; with sysctl net.ipv4.tcp_migrate_req=1 the kernel passes them on"
+            "--reuse-port: clients that connect while a server stops may have to retry after a \
+             second; with sysctl net.ipv4.tcp_migrate_req=1 the kernel moves them to another server"
         );
     }
     let limits = limits(&args, most.min(room));
     Ok(server::Config {
         options: Options {
-            probes: args.patience.keepalive.0.is_some(),
+            probes: args.timeouts.keepalive.0.is_some(),
             user_timeout: user_timeout(&limits),
-            unsent_most: args.notsent_lowat.0,
+            notsent_lowat: args.notsent_lowat.0,
             ..options(&args.mss, Some(&args.buffers), args.nagle)
         },
         listen,
@@ -367,13 +373,13 @@ fn limits(args: &ServeArgs, most: usize) -> Limits {
     Limits {
         max_connections: most,
         max_connections_per_ip: args.limits.max_connections_per_ip,
-        idle_timeout: args.patience.idle_timeout.0,
-        stall_timeout: args.patience.stall_timeout.0,
-        min_rate: args.patience.min_rate.unwrap_or(default.min_rate),
-        keepalive: args.patience.keepalive.0,
+        idle_timeout: args.timeouts.idle_timeout.0,
+        stall_timeout: args.timeouts.stall_timeout.0,
+        min_rate: args.timeouts.min_rate.unwrap_or(default.min_rate),
+        keepalive: args.timeouts.keepalive.0,
         turn_bytes: args.fairness.turn_bytes,
         turn_accepts: args.fairness.turn_accepts,
-        drain_timeout: args.patience.drain_timeout,
+        drain_timeout: args.timeouts.drain_timeout,
         ..default
     }
 }
@@ -393,11 +399,12 @@ fn user_timeout(limits: &Limits) -> Option<Duration> {
 fn room_for_clients(args: &ServeArgs, listeners: usize, descriptors: u64) -> anyhow::Result<usize> {
     let shards = args.shards as u64;
     let listeners = listeners as u64 * shards;
-    let shard = process::DESCRIPTORS_OF_A_REACTOR + process::DESCRIPTORS_OF_SIGNALS;
+    let shard =
+        descriptor_limit::DESCRIPTORS_OF_A_REACTOR + descriptor_limit::DESCRIPTORS_OF_SIGNALS;
     let reactors = shard * shards;
-    let metrics = args.metrics.as_ref().map_or(0, |_| monitor::DESCRIPTORS);
+    let metrics = args.metrics.as_ref().map_or(0, |_| metrics::DESCRIPTORS);
     let ours = reactors + listeners + metrics;
-    let own = process::open_descriptors() + ours + process::DESCRIPTOR_SPARE;
+    let own = descriptor_limit::open_descriptors() + ours + descriptor_limit::DESCRIPTOR_SPARE;
     match descriptors.saturating_sub(own) {
         0 => bail!(
             "the limit on descriptors, {} (RLIMIT_NOFILE), leaves no room for clients: the server \

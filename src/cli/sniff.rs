@@ -15,19 +15,19 @@ use clap::{ArgGroup, Args, ValueEnum};
 
 use jiff::tz::TimeZone;
 
-use crate::capture::calendar::Calendar;
-use crate::capture::document::{Document, Format as DocumentFormat};
-use crate::capture::input::Input;
-use crate::capture::stream::Expect;
-use crate::capture::teller::Teller;
-use crate::capture::transcript::Style;
-use crate::capture::{self, Keep, STANDARD_INPUT, Stop};
 use crate::cli::numbers::{integer, positive_duration};
 use crate::cli::options::PORT;
 use crate::cli::output::{Named, Outcome};
 use crate::cli::values::port;
 use crate::reactor::signals::{stop_flag, stop_pipe};
-use crate::{files, terminal};
+use crate::sniff::analyzer::Analyzer;
+use crate::sniff::file::input::Input;
+use crate::sniff::flow::stream::Expect;
+use crate::sniff::print::calendar::Calendar;
+use crate::sniff::print::document::{Document, Format as DocumentFormat};
+use crate::sniff::print::transcript::Style;
+use crate::sniff::{self, PacketOutput, STANDARD_INPUT, Stop};
+use crate::sys::{files, terminal};
 
 /// The file name that denotes standard input or standard output.
 const STANDARD: &str = "-";
@@ -36,7 +36,7 @@ const STANDARD: &str = "-";
 #[command(
     group = ArgGroup::new("source").required(true).args(["interface", "read"]),
     after_help = "With -v, text and Markdown show time stamps (TSval, TSecr), SACK blocks and the \
-                  window as it stands in the header as well; JSON has them always."
+                  unscaled window of the header as well; JSON always has them."
 )]
 pub(super) struct SniffArgs {
     /// Capture on this interface, or on `any`; needs CAP_NET_RAW
@@ -48,17 +48,17 @@ pub(super) struct SniffArgs {
     /// TCP port of the server [default: 12000 with --interface, all with --read]
     #[arg(long, value_name = "PORT", value_parser = port)]
     pub(super) port: Option<u16>,
-    /// Keep the packets of the connections in this file: live as pcapng, with --read in the format
-    /// of what is read; `-` is standard output, and then the transcript goes to standard error
+    /// Write the packets of the connections to this file: pcapng for a live capture, the format of
+    /// the input with --read; `-` is standard output, with the transcript on standard error
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub(super) write: Option<PathBuf>,
-    /// Stop after so many packets
+    /// Stop after this number of packets
     #[arg(long, value_name = "N", value_parser = integer::<u64>(1, u64::MAX))]
     pub(super) count: Option<u64>,
     /// Stop capturing after this time
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     pub(super) duration: Option<Duration>,
-    /// Stop when so many connections have ended
+    /// Stop when this number of connections have ended
     #[arg(long, value_name = "N", value_parser = integer::<u64>(1, u64::MAX))]
     pub(super) flows: Option<u64>,
     /// Count sequence numbers from the first one of each side, as Wireshark does by default
@@ -70,18 +70,17 @@ pub(super) struct SniffArgs {
     /// Show times in UTC [default: the local time zone: TZ, else /etc/localtime]
     #[arg(long)]
     pub(super) utc: bool,
-    /// Bytes of a payload that are shown
+    /// Maximum number of payload bytes shown per segment
     #[arg(long, value_name = "BYTES", default_value_t = 60,
           value_parser = integer::<u16>(0, u16::MAX.into()))]
     pub(super) width: u16,
-    /// What replies must be: the request in upper case, the same, or anything (TCP alone is judged)
+    /// Expected replies: the request in upper case, the same bytes, or any (TCP alone is judged)
     #[arg(long, value_enum, default_value_t = SniffExpect::Upper)]
     pub(super) expect: SniffExpect,
-    /// Exit with 0 for this outcome as well: the capture does not hold all that would have to be
-    /// seen, and nothing in it is wrong
+    /// Exit with 0 for this outcome as well: the capture is incomplete, but nothing in it is wrong
     #[arg(long, value_enum, value_name = "OUTCOME")]
     pub(super) allow: Option<SniffAllow>,
-    /// A page for a terminal, one JSON object a line, or a document to keep
+    /// Output format: text for a terminal, one JSON object a line, or a Markdown document
     #[arg(long, value_enum, default_value_t = SniffFormat::Text)]
     pub(super) format: SniffFormat,
 }
@@ -115,22 +114,22 @@ impl SniffArgs {
     /// Checks what depends on several options.
     pub(super) fn check(&self) -> Result<(), String> {
         if self.interface.as_deref() == Some("") {
-            return Err("--interface: the name is empty: name one, or `any`".to_string());
+            return Err("--interface: the name is empty: give an interface, or `any`".to_string());
         }
         for (option, path) in [("--read", &self.read), ("--write", &self.write)] {
             if path
                 .as_ref()
                 .is_some_and(|path| path.as_os_str().is_empty())
             {
-                return Err(format!("{option}: the name is empty: name a file, or `-`"));
+                return Err(format!("{option}: the name is empty: give a file, or `-`"));
             }
         }
         if self.read.is_some() && self.duration.is_some() {
-            return Err("--duration is for --interface: a file ends by itself".to_string());
+            return Err("--duration needs --interface: a file is read to its end".to_string());
         }
         let to_standard_output = self.write.as_deref().is_some_and(is_standard);
         if to_standard_output && io::stdout().is_terminal() {
-            let text = "--write -: standard output is a terminal: lead it to a file or a program";
+            let text = "--write -: standard output is a terminal: redirect it to a file or a pipe";
             return Err(text.to_string());
         }
         Ok(())
@@ -176,15 +175,15 @@ impl SniffArgs {
 pub(super) fn run(args: SniffArgs, detailed: bool) -> anyhow::Result<Outcome> {
     let keep = match &args.write {
         None => None,
-        Some(path) if is_standard(path) => Some(Keep::To(duplicate(io::stdout())?)),
+        Some(path) if is_standard(path) => Some(PacketOutput::To(duplicate(io::stdout())?)),
         // Any other file is opened once the capture has begun, so that a capture that cannot begin
         // does not overwrite it. A FIFO has no content to lose.
         Some(path) if files::is_fifo(path) => {
             let file = files::create(path);
             let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-            Some(Keep::To(file))
+            Some(PacketOutput::To(file))
         }
-        Some(path) => Some(Keep::At(path.clone())),
+        Some(path) => Some(PacketOutput::At(path.clone())),
     };
     let (output, name) = match &args.write {
         Some(path) if is_standard(path) => (duplicate(io::stderr())?, "standard error"),
@@ -196,18 +195,19 @@ pub(super) fn run(args: SniffArgs, detailed: bool) -> anyhow::Result<Outcome> {
     let verdict = match (args.interface, args.read) {
         (Some(interface), _) => {
             let port = args.port.unwrap_or(PORT);
-            let teller = Teller::new(document, args.brief, Some(port), output).expecting(expect);
-            capture::live(&interface, port, keep, stop, teller)
+            let analyzer =
+                Analyzer::new(document, args.brief, Some(port), output).expecting(expect);
+            sniff::live(&interface, port, keep, stop, analyzer)
         }
         (None, path) => {
             let path = path.unwrap_or_default();
-            let teller = Teller::new(document, args.brief, args.port, output).expecting(expect);
+            let analyzer = Analyzer::new(document, args.brief, args.port, output).expecting(expect);
             let stopped = stop_flag()?;
             let (input, name) = input(&path)?;
             if keep.as_ref().is_some_and(|keep| keep.is(input.file())) {
-                bail!("--write: it is the file that is read: name another one");
+                bail!("--write: this file is the one being read: use another one");
             }
-            capture::read(input, &name, keep, (stop, &stopped), teller)
+            sniff::read(input, &name, keep, (stop, &stopped), analyzer)
         }
     };
     Ok(match verdict? {

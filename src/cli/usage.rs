@@ -76,7 +76,7 @@ pub(super) fn describe(error: &Error, command: &Command, arguments: &[OsString])
         ErrorKind::TooManyValues | ErrorKind::WrongNumberOfValues => {
             format!("{} takes no value '{}'", typed.option(), typed.value())
         }
-        ErrorKind::InvalidUtf8 => "an argument is not text in UTF-8".to_string(),
+        ErrorKind::InvalidUtf8 => "an argument is not valid UTF-8".to_string(),
         _ => in_one_line(&error.to_string()),
     };
     let sentence = sentence.replace(char::is_control, "?");
@@ -205,9 +205,9 @@ impl<'a> Typed<'a> {
         if let Some(similar) = similar {
             sentence.push_str(&format!(": did you mean {similar}?"));
         } else if name == "serve" && LISTEN.contains(&typed.as_str()) {
-            sentence.push_str(": where to listen is written as --listen ADDR:PORT");
+            sentence.push_str(": to listen on an address, use --listen ADDR:PORT");
         } else if name == "send" {
-            sentence.push_str("; a message that begins with - stands behind --, as in -- -5");
+            sentence.push_str("; put a message that begins with - after --, as in -- -5");
         }
         sentence
     }
@@ -226,10 +226,8 @@ impl<'a> Typed<'a> {
         let name = self.command.map(name_of).unwrap_or_default();
         let is_address = typed.contains([':', '.', '*']) || typed.parse::<u16>().is_ok();
         let advice = match name.as_str() {
-            "serve" if is_address => format!(": where to listen is written as --listen {typed}"),
-            "sniff" => {
-                format!(": a file is written as --read {typed}, an interface as --interface")
-            }
+            "serve" if is_address => format!(": to listen on an address, use --listen {typed}"),
+            "sniff" => format!(": for a file use --read {typed}, for an interface --interface"),
             _ => String::new(),
         };
         format!("{name} takes no argument '{typed}'{advice}")

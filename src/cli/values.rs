@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
+use crate::address::resolve;
 use crate::address::{self, Address, Host, PORT_DEFAULT};
 use crate::cli::numbers::{bytes, decimal, duration, duration_or_off, integer, positive_duration};
-use crate::load::schedule::Rate;
-use crate::load::sizes::Sizes;
-use crate::resolve;
-use crate::socket::MSS_RANGE;
+use crate::load::plan::schedule::Rate;
+use crate::load::plan::sizes::Sizes;
+use crate::sys::socket::MSS_RANGE;
 
 /// A server to connect to: a host, and a port, by default that of upcase. Its name is not resolved
 /// yet.
@@ -105,7 +105,7 @@ impl fmt::Display for Source {
 pub(super) fn mss(text: &str) -> Result<u16, String> {
     let (least, most) = (*MSS_RANGE.start(), *MSS_RANGE.end());
     integer(least.into(), most.into())(text)
-        .map_err(|error| format!("{error}: the kernel takes {least} to {most} bytes"))
+        .map_err(|error| format!("{error}: the kernel accepts {least} to {most} bytes"))
 }
 
 pub(super) fn buffer_size(text: &str) -> Result<usize, String> {
@@ -129,7 +129,7 @@ pub(super) fn message_sizes(text: &str) -> Result<Sizes, String> {
     let shares = shares.collect::<Result<Vec<_>, String>>()?;
     let sum: f64 = shares.iter().map(|(_, share)| share).sum();
     if (sum - 100.0).abs() > 1e-6 {
-        return Err(format!("the shares make {sum} %, not 100 %"));
+        return Err(format!("the shares add up to {sum} %, not 100 %"));
     }
     Ok(Sizes::Mixed(shares))
 }
@@ -195,7 +195,7 @@ pub(super) fn timeout(text: &str) -> Result<Timeout, String> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct UnsentMost(pub(super) Option<u32>);
 
-pub(super) fn unsent_most(text: &str) -> Result<UnsentMost, String> {
+pub(super) fn notsent_lowat(text: &str) -> Result<UnsentMost, String> {
     match text {
         "off" => Ok(UnsentMost(None)),
         _ => match bytes(text, 1, i32::MAX as u64, "256KiB") {
@@ -210,7 +210,7 @@ pub(super) fn idle_timeout(text: &str) -> Result<Timeout, String> {
     const MOST: Duration = Duration::from_secs(49 * 24 * 3600);
     match timeout(text)? {
         Timeout(Some(time)) if time > MOST => {
-            Err("at most 49 days, for which the kernel counts silence, or off".to_string())
+            Err("at most 49 days, the longest silence that the kernel measures, or off".to_string())
         }
         timeout => Ok(timeout),
     }
@@ -224,7 +224,7 @@ pub(super) fn keepalive(text: &str) -> Result<Timeout, String> {
     };
     match humantime::parse_duration(text) {
         Ok(time) if !is_taken(time) => {
-            Err("the kernel takes whole seconds, 1s to 32767s, or off".to_string())
+            Err("the kernel accepts whole seconds, 1s to 32767s, or off".to_string())
         }
         _ => timeout(text),
     }
@@ -262,7 +262,7 @@ mod tests {
         ] {
             assert_eq!(target(text).unwrap().to_string(), read);
         }
-        for (text, told) in [
+        for (text, message) in [
             (":12000", "the host is missing: 127.0.0.1:12000"),
             ("12001", "the host is missing: 127.0.0.1:12001"),
             ("*", "the host is missing: 127.0.0.1:12000"),
@@ -272,14 +272,14 @@ mod tests {
             ),
             (
                 "0.0.0.0:5",
-                "0.0.0.0 stands for every address of a host: name one of them, such as 127.0.0.1",
+                "0.0.0.0 is the unspecified address: use an address of a host, such as 127.0.0.1",
             ),
             (
                 "[::]:5",
-                ":: stands for every address of a host: name one of them, such as ::1",
+                ":: is the unspecified address: use an address of a host, such as ::1",
             ),
         ] {
-            assert_eq!(target(text).unwrap_err(), told);
+            assert_eq!(target(text).unwrap_err(), message);
         }
     }
 
@@ -327,7 +327,7 @@ mod tests {
         ] {
             assert_eq!(rate(text).unwrap().to_string(), rate_of);
         }
-        for (text, told) in [
+        for (text, message) in [
             ("0", "not a rate above 0, such as 5000 or 333.3"),
             ("0.0", "not a rate above 0, such as 5000 or 333.3"),
             ("-5", "not a rate above 0, such as 5000 or 333.3"),
@@ -337,12 +337,12 @@ mod tests {
             ("99999999999999999999999", "at most 10,000,000 a second"),
             ("1.2345678", "a rate has at most 6 decimals"),
         ] {
-            assert_eq!(rate(text), Err(told.to_string()), "{text}");
+            assert_eq!(rate(text), Err(message.to_string()), "{text}");
         }
     }
 
     #[test]
-    fn patience_may_be_off() {
+    fn timeouts_may_be_off() {
         assert!(keepalive("off").is_ok() && keepalive("32767s").is_ok());
         assert!(idle_timeout("49days").is_ok() && idle_timeout("50days").is_err());
         for bad in ["0s", "Off", "none", "500ms", "1500ms", "32768s", ""] {
@@ -355,11 +355,11 @@ mod tests {
 
     #[test]
     fn the_kernel_may_take_as_much_as_it_likes() {
-        assert_eq!(unsent_most("off"), Ok(UnsentMost(None)));
+        assert_eq!(notsent_lowat("off"), Ok(UnsentMost(None)));
         let by_default = UnsentMost(Some(crate::server::limits::UNSENT_MOST));
-        assert_eq!(unsent_most("256KiB"), Ok(by_default));
+        assert_eq!(notsent_lowat("256KiB"), Ok(by_default));
         for bad in ["0", "2GiB", "none", ""] {
-            assert!(unsent_most(bad).is_err(), "{bad}");
+            assert!(notsent_lowat(bad).is_err(), "{bad}");
         }
     }
 
@@ -369,7 +369,7 @@ mod tests {
         for bad in ["87", "32768", "65536", "-1", "x", ""] {
             let error = mss(bad).unwrap_err();
             assert!(
-                error.contains("the kernel takes 88 to 32767 bytes"),
+                error.contains("the kernel accepts 88 to 32767 bytes"),
                 "{error}"
             );
         }

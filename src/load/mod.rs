@@ -15,37 +15,14 @@
 //! ready, so that the others do not wait for it. The last thread to become ready wakes the others;
 //! there is no polling.
 
-pub mod assertion;
-pub mod blocks;
-pub mod books;
-pub mod connection;
-pub mod dial;
-pub mod echo;
 pub mod engine;
-pub mod evidence;
-pub mod gauge;
-pub mod kernel;
+pub mod judge;
 pub mod latency;
-pub mod own;
-pub mod pacer;
-pub mod payload;
+pub mod own_server;
 pub mod plan;
 pub mod preflight;
-pub mod presence;
 pub mod probe;
-pub mod random;
-pub mod recent;
 pub mod results;
-pub mod row;
-pub mod schedule;
-pub mod sizes;
-pub mod spread;
-pub mod stalls;
-pub mod step;
-pub mod summary;
-pub mod targets;
-pub mod verdict;
-pub mod world;
 
 use std::collections::VecDeque;
 use std::io;
@@ -58,18 +35,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 
-use crate::load::books::Interval;
-use crate::load::engine::{Done, Engine, Stage};
-use crate::load::evidence::{Machine, Probe};
-use crate::load::gauge::Gauge;
-use crate::load::kernel::Kernel;
-use crate::load::plan::{LEAD, Plan};
+use crate::load::engine::kernel::Kernel;
+use crate::load::engine::world::World;
+use crate::load::engine::{Engine, Stage, ThreadResult};
+use crate::load::plan::{Plan, START_DELAY};
 use crate::load::probe::Prober;
-use crate::load::summary::Summary;
-use crate::load::world::World;
+use crate::load::results::evidence::Probe;
+use crate::load::results::recorder::Interval;
+use crate::load::results::summary::Summary;
 use crate::reactor::Event;
 use crate::reactor::signals::{Relay, Remote};
-use crate::socket;
+use crate::sys::cpu_sample::CpuSample;
+use crate::sys::cpu_sample::CpuUsage;
+use crate::sys::socket;
 
 /// The interval at which [`run`] reports the progress: short enough for a display, too long to cost
 /// measurable CPU time.
@@ -77,16 +55,16 @@ const TICK: Duration = Duration::from_millis(200);
 
 /// A report of a run in progress.
 #[derive(Debug)]
-pub enum News<'a> {
+pub enum RunProgress<'a> {
     /// The progress of the run, several times a second.
-    Glance(Glance),
+    Snapshot(ProgressSnapshot),
     /// An interval is over.
     Interval(&'a Interval),
 }
 
 /// A snapshot of a run in progress.
 #[derive(Clone, Copy, Debug)]
-pub struct Glance {
+pub struct ProgressSnapshot {
     /// The time from which messages are due; `None` while connections are being opened.
     pub start: Option<Instant>,
     /// Connections that are up; once the run closes them, those that are not closed yet.
@@ -120,15 +98,15 @@ struct Shared {
 
 /// A message from a thread of the run to the thread that started it.
 #[derive(Debug)]
-enum Told {
+enum ThreadReport {
     Interval(u32, Box<Interval>),
-    Done(u32, Box<anyhow::Result<(Done, Machine)>>),
+    Done(u32, Box<anyhow::Result<(ThreadResult, CpuUsage)>>),
 }
 
 /// Carries out a plan, and calls `watch` with reports of its progress. SIGINT, SIGTERM and SIGHUP
 /// end the run early. Fails when the event loop or the signal handling cannot be set up, when a
 /// thread cannot be started or panics, when no connection could be opened, or when the poll fails.
-pub fn run(plan: Plan, mut watch: impl FnMut(News)) -> anyhow::Result<Summary> {
+pub fn run(plan: Plan, mut watch: impl FnMut(RunProgress)) -> anyhow::Result<Summary> {
     let plan = Arc::new(plan);
     let world = |_| Kernel::new(plan.options);
     let worlds: Vec<Kernel> = (0..plan.threads)
@@ -137,33 +115,33 @@ pub fn run(plan: Plan, mut watch: impl FnMut(News)) -> anyhow::Result<Summary> {
         .context("cannot set up the event loop")?;
     let remotes = worlds.iter().map(|world| world.reactor.remote());
     let remotes: Arc<[Remote]> = remotes.collect::<io::Result<_>>()?;
-    let _relay = Relay::start(Arc::clone(&remotes)).context("cannot take signals")?;
+    let _relay = Relay::start(Arc::clone(&remotes)).context("cannot set up signal handling")?;
     let shared = Arc::new(Shared::new(Arc::clone(&remotes)));
     let (sending, warmup) = (Arc::clone(&shared), plan.warmup);
     let is_due = move |now| sending.is_sending(now, warmup);
     let prober = Prober::start(&plan.targets, &plan.sources, is_due);
-    let mut gathering = Gathering::new(Arc::clone(&plan), remotes);
-    let (sender, told) = mpsc::channel();
+    let mut merger = Merger::new(Arc::clone(&plan), remotes);
+    let (sender, reports) = mpsc::channel();
     for (world, number) in worlds.into_iter().zip(0..) {
         let (plan, shared, sender) = (Arc::clone(&plan), Arc::clone(&shared), sender.clone());
         if let Err(error) = start(world, plan, number, Arc::clone(&shared), sender) {
-            let error = anyhow::Error::new(error).context("cannot start a thread");
-            gathering.take(Told::Done(number, Box::new(Err(error))), &mut watch);
+            let error = anyhow::Error::new(error).context("cannot start a load thread");
+            merger.take(ThreadReport::Done(number, Box::new(Err(error))), &mut watch);
             shared.ready(number, false);
         }
     }
     drop(sender);
 
-    let mut next_glance = Instant::now() + TICK;
+    let mut next_snapshot = Instant::now() + TICK;
     loop {
-        match told.recv_timeout(next_glance.saturating_duration_since(Instant::now())) {
-            Ok(told) => gathering.take(told, &mut watch),
+        match reports.recv_timeout(next_snapshot.saturating_duration_since(Instant::now())) {
+            Ok(reports) => merger.take(reports, &mut watch),
             Err(RecvTimeoutError::Timeout) => {
-                next_glance = Instant::now() + TICK;
-                watch(News::Glance(shared.glance()));
+                next_snapshot = Instant::now() + TICK;
+                watch(RunProgress::Snapshot(shared.snapshot()));
             }
             Err(RecvTimeoutError::Disconnected) => {
-                return gathering.finish(prober.and_then(Prober::finish));
+                return merger.finish(prober.and_then(Prober::finish));
             }
         }
     }
@@ -176,14 +154,15 @@ fn start(
     plan: Arc<Plan>,
     number: u32,
     shared: Arc<Shared>,
-    told: Sender<Told>,
+    reports: Sender<ThreadReport>,
 ) -> io::Result<()> {
     let part = move || {
-        let part = || carry_out(world, &plan, number, &shared, &told);
+        let part = || carry_out(world, &plan, number, &shared, &reports);
         let done = panic::catch_unwind(AssertUnwindSafe(part));
-        let done = done.unwrap_or_else(|_| Err(anyhow!("thread {number} of the run broke off")));
+        let done =
+            done.unwrap_or_else(|_| Err(anyhow!("load thread {number} panicked, see above")));
         shared.ready(number, false);
-        let _ = told.send(Told::Done(number, Box::new(done)));
+        let _ = reports.send(ThreadReport::Done(number, Box::new(done)));
     };
     thread::Builder::new()
         .name(format!("load {number}"))
@@ -197,10 +176,10 @@ fn carry_out(
     plan: &Arc<Plan>,
     number: u32,
     shared: &Shared,
-    told: &Sender<Told>,
-) -> anyhow::Result<(Done, Machine)> {
+    reports: &Sender<ThreadReport>,
+) -> anyhow::Result<(ThreadResult, CpuUsage)> {
     let mut engine = Engine::new(Arc::clone(plan), number, &mut world);
-    let (mut gauge, mut machine) = (None, Machine::default());
+    let (mut sample, mut machine) = (None, CpuUsage::default());
     while engine.stage() != Stage::Done {
         let before = engine.stage();
         world.reactor.turn(engine.wait(world.now()))?;
@@ -229,21 +208,21 @@ fn carry_out(
             match (shared.start.get(), unreachable) {
                 (None, _) => {} // The thread is woken when `start` is set.
                 (Some(None), Some(why)) => bail!("{why}"),
-                (Some(None), None) => bail!("no connection is up"),
+                (Some(None), None) => bail!("no connection could be established"),
                 (Some(Some(start)), _) => {
                     engine.start(&mut world, *start);
-                    gauge = Some(Gauge::read());
+                    sample = Some(CpuSample::read());
                 }
             }
         }
         if engine.stage() > Stage::Running
-            && let Some(gauge) = gauge.take()
+            && let Some(sample) = sample.take()
         {
-            machine = gauge.since();
+            machine = sample.since();
             shared.has_sent.store(true, Ordering::Relaxed);
         }
         while let Some(interval) = engine.take_interval() {
-            let _ = told.send(Told::Interval(number, Box::new(interval)));
+            let _ = reports.send(ThreadReport::Interval(number, Box::new(interval)));
         }
         shared.show(number, engine.progress());
     }
@@ -277,7 +256,7 @@ impl Shared {
         let others = self.ready.fetch_add(1, Ordering::SeqCst) as usize;
         if others + 1 == self.remotes.len() {
             let any = self.has_been_up.load(Ordering::SeqCst);
-            let _ = self.start.set(any.then(|| Instant::now() + LEAD));
+            let _ = self.start.set(any.then(|| Instant::now() + START_DELAY));
             self.remotes.iter().for_each(Remote::report);
         }
     }
@@ -305,10 +284,10 @@ impl Shared {
         }
     }
 
-    fn glance(&self) -> Glance {
+    fn snapshot(&self) -> ProgressSnapshot {
         let up = self.up.iter().map(|up| up.load(Ordering::Relaxed));
         let verified = self.verified.iter();
-        Glance {
+        ProgressSnapshot {
             start: self.start.get().copied().flatten(),
             up: up.sum(),
             verified: verified.map(|count| count.load(Ordering::Relaxed)).sum(),
@@ -317,26 +296,28 @@ impl Shared {
 }
 
 /// Merges the intervals and results of the threads.
-struct Gathering {
+struct Merger {
     plan: Arc<Plan>,
     remotes: Arc<[Remote]>,
-    rows: Vec<Row>,
+    pending: Vec<ThreadIntervals>,
     summary: Option<Summary>,
     error: Option<anyhow::Error>,
 }
 
 /// The intervals of one thread that are not merged yet, since other threads have not sent theirs.
 #[derive(Default)]
-struct Row {
+struct ThreadIntervals {
     intervals: VecDeque<Interval>,
     last: Interval,
     done: bool,
 }
 
-impl Gathering {
-    fn new(plan: Arc<Plan>, remotes: Arc<[Remote]>) -> Gathering {
-        Gathering {
-            rows: (0..plan.threads).map(|_| Row::default()).collect(),
+impl Merger {
+    fn new(plan: Arc<Plan>, remotes: Arc<[Remote]>) -> Merger {
+        Merger {
+            pending: (0..plan.threads)
+                .map(|_| ThreadIntervals::default())
+                .collect(),
             plan,
             remotes,
             summary: None,
@@ -344,14 +325,14 @@ impl Gathering {
         }
     }
 
-    fn take(&mut self, told: Told, watch: &mut impl FnMut(News)) {
-        match told {
-            Told::Interval(number, interval) => {
-                self.row(number, |row| row.intervals.push_back(*interval));
+    fn take(&mut self, reports: ThreadReport, watch: &mut impl FnMut(RunProgress)) {
+        match reports {
+            ThreadReport::Interval(number, interval) => {
+                self.thread(number, |thread| thread.intervals.push_back(*interval));
             }
-            Told::Done(number, done) => match *done {
+            ThreadReport::Done(number, done) => match *done {
                 Ok((done, machine)) => {
-                    self.row(number, |row| row.done = true);
+                    self.thread(number, |thread| thread.done = true);
                     match &mut self.summary {
                         Some(summary) => summary.add(done, machine),
                         None => self.summary = Some(self.first(done, machine)),
@@ -365,11 +346,11 @@ impl Gathering {
             },
         }
         while let Some(interval) = self.next_interval() {
-            watch(News::Interval(&interval));
+            watch(RunProgress::Interval(&interval));
         }
     }
 
-    fn first(&self, done: Done, machine: Machine) -> Summary {
+    fn first(&self, done: ThreadResult, machine: CpuUsage) -> Summary {
         let mut targets = self.plan.targets.iter();
         Summary {
             is_local: targets.all(|target| socket::is_local(*target)),
@@ -377,28 +358,31 @@ impl Gathering {
         }
     }
 
-    fn row(&mut self, number: u32, change: impl FnOnce(&mut Row)) {
-        if let Some(row) = self.rows.get_mut(number as usize) {
-            change(row);
+    fn thread(&mut self, number: u32, change: impl FnOnce(&mut ThreadIntervals)) {
+        if let Some(thread) = self.pending.get_mut(number as usize) {
+            change(thread);
         }
     }
 
     /// Returns the next interval that all threads have sent, merged. For a thread that has ended,
     /// its last interval is used.
     fn next_interval(&mut self) -> Option<Interval> {
-        let told = |row: &Row| row.done || !row.intervals.is_empty();
-        let left = self.rows.iter().any(|row| !row.intervals.is_empty());
-        if !left || !self.rows.iter().all(told) {
+        let reports = |thread: &ThreadIntervals| thread.done || !thread.intervals.is_empty();
+        let left = self
+            .pending
+            .iter()
+            .any(|thread| !thread.intervals.is_empty());
+        if !left || !self.pending.iter().all(reports) {
             return None;
         }
         let mut sum: Option<Interval> = None;
-        for row in &mut self.rows {
-            let interval = match row.intervals.pop_front() {
+        for thread in &mut self.pending {
+            let interval = match thread.intervals.pop_front() {
                 Some(interval) => {
-                    row.last = interval.ended();
+                    thread.last = interval.ended();
                     interval
                 }
-                None => row.last.clone(),
+                None => thread.last.clone(),
             };
             match &mut sum {
                 Some(sum) => sum.merge(&interval),
@@ -411,11 +395,11 @@ impl Gathering {
     fn finish(self, probe: Option<Probe>) -> anyhow::Result<Summary> {
         match (self.error, self.summary) {
             (Some(error), _) => Err(error),
-            (None, Some(mut summary)) if self.rows.iter().all(|row| row.done) => {
+            (None, Some(mut summary)) if self.pending.iter().all(|thread| thread.done) => {
                 summary.evidence.probe = probe;
                 Ok(summary)
             }
-            _ => bail!("a thread of the run broke off"),
+            _ => bail!("a load thread ended without a result"),
         }
     }
 }

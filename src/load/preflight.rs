@@ -2,18 +2,17 @@
 //! fit is refused with each limit that it exceeds, the limit's value and the command that raises
 //! it; a plan that fits but will be slow gets a warning.
 
-use std::fs;
-
 use anyhow::bail;
 
-use crate::process::{self, DESCRIPTOR_RESERVE, DESCRIPTORS_OF_A_REACTOR};
+use crate::sys::descriptor_limit::{self, DESCRIPTOR_RESERVE, DESCRIPTORS_OF_A_REACTOR};
+use crate::sys::sysctl;
 use crate::units::{agreeing, counted, grouped};
 
 /// The share of the local ports in use above which the kernel needs long to find a free one. From a
 /// starting point that it chooses, connect(2) tries every second port, and the remaining ones only
 /// when all of those are in use: with half of the ports taken an attempt tries thousands without
 /// result, and connecting slows from 2,300 per second to 65.
-const CROWDED: f64 = 0.5;
+const PORTS_IN_USE_SLOW: f64 = 0.5;
 
 /// Numbers of addresses; connections are spread over all pairs of a target and a source.
 #[derive(Clone, Copy, Debug)]
@@ -48,29 +47,29 @@ pub fn check(
 ) -> anyhow::Result<Option<String>> {
     let (connections, threads) = (u64::from(connections), u64::from(threads));
     let limits = Limits {
-        process: process::raise_descriptor_limit()?,
-        nr_open: read("/proc/sys/fs/nr_open"),
-        file_max: read("/proc/sys/fs/file-max"),
+        process: descriptor_limit::raise_descriptor_limit()?,
+        nr_open: sysctl::read_number("fs.nr_open"),
+        file_max: sysctl::read_number("fs.file-max"),
     };
-    let others = process::open_descriptors()
+    let others = descriptor_limit::open_descriptors()
         + DESCRIPTOR_RESERVE
         + threads.saturating_mul(DESCRIPTORS_OF_A_REACTOR);
-    if let Some(lack) = lack_of_descriptors(connections, threads, each, others, limits) {
+    if let Some(lack) = descriptor_shortage(connections, threads, each, others, limits) {
         bail!("{lack}");
     }
-    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok();
+    let range = sysctl::read("net.ipv4.ip_local_port_range");
     let Some(ports) = range.and_then(|text| ports(&text)) else {
         return Ok(None);
     };
-    if let Some(lack) = lack_of_ports(connections, routes, ports) {
+    if let Some(lack) = port_shortage(connections, routes, ports) {
         bail!("{lack}");
     }
-    Ok(crowding(connections, routes, ports))
+    Ok(port_usage_warning(connections, routes, ports))
 }
 
 /// Returns why so many connections do not fit, and the remedy; `None` when they do fit. `others`:
 /// the number of descriptors for other purposes than connections.
-fn lack_of_descriptors(
+fn descriptor_shortage(
     connections: u64,
     threads: u64,
     each: u64,
@@ -84,7 +83,7 @@ fn lack_of_descriptors(
     }
     let both_ends = match each {
         1 => "",
-        _ => " (both ends are in this process; a server of its own would take half)",
+        _ => " (both ends are in this process; a separate server would halve this)",
     };
     // A plan with fewer connections than threads would be refused as well.
     let fewer = match limit.saturating_sub(others) / each {
@@ -113,7 +112,7 @@ fn lack_of_descriptors(
 
 /// Returns why the local ports do not suffice, and the remedy; `None` when they do. Each pair of a
 /// local address and a target allows as many connections as there are local ports.
-fn lack_of_ports(connections: u64, routes: Routes, ports: u64) -> Option<String> {
+fn port_shortage(connections: u64, routes: Routes, ports: u64) -> Option<String> {
     let pairs = (routes.targets * routes.sources) as u64;
     if connections <= ports * pairs {
         return None;
@@ -121,7 +120,7 @@ fn lack_of_ports(connections: u64, routes: Routes, ports: u64) -> Option<String>
     let sources = connections.div_ceil(ports.max(1) * routes.targets as u64);
     Some(format!(
         "{} {} not fit into {} (sysctl net.ipv4.ip_local_port_range) for each pair of a local \
-         address and a target: name {sources} addresses with --source ADDR,ADDR,... or more \
+         address and a target: use {sources} addresses with --source ADDR,ADDR,... or more \
          targets",
         counted(connections, "connection"),
         agreeing(connections, "does", "do"),
@@ -130,18 +129,18 @@ fn lack_of_ports(connections: u64, routes: Routes, ports: u64) -> Option<String>
 }
 
 /// Returns a warning when so many ports will be in use that connecting is slow.
-fn crowding(connections: u64, routes: Routes, ports: u64) -> Option<String> {
+fn port_usage_warning(connections: u64, routes: Routes, ports: u64) -> Option<String> {
     let pairs = (routes.targets * routes.sources) as u64;
     let used = connections as f64 / (ports * pairs).max(1) as f64;
-    if used < CROWDED {
+    if used < PORTS_IN_USE_SLOW {
         return None;
     }
     // The number of sources with which each pair has less than half of its ports in use.
-    let least = (ports as f64 * CROWDED * routes.targets as f64).max(1.0);
+    let least = (ports as f64 * PORTS_IN_USE_SLOW * routes.targets as f64).max(1.0);
     let sources = (connections as f64 / least).floor() as u64 + 1;
     Some(format!(
         "{} will use {:.0} % of the {} to a target (sysctl net.ipv4.ip_local_port_range): from \
-         half on the kernel searches long for a free one, and connecting slows down; {sources} \
+         half on, the kernel needs long to find a free one, and connecting slows down; {sources} \
          addresses with --source ADDR,ADDR,... make it fast",
         counted(connections, "connection"),
         used * 100.0,
@@ -154,10 +153,6 @@ fn ports(range: &str) -> Option<u64> {
     let mut ends = range.split_whitespace().map(str::parse);
     let (first, last): (u64, u64) = (ends.next()?.ok()?, ends.next()?.ok()?);
     Some((last + 1).saturating_sub(first))
-}
-
-fn read(path: &str) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -182,17 +177,17 @@ mod tests {
 
     #[test]
     fn every_limit_in_the_way_is_named_with_its_value_and_the_line_that_raises_it() {
-        assert_eq!(lack_of_descriptors(9_978, 1, 2, 44, LIMITS), None);
-        let lack = lack_of_descriptors(9_979, 1, 2, 44, LIMITS).unwrap();
+        assert_eq!(descriptor_shortage(9_978, 1, 2, 44, LIMITS), None);
+        let lack = descriptor_shortage(9_979, 1, 2, 44, LIMITS).unwrap();
         assert!(lack.contains("--connections 9978 or fewer"), "{lack}");
         assert!(
             lack.ends_with("raise it as root: `ulimit -Hn 20002`"),
             "{lack}"
         );
-        let lack = lack_of_descriptors(1_000_000, 1, 2, 44, LIMITS).unwrap();
+        let lack = descriptor_shortage(1_000_000, 1, 2, 44, LIMITS).unwrap();
         let raise = "`sysctl -w fs.nr_open=2000044` (it is 1048576), then `ulimit -Hn 2000044`";
         assert!(lack.ends_with(raise), "{lack}");
-        let lack = lack_of_descriptors(9_500_000, 1, 1, 44, LIMITS).unwrap();
+        let lack = descriptor_shortage(9_500_000, 1, 1, 44, LIMITS).unwrap();
         assert!(
             lack.contains("`sysctl -w fs.file-max=9500044` (it is 9000000)"),
             "{lack}"
@@ -205,7 +200,7 @@ mod tests {
             process: 40,
             ..LIMITS
         };
-        let lack = lack_of_descriptors(10, 1, 2, 44, narrow).unwrap();
+        let lack = descriptor_shortage(10, 1, 2, 44, narrow).unwrap();
         assert!(!lack.contains("--connections 0"), "{lack}");
         assert!(!lack.contains("or fewer"), "{lack}");
         // Three connections would fit, but four threads need at least four.
@@ -213,19 +208,19 @@ mod tests {
             process: 51,
             ..LIMITS
         };
-        let lack = lack_of_descriptors(10, 4, 2, 44, narrow).unwrap();
+        let lack = descriptor_shortage(10, 4, 2, 44, narrow).unwrap();
         assert!(lack.contains("use fewer --threads, or raise"), "{lack}");
     }
 
     #[test]
     fn the_sources_that_are_advised_suffice() {
         for (connections, targets, sources) in [(28_233, 1, 1), (100_000, 2, 1), (90_000, 1, 3)] {
-            let lack = lack_of_ports(connections, routes(targets, sources), 28_232).unwrap();
+            let lack = port_shortage(connections, routes(targets, sources), 28_232).unwrap();
             let before = lack.split(" addresses with --source").next().unwrap();
             let advised = before.rsplit(' ').next().unwrap().parse().unwrap();
             assert!(advised > sources, "{lack}");
             assert_eq!(
-                lack_of_ports(connections, routes(targets, advised), 28_232),
+                port_shortage(connections, routes(targets, advised), 28_232),
                 None
             );
         }
@@ -233,13 +228,13 @@ mod tests {
 
     #[test]
     fn half_of_the_ports_is_where_connecting_slows_down() {
-        assert_eq!(crowding(14_115, routes(1, 1), 28_232), None);
+        assert_eq!(port_usage_warning(14_115, routes(1, 1), 28_232), None);
         for (connections, targets, sources) in [(14_116, 1, 1), (28_232, 1, 1), (50_000, 2, 1)] {
-            let hint = crowding(connections, routes(targets, sources), 28_232).unwrap();
+            let hint = port_usage_warning(connections, routes(targets, sources), 28_232).unwrap();
             let before = hint.split(" addresses with --source").next().unwrap();
             let advised = before.rsplit(' ').next().unwrap().parse().unwrap();
             assert_eq!(
-                crowding(connections, routes(targets, advised), 28_232),
+                port_usage_warning(connections, routes(targets, advised), 28_232),
                 None
             );
         }

@@ -18,7 +18,7 @@ use log::Level;
 pub enum Style {
     /// Time, level and text.
     Plain,
-    /// As `Plain`, with escape sequences for the level.
+    /// Like `Plain`, with escape sequences for the level.
     Color,
     /// Priority and text.
     Journal,

@@ -93,7 +93,7 @@ fn escaped(text: &str) -> String {
 }
 
 /// Installs a hook that logs each panic in any thread.
-pub fn hear_panics() {
+pub fn install_panic_hook() {
     panic::set_hook(Box::new(hear));
 }
 
@@ -133,8 +133,9 @@ pub fn finish() {
     for output in outputs() {
         let dropped = output.dropped();
         if dropped > 0 {
-            let (lines, are) = (counted(dropped, "log line"), agreeing(dropped, "is", "are"));
-            let text = format!("{lines} in all {are} missing on {}", output.name());
+            let lines = counted(dropped, "log line");
+            let were = agreeing(dropped, "was", "were");
+            let text = format!("{lines} in total {were} not written to {}", output.name());
             notice(output.name(), Level::Warn, &text);
         }
     }
@@ -231,7 +232,7 @@ fn hear(panic: &PanicHookInfo<'_>) {
     let said = said.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     let place = panic.location().map(|place| format!(" at {place}"));
     let mut text = format!(
-        "thread {name} panicked{}: {}: this is a fault of upcase, please report it",
+        "thread {name} panicked{}: {}: this is a bug in upcase, please report it",
         place.unwrap_or_default(),
         said.unwrap_or("no message").replace('\n', " "),
     );

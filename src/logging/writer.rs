@@ -26,14 +26,13 @@ use std::thread;
 
 use anyhow::Context;
 use log::Level;
-use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::SigSet;
-use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::files::append;
 use crate::logging::line::{Style, message, styled};
 use crate::logging::queue::{Order, Queue, Urgency};
 use crate::logging::stamp::record;
+use crate::sys::files::append;
+use crate::sys::poll;
+use crate::sys::thread::isolate;
 use crate::units::{agreeing, counted};
 
 /// Stack of a writer in bytes: it formats a line and makes system calls.
@@ -105,7 +104,7 @@ impl Output {
         let (opened, is_open) = mpsc::channel();
         let (queue_of_writer, name_of_writer) = (Arc::clone(&queue), name.clone());
         let work = move || {
-            leave_the_others_alone();
+            isolate();
             match open() {
                 Ok((file, path)) => {
                     let folders = path.as_deref().map(folders).unwrap_or_default();
@@ -215,7 +214,7 @@ impl Writer {
                 Order::Line(line) => self.write(queue, &line),
                 Order::Dropped(count) => {
                     let text = format!(
-                        "{} {} dropped here: {} did not take {} in time",
+                        "{} {} dropped here: {} did not accept {} in time",
                         counted(count, "log line"),
                         agreeing(count, "was", "were"),
                         self.name,
@@ -236,7 +235,7 @@ impl Writer {
     fn write(&mut self, queue: &Queue<Task>, line: &str) {
         if let Some(Fault { error, lines }) = &self.fault {
             let (count, are) = (counted(*lines, "log line"), agreeing(*lines, "is", "are"));
-            let text = format!("{count} {are} missing here: {error}");
+            let text = format!("{count} {are} missing here, which could not be written: {error}");
             if self.write_line(&record(Level::Warn, &text)).is_ok() {
                 self.fault = None;
             }
@@ -249,7 +248,7 @@ impl Writer {
             Some(fault) => fault.lines += 1,
             None => {
                 let text = format!(
-                    "{} cannot be written: {error}: its lines are dropped until it can",
+                    "cannot write to {}: {error}; its lines are dropped until writing works again",
                     self.name
                 );
                 (self.notice)(&self.name, Level::Error, &text);
@@ -276,24 +275,17 @@ impl Writer {
             Ok(file) => {
                 self.file = file;
                 self.is_cut = false;
-                self.write(queue, &record(Level::Info, "the log file was opened again"));
+                self.write(queue, &record(Level::Info, "the log file was reopened"));
             }
             Err(error) => {
                 let text = format!(
-                    "{} cannot be opened again: {error}: the log goes on in the old one",
+                    "cannot reopen {}: {error}; the log continues in the old file",
                     self.name
                 );
                 (self.notice)(&self.name, Level::Error, &text);
             }
         }
     }
-}
-
-/// Blocks all signals, so that other threads handle them, and unshares the table of descriptors.
-fn leave_the_others_alone() {
-    // A container may refuse both calls, which costs only time.
-    let _ = SigSet::all().thread_block();
-    let _ = unshare(CloneFlags::CLONE_FILES);
 }
 
 /// Returns the folder of a file, and of a symbolic link also the folder of its target.
@@ -319,10 +311,7 @@ fn write_all(file: &mut File, bytes: &[u8]) -> Result<(), (io::Error, usize)> {
             Ok(count) => written += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                match poll(&mut [PollFd::new(file, PollFlags::OUT)], None) {
-                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                    Err(error) => return Err((error.into(), written)),
-                }
+                poll::writable(&[file.as_fd()], None).map_err(|error| (error, written))?;
             }
             Err(error) => return Err((error, written)),
         }

@@ -11,11 +11,11 @@
 //! ```
 //!
 //! mio is edge-triggered: an [`Event::Io`] is not repeated, and its flags are hints (see
-//! [`crate::stream`]). mio rounds timeouts up to whole milliseconds, so the poll has none: a
-//! timerfd wakes it at the earliest deadline, late by microseconds (see [`alarm`]). Only when
-//! arming the timerfd fails does the poll get a timeout: one failed call ends no run.
+//! [`crate::stream`]). mio rounds timeouts up to whole milliseconds, so a poll that waits has none:
+//! a timerfd wakes it at the earliest deadline, late by microseconds (see [`crate::sys::timerfd`]).
+//! Only when arming the timerfd fails does the poll get a timeout: one failed call ends no run.
 
-pub mod alarm;
+pub mod interrupt;
 pub mod signals;
 pub mod slots;
 pub mod timers;
@@ -30,11 +30,11 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 use signal_hook::consts::SIGUSR1;
 
-use crate::reactor::alarm::Alarm;
 use crate::reactor::signals::{Relay, Remote, Requested, Requests};
 use crate::reactor::slots::Token;
 use crate::reactor::timers::{Due, Timers};
 use crate::stream::Hints;
+use crate::sys::timerfd::Alarm;
 
 /// Maximum number of events that one turn takes from the kernel; the others follow in the next.
 const EVENTS_PER_TURN: usize = 1024;
@@ -48,8 +48,8 @@ const HANGUPS: Token = Token::fixed(u32::MAX - 3);
 /// An event of one turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<K> {
-    /// A request to stop: SIGINT, SIGTERM or [`Remote::stop`]. Every request is an event of its
-    /// own.
+    /// A request to stop: SIGINT, SIGTERM, SIGHUP where it stops the reactor, or [`Remote::stop`].
+    /// Every request is an event of its own.
     Stop,
     /// A request of a [`Remote`] to drain.
     Drain,
@@ -65,7 +65,7 @@ pub enum Event<K> {
     Io(Token, Hints),
 }
 
-/// How long a turn may wait.
+/// The time for which a turn may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
     /// Until an event arrives.
@@ -398,7 +398,12 @@ mod tests {
                 event => assert!(matches!(event, None | Some(Event::Io(..))), "{event:?}"),
             }
         };
-        [hints.readable, hints.writable, hints.exceptional, hints.ended]
+        [
+            hints.readable,
+            hints.writable,
+            hints.exceptional,
+            hints.ended,
+        ]
     }
 
     #[test]
@@ -420,7 +425,9 @@ mod tests {
         });
         assert_eq!(urgent, [y, y, y, n]);
         let reset = hints_after(|peer| {
-            SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+            SockRef::from(&peer)
+                .set_linger(Some(Duration::ZERO))
+                .unwrap();
         });
         assert_eq!(reset, [y, y, y, y]);
     }

@@ -17,20 +17,19 @@
 //! A process may be started with signals blocked or ignored by its parent. SIGTERM, SIGINT and
 //! SIGUSR1 work all the same. A SIGHUP that is ignored stays ignored, as nohup(1) requires.
 
-use std::fs;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use mio::net::UnixStream;
-use nix::sys::signal::{SigSet, Signal};
 use signal_hook::SigId;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::flag::{
     BorrowSignalSafe, register, register_conditional_default, register_conditional_shutdown,
 };
 use signal_hook::low_level::{emulate_default_handler, pipe, unregister};
+
+use crate::sys::thread;
 
 /// Requests, as the bytes that are written to a reactor. A signal handler writes [`STOP`].
 const STOP: u8 = b'X';
@@ -51,13 +50,7 @@ static END_PROCESS: AtomicBool = AtomicBool::new(true);
 /// SIGXFSZ is caught, so that a write beyond the limit on the size of files is an error like any
 /// other: EFBIG, setrlimit(2).
 pub fn prepare() -> io::Result<()> {
-    let ours = [
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGHUP,
-        Signal::SIGUSR1,
-    ];
-    ours.into_iter().collect::<SigSet>().thread_unblock()?;
+    thread::unblock(&[SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
     register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     for signal in [SIGTERM, SIGINT] {
         end_process_on(signal, &END_PROCESS)?;
@@ -79,17 +72,9 @@ where
     }
 }
 
-/// Returns whether this process ignores SIGHUP, for example because nohup(1) started it.
-fn is_hangup_ignored() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    ignored.is_some_and(|mask| mask & 1 << (SIGHUP - 1) != 0)
-}
-
 /// Returns the signals that end a command which must not outlive its terminal.
 fn ends() -> impl Iterator<Item = i32> {
-    let hangup = (!is_hangup_ignored()).then_some(SIGHUP);
+    let hangup = (!thread::is_ignored(SIGHUP)).then_some(SIGHUP);
     [SIGTERM, SIGINT].into_iter().chain(hangup)
 }
 
@@ -169,7 +154,7 @@ impl Requests {
 
     /// Makes each SIGHUP a request from now on, unless it is ignored.
     pub fn register_hangup(&mut self) -> io::Result<()> {
-        match is_hangup_ignored() {
+        match thread::is_ignored(SIGHUP) {
             true => Ok(()),
             false => self.register(SIGHUP),
         }
@@ -238,7 +223,7 @@ impl Relay {
                 reactors.iter().for_each(Remote::stop);
             }
         };
-        thread::Builder::new()
+        std::thread::Builder::new()
             .name("signals".to_string())
             .spawn(pass_on)?;
         END_PROCESS.store(false, Ordering::SeqCst);

@@ -6,17 +6,19 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::load::assertion::Outcome;
-use crate::load::books::Interval as Stretch;
-use crate::load::evidence::{self, Network, share};
+use crate::load::judge::assertion::Outcome;
+use crate::load::judge::verdict::Judged;
 use crate::load::latency::{self, Bound, Distribution, Latency, Withheld};
-use crate::load::payload::Content;
+use crate::load::plan::payload::Content;
+use crate::load::plan::schedule::Arrivals;
 use crate::load::plan::{Pace, Pacing, Stop};
+use crate::load::results::evidence::{self, Network};
+use crate::load::results::recorder;
+use crate::load::results::summary::Summary;
 use crate::load::results::{Counts, ErrorKind, Results};
-use crate::load::schedule::Arrivals;
-use crate::load::summary::Summary;
-use crate::load::verdict::Judged;
 use crate::server::stats::{CloseReason, Totals};
+use crate::sys::cpu_sample::HostCounters;
+use crate::units::share;
 
 #[derive(Serialize)]
 struct Report {
@@ -46,8 +48,8 @@ struct Report {
     drain_s: f64,
     timeout_s: Option<f64>,
     #[serde(flatten)]
-    fates: Fates,
-    warmup: Fates,
+    fates: MessageOutcomes,
+    warmup: MessageOutcomes,
     elapsed_s: f64,
     asked_rate: Option<f64>,
     /// Messages per second in the schedule as it was drawn.
@@ -63,7 +65,7 @@ struct Report {
     own_us: Percentiles,
     connect_us: Percentiles,
     /// The parts of the responses; `null` without --kernel-timestamps.
-    kernel: Option<Parts>,
+    kernel: Option<ResponseParts>,
     sends: Option<Sends>,
     errors: BTreeMap<String, u64>,
     first_difference: Option<Difference>,
@@ -91,7 +93,7 @@ struct PerTarget {
     /// Its share of all scheduled messages of the run.
     share: f64,
     #[serde(flatten)]
-    fates: Fates,
+    fates: MessageOutcomes,
     response_us: Percentiles,
     service_us: Percentiles,
     errors: BTreeMap<String, u64>,
@@ -107,7 +109,7 @@ struct PerTarget {
 
 /// scheduled = verified + mismatched + errored + timed_out + unanswered (+ outstanding).
 #[derive(Serialize)]
-struct Fates {
+struct MessageOutcomes {
     scheduled: u64,
     verified: u64,
     mismatched: u64,
@@ -154,7 +156,7 @@ struct Reasons {
 
 /// The parts of each response, on the connections for which the kernel records timestamps.
 #[derive(Serialize)]
-struct Parts {
+struct ResponseParts {
     connections: u32,
     lateness_us: Percentiles,
     send_queue_us: Percentiles,
@@ -228,7 +230,7 @@ struct Evidence {
     /// The share of the time with data in flight, as is `buffer_limited`.
     window_limited: f64,
     buffer_limited: f64,
-    way: Way,
+    way: PathStatistics,
     /// The round trips of probes; `null`: all targets are on this host.
     probe: Option<Probe>,
     host: Host,
@@ -262,7 +264,7 @@ struct Probe {
 
 /// TCP's information about the paths of the connections while messages were due.
 #[derive(Serialize)]
-struct Way {
+struct PathStatistics {
     /// The growth of the round trip above the smallest one of its connection, sampled over time.
     growth_us: Percentiles,
     /// The mean deviation of the round trip, in the same samples.
@@ -313,7 +315,7 @@ pub fn render(judged: &Judged, exit_code: u8) -> String {
 }
 
 /// Returns an interval as one line, with a newline.
-pub fn interval(stretch: &Stretch) -> String {
+pub fn interval(measured: &recorder::Interval) -> String {
     let Counts {
         verified,
         mismatched,
@@ -321,21 +323,21 @@ pub fn interval(stretch: &Stretch) -> String {
         timed_out,
         unanswered,
         ..
-    } = stretch.identity.counts;
+    } = measured.identity.counts;
     line(&Interval {
         schema: "upcase.interval/1",
-        tag: stretch.tag.name(),
-        from_s: stretch.from.as_secs_f64(),
-        to_s: stretch.to.as_secs_f64(),
-        connections: stretch.up,
-        due: stretch.identity.due,
+        tag: measured.tag.name(),
+        from_s: measured.from.as_secs_f64(),
+        to_s: measured.to.as_secs_f64(),
+        connections: measured.up,
+        due: measured.identity.due,
         verified,
         mismatched,
         errored,
         timed_out,
         unanswered,
-        outstanding: stretch.identity.outstanding,
-        response_us: percentiles(&stretch.response),
+        outstanding: measured.identity.outstanding,
+        response_us: percentiles(&measured.response),
     })
 }
 
@@ -386,7 +388,7 @@ fn report(judged: &Judged, exit_code: u8) -> Report {
         timeout_s: plan.timeout.map(|timeout| timeout.as_secs_f64()),
         fates: fates(&results.counts),
         warmup: fates(&summary.warmup.counts),
-        elapsed_s: summary.course.elapsed.as_secs_f64(),
+        elapsed_s: summary.times.elapsed.as_secs_f64(),
         asked_rate: summary.asked_rate(),
         scheduled_rate: summary.scheduled_rate(),
         achieved_rate: summary.achieved_rate(),
@@ -403,7 +405,7 @@ fn report(judged: &Judged, exit_code: u8) -> Report {
         errors: errors(&results.errors),
         first_difference: differences.first().copied(),
         differences,
-        interrupted: summary.course.interrupted,
+        interrupted: summary.times.interrupted,
         own_server: summary.own_server.as_ref().map(own_server),
         verdict: judged.findings.verdict.name(),
         valid_up_to: judged.findings.valid_up_to.map(|(point, _)| point),
@@ -434,7 +436,7 @@ fn pace(pace: Pace) -> (Option<&'static str>, Option<&'static str>, Option<f64>)
     }
 }
 
-fn fates(counts: &Counts) -> Fates {
+fn fates(counts: &Counts) -> MessageOutcomes {
     let Counts {
         scheduled,
         verified,
@@ -444,7 +446,7 @@ fn fates(counts: &Counts) -> Fates {
         unanswered,
         ..
     } = *counts;
-    Fates {
+    MessageOutcomes {
         scheduled,
         verified,
         mismatched,
@@ -456,7 +458,7 @@ fn fates(counts: &Counts) -> Fates {
 
 fn per_target(summary: &Summary) -> Vec<PerTarget> {
     let after_start = |at: Instant| {
-        let start = summary.course.start.unwrap_or(at);
+        let start = summary.times.start.unwrap_or(at);
         let before = start.saturating_duration_since(at).as_secs_f64();
         at.saturating_duration_since(start).as_secs_f64() - before
     };
@@ -500,9 +502,9 @@ fn differences(results: &Results) -> Vec<Difference> {
         .collect()
 }
 
-fn parts(summary: &Summary) -> Option<Parts> {
+fn parts(summary: &Summary) -> Option<ResponseParts> {
     let parts = summary.results.parts.as_ref()?;
-    Some(Parts {
+    Some(ResponseParts {
         connections: summary.plan.kernel_timestamps.min(summary.plan.connections),
         lateness_us: percentiles(&parts.lateness),
         send_queue_us: percentiles(&parts.send_queue),
@@ -513,7 +515,7 @@ fn parts(summary: &Summary) -> Option<Parts> {
 }
 
 fn sends(summary: &Summary) -> Option<Sends> {
-    let (start, sends) = (summary.course.start?, summary.results.sends?);
+    let (start, sends) = (summary.times.start?, summary.results.sends?);
     let after = |at: Instant| at.saturating_duration_since(start).as_secs_f64();
     Some(Sends {
         first_s: after(sends.first.at),
@@ -602,7 +604,7 @@ fn evidence(judged: &Judged) -> Evidence {
     }
 }
 
-fn host(host: &evidence::Host) -> Host {
+fn host(host: &HostCounters) -> Host {
     Host {
         segments_came_twice: host.came_twice,
         timeouts: host.timeouts,
@@ -624,8 +626,8 @@ fn probe(probe: &evidence::Probe) -> Probe {
     }
 }
 
-fn way(network: &Network) -> Way {
-    Way {
+fn way(network: &Network) -> PathStatistics {
+    PathStatistics {
         growth_us: percentiles(&network.growth),
         deviation_us: percentiles(&network.deviation),
         looks_resent: network.looks_resent,
@@ -636,7 +638,7 @@ fn way(network: &Network) -> Way {
     }
 }
 
-fn assertion(assertion: &crate::load::assertion::Assertion) -> Assertion {
+fn assertion(assertion: &crate::load::judge::assertion::Assertion) -> Assertion {
     Assertion {
         demand: assertion.demand.clone(),
         found: assertion.found.clone(),

@@ -7,17 +7,16 @@
 use std::fmt::{self, Write};
 use std::net::SocketAddr;
 
-use crate::layout::{self, Line, paragraphs};
-use crate::load::books::Interval;
-use crate::load::evidence::Probe;
+use crate::load::judge::verdict::{Judged, Verdict};
 use crate::load::latency::{Bound, Latency, Withheld};
-use crate::load::payload::Difference;
+use crate::load::plan::schedule::Arrivals;
 use crate::load::plan::{Close, Pace, Pacing, Plan, Stop};
-use crate::load::results::{Counts, Parts, Results};
-use crate::load::schedule::Arrivals;
-use crate::load::summary::Summary;
-use crate::load::targets::Target;
-use crate::load::verdict::{Judged, Verdict};
+use crate::load::results::evidence::Probe;
+use crate::load::results::recorder::Interval;
+use crate::load::results::summary::Summary;
+use crate::load::results::targets::Target;
+use crate::load::results::{Counts, ResponseParts, Results};
+use crate::report::columns::{self, Line, paragraphs};
 use crate::units::{counted, grouped, rate, short, throughput, with_interval};
 
 /// The percentiles that are shown.
@@ -84,9 +83,9 @@ pub fn probe(probe: &Probe) -> String {
         return line;
     };
     let mut add = |name: &str, time| line += &format!("{name} {}", short(time));
-    add("; round trip least", probe.least.unwrap_or_default());
+    add("; round trip min", probe.least.unwrap_or_default());
     for (point, percentile) in POINTS {
-        if probe.way_at(percentile).is_some() {
+        if probe.growth_at(percentile).is_some() {
             add(&format!(", {point}"), round_trips.nearest(percentile).value);
         }
     }
@@ -105,13 +104,13 @@ fn write(page: &mut String, judged: &Judged, columns: Columns) -> fmt::Result {
         grouped(results.counts.failed),
         match summary.not_opened() {
             0 => String::new(),
-            left => format!(", {} never up", grouped(left)),
+            left => format!(", {} never established", grouped(left)),
         },
     )?;
     if !plan.warmup.is_zero() {
-        writeln!(page, "warm-up      {}", fates(&summary.warmup.counts))?;
+        writeln!(page, "warm-up      {}", outcomes(&summary.warmup.counts))?;
     }
-    writeln!(page, "messages     {}", fates(&results.counts))?;
+    writeln!(page, "messages     {}", outcomes(&results.counts))?;
     writeln!(page, "rate         {}", achieved(summary))?;
     write_times(page, judged, columns)?;
     write_targets(page, summary, columns)?;
@@ -132,7 +131,7 @@ fn write(page: &mut String, judged: &Judged, columns: Columns) -> fmt::Result {
 fn write_plan(page: &mut String, summary: &Summary) -> fmt::Result {
     let plan = &summary.plan;
     let own = if summary.own_server.is_some() {
-        ", a server of this run's own"
+        ", a built-in server"
     } else {
         ""
     };
@@ -152,7 +151,7 @@ fn write_plan(page: &mut String, summary: &Summary) -> fmt::Result {
     };
     writeln!(
         page,
-        "plan         {}, {sizes} a message, depth {}, {stop}, {}{threads}",
+        "plan         {}, {sizes} per message, depth {}, {stop}, {}{threads}",
         counted(plan.connections, "connection"),
         grouped(plan.depth),
         pace(plan),
@@ -162,7 +161,7 @@ fn write_plan(page: &mut String, summary: &Summary) -> fmt::Result {
 fn pace(plan: &Plan) -> String {
     match plan.pace {
         Pace::Closed { think } if think.is_zero() => "closed loop".to_string(),
-        Pace::Closed { think } => format!("closed loop, {} to think", short(think)),
+        Pace::Closed { think } => format!("closed loop, think time {}", short(think)),
         Pace::Open {
             rate,
             arrivals,
@@ -175,14 +174,14 @@ fn pace(plan: &Plan) -> String {
             let pacing = match pacing {
                 Pacing::Global => "",
                 Pacing::FirstFree => ", the first free connection",
-                Pacing::PerConnection => ", a line for each connection",
+                Pacing::PerConnection => ", a schedule for each connection",
             };
             format!("{rate} messages/s, {arrivals}{pacing}")
         }
     }
 }
 
-fn fates(counts: &Counts) -> String {
+fn outcomes(counts: &Counts) -> String {
     let timed_out = match counts.timed_out {
         0 => String::new(),
         count => format!(" + {} timed out", grouped(count)),
@@ -206,7 +205,7 @@ fn achieved(summary: &Summary) -> String {
         "{} messages/s{reached}, {} each way, over {}",
         rate(summary.achieved_rate()),
         throughput(summary.bytes_per_second()),
-        short(summary.course.elapsed),
+        short(summary.times.elapsed),
     )
 }
 
@@ -228,7 +227,7 @@ fn write_times(page: &mut String, judged: &Judged, columns: Columns) -> fmt::Res
     if let Some((point, _)) = valid_up_to {
         writeln!(
             page,
-            "{:MARGIN$}* above {point} the times are the generator's own",
+            "{:MARGIN$}* above {point} the times are those of the generator",
             ""
         )?;
     }
@@ -243,7 +242,7 @@ fn write_times(page: &mut String, judged: &Judged, columns: Columns) -> fmt::Res
 /// Writes the parts of the responses by the kernel's timestamps.
 fn write_parts(
     page: &mut String,
-    parts: &Parts,
+    parts: &ResponseParts,
     summary: &Summary,
     columns: Columns,
 ) -> fmt::Result {
@@ -257,7 +256,7 @@ fn write_parts(
     let rows = [
         ("  lateness", &parts.lateness),
         ("  send queue", &parts.send_queue),
-        ("  on the way", &parts.wire_and_server),
+        ("  net+server", &parts.wire_and_server),
         ("  recv queue", &parts.receive_queue),
     ];
     write_table(page, &rows, None, columns)?;
@@ -266,7 +265,7 @@ fn write_parts(
         0 => Ok(()),
         count => writeln!(
             page,
-            "{:MARGIN$}{} below -2 µs: the clocks disagree, trust none of these",
+            "{:MARGIN$}{} below -2 µs: the clocks disagree, so do not trust these times",
             "",
             counted(count, "part"),
         ),
@@ -313,11 +312,11 @@ fn write_targets(page: &mut String, summary: &Summary, columns: Columns) -> fmt:
 /// Returns how the messages were shared among the targets.
 fn sharing(summary: &Summary) -> String {
     let how = match summary.plan.pace {
-        Pace::Closed { .. } => "each connection went at the pace of its target",
+        Pace::Closed { .. } => "each connection followed the pace of its target",
         Pace::Open { pacing, .. } => match pacing {
-            Pacing::Global => "the messages went to each in turn",
-            Pacing::FirstFree => "each message went to the first free connection of all",
-            Pacing::PerConnection => "each connection had a line of its own",
+            Pacing::Global => "messages were sent to the targets in turn",
+            Pacing::FirstFree => "each message was sent on the first free connection of all",
+            Pacing::PerConnection => "each connection had its own schedule",
         },
     };
     let counts = summary
@@ -339,7 +338,10 @@ fn sharing(summary: &Summary) -> String {
     };
     match summary.scheduled_for_none() {
         0 => format!("{how}: {shares}"),
-        none => format!("{how}: {shares}; {} got none", counted(none, "message")),
+        none => format!(
+            "{how}: {shares}; {} never got a connection",
+            counted(none, "message")
+        ),
     }
 }
 
@@ -404,15 +406,15 @@ fn trouble(target: &Target) -> Option<String> {
         unanswered,
         ..
     } = target.tally.counts;
-    let fates = [
+    let outcomes = [
         (mismatched, "mismatched"),
         (errored, "errored"),
         (timed_out, "timed out"),
         (unanswered, "unanswered"),
     ];
-    let fates = fates.iter().filter(|(count, _)| *count > 0);
-    let mut parts: Vec<String> = fates
-        .map(|(count, fate)| format!("{} {fate}", grouped(*count)))
+    let outcomes = outcomes.iter().filter(|(count, _)| *count > 0);
+    let mut parts: Vec<String> = outcomes
+        .map(|(count, outcome)| format!("{} {outcome}", grouped(*count)))
         .collect();
     if target.failed > 0 || !target.errors.is_empty() {
         let opened = counted(target.opened, "connection");
@@ -482,7 +484,7 @@ fn write_list(
     line.part("", &format!("{name:MARGIN$}"));
     for (place, (point, cell)) in known.enumerate() {
         let gap = if place == 0 { "" } else { GAP };
-        if layout::is_narrow(columns) {
+        if columns::is_narrow(columns) {
             line.next_row();
             line.part("", &format!("{point:5} "));
             line.words(cell);
@@ -517,7 +519,7 @@ fn write_unsupported(page: &mut String, rows: &[(&str, &Latency)]) -> fmt::Resul
     for (name, latency) in rows {
         let count = counted(latency.count(), "sample");
         let reason = match unsupported(latency) {
-            Some(point) => format!("{point}: not supported, {count}"),
+            Some(point) => format!("{point}: not supported by {count}"),
             None if latency.count() == 0 => "no samples".to_string(),
             None => continue,
         };
@@ -546,10 +548,15 @@ fn write_withheld(page: &mut String, rows: &[(&str, &Latency)]) -> fmt::Result {
             let points: Vec<&str> = points.map(|(point, _)| *point).collect();
             (!points.is_empty()).then(|| format!("{name} {}", points.join(", ")))
         };
-        let said: Vec<String> = named.iter().filter_map(of_row).collect();
-        if !said.is_empty() {
-            let said = said.join("; ");
-            writeln!(page, "{:MARGIN$}no interval: {} ({said})", "", why(reason))?;
+        let sentences: Vec<String> = named.iter().filter_map(of_row).collect();
+        if !sentences.is_empty() {
+            let sentences = sentences.join("; ");
+            writeln!(
+                page,
+                "{:MARGIN$}no interval: {} ({sentences})",
+                "",
+                why(reason)
+            )?;
         }
     }
     Ok(())
@@ -577,11 +584,13 @@ const WITHHELD: [Withheld; 4] = [
 
 fn why(reason: Withheld) -> &'static str {
     match reason {
-        Withheld::NoBlocks => "it is not known when the samples came",
+        Withheld::NoBlocks => "the times of the samples were not recorded",
         Withheld::TooShort => "the run is too short to show how much its parts differ",
         Withheld::Trend => "the times grow or fall through the run",
-        Withheld::Correlated => "the times wander too slowly for a run of this length",
-        Withheld::FewEvents => "what lies beyond comes from too few independent events",
+        Withheld::Correlated => "the times fluctuate too slowly for a run of this length",
+        Withheld::FewEvents => {
+            "the samples beyond the percentile come from too few independent events"
+        }
     }
 }
 
@@ -616,7 +625,11 @@ fn sign(bound: Bound) -> &'static str {
 
 fn write_mismatches(page: &mut String, results: &Results) -> fmt::Result {
     for (connection, difference) in results.differences.iter().take(MISMATCHES_SHOWN) {
-        writeln!(page, "mismatch     {}", mismatch(*connection, difference))?;
+        writeln!(
+            page,
+            "mismatch     {}",
+            format_args!("connection {connection} at {difference}")
+        )?;
     }
     match results.differences.len().saturating_sub(MISMATCHES_SHOWN) {
         0 => Ok(()),
@@ -628,26 +641,12 @@ fn write_mismatches(page: &mut String, results: &Results) -> fmt::Result {
     }
 }
 
-fn mismatch(connection: u32, difference: &Difference) -> String {
-    let Difference {
-        offset,
-        expected,
-        found,
-    } = difference;
-    format!(
-        "connection {connection} at byte {offset}: '{}' (0x{found:02x}), not '{}' \
-         (0x{expected:02x})",
-        found.escape_ascii(),
-        expected.escape_ascii(),
-    )
-}
-
 fn write_verdict(page: &mut String, judged: &Judged) -> fmt::Result {
     for assertion in &judged.assertions {
         writeln!(page, "assertion    {assertion}")?;
     }
     let findings = &judged.findings;
-    let ended = if judged.summary.course.interrupted {
+    let ended = if judged.summary.times.interrupted {
         ", ended by a signal"
     } else {
         ""
@@ -665,7 +664,7 @@ fn write_verdict(page: &mut String, judged: &Judged) -> fmt::Result {
         Verdict::Failed => "",
         _ if counts.scheduled == 0 || counts.verified < counts.scheduled => "",
         _ if churn.is_some_and(|churn| churn.close == Close::Rst) => ": every reply verified",
-        _ => ": every reply verified, every connection closed in order",
+        _ => ": every reply verified, every connection closed cleanly",
     };
     writeln!(
         page,
@@ -673,10 +672,7 @@ fn write_verdict(page: &mut String, judged: &Judged) -> fmt::Result {
         findings.verdict
     )?;
     if let Some(error) = &judged.summary.unlogged {
-        writeln!(
-            page,
-            "             the interval log is not complete: {error}"
-        )?;
+        writeln!(page, "             the interval log is incomplete: {error}")?;
     }
     for sentence in &findings.evidence {
         writeln!(page, "             {sentence}")?;
@@ -707,8 +703,8 @@ mod tests {
             seen.round_trips.record(milliseconds(number + 1));
             seen.growth.record(milliseconds(number));
         }
-        let told = "probes (ICMP echo): 50 answered, 2 lost; \
-                    round trip least 1.00 ms, p50 26.0 ms, p90 46.0 ms, max 51.0 ms";
-        assert_eq!(probe(&seen), told);
+        let text = "probes (ICMP echo): 50 answered, 2 lost; \
+                    round trip min 1.00 ms, p50 26.0 ms, p90 46.0 ms, max 51.0 ms";
+        assert_eq!(probe(&seen), text);
     }
 }

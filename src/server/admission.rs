@@ -5,8 +5,8 @@
 //! and stop accepting with every client. A client whose address is at its limit is refused, since
 //! letting it wait would only delay the clients behind it in the queue.
 //!
-//! Both limits are those of the whole server. Its shards share them, see [`crate::server::places`];
-//! a server of one shard counts by itself.
+//! Both limits are those of the whole server. Its shards share them, see
+//! [`crate::server::connection_limit`]; a server of one shard counts by itself.
 //!
 //! Invariant: of the shared places, a shard holds as many as it has clients, and one more while it
 //! accepts a client.
@@ -16,7 +16,9 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::server::places::{Addresses as SharedAddresses, Places, Shards, room};
+use crate::server::connection_limit::{
+    Addresses as SharedAddresses, ConnectionLimit, Shards, room,
+};
 use crate::server::stats::Pauses;
 
 /// The state of admission control.
@@ -32,12 +34,12 @@ pub struct Admission {
 /// The places that one shard holds, of those that all shards share.
 #[derive(Debug)]
 struct Share {
-    places: Arc<Places>,
+    places: Arc<ConnectionLimit>,
     shard: usize,
     /// Number of places that this shard holds.
     held: usize,
     /// Whether this shard waits for a place, or was granted one that it has not taken.
-    is_in_line: bool,
+    is_waiting: bool,
     /// Shards that were granted places and must be woken.
     woken: Shards,
 }
@@ -78,7 +80,7 @@ impl Admission {
     }
 
     /// Shares the limits with the other shards from now on; `shard` is the number of this one.
-    pub fn share(&mut self, places: Arc<Places>, shard: usize) {
+    pub fn share(&mut self, places: Arc<ConnectionLimit>, shard: usize) {
         if let Some(addresses) = &mut self.addresses {
             addresses.open = Arc::clone(places.addresses());
         }
@@ -86,7 +88,7 @@ impl Admission {
             places,
             shard,
             held: 0,
-            is_in_line: false,
+            is_waiting: false,
             woken: Shards::default(),
         });
     }
@@ -133,7 +135,7 @@ impl Admission {
     /// shard becomes free for the others.
     pub fn stop_waiting(&mut self, now: Instant, pauses: &mut Pauses) {
         if let Some(share) = &mut self.share
-            && share.is_in_line
+            && share.is_waiting
         {
             share.leave();
             let since = self.full_since.take().unwrap_or(now);
@@ -195,12 +197,12 @@ impl Share {
     #[inline]
     fn take(&mut self) -> bool {
         let woken = &mut self.woken;
-        let has_place = match self.is_in_line {
+        let has_place = match self.is_waiting {
             false => self.places.take(self.shard, woken),
             true => self.places.take_in_turn(self.shard, woken),
         };
         self.held += usize::from(has_place);
-        self.is_in_line = !has_place;
+        self.is_waiting = !has_place;
         has_place
     }
 
@@ -211,7 +213,7 @@ impl Share {
     }
 
     fn leave(&mut self) {
-        self.is_in_line = false;
+        self.is_waiting = false;
         self.places.leave(self.shard, &mut self.woken);
     }
 }

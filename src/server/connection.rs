@@ -23,8 +23,7 @@
 
 use std::io;
 
-use multiversion::multiversion;
-
+use crate::echo::convert;
 use crate::server::stats::{CloseReason, Traffic};
 use crate::stream::{Hints, Readiness, Received, Stream};
 
@@ -394,55 +393,5 @@ impl Connection {
             self.pending = Some(Pending::copy(&bytes[sent..])?);
         }
         Ok(())
-    }
-}
-
-/// Converts ASCII letters to upper case. Many bytes are converted by the widest instructions that
-/// the processor has; for few, the call costs more than they save.
-#[inline(always)]
-pub fn convert(bytes: &mut [u8]) {
-    const MANY: usize = 4096;
-    if bytes.len() < MANY {
-        bytes.make_ascii_uppercase();
-    } else {
-        convert_many(bytes);
-    }
-}
-
-#[multiversion(targets("x86_64+avx2"))]
-fn convert_many(bytes: &mut [u8]) {
-    bytes.make_ascii_uppercase();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::convert;
-
-    /// Returns a byte in upper case, computed without the function under test.
-    fn upper(byte: u8) -> u8 {
-        match byte {
-            97..=122 => byte - 32,
-            _ => byte,
-        }
-    }
-
-    #[test]
-    fn every_byte_is_converted_wherever_it_stands() {
-        let lengths = (0..130).chain(4090..4230).chain([65_536 + 17]);
-        for length in lengths {
-            for shift in [0, 1, 31] {
-                let plain: Vec<u8> = (shift..shift + length).map(|byte| byte as u8).collect();
-                let mut bytes = vec![b'x'; shift];
-                bytes.extend_from_slice(&plain);
-                convert(&mut bytes[shift..]);
-                let expected: Vec<u8> = plain.iter().map(|&byte| upper(byte)).collect();
-                assert_eq!(
-                    bytes[shift..],
-                    expected,
-                    "{length} bytes, shifted by {shift}"
-                );
-                assert!(bytes[..shift].iter().all(|&byte| byte == b'x'));
-            }
-        }
     }
 }

@@ -32,9 +32,9 @@ use std::collections::{TryReserveError, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::reactor::slots::Token;
+use crate::server::deadlines::timer_wheel::TimerWheel;
+use crate::server::engine::world::Output;
 use crate::server::limits::{KEEPALIVE_PROBES, Limits};
-use crate::server::watch::Watch;
-use crate::server::world::Output;
 
 /// Number of scans of the table for new clients in each `time`.
 const WALKS: u32 = 4;
@@ -60,7 +60,7 @@ pub struct Keepalive {
     burst: (usize, usize),
     gap: Duration,
     /// The times at which enrolled clients are to be checked.
-    wheel: Watch<()>,
+    wheel: TimerWheel<()>,
     /// Clients that are due for a check.
     due: VecDeque<Token>,
     /// The earliest time of the next burst.
@@ -99,7 +99,7 @@ impl Keepalive {
             pause: limits.keepalive_pause(),
             burst: limits.probe_burst,
             gap: limits.probe_gap,
-            wheel: Watch::with_ticks(time, TICKS, now),
+            wheel: TimerWheel::with_ticks(time, TICKS, now),
             due: VecDeque::new(),
             next_burst: now,
             is_short: false,
@@ -171,7 +171,7 @@ impl Keepalive {
     }
 
     /// Enrols a new client, to be checked when it may have been silent for long enough, given that
-    /// it connected after the previous scan. Returns as [`Watch::add`] does.
+    /// it connected after the previous scan. Returns as [`TimerWheel::add`] does.
     pub fn enrol(&mut self, token: Token, now: Instant) -> Set {
         let age_most = self.time / WALKS + self.time / PARTS;
         let time = self.silence(token).saturating_sub(age_most);
@@ -179,12 +179,12 @@ impl Keepalive {
     }
 
     /// Adds an enrolled client to the wheel again, to be checked after this time. Returns as
-    /// [`Watch::add`] does.
+    /// [`TimerWheel::add`] does.
     pub fn again(&mut self, token: Token, now: Instant, after: Duration) -> Set {
         self.wheel.add(now + after, token, ())
     }
 
-    /// Removes clients that are gone from the wheel, see [`Watch::sweep`].
+    /// Removes clients that are gone from the wheel, see [`TimerWheel::sweep`].
     pub fn sweep(&mut self, there: usize, is_there: impl Fn(Token) -> bool) {
         self.wheel.sweep(there, is_there);
     }
@@ -216,11 +216,11 @@ impl Keepalive {
     }
 
     /// Returns the times of the timers to set after a burst, if any.
-    pub fn to_set(&mut self) -> [Option<Instant>; 2] {
+    pub fn next_timer(&mut self) -> [Option<Instant>; 2] {
         let is_to_set = (!self.due.is_empty() || self.is_short) && self.burst_set_for.is_none();
         let burst = is_to_set.then_some(self.next_burst);
         self.burst_set_for = self.burst_set_for.or(burst);
-        [self.wheel.to_set(), burst]
+        [self.wheel.next_timer(), burst]
     }
 }
 

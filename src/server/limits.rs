@@ -129,7 +129,8 @@ impl Default for Limits {
 
 impl Limits {
     /// Returns the limits of one of `shards` shards. Amounts that the process may send at once are
-    /// divided; the places for clients are shared, see [`places`](crate::server::places).
+    /// divided; the places for clients are shared, see
+    /// [`connection_limit`](crate::server::connection_limit).
     pub fn share(self, shards: usize) -> Limits {
         let (least, most) = self.probe_burst;
         let share = |burst: usize| (burst / shards).max(1);

@@ -9,7 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use nix::libc;
+use crate::sys::errno;
 
 /// The state of one listening socket and its accept queue.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ enum State {
     /// Clients connect, and an event reports each of them.
     Open(Queue),
     /// No new client can connect. Handshakes that were in progress have completed by this time.
-    Hushed(Queue, Instant),
+    Quiesced(Queue, Instant),
     /// All clients have arrived, and accept(2) is tried for those whose event has not been reported
     /// yet. The listener closes once the queue is empty.
     LastAsked(Queue),
@@ -50,7 +50,7 @@ pub enum Accepted<C> {
     /// A client was accepted.
     Client(C),
     /// The queue is empty.
-    Nobody,
+    QueueEmpty,
     /// A signal interrupted the call. Try again.
     Interrupted,
     /// A client was lost before it was accepted. The next one may be fine.
@@ -81,7 +81,7 @@ impl Listener {
     /// Returns the state of the queue, mutably.
     fn queue(&mut self) -> &mut Queue {
         match &mut self.state {
-            State::Open(queue) | State::Hushed(queue, _) | State::LastAsked(queue) => queue,
+            State::Open(queue) | State::Quiesced(queue, _) | State::LastAsked(queue) => queue,
         }
     }
 
@@ -102,7 +102,7 @@ impl Listener {
     /// Returns whether accepting now could give a client.
     pub fn is_filled(&self) -> bool {
         match self.state {
-            State::Open(queue) | State::Hushed(queue, _) | State::LastAsked(queue) => {
+            State::Open(queue) | State::Quiesced(queue, _) | State::LastAsked(queue) => {
                 queue == Queue::Filled
             }
         }
@@ -110,16 +110,16 @@ impl Listener {
 
     /// Records that no new client can connect from now on, and that by `until` all handshakes in
     /// progress have completed. The queue may hold clients that no event has reported yet.
-    pub fn hush(&mut self, until: Instant) {
+    pub fn quiesce(&mut self, until: Instant) {
         let queue = *self.queue();
-        self.state = State::Hushed(queue.noted(), until);
+        self.state = State::Quiesced(queue.noted(), until);
     }
 
     /// Marks the queue as possibly filled, once, when all clients have arrived: an event may be
     /// late when more sources are ready than one poll returns, and closing would reset those
     /// clients.
-    pub fn ask_at_the_end(&mut self, now: Instant) {
-        if let State::Hushed(queue, until) = self.state
+    pub fn begin_last_accept(&mut self, now: Instant) {
+        if let State::Quiesced(queue, until) = self.state
             && until <= now
         {
             self.state = State::LastAsked(queue.noted());
@@ -130,7 +130,7 @@ impl Listener {
     pub fn is_due(&self) -> bool {
         match self.state {
             State::Open(queue) => queue == Queue::Filled,
-            State::Hushed(..) | State::LastAsked(_) => true,
+            State::Quiesced(..) | State::LastAsked(_) => true,
         }
     }
 
@@ -140,7 +140,7 @@ impl Listener {
     }
 
     /// Updates the state by the result of an attempt to accept, and returns what it means.
-    pub fn learn<C>(&mut self, attempt: io::Result<C>) -> Accepted<C> {
+    pub fn record<C>(&mut self, attempt: io::Result<C>) -> Accepted<C> {
         let error = match attempt {
             Ok(client) => {
                 self.pause = self.pauses.0;
@@ -149,9 +149,9 @@ impl Listener {
             Err(error) => error,
         };
         match Severity::of(&error) {
-            Severity::Nobody => {
+            Severity::QueueEmpty => {
                 *self.queue() = Queue::Empty;
-                Accepted::Nobody
+                Accepted::QueueEmpty
             }
             Severity::Interrupted => Accepted::Interrupted,
             Severity::ThatClient => Accepted::Lost(error),
@@ -179,7 +179,7 @@ impl Queue {
 /// The consequence of an error of accept(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Severity {
-    Nobody,
+    QueueEmpty,
     Interrupted,
     /// Only this client is lost; the next one may be fine. Linux passes on pending network errors
     /// of the new socket here, see accept(2), "Error handling".
@@ -193,21 +193,21 @@ impl Severity {
     fn of(error: &io::Error) -> Self {
         match error.raw_os_error() {
             // EAGAIN, or the error of a `World` that did not call the kernel.
-            _ if error.kind() == io::ErrorKind::WouldBlock => Severity::Nobody,
-            Some(libc::EINTR) => Severity::Interrupted,
+            _ if error.kind() == io::ErrorKind::WouldBlock => Severity::QueueEmpty,
+            Some(errno::EINTR) => Severity::Interrupted,
             Some(
-                libc::ECONNABORTED
-                | libc::EPROTO
-                | libc::ENETDOWN
-                | libc::ENETUNREACH
-                | libc::EHOSTDOWN
-                | libc::EHOSTUNREACH
-                | libc::ENONET
-                | libc::ENOPROTOOPT
-                | libc::EOPNOTSUPP
-                | libc::ETIMEDOUT,
+                errno::ECONNABORTED
+                | errno::EPROTO
+                | errno::ENETDOWN
+                | errno::ENETUNREACH
+                | errno::EHOSTDOWN
+                | errno::EHOSTUNREACH
+                | errno::ENONET
+                | errno::ENOPROTOOPT
+                | errno::EOPNOTSUPP
+                | errno::ETIMEDOUT,
             ) => Severity::ThatClient,
-            Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EFAULT) => Severity::Fatal,
+            Some(errno::EBADF | errno::EINVAL | errno::ENOTSOCK | errno::EFAULT) => Severity::Fatal,
             // Descriptors, memory, a security module that forbids it for now: the client stays in
             // the queue.
             _ => Severity::Resources,
@@ -225,37 +225,37 @@ mod tests {
         let pause = Duration::from_millis(1);
         let mut listener = Listener::new(([127, 0, 0, 1], 1).into(), (pause, pause));
         let accept = |listener: &mut Listener, errno: i32| {
-            listener.learn::<()>(Err(io::Error::from_raw_os_error(errno)));
+            listener.record::<()>(Err(io::Error::from_raw_os_error(errno)));
         };
-        accept(&mut listener, libc::EAGAIN);
+        accept(&mut listener, errno::EAGAIN);
         assert!(!listener.is_due() && !listener.is_spent());
-        listener.hush(now + pause);
+        listener.quiesce(now + pause);
         assert!(listener.is_filled(), "an event may be late");
-        accept(&mut listener, libc::EAGAIN);
-        listener.ask_at_the_end(now);
+        accept(&mut listener, errno::EAGAIN);
+        listener.begin_last_accept(now);
         assert!(listener.is_due() && !listener.is_filled() && !listener.is_spent());
-        listener.ask_at_the_end(now + pause);
+        listener.begin_last_accept(now + pause);
         assert!(listener.is_filled());
-        accept(&mut listener, libc::EMFILE);
+        accept(&mut listener, errno::EMFILE);
         listener.note();
         assert!(!listener.is_filled() && !listener.is_spent());
         listener.retry();
         assert!(listener.is_filled());
-        accept(&mut listener, libc::EAGAIN);
-        listener.ask_at_the_end(now + pause);
+        accept(&mut listener, errno::EAGAIN);
+        listener.begin_last_accept(now + pause);
         assert!(listener.is_spent(), "the kernel is asked once");
     }
 
     #[test]
     fn only_errors_that_make_the_socket_useless_are_fatal() {
         let severity = |errno| Severity::of(&io::Error::from_raw_os_error(errno));
-        assert_eq!(severity(libc::EAGAIN), Severity::Nobody);
+        assert_eq!(severity(errno::EAGAIN), Severity::QueueEmpty);
         let blocked = io::ErrorKind::WouldBlock.into();
-        assert_eq!(Severity::of(&blocked), Severity::Nobody);
-        assert_eq!(severity(libc::EINTR), Severity::Interrupted);
-        assert_eq!(severity(libc::ECONNABORTED), Severity::ThatClient);
-        assert_eq!(severity(libc::EMFILE), Severity::Resources);
-        assert_eq!(severity(libc::EBADF), Severity::Fatal);
-        assert_eq!(severity(libc::EINVAL), Severity::Fatal);
+        assert_eq!(Severity::of(&blocked), Severity::QueueEmpty);
+        assert_eq!(severity(errno::EINTR), Severity::Interrupted);
+        assert_eq!(severity(errno::ECONNABORTED), Severity::ThatClient);
+        assert_eq!(severity(errno::EMFILE), Severity::Resources);
+        assert_eq!(severity(errno::EBADF), Severity::Fatal);
+        assert_eq!(severity(errno::EINVAL), Severity::Fatal);
     }
 }

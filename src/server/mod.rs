@@ -1,9 +1,9 @@
 //! The server: starts and stops the shards, each of which is one thread with a reactor and
 //! listeners of its own.
 //!
-//! Each shard serves its clients alone. If there are several, the kernel distributes the
-//! clients over them (SO_REUSEPORT). They share the count of [`places`] for clients, and the
-//! [`board`], on which they leave their snapshots on request; nothing else.
+//! Each shard serves its clients alone. If there are several, the kernel distributes the clients
+//! over them (SO_REUSEPORT). They share the [`connection_limit`], and the
+//! collector of [`metrics::snapshots`]; nothing else.
 //!
 //! All shards are alike, and every shard receives every signal. SIGTERM and SIGINT stop each shard.
 //! A signal that needs one answer (SIGUSR1, SIGHUP) is handled by the shard with the lowest number
@@ -15,26 +15,17 @@
 //!   shard 1   serve ────────────────────────────────► drain ─► leave ───┴─► run returns the error
 //! ```
 
-pub mod activation;
 pub mod admission;
-pub mod board;
 pub mod connection;
+pub mod connection_limit;
+pub mod deadlines;
 pub mod engine;
-pub mod http;
 pub mod keepalive;
-pub mod kernel;
 pub mod limits;
 pub mod listener;
+pub mod log_limit;
 pub mod metrics;
-pub mod monitor;
-pub mod patience;
-pub mod places;
-pub mod sandbox;
-pub mod seldom;
 pub mod stats;
-pub mod vitals;
-pub mod watch;
-pub mod world;
 
 use std::io;
 use std::net::SocketAddr;
@@ -47,27 +38,29 @@ use anyhow::Context;
 use log::{info, warn};
 use mio::net::{TcpListener, TcpStream};
 
+use crate::address::resolve::cannot;
 use crate::logging;
 use crate::reactor::Event;
 use crate::reactor::signals::Remote;
-use crate::resolve::cannot;
-use crate::server::activation::Notifier;
-use crate::server::board::Board;
+use crate::server::connection_limit::ConnectionLimit;
 use crate::server::engine::Engine;
-use crate::server::kernel::{Kernel, Owner};
+use crate::server::engine::kernel;
+use crate::server::engine::kernel::{Kernel, Owner};
+use crate::server::engine::world::Timer;
 use crate::server::limits::Limits;
-use crate::server::places::Places;
-use crate::server::sandbox::{Role, Sandbox};
+use crate::server::metrics::snapshots::Snapshots;
 use crate::server::stats::{Snapshot, Totals};
-use crate::server::world::Timer;
-use crate::socket::{self, Families, Regrant};
+use crate::sys::sandbox::{Role, Sandbox};
+use crate::sys::socket::{self, Families, OptionMismatch};
+use crate::sys::systemd::Notifier;
 
 /// The configuration of a server.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Addresses to listen on; port 0 means any free port.
     pub listen: Vec<SocketAddr>,
-    /// Listening sockets that another process passed on and still owns, see [`activation`].
+    /// Listening sockets that another process passed on and still owns, see
+    /// [`crate::sys::systemd`].
     pub inherited: Vec<Arc<std::net::TcpListener>>,
     /// Socket options of every connection, which inherits them from its listener.
     pub options: socket::Options,
@@ -89,7 +82,7 @@ impl Config {
             listen,
             inherited: Vec::new(),
             options: socket::Options {
-                unsent_most: Some(limits::UNSENT_MOST),
+                notsent_lowat: Some(limits::UNSENT_MOST),
                 ..socket::Options::default()
             },
             backlog: None,
@@ -141,14 +134,14 @@ impl Config {
 }
 
 /// A listening socket, and the options that the kernel did not grant as requested.
-type Opened = (TcpListener, Vec<Regrant>);
+type Opened = (TcpListener, Vec<OptionMismatch>);
 
 /// A server whose listeners are open.
 #[derive(Debug)]
 pub struct Server {
     shards: Vec<Shard>,
     addresses: Vec<SocketAddr>,
-    board: Arc<Board>,
+    snapshots: Arc<Snapshots>,
 }
 
 /// A handle that stops a server from another thread.
@@ -190,7 +183,8 @@ impl Server {
         let mut addresses = config.listen.clone();
         for socket in &config.inherited {
             let address = socket.local_addr();
-            addresses.push(address.context("a socket that was handed over has no address")?);
+            let address = address.context("cannot get the address of a socket from LISTEN_FDS")?;
+            addresses.push(address);
         }
         let mut shards = Vec::new();
         for number in 0..config.shards {
@@ -201,11 +195,11 @@ impl Server {
         if config.shards > 1 {
             share_places(&mut shards, &all, config.limits.max_connections);
         }
-        let board = Arc::new(Board::new(all));
+        let snapshots = Arc::new(Snapshots::new(all));
         Ok(Server {
             shards,
             addresses,
-            board,
+            snapshots,
         })
     }
 
@@ -247,28 +241,29 @@ impl Server {
         Ok(Stopper(remotes.collect::<io::Result<_>>()?))
     }
 
-    /// Returns the board, from which another thread can request snapshots.
-    pub fn board(&self) -> Arc<Board> {
-        Arc::clone(&self.board)
+    /// Returns the collector from which another thread can request snapshots.
+    pub fn snapshots(&self) -> Arc<Snapshots> {
+        Arc::clone(&self.snapshots)
     }
 
     /// Serves until the server has been stopped and all connections are closed. Returns an error
     /// when there is no shard or a thread cannot be started.
     pub fn run(self) -> io::Result<Ended> {
-        let board = self.board;
+        let snapshots = self.snapshots;
         let mut shards = self.shards.into_iter();
         let first = shards.next().ok_or(io::ErrorKind::InvalidInput)?;
         let others: Vec<_> = shards
-            .map(|shard| shard.start(Arc::clone(&board)))
+            .map(|shard| shard.start(Arc::clone(&snapshots)))
             .collect::<io::Result<_>>()?;
-        let mut failure = first.run(&board);
+        let mut failure = first.run(&snapshots);
         for other in others {
             let other = other.join();
-            let other = other.unwrap_or_else(|_| Some(io::Error::other("a thread was lost")));
+            let lost = |_| Some(io::Error::other("a shard's thread ended without a result"));
+            let other = other.unwrap_or_else(lost);
             failure = failure.or(other);
         }
         Ok(Ended {
-            totals: board.sum().totals,
+            totals: snapshots.sum().totals,
             failure,
         })
     }
@@ -299,18 +294,18 @@ impl Shard {
     }
 
     /// Runs the shard in a thread of its own.
-    fn start(self, board: Arc<Board>) -> io::Result<JoinHandle<Option<io::Error>>> {
+    fn start(self, snapshots: Arc<Snapshots>) -> io::Result<JoinHandle<Option<io::Error>>> {
         thread::Builder::new()
             .name(format!("shard {}", self.number))
-            .spawn(move || self.run(&board))
+            .spawn(move || self.run(&snapshots))
     }
 
-    /// Serves until the shard ends, and leaves the final snapshot on the board. Returns the error
-    /// that ended the shard, if one did; the other shards drain then as well.
-    fn run(mut self, board: &Board) -> Option<io::Error> {
-        let served = panic::catch_unwind(AssertUnwindSafe(|| self.serve(board)));
+    /// Serves until the shard ends, and leaves its final snapshot with the collector. Returns the
+    /// error that ended the shard, if one did; the other shards drain then as well.
+    fn run(mut self, snapshots: &Snapshots) -> Option<io::Error> {
+        let served = panic::catch_unwind(AssertUnwindSafe(|| self.serve(snapshots)));
         let outcome = served.unwrap_or_else(|_| {
-            let text = format!("shard {} broke off, see above", self.number);
+            let text = format!("shard {} panicked, see above", self.number);
             Err(io::Error::other(text))
         });
         let snapshot = match outcome {
@@ -319,15 +314,15 @@ impl Shard {
         };
         if outcome.is_err() {
             self.notifier.stopping();
-            board.drain();
+            snapshots.drain();
         }
         match snapshot {
             Some(snapshot) => {
-                if let Some(sum) = board.leave(self.number, snapshot) {
+                if let Some(sum) = snapshots.leave(self.number, snapshot) {
                     info!("{sum}");
                 }
             }
-            None => board.lose(self.number),
+            None => snapshots.lose(self.number),
         }
         outcome.err().or(self.engine.into_failure())
     }
@@ -344,7 +339,7 @@ impl Shard {
     }
 
     /// Runs the event loop until the engine is done.
-    fn serve(&mut self, board: &Board) -> io::Result<()> {
+    fn serve(&mut self, snapshots: &Snapshots) -> io::Result<()> {
         self.sandbox
             .enter(Role::Reactor)
             .map_err(io::Error::other)?;
@@ -355,19 +350,19 @@ impl Shard {
             let ready = self.world.reactor.ready();
             self.engine.begin_turn(&self.world, ready);
             while let Some(event) = self.world.reactor.next_event() {
-                self.on_event(event, board);
+                self.on_event(event, snapshots);
             }
             self.engine.finish_turn(&mut self.world);
             if self.engine.has_failed() && !has_failed {
                 has_failed = true;
-                board.drain();
+                snapshots.drain();
             }
         }
         Ok(())
     }
 
     #[inline]
-    fn on_event(&mut self, event: Event<Timer>, board: &Board) {
+    fn on_event(&mut self, event: Event<Timer>, snapshots: &Snapshots) {
         let (engine, world) = (&mut self.engine, &mut self.world);
         match event {
             Event::Io(token, hints) => engine.on_io(world, token, hints),
@@ -382,12 +377,12 @@ impl Shard {
                 engine.on_stop(world);
             }
             Event::Report => {
-                if let Some(sum) = board.answer(self.number, engine.snapshot()) {
+                if let Some(sum) = snapshots.answer(self.number, engine.snapshot()) {
                     info!("{sum}");
                 }
             }
-            Event::Inquiry if board.is_first(self.number) => board.inquire(),
-            Event::Hangup if board.is_first(self.number) => logging::reopen(),
+            Event::Inquiry if snapshots.is_first(self.number) => snapshots.inquire(),
+            Event::Hangup if snapshots.is_first(self.number) => logging::reopen(),
             Event::Inquiry | Event::Hangup => {}
         }
     }
@@ -396,7 +391,7 @@ impl Shard {
 /// Makes the shards share one count of places for clients, and wake each other when places are free
 /// again.
 fn share_places(shards: &mut [Shard], remotes: &Arc<[Remote]>, cap: usize) {
-    let places = Arc::new(Places::new(cap, shards.len()));
+    let places = Arc::new(ConnectionLimit::new(cap, shards.len()));
     for shard in shards {
         shard.world.join(Arc::clone(remotes));
         shard.engine.share(Arc::clone(&places), shard.number);
@@ -411,9 +406,9 @@ fn listen(
     index: usize,
     address: SocketAddr,
 ) -> io::Result<SocketAddr> {
-    let ((listener, regrants), owner) = config.open(shard, index, address)?;
-    for regrant in regrants.iter().filter(|_| shard == 0) {
-        warn!("{regrant}");
+    let ((listener, option_mismatches), owner) = config.open(shard, index, address)?;
+    for mismatch in option_mismatches.iter().filter(|_| shard == 0) {
+        warn!("{mismatch}");
     }
     let real = listener.local_addr()?;
     let token = Engine::<TcpStream>::listener_token(index);

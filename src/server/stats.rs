@@ -66,6 +66,41 @@ impl CloseReason {
         }
     }
 
+    /// Returns whether the connection is closed by RST. FIN would mean that the reply is complete;
+    /// besides, a stalled client would keep its kernel memory, a refused one would leave a socket
+    /// in TIME_WAIT here, and the kernel would retransmit to one that has vanished.
+    pub fn resets(self) -> bool {
+        match self {
+            CloseReason::TimedOut
+            | CloseReason::Stalled
+            | CloseReason::Refused
+            | CloseReason::Cut
+            | CloseReason::Failed => true,
+            CloseReason::Finished
+            | CloseReason::Reset
+            | CloseReason::Idle
+            | CloseReason::Stopped
+            | CloseReason::Late => false,
+        }
+    }
+
+    /// Returns whether the server ends with exit code 1 because of such a connection: it stopped
+    /// before it had delivered what it owed.
+    pub fn is_failure(self) -> bool {
+        match self {
+            CloseReason::Cut => true,
+            CloseReason::Finished
+            | CloseReason::Reset
+            | CloseReason::TimedOut
+            | CloseReason::Idle
+            | CloseReason::Stalled
+            | CloseReason::Refused
+            | CloseReason::Stopped
+            | CloseReason::Late
+            | CloseReason::Failed => false,
+        }
+    }
+
     /// Returns the reason in words.
     pub fn name(self) -> &'static str {
         match self {
@@ -94,8 +129,12 @@ pub struct Traffic {
 
 impl AddAssign for Traffic {
     fn add_assign(&mut self, other: Self) {
-        self.bytes_in += other.bytes_in;
-        self.bytes_out += other.bytes_out;
+        let Traffic {
+            bytes_in,
+            bytes_out,
+        } = other;
+        self.bytes_in += bytes_in;
+        self.bytes_out += bytes_out;
     }
 }
 
@@ -110,22 +149,23 @@ pub struct Pauses {
 
 impl AddAssign for Pauses {
     fn add_assign(&mut self, other: Self) {
-        self.count += other.count;
-        self.time += other.time;
+        let Pauses { count, time } = other;
+        self.count += count;
+        self.time += time;
     }
 }
 
 /// A histogram with N buckets by powers of two: bucket k counts the values up to 2^k and above the
 /// bucket before; the last bucket counts all that are larger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Powers<const N: usize> {
+pub struct Log2Histogram<const N: usize> {
     /// Number of values in each bucket.
     pub counts: [u64; N],
     /// Sum of the values.
     pub sum: u64,
 }
 
-impl<const N: usize> Powers<N> {
+impl<const N: usize> Log2Histogram<N> {
     /// Counts a value.
     #[inline]
     pub fn count(&mut self, value: u64) {
@@ -135,21 +175,22 @@ impl<const N: usize> Powers<N> {
     }
 }
 
-impl<const N: usize> Default for Powers<N> {
+impl<const N: usize> Default for Log2Histogram<N> {
     fn default() -> Self {
-        Powers {
+        Log2Histogram {
             counts: [0; N],
             sum: 0,
         }
     }
 }
 
-impl<const N: usize> AddAssign for Powers<N> {
+impl<const N: usize> AddAssign for Log2Histogram<N> {
     fn add_assign(&mut self, other: Self) {
-        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+        let Log2Histogram { counts, sum } = other;
+        for (count, more) in self.counts.iter_mut().zip(counts) {
             *count += more;
         }
-        self.sum += other.sum;
+        self.sum += sum;
     }
 }
 
@@ -157,16 +198,17 @@ impl<const N: usize> AddAssign for Powers<N> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Turns {
     /// Number of events served: up to 1, 2, 4 and so on to 1024, and more.
-    pub events: Powers<12>,
+    pub events: Log2Histogram<12>,
     /// Microseconds from the first event to the end of the turn: up to 1, 2, 4 and so on to a
     /// second, and more.
-    pub micros: Powers<22>,
+    pub micros: Log2Histogram<22>,
 }
 
 impl AddAssign for Turns {
     fn add_assign(&mut self, other: Self) {
-        self.events += other.events;
-        self.micros += other.micros;
+        let Turns { events, micros } = other;
+        self.events += events;
+        self.micros += micros;
     }
 }
 
@@ -182,7 +224,7 @@ pub struct Totals {
     /// Clients that were lost before they could be accepted.
     pub lost: u64,
     /// Clients that were in the accept queue when their listener closed.
-    pub turned_away: u64,
+    pub reset_in_queue: u64,
     /// Pauses in accepting because the server was full.
     pub full: Pauses,
     /// Pauses in accepting because descriptors or memory had run out.
@@ -203,6 +245,14 @@ impl Totals {
         self.closed[reason as usize]
     }
 
+    /// Returns the number of clients that the server failed, see [`CloseReason::is_failure`]; those
+    /// that it reset in the accept queue are among them.
+    pub fn failures(&self) -> u64 {
+        let reasons = CloseReason::ALL.into_iter();
+        let failures = reasons.filter(|reason| reason.is_failure());
+        failures.map(|reason| self.closed(reason)).sum::<u64>() + self.reset_in_queue
+    }
+
     /// Returns the number of connections that ended.
     pub fn closed_in_all(&self) -> u64 {
         self.closed.iter().sum()
@@ -211,15 +261,26 @@ impl Totals {
 
 impl AddAssign for Totals {
     fn add_assign(&mut self, other: Self) {
-        self.accepted += other.accepted;
-        self.traffic += other.traffic;
-        self.stale_events += other.stale_events;
-        self.lost += other.lost;
-        self.turned_away += other.turned_away;
-        self.full += other.full;
-        self.exhausted += other.exhausted;
-        self.turns += other.turns;
-        for (closed, more) in self.closed.iter_mut().zip(other.closed) {
+        let Totals {
+            accepted,
+            traffic,
+            stale_events,
+            lost,
+            reset_in_queue,
+            full,
+            exhausted,
+            turns,
+            closed,
+        } = other;
+        self.accepted += accepted;
+        self.traffic += traffic;
+        self.stale_events += stale_events;
+        self.lost += lost;
+        self.reset_in_queue += reset_in_queue;
+        self.full += full;
+        self.exhausted += exhausted;
+        self.turns += turns;
+        for (closed, more) in self.closed.iter_mut().zip(closed) {
             *closed += more;
         }
     }
@@ -241,10 +302,16 @@ pub struct Snapshot {
 
 impl AddAssign for Snapshot {
     fn add_assign(&mut self, other: Self) {
-        self.totals += other.totals;
-        self.open += other.open;
-        self.pending_bytes += other.pending_bytes;
-        self.is_stopping |= other.is_stopping;
+        let Snapshot {
+            totals,
+            open,
+            pending_bytes,
+            is_stopping,
+        } = other;
+        self.totals += totals;
+        self.open += open;
+        self.pending_bytes += pending_bytes;
+        self.is_stopping |= is_stopping;
     }
 }
 
@@ -285,9 +352,9 @@ impl fmt::Display for Totals {
         } = self.traffic;
         let (bytes_in, bytes_out) = (counted(bytes_in, "byte"), counted(bytes_out, "byte"));
         write!(f, ", {bytes_in} in, {bytes_out} out")?;
-        if self.turned_away > 0 {
-            let turned_away = grouped(self.turned_away);
-            write!(f, ", {turned_away} turned away in the queue")?;
+        if self.reset_in_queue > 0 {
+            let reset_in_queue = grouped(self.reset_in_queue);
+            write!(f, ", {reset_in_queue} reset in the accept queue")?;
         }
         Ok(())
     }
@@ -314,11 +381,11 @@ mod tests {
 
     #[test]
     fn values_are_counted_by_powers_of_two() {
-        let mut powers = Powers::<4>::default();
+        let mut histogram = Log2Histogram::<4>::default();
         for value in [0, 1, 2, 3, 4, 5, 1000] {
-            powers.count(value);
+            histogram.count(value);
         }
-        assert_eq!((powers.counts, powers.sum), ([2, 1, 2, 2], 1015));
+        assert_eq!((histogram.counts, histogram.sum), ([2, 1, 2, 2], 1015));
     }
 
     #[test]

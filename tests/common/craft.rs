@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use upcase::capture::file::Writer;
+use upcase::sniff::file::Writer;
 
 /// The fields of a TCP segment between the client and the server; its IPv4 packet has no checksums.
 #[derive(Clone, Copy, Debug)]

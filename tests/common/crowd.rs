@@ -11,7 +11,7 @@ use mio::{Events, Interest, Poll, Token};
 use nix::libc::EINPROGRESS;
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::PATIENCE;
+use super::TIMEOUT;
 
 /// Maximum number of bytes that one client sends or reads before the next client is served.
 const PART: usize = 64 << 10;
@@ -137,11 +137,11 @@ impl Crowd {
         self.unfinished = (0..self.clients.len()).collect();
     }
 
-    /// Polls once and serves the clients that are ready. Waits for events for at most `patience`.
-    pub fn turn(&mut self, patience: Duration) {
+    /// Polls once and serves the clients that are ready. Waits for events for at most `timeout`.
+    pub fn turn(&mut self, timeout: Duration) {
         let is_busy = !self.unfinished.is_empty();
-        let patience = if is_busy { Duration::ZERO } else { patience };
-        match self.poll.poll(&mut self.events, Some(patience)) {
+        let timeout = if is_busy { Duration::ZERO } else { timeout };
+        match self.poll.poll(&mut self.events, Some(timeout)) {
             Err(error) if error.kind() == ErrorKind::Interrupted => return,
             outcome => outcome.unwrap(),
         }
@@ -162,10 +162,14 @@ impl Crowd {
     /// Serves the clients until a condition is true.
     #[track_caller]
     pub fn until(&mut self, what: &str, mut condition: impl FnMut(&[Client]) -> bool) {
-        let deadline = Instant::now() + 4 * PATIENCE;
+        let deadline = Instant::now() + 4 * TIMEOUT;
         while !condition(&self.clients) {
             let summary = || self.summary();
-            assert!(Instant::now() < deadline, "in vain: {what}; {}", summary());
+            assert!(
+                Instant::now() < deadline,
+                "gave up waiting: {what}; {}",
+                summary()
+            );
             self.turn(Duration::from_millis(5));
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use upcase::capture::file::{Next, Reader, Writer};
+use upcase::sniff::file::{Next, Reader, Writer};
 
 /// Frames, each with its time since 1970.
 pub type Frames = Vec<(Duration, Vec<u8>)>;

@@ -16,7 +16,7 @@ pub fn check_rate(log: &str) -> Result<(), String> {
         if let Some(before) = last.insert(condition, time)
             && time < before + 995
         {
-            return Err(format!("told twice within a second: {log}"));
+            return Err(format!("logged twice within a second: {log}"));
         }
     }
     Ok(())

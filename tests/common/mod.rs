@@ -36,7 +36,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// Time after which a test that waits for something fails: far more than a slow machine needs.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Options of `load` for tests that do not examine what set the pace: on a busy machine it may be
 /// anything.
@@ -66,7 +66,7 @@ pub fn run(arguments: &str) -> Ended {
 
 /// Runs the binary to its end while writing these pieces to its standard input, one after the
 /// other.
-pub fn fed<'a>(arguments: &str, pieces: impl Iterator<Item = &'a [u8]>) -> Ended {
+pub fn run_with_input<'a>(arguments: &str, pieces: impl Iterator<Item = &'a [u8]>) -> Ended {
     let mut command = upcase(arguments);
     let mut child = command
         .stdin(Stdio::piped())
@@ -265,7 +265,7 @@ impl Process {
 
     /// Waits until the process has written this text to standard error.
     #[track_caller]
-    pub fn says(&self, text: &str) {
+    pub fn wait_for_stderr(&self, text: &str) {
         until_with(
             || self.stderr().contains(text),
             || format!("{text:?} in {}", self.stderr()),
@@ -326,10 +326,10 @@ impl Serve {
 
     /// Makes the server log its state by SIGUSR1, and returns the line of it that contains `mark`.
     #[track_caller]
-    pub fn standing(&self, mark: &str) -> String {
+    pub fn log_state(&self, mark: &str) -> String {
         let before = self.process.stderr().matches(mark).count();
         self.process.signal(Signal::SIGUSR1);
-        until("the server says how it stands", || {
+        until("the server logs its state", || {
             self.process.stderr().matches(mark).count() > before
         });
         let log = self.process.stderr();
@@ -351,7 +351,7 @@ impl Serve {
     pub fn ends(&mut self, code: i32) -> String {
         let status = self.process.wait();
         assert_eq!(status.code(), Some(code), "{}", self.process.stderr());
-        self.process.says("stopped: ");
+        self.process.wait_for_stderr("stopped: ");
         let stderr = self.process.stderr();
         let line = stderr.lines().last().expect("a line");
         line.split_once("stopped: ")
@@ -364,8 +364,8 @@ impl Serve {
 /// Connects with timeouts, so that reads and writes fail instead of blocking the test forever.
 pub fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).expect("it listens");
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    stream.set_write_timeout(Some(TIMEOUT)).unwrap();
     stream
 }
 
@@ -379,7 +379,7 @@ pub fn read(stream: &mut TcpStream, length: usize) -> Vec<u8> {
 
 /// Checks that only the end of the stream is left to read.
 #[track_caller]
-pub fn hears_end(stream: &mut TcpStream) {
+pub fn expect_fin(stream: &mut TcpStream) {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).expect("FIN, and no reset");
     assert_eq!(rest, b"", "surplus bytes");
@@ -401,12 +401,12 @@ pub fn exchange_and_close(client: &TcpStream, bytes: &[u8]) {
 }
 
 /// Returns an address on which no process listens.
-pub fn deserted() -> SocketAddr {
+pub fn unused_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()
 }
 
-/// Waits until a condition is true; panics after [`PATIENCE`].
+/// Waits until a condition is true; panics after [`TIMEOUT`].
 #[track_caller]
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     until_with(&mut condition, || what.to_string());
@@ -414,7 +414,7 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 #[track_caller]
 fn until_with(mut condition: impl FnMut() -> bool, what: impl Fn() -> String) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !condition() {
         assert!(Instant::now() < deadline, "gave up waiting: {}", what());
         thread::sleep(Duration::from_millis(2));

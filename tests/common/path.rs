@@ -19,7 +19,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::peers::settle;
-use super::program::Dice;
+use super::program::Rng;
 
 /// The treatment of the packets of one direction.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,7 +74,7 @@ impl Bridge {
             ready.send(()).unwrap();
             Forwarder::new(path, sockets).run(&stopped);
         });
-        is_ready.recv().expect("the bridge stands");
+        is_ready.recv().expect("the bridge is ready");
         Bridge {
             stop: Some(stop),
             thread: Some(thread),
@@ -112,7 +112,7 @@ struct Forwarder {
     path: Path,
     /// The sockets towards the client and towards the server.
     sockets: [Socket; 2],
-    dice: Dice,
+    random: Rng,
     /// The arrival of the first packet with a payload.
     begun: Option<Instant>,
     /// The departure of the last packet in each direction.
@@ -128,7 +128,7 @@ impl Forwarder {
         Forwarder {
             path,
             sockets,
-            dice: Dice(path.seed),
+            random: Rng(path.seed),
             begun: None,
             last: [None; 2],
             number: 0,
@@ -199,7 +199,7 @@ impl Forwarder {
             delay += more;
         }
         if let Some((share, more)) = way.late.filter(|_| has_payload)
-            && self.dice.unit() <= share
+            && self.random.unit() <= share
         {
             return now + delay + more;
         }

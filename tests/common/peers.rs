@@ -12,7 +12,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, gettid};
 
-use super::{PATIENCE, Process, connect, until};
+use super::{Process, TIMEOUT, connect, until};
 
 /// Starts a server that handles each client by `behave` in a thread of its own. `behave` gets the
 /// client's number in the order of accepting. The server ends with the test's process.
@@ -22,7 +22,7 @@ pub fn server(behave: impl Fn(usize, TcpStream) + Send + Sync + Clone + 'static)
     thread::spawn(move || {
         for (number, stream) in listener.incoming().map_while(Result::ok).enumerate() {
             let behave = behave.clone();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.set_read_timeout(Some(TIMEOUT)).unwrap();
             stream.set_nodelay(true).unwrap();
             thread::spawn(move || behave(number, stream));
         }
@@ -115,7 +115,7 @@ pub fn settle(cpu: u32, first: bool) {
 }
 
 /// Starts busy loops on one CPU, which run until they are dropped.
-pub fn hogs(cpu: u32, count: usize) -> Vec<Process> {
+pub fn busy_loops(cpu: u32, count: usize) -> Vec<Process> {
     let mut hog = Command::new("sh");
     hog.args(["-c", "while :; do :; done"]);
     let start = |_| Process::start(pinned(cpu, &hog));
@@ -123,7 +123,7 @@ pub fn hogs(cpu: u32, count: usize) -> Vec<Process> {
 }
 
 /// Starts busy loops on one CPU with normal priority.
-pub fn hogs_among_others(cpu: u32, count: usize) -> Vec<Process> {
+pub fn busy_loops_among_others(cpu: u32, count: usize) -> Vec<Process> {
     let mut hog = Command::new("sh");
     hog.args(["-c", "while :; do :; done"]);
     let start = |_| Process::start(pinned_among_others(cpu, &hog));
@@ -149,7 +149,7 @@ pub fn freeze(process: &Process, time: Duration) -> (Duration, Duration) {
 /// Stops a process; returns when the kernel shows it as stopped.
 pub fn halt(process: &Process) {
     process.signal(Signal::SIGSTOP);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !is_stopped(process) {
         assert!(Instant::now() < deadline, "it does not stop");
     }
@@ -165,14 +165,14 @@ fn is_stopped(process: &Process) -> bool {
 /// Waits until a load run with `-v` has printed this number of intervals.
 #[track_caller]
 pub fn intervals(load: &Process, count: usize) {
-    until("intervals are told", || {
+    until("intervals are reported", || {
         load.stderr().matches("run ").count() >= count
     });
 }
 
 /// Answers messages in upper case until `go_on` returns false. `go_on` gets the number of earlier
 /// reads and may corrupt the reply.
-pub fn send_and_spoil(mut stream: TcpStream, mut go_on: impl FnMut(usize, &mut [u8]) -> bool) {
+pub fn echo_while(mut stream: TcpStream, mut go_on: impl FnMut(usize, &mut [u8]) -> bool) {
     let mut bytes = [0; 4096];
     let mut number = 0;
     while let Ok(count @ 1..) = stream.read(&mut bytes) {

@@ -19,7 +19,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use rustix::event::epoll;
 use socket2::{Domain, Socket, Type};
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use super::peers::settle;
 
 /// The behaviour of a server.
@@ -106,9 +106,9 @@ impl Program {
 
 /// A pseudo-random generator, with the same numbers for the same seed: SplitMix64.
 #[derive(Clone, Copy, Debug)]
-pub struct Dice(pub u64);
+pub struct Rng(pub u64);
 
-impl Dice {
+impl Rng {
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -128,16 +128,16 @@ impl Dice {
 
 impl Work {
     /// Draws a time; `at` is the time since the start of the server.
-    pub fn draw(self, dice: &mut Dice, at: Duration) -> Duration {
+    pub fn draw(self, random: &mut Rng, at: Duration) -> Duration {
         match self {
             Work::Always(time) => time,
-            Work::Uniform(most) => most.mul_f64(dice.unit()),
+            Work::Uniform(most) => most.mul_f64(random.unit()),
             Work::Some(share, slow, usual) => {
-                let is_slow = dice.unit() <= share;
+                let is_slow = random.unit() <= share;
                 if is_slow { slow } else { usual }
             }
-            Work::Lognormal(median, sigma) => median.mul_f64((sigma * dice.normal()).exp()),
-            Work::Exponential(mean) => mean.mul_f64(-dice.unit().ln()),
+            Work::Lognormal(median, sigma) => median.mul_f64((sigma * random.normal()).exp()),
+            Work::Exponential(mean) => mean.mul_f64(-random.unit().ln()),
             Work::Ramp(from, to, time) => {
                 let part = at.div_duration_f64(time).min(1.0);
                 from.mul_f64(1.0 - part) + to.mul_f64(part)
@@ -150,8 +150,8 @@ impl Work {
 #[derive(Clone, Debug)]
 pub struct Course {
     program: Program,
-    work: Dice,
-    gaps: Dice,
+    work: Rng,
+    gaps: Rng,
     /// The time at which all earlier work is done, where messages wait for each other.
     free: Duration,
     /// The begin and end of the pauses that may still matter, in order.
@@ -164,8 +164,8 @@ impl Course {
     pub fn new(program: Program) -> Course {
         Course {
             program,
-            work: Dice(program.seed),
-            gaps: Dice(!program.seed),
+            work: Rng(program.seed),
+            gaps: Rng(!program.seed),
             free: Duration::ZERO,
             pauses: VecDeque::new(),
             drawn: Duration::ZERO,
@@ -425,7 +425,7 @@ impl Server {
         while let Ok((stream, _)) = self.listener.accept() {
             stream.set_nonblocking(true).unwrap();
             stream.set_nodelay(true).unwrap();
-            stream.set_write_timeout(Some(PATIENCE)).unwrap();
+            stream.set_write_timeout(Some(TIMEOUT)).unwrap();
             let (token, readable) = (self.next, epoll::EventFlags::IN);
             let data = epoll::EventData::new_u64(token);
             epoll::add(&self.poll, &stream, data, readable).unwrap();

@@ -9,7 +9,7 @@ use super::{Ended, run};
 pub struct Report(pub serde_json::Value);
 
 /// The possible outcomes of a message.
-const FATES: [&str; 5] = [
+const OUTCOMES: [&str; 5] = [
     "verified",
     "mismatched",
     "errored",
@@ -46,7 +46,7 @@ pub fn calm<T>(mut experiment: impl FnMut() -> (Report, T)) -> (Report, T) {
 
 /// Repeats, like [`calm`], a run that needs only its arguments.
 #[track_caller]
-pub fn calm_load(arguments: &str) -> Report {
+pub fn load_undisturbed(arguments: &str) -> Report {
     calm(|| (load(arguments), ())).0
 }
 
@@ -56,7 +56,7 @@ impl Report {
     pub fn of(ended: Ended) -> Report {
         assert!(matches!(ended.code, Some(0 | 1 | 4)), "{ended:#?}");
         let report = Report(ended.json());
-        let sum: u64 = FATES.iter().map(|fate| report.count(fate)).sum();
+        let sum: u64 = OUTCOMES.iter().map(|fate| report.count(fate)).sum();
         assert_eq!(report.count("scheduled"), sum, "{}", report.0);
         assert_eq!(report.0["schema"], "upcase.load/1");
         assert_eq!(report.0["ok"], ended.code == Some(0), "{}", report.0);

@@ -5,11 +5,11 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
-use upcase::capture::calendar::Calendar;
-use upcase::capture::document::{Document, Format, Verdict};
-use upcase::capture::teller::Teller;
-use upcase::capture::transcript::Style;
-use upcase::capture::{self, Stop};
+use upcase::sniff::analyzer::Analyzer;
+use upcase::sniff::print::calendar::Calendar;
+use upcase::sniff::print::document::{Document, Format, Verdict};
+use upcase::sniff::print::transcript::Style;
+use upcase::sniff::{self, Stop};
 
 /// Parses a document with one JSON object a line.
 pub fn objects(document: &str) -> Vec<Value> {
@@ -56,10 +56,10 @@ pub fn tell(file: Vec<u8>) -> anyhow::Result<(Verdict, Vec<Value>)> {
     };
     let page = Page::default();
     let document = Document::new(Format::Json, style, Calendar::utc());
-    let teller = Teller::new(document, false, None, page.clone());
+    let analyzer = Analyzer::new(document, false, None, page.clone());
     let stopped = AtomicBool::new(false);
     let until = (Stop::default(), &stopped);
-    let verdict = capture::read(Cursor::new(file), "file", None, until, teller)?;
+    let verdict = sniff::read(Cursor::new(file), "file", None, until, analyzer)?;
     let text = String::from_utf8(page.0.lock().unwrap().clone())?;
     Ok((verdict, objects(&text)))
 }

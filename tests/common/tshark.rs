@@ -303,7 +303,7 @@ pub fn disagreements_and_excuses(file: &Path) -> (Vec<Difference>, usize) {
     let (theirs, ours) = (tshark(file), sniff_places(file));
     assert!(
         !theirs.is_empty(),
-        "tshark tells nothing of {}",
+        "tshark reports nothing about {}",
         file.display()
     );
     let mut numbers: Vec<u64> = theirs.keys().chain(ours.keys()).copied().collect();

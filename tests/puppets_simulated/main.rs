@@ -47,7 +47,7 @@ use common::puppet::read::scripts;
 use common::totals::Totals;
 use run::{Ended, Simulation};
 use stage::Model;
-use terms::{Weather, read_arguments};
+use terms::{Disturbances, read_arguments};
 
 /// The environment variable that selects scripts by a part of their name.
 const PUPPET: &str = "UPCASE_PUPPET";
@@ -56,7 +56,7 @@ const PUPPET: &str = "UPCASE_PUPPET";
 const SEED: &str = "UPCASE_PUPPET_SEED";
 
 /// Number of seeds with which each script is played.
-const WEATHERS: u64 = 24;
+const DISTURBANCES: u64 = 24;
 
 const THREADS: usize = 2;
 
@@ -72,7 +72,7 @@ fn every_puppet_ends_so_in_any_weather() {
     let seed = std::env::var(SEED).ok();
     let seeds: Vec<Option<u64>> = match seed {
         Some(seed) => vec![Some(seed.parse().expect("a seed is a number"))],
-        None => (0..WEATHERS).map(Some).collect(),
+        None => (0..DISTURBANCES).map(Some).collect(),
     };
     play_all(&seeds);
 }
@@ -135,12 +135,12 @@ fn perform(script: &Script, seed: Option<u64>) -> Result<Ended, String> {
 fn perform_once(script: &Script, seed: Option<u64>) -> Result<Ended, String> {
     let (mut limits, mut buffers) = read_arguments(&script.arguments)?;
     let mut chance = Chance::new(seed.unwrap_or_default());
-    let weather = match seed {
-        None => Weather::fair(),
-        Some(_) => Weather::draw(&mut chance, script, &mut limits, &mut buffers),
+    let disturbances = match seed {
+        None => Disturbances::fair(),
+        Some(_) => Disturbances::draw(&mut chance, script, &mut limits, &mut buffers),
     };
-    let simulation = Simulation::new(1, limits, weather.faults.clone(), chance.clone());
-    let mut model = Model::new(simulation, buffers, weather, chance);
+    let simulation = Simulation::new(1, limits, disturbances.faults.clone(), chance.clone());
+    let mut model = Model::new(simulation, buffers, disturbances, chance);
     // After a failed script this unwinds: the simulation would report the abrupt end as the
     // server's fault.
     let played = play(script, &mut model).unwrap_or_else(|fault| resume_unwind(Box::new(fault)));

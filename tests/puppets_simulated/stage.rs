@@ -11,7 +11,7 @@ use crate::chance::Chance;
 use crate::common::puppet::{Manner, Order, Setup, Stage};
 use crate::kernel::State;
 use crate::run::{Ended, Simulation};
-use crate::terms::{Buffers, Weather};
+use crate::terms::{Buffers, Disturbances};
 use crate::wire::Wire;
 
 /// The default size of a client's send buffer. On Linux it can grow to four times as much; the
@@ -25,7 +25,7 @@ const END_MOST: Duration = Duration::from_secs(30);
 pub struct Model {
     pub simulation: Simulation,
     buffers: Buffers,
-    weather: Weather,
+    disturbances: Disturbances,
     chance: Chance,
     /// The wires of the clients, by client number.
     wires: Vec<Wire>,
@@ -50,13 +50,13 @@ impl Model {
     pub fn new(
         simulation: Simulation,
         buffers: Buffers,
-        weather: Weather,
+        disturbances: Disturbances,
         chance: Chance,
     ) -> Model {
         Model {
             simulation,
             buffers,
-            weather,
+            disturbances,
             chance,
             wires: Vec::new(),
             busy: Vec::new(),
@@ -87,7 +87,7 @@ impl Model {
     }
 
     fn pass_some(&mut self) {
-        let pace = self.chance.between(self.weather.pace);
+        let pace = self.chance.between(self.disturbances.pace);
         if pace > 0 {
             self.pass(pace);
         }
@@ -151,13 +151,13 @@ impl Model {
             let Some(coming) = wire.next(room as usize) else {
                 return has_arrived;
             };
-            let delay = self.chance.between(self.weather.delay);
+            let delay = self.chance.between(self.disturbances.delay);
             state.come_by_hand(number, delay, coming);
             if delay == 0 {
                 state.happen();
             }
             has_arrived = true;
-            if self.chance.one_in(self.weather.apart) && !wire.fin_is_next() {
+            if self.chance.one_in(self.disturbances.apart) && !wire.fin_is_next() {
                 return true;
             }
         }
@@ -176,7 +176,7 @@ impl Stage for Model {
         };
         let window = setup.receive_buffer.unwrap_or(usize::MAX) as u64;
         let habit = &mut state.ends[number].habit;
-        habit.window = window.min(self.weather.window);
+        habit.window = window.min(self.disturbances.window);
         habit.send_buffer = self.buffers.send;
         habit.receive_buffer = self.buffers.receive;
         drop(state);

@@ -22,7 +22,7 @@ pub struct Buffers {
 
 /// The disturbances of a script. Times are in nanoseconds.
 #[derive(Clone, Debug)]
-pub struct Weather {
+pub struct Disturbances {
     pub faults: Faults,
     /// Minimum and maximum time of a client's action; 0: the server sees it together with the next
     /// one.
@@ -70,18 +70,18 @@ pub fn read_arguments(arguments: &str) -> Result<(Limits, Buffers), String> {
             "--drain-timeout" => limits.drain_timeout = time()?,
             "--turn-accepts" => limits.turn_accepts = number()?,
             "--turn-bytes" => limits.turn_bytes = size()? as usize,
-            _ => return Err(format!("the simulation has nothing for {name}")),
+            _ => return Err(format!("the simulation does not support {name}")),
         }
     }
     Ok((limits, buffers))
 }
 
-impl Weather {
+impl Disturbances {
     /// Returns no disturbances: each item that arrives is reported before the next one arrives.
-    pub fn fair() -> Weather {
+    pub fn fair() -> Disturbances {
         let mut faults = Faults::NONE;
         faults.grace = 50 * MILLISECOND;
-        Weather {
+        Disturbances {
             faults,
             pace: (10 * MICROSECOND, 10 * MICROSECOND),
             apart: 1,
@@ -97,7 +97,7 @@ impl Weather {
         script: &Script,
         limits: &mut Limits,
         buffers: &mut Buffers,
-    ) -> Weather {
+    ) -> Disturbances {
         let bytes = volume(&script.steps);
         let (for_calls, for_rounds) = (bytes / 20_000 + 1, bytes / 1000 + 1);
         let sizes = [1, 3, 64, 1000, 4096, 64 << 10];
@@ -113,7 +113,7 @@ impl Weather {
         limits.turn_bytes = limits.turn_bytes.min(draw(for_calls) as usize);
         let window = draw(for_rounds).min(64 << 10);
         limits.turn_accepts = limits.turn_accepts.min(chance.pick(&[1, 2, 50, 256]));
-        Weather {
+        Disturbances {
             faults: draw_faults(chance),
             pace: chance.pick(&[
                 (0, 0),

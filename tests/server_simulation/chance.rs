@@ -5,26 +5,26 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::LazyLock;
 
-use upcase::load::random::{Dice, Purpose};
+use upcase::load::plan::random::{Purpose, RandomStream};
 
 /// A sequence of random numbers.
 #[derive(Clone, Debug)]
 pub struct Chance {
-    dice: Dice,
+    random: RandomStream,
     thrown: u64,
 }
 
 impl Chance {
     pub fn new(seed: u64) -> Chance {
-        let dice = Dice::new(seed, Purpose::Gaps, u64::MAX);
-        Chance { dice, thrown: 0 }
+        let random = RandomStream::new(seed, Purpose::Gaps, u64::MAX);
+        Chance { random, thrown: 0 }
     }
 
     /// Returns a number from 0 to below `end`.
     #[inline]
     pub fn below(&mut self, end: u64) -> u64 {
         self.thrown += 1;
-        ((u128::from(self.dice.at(self.thrown)) * u128::from(end)) >> 64) as u64
+        ((u128::from(self.random.at(self.thrown)) * u128::from(end)) >> 64) as u64
     }
 
     /// Returns true once in so many times on average; 0: never.
@@ -109,9 +109,9 @@ const READ_BYTES_MAX: u64 = 4096;
 
 /// A random text with all byte values, and the same text in upper case.
 static TEXT: LazyLock<(Vec<u8>, Vec<u8>)> = LazyLock::new(|| {
-    let dice = Dice::new(0, Purpose::Bytes, 0);
+    let random = RandomStream::new(0, Purpose::Bytes, 0);
     let plain: Vec<u8> = (0..PERIOD + READ_BYTES_MAX)
-        .map(|place| dice.at(place % PERIOD) as u8)
+        .map(|place| random.at(place % PERIOD) as u8)
         .collect();
     let upper = plain.iter().map(|&byte| upper_case(byte)).collect();
     (plain, upper)

@@ -25,7 +25,7 @@ pub struct Habit {
     /// Number of pieces of which one, on average, is followed by an urgent byte; 0: none.
     pub urgent: u64,
     pub ending: Ending,
-    pub farewell: Farewell,
+    pub farewell: ReactionToFin,
     /// Sizes of the server's buffers for this connection.
     pub send_buffer: u64,
     pub receive_buffer: u64,
@@ -48,7 +48,7 @@ pub enum Ending {
 
 /// The action of a client that gets FIN before it has sent its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Farewell {
+pub enum ReactionToFin {
     Close,
     /// Continues as if nothing had happened.
     GoOn,
@@ -70,7 +70,7 @@ impl Habit {
         window: 0,
         urgent: 0,
         ending: Ending::Silence,
-        farewell: Farewell::Nothing,
+        farewell: ReactionToFin::Nothing,
         send_buffer: 1 << 20,
         receive_buffer: 1 << 20,
     };
@@ -117,12 +117,12 @@ pub fn draw_habit(chance: &mut Chance, unit: u64) -> Habit {
             Ending::Silence,
         ]),
         farewell: chance.pick(&[
-            Farewell::Close,
-            Farewell::Close,
-            Farewell::GoOn,
-            Farewell::SendMore(3),
-            Farewell::Reset,
-            Farewell::Nothing,
+            ReactionToFin::Close,
+            ReactionToFin::Close,
+            ReactionToFin::GoOn,
+            ReactionToFin::SendMore(3),
+            ReactionToFin::Reset,
+            ReactionToFin::Nothing,
         ]),
         send_buffer: chance.pick(&buffers),
         receive_buffer: chance.pick(&buffers),
@@ -136,7 +136,7 @@ pub fn draw_honest_habit(chance: &mut Chance, unit: u64) -> Habit {
         take: (1, ALL),
         take_gap: (MICROSECOND, 50 * MICROSECOND),
         ending: chance.pick(&[Ending::HalfClose, Ending::CloseAnswered]),
-        farewell: Farewell::Close,
+        farewell: ReactionToFin::Close,
         gap: (MICROSECOND, 20 * MICROSECOND),
         ..habit
     }
@@ -227,13 +227,13 @@ impl State {
     /// nothing else now.
     fn bids_farewell(&mut self, number: usize) -> bool {
         match self.ends[number].habit.farewell {
-            Farewell::Close | Farewell::SendMore(0) => self.arrive_fin(number),
-            Farewell::Reset => self.arrive_reset(number),
-            Farewell::Nothing => {}
-            Farewell::GoOn => return false,
-            Farewell::SendMore(pieces) => {
+            ReactionToFin::Close | ReactionToFin::SendMore(0) => self.arrive_fin(number),
+            ReactionToFin::Reset => self.arrive_reset(number),
+            ReactionToFin::Nothing => {}
+            ReactionToFin::GoOn => return false,
+            ReactionToFin::SendMore(pieces) => {
                 let habit = &mut self.ends[number].habit;
-                habit.farewell = Farewell::SendMore(pieces - 1);
+                habit.farewell = ReactionToFin::SendMore(pieces - 1);
                 let (piece, gap) = (habit.piece, habit.gap);
                 let count = self.chance.between(piece);
                 self.arrive(number, count);
@@ -316,7 +316,7 @@ impl State {
                 take_gap: (MICROSECOND, MICROSECOND),
                 gap: (MICROSECOND, MICROSECOND),
                 ending: Ending::HalfClose,
-                farewell: Farewell::Close,
+                farewell: ReactionToFin::Close,
                 ..end.habit
             };
             if !end.is_over() {

@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 
 use nix::libc;
 use upcase::reactor::slots::Token;
+use upcase::server::connection_limit::Shards;
+use upcase::server::engine::world::{Output, Socket, Timer, World};
 use upcase::server::limits::Limits;
-use upcase::server::places::Shards;
-use upcase::server::world::{Output, Socket, Timer, World};
 use upcase::stream::{Hints, Stream};
 
 use crate::chance::{Agenda, Chance, reply_bytes, sent_bytes, upper_case};
 use crate::clients::Habit;
-use crate::neighbours::Neighbours;
+use crate::neighbours::OtherShards;
 use crate::rules::{Book, Facts, nanos};
 use crate::swarm::Faults;
 
@@ -53,7 +53,7 @@ pub struct State {
     pub open: Vec<u32>,
     pub doors: Vec<Door>,
     /// The other shards, if there are any.
-    pub neighbours: Option<Neighbours>,
+    pub neighbours: Option<OtherShards>,
     /// The sources that epoll has to report, in its order.
     ready: VecDeque<Source>,
     /// Timers that are due and not yet delivered.
@@ -147,7 +147,7 @@ pub struct Door {
     pub is_open: bool,
     is_ready: bool,
     /// The time until which clients may still connect, if the listener is about to close.
-    pub hushed_until: Option<u64>,
+    pub quiesced_at: Option<u64>,
     pub is_broken: bool,
     /// Whether accept(2) failed for lack of resources, and nothing has changed since.
     pub is_paused: bool,
@@ -251,7 +251,7 @@ impl Door {
             queue: VecDeque::new(),
             is_open: true,
             is_ready: false,
-            hushed_until: None,
+            quiesced_at: None,
             is_broken: false,
             is_paused: false,
             attempts: 0,
@@ -374,7 +374,7 @@ impl State {
     /// Connects a client. `None`: the listener is closed.
     pub fn connect(&mut self, door: usize, address: SocketAddr, habit: Habit) -> Option<usize> {
         let it = &self.doors[door];
-        if !it.is_open || it.hushed_until.is_some_and(|until| self.now >= until) {
+        if !it.is_open || it.quiesced_at.is_some_and(|until| self.now >= until) {
             return None;
         }
         let number = self.ends.len();
@@ -838,7 +838,7 @@ impl State {
             return Err(self.fails(number, libc::ENOSPC));
         }
         let end = &mut self.ends[number];
-        assert_eq!(end.token, None, "watched twice");
+        assert_eq!(end.token, None, "registered twice");
         end.token = Some(token);
         if end.hints() != Hints::default() {
             self.raise(Source::End(number as u32));
@@ -855,7 +855,7 @@ impl State {
         for &client in &waiting {
             self.ends[client as usize].is_closed = true;
         }
-        self.book.turned_away += waiting.len() as u64;
+        self.book.reset_in_queue += waiting.len() as u64;
         waiting.len() as u64
     }
 }
@@ -921,12 +921,12 @@ impl World for SimKernel {
         self.0.borrow_mut().watch(socket.number, token)
     }
 
-    fn hush(&mut self, listener: usize) -> Duration {
+    fn quiesce(&mut self, listener: usize) -> Duration {
         let mut state = self.0.borrow_mut();
         state.events.ends += 1;
         let grace = state.faults.grace;
         let until = state.book.turn_began + grace;
-        state.doors[listener].hushed_until = Some(until);
+        state.doors[listener].quiesced_at = Some(until);
         Duration::from_nanos(grace)
     }
 
@@ -941,7 +941,7 @@ impl World for SimKernel {
         woken.insert(shard);
         match &mut state.neighbours {
             Some(neighbours) => neighbours.wake(woken, needs),
-            None => state.fails_check(None, "it wakes another shard, and there is none"),
+            None => state.fails_check(None, "it wakes another shard, but there is none"),
         }
     }
 

@@ -79,7 +79,7 @@ fn a_swarm_of_runs_keeps_all_the_rules() {
     let rate = events as f64 / seconds / 1e6;
     println!("{runs} runs, {events} events in {seconds:.1} s: {rate:.2} million a second");
     println!("{:?}", sum.events);
-    println!("{}; {} waits looked at", sum.totals, sum.waited);
+    println!("{}; {} waits checked", sum.totals, sum.waited);
     assert_eq!(
         sum.never_seen(),
         Vec::<&str>::new(),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use upcase::server::places::{Places, Shards, room};
+use upcase::server::connection_limit::{ConnectionLimit, Shards, room};
 
 use crate::kernel::{Happening, State};
 
@@ -22,8 +22,8 @@ struct Neighbour {
 
 /// All other shards, and the places that they share with the engine.
 #[derive(Debug)]
-pub struct Neighbours {
-    pub places: Arc<Places>,
+pub struct OtherShards {
+    pub places: Arc<ConnectionLimit>,
     cap: usize,
     others: [Neighbour; OTHERS],
     /// Whether the engine was granted a place and must get a turn.
@@ -33,10 +33,10 @@ pub struct Neighbours {
     are_calm: bool,
 }
 
-impl Neighbours {
-    pub fn new(cap: usize) -> Neighbours {
-        Neighbours {
-            places: Arc::new(Places::new(cap, OTHERS + 1)),
+impl OtherShards {
+    pub fn new(cap: usize) -> OtherShards {
+        OtherShards {
+            places: Arc::new(ConnectionLimit::new(cap, OTHERS + 1)),
             cap,
             others: Default::default(),
             is_engine_woken: false,
@@ -76,7 +76,7 @@ impl Neighbours {
                 self.places.leave(shard, &mut woken);
             } else {
                 let is_granted = self.places.take_in_turn(shard, &mut woken);
-                assert!(is_granted, "it was woken for nothing");
+                assert!(is_granted, "it was woken without a grant");
                 other.held += 1;
             }
         }

@@ -8,9 +8,9 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use nix::libc;
+use upcase::server::engine::world::Timer;
 use upcase::server::limits::{KEEPALIVE_PROBES, Limits};
 use upcase::server::stats::{CloseReason, Snapshot};
-use upcase::server::world::Timer;
 use upcase::stream::Hints;
 
 use crate::kernel::{End, State};
@@ -47,7 +47,7 @@ pub struct Book {
     pub stopping: Option<u64>,
     pub accepted: u64,
     pub lost: u64,
-    pub turned_away: u64,
+    pub reset_in_queue: u64,
     pub stale: u64,
     /// Bytes that were read and not yet accepted by the kernel, of all connections.
     pub pending: u64,
@@ -162,7 +162,7 @@ impl Book {
             stopping: None,
             accepted: 0,
             lost: 0,
-            turned_away: 0,
+            reset_in_queue: 0,
             stale: 0,
             pending: 0,
             closed: Default::default(),
@@ -404,7 +404,7 @@ impl State {
     fn check_place(&self, number: usize) {
         let is_late = matches!(self.book.context, Context::Finish | Context::Cut);
         let is_in_order = is_late || !self.book.queued.contains(&number);
-        require!(self, number, is_in_order, "it passes those who wait");
+        require!(self, number, is_in_order, "it overtakes waiting clients");
     }
 
     /// Checks that a ready connection waits for less than two budgets of every other connection:
@@ -434,7 +434,7 @@ impl State {
                 self,
                 number,
                 is_fair,
-                "it waited for {read} bytes of another"
+                "it waited for {read} bytes of another client"
             );
         }
     }
@@ -442,8 +442,8 @@ impl State {
     pub fn check_recv(&mut self, number: usize, length: usize) {
         self.serves(number);
         let end = &self.ends[number];
-        let is_watched = end.token.is_some();
-        require!(self, number, is_watched, "a read before it is watched");
+        let is_registered = end.token.is_some();
+        require!(self, number, is_registered, "a read before registration");
         require!(
             self,
             number,
@@ -460,7 +460,7 @@ impl State {
         require!(self, number, !end.facts.got_end, "a read after the end");
         if !end.facts.may_read {
             let is_asked = end.facts.probe < self.book.probes;
-            require!(self, number, is_asked, "a read that cannot find anything");
+            require!(self, number, is_asked, "a read that cannot return data");
             let facts = &mut self.ends[number].facts;
             facts.probe = self.book.probes;
             facts.may_read = true;
@@ -522,7 +522,7 @@ impl State {
             self,
             number,
             count <= pending,
-            "{count} bytes, {pending} are due"
+            "{count} bytes, but {pending} are pending"
         );
         let is_right = self.is_right(number, bytes);
         require!(self, number, is_right, "wrong bytes: {bytes:?}");
@@ -541,15 +541,15 @@ impl State {
     pub fn check_probe(&mut self, number: usize) {
         self.book.calls += 1;
         let in_time = self.book.context == Context::Timer(Timer::Probe);
-        require!(self, number, in_time, "a probe out of time");
+        require!(self, number, in_time, "a probe outside its timer");
         let time = nanos(self.limits.keepalive.unwrap_or(Duration::MAX));
         let pause = nanos(self.limits.keepalive_pause());
         let (began, now) = (self.book.turn_began, self.now);
         let end = &self.ends[number];
         let is_silent = now - end.heard_at >= time / 16 * 13;
-        require!(self, number, is_silent, "a probe of one that was heard");
+        require!(self, number, is_silent, "a probe of a client that sent");
         let is_unanswered = end.probes < KEEPALIVE_PROBES;
-        require!(self, number, is_unanswered, "more probes than there are");
+        require!(self, number, is_unanswered, "more probes than the limit");
         let is_new = end.facts.probed_at.is_none_or(|at| at + pause <= began);
         require!(self, number, is_new, "a probe before the pause was over");
         self.ends[number].facts.probed_at = Some(began);
@@ -563,7 +563,7 @@ impl State {
         let wanted = (10 * self.open.len()).div_ceil(gaps);
         let most = wanted.clamp(least, most);
         let are_few = self.book.probed.len() <= most;
-        require!(self, number, are_few, "a burst of probes");
+        require!(self, number, are_few, "too many probes in a burst");
     }
 
     /// Records a sample of a client's output, which may show that FIN is to be sent. The FIN may
@@ -595,7 +595,12 @@ impl State {
         let pending = end.pending();
         require!(self, number, end.facts.fin.is_none(), "a second FIN");
         require!(self, number, pending == 0, "FIN before {pending} bytes");
-        require!(self, number, !end.facts.got_end, "closing says FIN as well");
+        require!(
+            self,
+            number,
+            !end.facts.got_end,
+            "closing sends FIN as well"
+        );
         let Some(reason) = end.facts.silent_for else {
             self.fails_check(Some(number), "FIN for no reason");
         };
@@ -613,12 +618,7 @@ impl State {
     /// Checks that the call before this one was a read of this connection that found nothing.
     fn check_silent(&self, number: usize) {
         let is_silent = self.ends[number].facts.blocked_call + 1 == self.book.calls;
-        require!(
-            self,
-            number,
-            is_silent,
-            "the end of a client that was not asked"
-        );
+        require!(self, number, is_silent, "FIN or close without a last read");
     }
 
     /// Returns whether so little of the drain timeout is left that even connections that are not
@@ -653,7 +653,7 @@ impl State {
             self,
             number,
             is_so,
-            "{reason:?}, and FIN or RST to fit is not sent"
+            "{reason:?}, but the wrong one of FIN and RST is sent"
         );
         let has_vanished = reason == CloseReason::TimedOut && end.facts.error.is_none();
         for &other in &self.open {
@@ -706,7 +706,7 @@ impl State {
             self,
             number,
             is_so,
-            "{reason:?}, over its share: {}",
+            "{reason:?}, over the limit of its address: {}",
             !is_so
         );
         match reason {
@@ -738,7 +738,7 @@ impl State {
             (Some(fin), _) => {
                 let over = fin.at + nanos(self.limits.linger);
                 let is_over = facts.got_end || over <= self.book.turn_began;
-                require!(self, number, is_over, "it had time to close its side");
+                require!(self, number, is_over, "its linger time is not over");
             }
         }
     }
@@ -752,7 +752,7 @@ impl State {
             let least = sample.owed.min(self.book.least_progress);
             sample.at + timeout <= self.now && end.acked - sample.acked < least
         });
-        require!(self, number, is_stalled, "it took enough of its replies");
+        require!(self, number, is_stalled, "it acknowledged enough");
     }
 
     /// Checks that the client has answered none of its probes and had enough time for each.
@@ -773,11 +773,11 @@ impl State {
         let fault = if !door.is_open || door.is_broken {
             "an accept at a closed listener"
         } else if door.attempts >= self.limits.turn_accepts {
-            "more accepts than a turn has"
+            "more accepts than a turn allows"
         } else if door.is_paused {
-            "an accept in a pause"
+            "an accept during a pause"
         } else if open >= cap {
-            "an accept beyond the cap"
+            "an accept beyond the limit"
         } else if self.book.is_full && self.neighbours.is_none() && open + room_of(cap) > cap {
             "an accept before there is room"
         } else {
@@ -806,8 +806,8 @@ impl State {
     /// Checks that a listener that is closed in order has an empty accept queue.
     pub fn check_close(&mut self, number: usize) {
         let door = &self.doors[number];
-        let is_hushed = door.hushed_until.is_some_and(|until| until <= self.now);
-        let in_order = is_hushed && door.queue.is_empty();
+        let is_quiesced = door.quiesced_at.is_some_and(|until| until <= self.now);
+        let in_order = is_quiesced && door.queue.is_empty();
         let is_allowed = in_order || door.is_broken || self.book.context == Context::Cut;
         if !door.is_open || !is_allowed {
             self.fails_check(None, &format!("a listener is closed\n  {door:?}"));
@@ -822,7 +822,7 @@ impl State {
         let most = match timer {
             Timer::RetryAccept | Timer::Look | Timer::DrainEnd | Timer::Walk => 1,
             Timer::Stall | Timer::Idle | Timer::Linger | Timer::Probe => TIMERS_MAX,
-            Timer::Hushed => self.doors.len() as u32,
+            Timer::Quiesced => self.doors.len() as u32,
         };
         if *set > most {
             let text = format!("{set} timers of {timer:?} are set");
@@ -844,21 +844,21 @@ impl State {
                 self,
                 number,
                 !is_stranded,
-                "the server sleeps, and it is not read"
+                "the server sleeps, but data can be read"
             );
             let is_unsent = is_pending && end.is_writable();
             require!(
                 self,
                 number,
                 !is_unsent,
-                "the server sleeps, and there is room"
+                "the server sleeps, but data can be sent"
             );
             let is_ended = got_end && !is_pending;
             require!(
                 self,
                 number,
                 !is_ended,
-                "the server sleeps, and it has ended"
+                "the server sleeps, but the client ended"
             );
         }
         let cap = self.limits.max_connections;
@@ -872,7 +872,7 @@ impl State {
             if is_known && has_room && !(door.is_paused && is_retry_set) {
                 self.fails_check(
                     None,
-                    &format!("the server sleeps, and clients wait\n  {door:?}"),
+                    &format!("the server sleeps, but clients wait\n  {door:?}"),
                 );
             }
         }
@@ -902,7 +902,7 @@ impl State {
         if let Some(since) = self.book.stopping
             && self.now > since + nanos(self.limits.drain_timeout) + SLACK
         {
-            self.fails_check(None, "the time for stopping is over");
+            self.fails_check(None, "the drain timeout is over");
         }
         if self.now >= self.book.next_audit {
             self.book.next_audit = self.now + 1_000_000;
@@ -923,9 +923,19 @@ impl State {
             let (whole, late) = (nanos(timeout), 6 * lateness(timeout / 4));
             let is_owed = end.sent > end.acked;
             let is_stuck = is_owed && now > facts.stuck_since + whole * 5 / 4 + late;
-            require!(self, number, !is_stuck, "it takes nothing, and stays");
+            require!(
+                self,
+                number,
+                !is_stuck,
+                "it acknowledges nothing, and stays open"
+            );
             let is_slow = is_owed && now > facts.slow_since + 2 * whole + 2 * late;
-            require!(self, number, !is_slow, "it takes too little, and stays");
+            require!(
+                self,
+                number,
+                !is_slow,
+                "it acknowledges too little, and stays open"
+            );
         }
         if let Some(time) = self.limits.keepalive {
             let since = end.heard_at.max(facts.accepted_at);
@@ -938,12 +948,12 @@ impl State {
             let burst = nanos(self.limits.probe_gap) * (1 + crowd as u64);
             let late = (KEEPALIVE_PROBES as u64 + 2) * (tick + burst);
             let is_gone = end.owed() == 0 && now > end_at + late;
-            require!(self, number, !is_gone, "it has vanished, and stays");
+            require!(self, number, !is_gone, "it has vanished, and stays open");
         }
         if let Some(fin) = facts.fin {
             let linger = self.limits.linger;
             let is_over = now > fin.at + nanos(linger) + 2 * lateness(linger);
-            require!(self, number, !is_over, "its time to close its side is over");
+            require!(self, number, !is_over, "its linger time is over");
         } else if let Some(timeout) = self.limits.idle_timeout {
             let over_at = end.quiet_since().max(facts.accepted_at) + nanos(timeout);
             // A connection with unacknowledged replies when its time was over gets another timeout.
@@ -952,7 +962,7 @@ impl State {
                 false => over_at,
             };
             let is_idle = end.owed() == 0 && now > at + 2 * lateness(timeout);
-            require!(self, number, !is_idle, "it is idle, and stays");
+            require!(self, number, !is_idle, "it is idle, and stays open");
         }
     }
 
@@ -963,19 +973,19 @@ impl State {
         let said = (totals.accepted, snapshot.open, snapshot.pending_bytes);
         let known = (book.accepted, self.open.len() as u64, book.pending);
         if said != known || closed != book.closed {
-            let closed = format!("{closed:?}, it is {:?}", book.closed);
+            let closed = format!("{closed:?}, expected {:?}", book.closed);
             self.fails_check(
                 None,
-                &format!("it says {said:?}, it is {known:?}, {closed}"),
+                &format!("counters {said:?}, expected {known:?}, {closed}"),
             );
         }
-        let said = (totals.stale_events, totals.lost, totals.turned_away);
-        let known = (book.stale, book.lost, book.turned_away);
+        let said = (totals.stale_events, totals.lost, totals.reset_in_queue);
+        let known = (book.stale, book.lost, book.reset_in_queue);
         if said != known {
-            self.fails_check(None, &format!("it says {said:?}, it is {known:?}"));
+            self.fails_check(None, &format!("counters {said:?}, expected {known:?}"));
         }
         if totals.accepted != totals.closed_in_all() + snapshot.open {
-            self.fails_check(None, "accepted is not open and closed");
+            self.fails_check(None, "accepted is not the sum of open and closed");
         }
     }
 }

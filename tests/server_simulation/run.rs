@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use upcase::reactor::Wait;
 use upcase::server::engine::Engine;
+use upcase::server::engine::world::{Timer, World};
 use upcase::server::limits::Limits;
 use upcase::server::stats::{CloseReason, Totals};
-use upcase::server::world::{Timer, World};
 
 use crate::chance::Chance;
 use crate::kernel::{Events, Happening, SimKernel, SimSocket, State, Told};
-use crate::neighbours::{ENGINE, Neighbours};
+use crate::neighbours::{ENGINE, OtherShards};
 use crate::rules::Context;
 use crate::swarm::{Faults, draw_limits};
 
@@ -61,10 +61,10 @@ impl Ended {
             ("a turn with large reads", self.larges),
             ("a silent client is probed", self.probes),
             ("a client answers no probe", self.vanished),
-            ("another shard leaves a place", self.woken),
+            ("another shard frees a reservation", self.woken),
             ("a stale event", totals.stale_events),
             ("a client is lost in the queue", totals.lost),
-            ("clients are turned away", totals.turned_away),
+            ("clients are reset in the queue", totals.reset_in_queue),
             ("the server is full", totals.full.count),
             ("descriptors or memory run out", totals.exhausted.count),
         ];
@@ -80,7 +80,7 @@ pub struct Simulation {
     engine: Engine<SimSocket>,
     batch: Vec<Told>,
     /// Number of consecutive turns without sleep in which nothing was delivered and nothing called.
-    vain_turns: u32,
+    idle_turns: u32,
 }
 
 impl Simulation {
@@ -94,7 +94,7 @@ impl Simulation {
             engine: Engine::new(String::new(), limits, &addresses, now),
             kernel,
             batch: Vec::new(),
-            vain_turns: 0,
+            idle_turns: 0,
         }
     }
 
@@ -136,7 +136,7 @@ impl Simulation {
     /// Adds other shards that share the engine's connection limit.
     fn share(&mut self) {
         let mut state = self.kernel.0.borrow_mut();
-        let neighbours = Neighbours::new(state.limits.max_connections);
+        let neighbours = OtherShards::new(state.limits.max_connections);
         self.engine.share(Arc::clone(&neighbours.places), ENGINE);
         state.neighbours = Some(neighbours);
         state.later(0, Happening::Neighbour);
@@ -161,7 +161,7 @@ impl Simulation {
                 turns_left = state.work_left();
             }
             if turns_left == 0 {
-                state.fails_check(None, "it does not drain");
+                state.fails_check(None, "the connections do not drain");
             }
             turns_left -= u64::from(turns_left != u64::MAX);
         }
@@ -176,7 +176,7 @@ impl Simulation {
         if let Some(neighbours) = &state.neighbours
             && neighbours.places.taken() != neighbours.held()
         {
-            let text = format!("it keeps places that it does not need: {neighbours:?}");
+            let text = format!("it holds reservations that it does not need: {neighbours:?}");
             state.fails_check(None, &text);
         }
         drop(state);
@@ -224,9 +224,10 @@ impl Simulation {
         self.tell(Context::Finish, |engine, kernel| engine.finish_turn(kernel));
         self.end_turn();
         let is_vain = !is_asleep && self.state().events == events;
-        self.vain_turns = if is_vain { self.vain_turns + 1 } else { 0 };
-        if self.vain_turns > 2 {
-            self.state().fails_check(None, "it turns and does nothing");
+        self.idle_turns = if is_vain { self.idle_turns + 1 } else { 0 };
+        if self.idle_turns > 2 {
+            self.state()
+                .fails_check(None, "the loop runs without doing anything");
         }
     }
 
@@ -245,7 +246,7 @@ impl Simulation {
         }
         while !state.has_news() {
             let Some(next) = state.agenda.next() else {
-                state.fails_check(None, "it sleeps for ever");
+                state.fails_check(None, "the server sleeps for ever");
             };
             state.now = state.now.max(next);
             state.happen();
@@ -283,7 +284,7 @@ impl Simulation {
         self.tell(context, |engine, kernel| engine.on_stop(kernel));
         if context == Context::Cut && !self.engine.is_done() {
             self.state()
-                .fails_check(None, "the second request did not end it");
+                .fails_check(None, "the second request did not stop the server");
         }
     }
 
@@ -347,7 +348,7 @@ impl Simulation {
         if self.engine.is_stopping() && state.book.stopping.is_none() {
             // Only a broken listener makes the server stop without a request.
             if !state.doors.iter().any(|door| door.is_broken) {
-                state.fails_check(None, "it stops and was not asked to");
+                state.fails_check(None, "the server stops without a request");
             }
             let began = state.book.turn_began;
             state.book.stopping = Some(began);

@@ -125,7 +125,7 @@ fn play(steps: &[Step], seed: u64) -> Events {
             simulation.advance(LIMITS.drain_timeout);
         }
         rounds += 1;
-        assert!(rounds < 100, "it does not come to an end");
+        assert!(rounds < 100, "the server does not end");
     }
     simulation.finish().events
 }

@@ -6,7 +6,7 @@ use std::thread;
 use super::faults::{client_stopped_for_a_while, client_with_hogs, healthy};
 use super::{Bench, CLIENT, CLIENT_CPU, CLOSED, OPEN, Situation, VALID, VALID_UP_TO, ms};
 use crate::common::Process;
-use crate::common::peers::{freeze, hogs_among_others, pinned_among_others};
+use crate::common::peers::{busy_loops_among_others, freeze, pinned_among_others};
 use crate::common::quota::Quota;
 use crate::common::report::Report;
 
@@ -14,7 +14,7 @@ pub const OPEN_LOOPS: &[Situation] = &[
     Situation {
         name: "client stopped once for 32 ms in 4 s",
         right: &[VALID_UP_TO],
-        why: "p99.9 is the client's own, and what is below is not",
+        why: "p99.9 is the delay of the client itself, and lower percentiles are not",
         inject: |bench| {
             let arguments = "--connections 100 --rate 2500 --duration 4s";
             let serve = bench.serve();
@@ -28,14 +28,14 @@ pub const OPEN_LOOPS: &[Situation] = &[
     Situation {
         name: "client stopped for 5 ms again and again",
         right: &[CLIENT, VALID_UP_TO],
-        why: "one of twenty messages is late by the client's doing",
+        why: "the client itself delays one of twenty messages",
         inject: |bench| stop_and_go(bench, 5, "--connections 50 --rate 1000 --duration 3s"),
         ..OPEN
     },
     Situation {
         name: "client among busy loops",
         right: &[CLIENT, VALID_UP_TO],
-        why: "three busy loops of equal standing jitter what it sends",
+        why: "three busy loops of the same priority make its sends late",
         inject: |bench| among_others(bench, "--connections 50 --rate 2000 --duration 2s"),
         ..OPEN
     },
@@ -52,7 +52,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: client without a CPU",
         right: &[CLIENT],
-        why: "busy loops leave it a moment now and then: the server waits for it",
+        why: "busy loops leave it little CPU time: the server waits for it",
         inject: |bench| client_with_hogs(bench, 3, "--connections 20 --duration 2s --drain 20s"),
         is_selected: true,
         ..CLOSED
@@ -88,21 +88,21 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: client with a quota of 30 %",
         right: &[CLIENT],
-        why: "it would work all the time, and is throttled for two thirds of it",
+        why: "it could use the CPU all the time, and is throttled for two thirds of it",
         inject: |bench| throttled(bench, 30, "--connections 100 --duration 2s --drain 20s"),
         ..CLOSED
     },
     Situation {
         name: "closed loop: client stopped for a while",
         right: &[CLIENT],
-        why: "it stood still for a tenth of its time",
+        why: "it was stopped for a tenth of the run",
         inject: |bench| client_stopped_for_a_while(bench, "--connections 20 --duration 2s"),
         ..CLOSED
     },
     Situation {
         name: "closed loop: client stopped again and again",
         right: &[CLIENT],
-        why: "it stood still for an eighth of its time",
+        why: "it was stopped for an eighth of the run",
         inject: |bench| stop_and_go(bench, 25, "--connections 20 --duration 3s"),
         ..CLOSED
     },
@@ -110,7 +110,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
         name: "closed loop: small send buffer",
         right: &[CLIENT, VALID],
         tells: |report| report.verdict() == CLIENT || tells_of_the_generator(report),
-        why: "its own buffer holds a message up, and it is busy with filling it",
+        why: "its own send buffer delays a message, and it is busy filling it",
         inject: |bench| {
             let arguments = "--connections 4 --duration 2s --size 1MiB --send-buffer 4KiB \
                              --drain 30s";
@@ -139,7 +139,7 @@ fn stop_and_go(bench: &Bench, milliseconds: u64, arguments: &str) -> Option<Repo
 /// Runs the client with three busy loops of the same priority on one CPU.
 fn among_others(bench: &Bench, arguments: &str) -> Option<Report> {
     let serve = bench.serve();
-    let _hogs = hogs_among_others(CLIENT_CPU, 3);
+    let _hogs = busy_loops_among_others(CLIENT_CPU, 3);
     let load = pinned_among_others(CLIENT_CPU, &bench.command(serve.address(), arguments));
     Some(Report::of(Process::piped(load).ended()))
 }

@@ -21,7 +21,7 @@ pub const OPEN_LOOPS: &[Situation] = &[
         name: "accepting limited to 50/s at the start",
         right: &[VALID, SERVER],
         tells: |report| report.verdict() == SERVER || tells_of_connecting(report),
-        why: "connecting was slow, by the server's doing",
+        why: "connecting was slow because of the server",
         inject: |bench| {
             let arguments = "--connections 60 --connect-rate 100 --rate 500 --duration 1s";
             slow_to_accept(bench, 8, arguments)
@@ -33,7 +33,7 @@ pub const OPEN_LOOPS: &[Situation] = &[
         name: "SYNs are lost",
         right: &[VALID, NETWORK],
         tells: |report| report.verdict() == NETWORK || tells_of_connecting(report),
-        why: "connecting was slow, by the network's doing",
+        why: "connecting was slow because of the network",
         inject: |bench| {
             let arguments = "--connections 50 --rate 500 --duration 1s";
             over_a_link(bench, (DROP_SYNS, &[]), arguments)
@@ -67,7 +67,7 @@ pub const OPEN_LOOPS: &[Situation] = &[
     Situation {
         name: "churn",
         right: &[VALID],
-        why: "connections that are replaced are ordinary work for both ends",
+        why: "replacing connections is ordinary work for both ends",
         inject: |bench| {
             healthy(
                 bench,
@@ -79,14 +79,14 @@ pub const OPEN_LOOPS: &[Situation] = &[
     Situation {
         name: "server at its connection cap",
         right: &[FAILED],
-        why: "connections beyond it wait in the queue, and are not answered",
+        why: "connections beyond the limit wait in the accept queue, and are not answered",
         inject: |bench| capped(bench, "--connections 100 --rate 500 --duration 1s"),
         ..OPEN
     },
     Situation {
         name: "19,000 connections with few messages",
         right: &[VALID],
-        why: "they wait for each other while they come up and close, not while messages are sent",
+        why: "they delay each other while they are opened and closed, not while messages are sent",
         inject: |bench| {
             let arguments = "--connections 19000 --connect-rate 8000 --rate 5000 --duration 2s";
             over_a_link(bench, (&[], &[]), arguments)
@@ -107,7 +107,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: backlog overflows with churn",
         right: &[SERVER, FAILED],
-        why: "the server's queue has one place, and connections wait for a second SYN",
+        why: "the server's accept queue has room for one, and connections wait for a second SYN",
         inject: |bench| {
             backlog_overflows(bench, "--connections 5 --churn 5 --duration 3s --drain 4s")
         },
@@ -125,7 +125,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
         name: "closed loop: churn",
         right: &[VALID],
         when_busy: STARVED,
-        why: "connections that are replaced are ordinary work for both ends",
+        why: "replacing connections is ordinary work for both ends",
         inject: |bench| healthy(bench, "--connections 20 --churn 100 --duration 1s"),
         ..CLOSED
     },
@@ -142,7 +142,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: server at its connection cap",
         right: &[FAILED],
-        why: "connections beyond it wait in the queue, and are not answered",
+        why: "connections beyond the limit wait in the accept queue, and are not answered",
         inject: |bench| capped(bench, "--connections 100 --duration 1s"),
         ..CLOSED
     },

@@ -12,7 +12,7 @@ use super::{Bench, CLIENT, FAILED, NETWORK, OPEN, SERVER, Situation, VALID};
 use super::{CLIENT_CPU, SERVER_CPU, ms};
 use crate::common::lab::{self, Lab, done, words};
 use crate::common::peers::{
-    freeze, halt, hogs, intervals, proxy, send_and_spoil, server, slow_server,
+    busy_loops, echo_while, freeze, halt, intervals, proxy, server, slow_server,
 };
 use crate::common::report::Report;
 use crate::common::{Process, Serve, upcase};
@@ -21,14 +21,14 @@ pub const FAULTS: &[Situation] = &[
     Situation {
         name: "nothing",
         right: &[VALID],
-        why: "nobody was held up",
+        why: "nothing was delayed",
         inject: |bench| healthy(bench, USUAL),
         ..OPEN
     },
     Situation {
         name: "delayed connections",
         right: &[VALID],
-        why: "a server may take its time: every message went out in time, and was answered",
+        why: "slow replies are allowed: every message was sent in time, and was answered",
         inject: |bench| {
             delayed_connections(
                 bench,
@@ -40,7 +40,7 @@ pub const FAULTS: &[Situation] = &[
     Situation {
         name: "server stopped for a while",
         right: &[SERVER],
-        why: "messages were outstanding and found no free connection, and no reply came",
+        why: "messages were outstanding and found no free connection, and no reply arrived",
         inject: |bench| server_stopped_for_a_while(bench, USUAL),
         ..OPEN
     },
@@ -54,7 +54,7 @@ pub const FAULTS: &[Situation] = &[
     Situation {
         name: "server slowed",
         right: &[SERVER],
-        why: "it does 200 messages a second and was asked for 400",
+        why: "it can answer 200 messages a second, and 400 were requested",
         inject: |bench| {
             server_slowed(
                 bench,
@@ -78,7 +78,7 @@ pub const FAULTS: &[Situation] = &[
     Situation {
         name: "receive window closed",
         right: &[SERVER],
-        why: "it reads more slowly than messages come",
+        why: "it reads more slowly than messages arrive",
         inject: |bench| {
             receive_window_closed(
                 bench,
@@ -90,7 +90,7 @@ pub const FAULTS: &[Situation] = &[
     Situation {
         name: "backlog overflows with churn",
         right: &[SERVER, FAILED],
-        why: "it accepts 50 connections a second and was asked for 200",
+        why: "it accepts 50 connections a second, and 200 were requested",
         inject: |bench| {
             backlog_overflows(
                 bench,
@@ -116,21 +116,21 @@ pub const FAULTS: &[Situation] = &[
     Situation {
         name: "server closes early",
         right: &[FAILED],
-        why: "a FIN that nobody asked for breaks the connection",
+        why: "an unexpected FIN breaks the connection",
         inject: |bench| server_closes_early(bench, USUAL),
         ..OPEN
     },
     Situation {
         name: "server dies",
         right: &[FAILED],
-        why: "messages were lost, and nothing listens any more",
+        why: "messages were lost, and no program listens any more",
         inject: |bench| server_dies(bench, USUAL),
         ..OPEN
     },
     Situation {
         name: "wrong bytes",
         right: &[FAILED],
-        why: "a reply that is wrong is no reply",
+        why: "a wrong reply does not count as a reply",
         inject: |bench| wrong_bytes(bench, USUAL),
         ..OPEN
     },
@@ -150,7 +150,7 @@ pub const FAULTS: &[Situation] = &[
     Situation {
         name: "client without a CPU at the end",
         right: &[CLIENT],
-        why: "messages that it did not get to by the end are its own, and no failure",
+        why: "messages that it did not send by the end are its own, and no failure",
         inject: |bench| {
             client_without_a_cpu_at_the_end(
                 bench,
@@ -162,7 +162,7 @@ pub const FAULTS: &[Situation] = &[
     Situation {
         name: "own server on the same CPU",
         right: &[VALID, SERVER],
-        why: "a run shares its CPUs with a server of its own by design",
+        why: "a run shares its CPUs with a built-in server by design",
         inject: |bench| {
             load_of_its_own(
                 bench,
@@ -174,7 +174,7 @@ pub const FAULTS: &[Situation] = &[
     Situation {
         name: "own server and busy loops on the same CPU",
         right: &[CLIENT],
-        why: "what others take of the CPU is no matter of sharing it with the server",
+        why: "the CPU time of other processes is not that of the built-in server",
         inject: |bench| {
             own_server_and_busy_loops(
                 bench,
@@ -186,7 +186,7 @@ pub const FAULTS: &[Situation] = &[
     Situation {
         name: "client that spins without a CPU",
         right: &[CLIENT],
-        why: "being awake does not help one that is not let run",
+        why: "spinning does not help a thread that gets no CPU time",
         inject: |bench| {
             client_with_hogs(
                 bench,
@@ -218,7 +218,7 @@ pub const FAULTS: &[Situation] = &[
     Situation {
         name: "small send buffer",
         right: &[CLIENT],
-        why: "its own buffer holds a message up, not the server's window",
+        why: "its own send buffer delays a message, not the server's receive window",
         inject: |bench| {
             let arguments = "--connections 4 --rate 100 --duration 2s --size 1MiB \
                              --send-buffer 4KiB --drain 30s";
@@ -255,7 +255,7 @@ pub const FAULTS: &[Situation] = &[
     Situation {
         name: "narrow link with a short queue",
         right: &[NETWORK],
-        why: "the link drops what is beyond its rate",
+        why: "the link drops packets beyond its rate",
         inject: |bench| {
             over_a_link(
                 bench,
@@ -268,7 +268,7 @@ pub const FAULTS: &[Situation] = &[
     Situation {
         name: "narrow link with a long queue",
         right: &[NETWORK],
-        why: "the queue of the link stands in every round trip",
+        why: "the queueing delay of the link is part of every round trip",
         inject: |bench| {
             over_a_link(
                 bench,
@@ -281,7 +281,7 @@ pub const FAULTS: &[Situation] = &[
     Situation {
         name: "link with a rate that is policed",
         right: &[NETWORK],
-        why: "a hop on the way drops what is beyond its rate",
+        why: "a hop on the path drops packets beyond its rate",
         inject: |bench| {
             over_a_link(
                 bench,
@@ -351,7 +351,7 @@ pub fn server_slowed(bench: &Bench, arguments: &str) -> Option<Report> {
 
 pub fn server_without_a_cpu(bench: &Bench, arguments: &str) -> Option<Report> {
     let serve = bench.serve();
-    let _hogs = hogs(SERVER_CPU, 3);
+    let _hogs = busy_loops(SERVER_CPU, 3);
     bench.load(serve.address(), arguments)
 }
 
@@ -391,7 +391,7 @@ pub fn backlog_overflows(bench: &Bench, arguments: &str) -> Option<Report> {
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
         while let Ok((stream, _)) = listener.accept() {
-            thread::spawn(move || send_and_spoil(stream, |_, _| true));
+            thread::spawn(move || echo_while(stream, |_, _| true));
             thread::sleep(ms(20));
         }
     });
@@ -414,7 +414,7 @@ pub fn descriptor_table_full(bench: &Bench, arguments: &str) -> Option<Report> {
 pub fn resets(bench: &Bench, arguments: &str) -> Option<Report> {
     let address = server(|_, stream| {
         let socket = Socket::from(stream.try_clone().unwrap());
-        send_and_spoil(stream, |count, _| count < 20);
+        echo_while(stream, |count, _| count < 20);
         socket.set_linger(Some(Duration::ZERO)).unwrap();
     });
     bench.load(address, arguments)
@@ -422,7 +422,7 @@ pub fn resets(bench: &Bench, arguments: &str) -> Option<Report> {
 
 /// Runs against a server that closes every connection in order after 20 messages.
 pub fn server_closes_early(bench: &Bench, arguments: &str) -> Option<Report> {
-    let address = server(|_, stream| send_and_spoil(stream, |count, _| count < 20));
+    let address = server(|_, stream| echo_while(stream, |count, _| count < 20));
     bench.load(address, arguments)
 }
 
@@ -436,7 +436,7 @@ pub fn server_dies(bench: &Bench, arguments: &str) -> Option<Report> {
 /// Runs against a server that flips one bit of one reply.
 pub fn wrong_bytes(bench: &Bench, arguments: &str) -> Option<Report> {
     let address = server(|place, stream| {
-        send_and_spoil(stream, |count, reply| {
+        echo_while(stream, |count, reply| {
             if place == 3 && count == 10 {
                 reply[5] ^= 1;
             }
@@ -450,7 +450,7 @@ pub fn wrong_bytes(bench: &Bench, arguments: &str) -> Option<Report> {
 /// ten milliseconds, and then sends a message on each connection.
 pub fn client_with_hogs(bench: &Bench, count: usize, arguments: &str) -> Option<Report> {
     let serve = bench.serve();
-    let _hogs = hogs(CLIENT_CPU, count);
+    let _hogs = busy_loops(CLIENT_CPU, count);
     bench.load(serve.address(), arguments)
 }
 
@@ -466,7 +466,7 @@ pub fn load_of_its_own(bench: &Bench, arguments: &str) -> Option<Report> {
 }
 
 pub fn own_server_and_busy_loops(bench: &Bench, arguments: &str) -> Option<Report> {
-    let _hogs = hogs(CLIENT_CPU, 2);
+    let _hogs = busy_loops(CLIENT_CPU, 2);
     load_of_its_own(bench, arguments)
 }
 

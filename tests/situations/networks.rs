@@ -32,7 +32,7 @@ pub const OPEN_LOOPS: &[Situation] = &[
     Situation {
         name: "loss of 0.5 % of the replies",
         right: &[NETWORK],
-        why: "they are sent again after 200 ms, by the server",
+        why: "the server retransmits them after 200 ms",
         inject: |bench| {
             let done = (&[][..], DROP_HALF_A_PERCENT);
             over_a_link(
@@ -61,7 +61,7 @@ pub const OPEN_LOOPS: &[Situation] = &[
     Situation {
         name: "round trip of 200 ms more for 1 of 4 s",
         right: &[NETWORK],
-        why: "packets are held up on the way for a quarter of the run",
+        why: "packets are delayed on the path for a quarter of the run",
         inject: |bench| spike(bench, "--connections 200 --rate 500 --duration 4s"),
         is_selected: true,
         ..OPEN
@@ -70,7 +70,7 @@ pub const OPEN_LOOPS: &[Situation] = &[
         name: "reply link at 85 %",
         right: &[NETWORK, VALID],
         tells: |report| report.verdict() == NETWORK || tells_of_the_way(report),
-        why: "the queue of the link is the tail of the response",
+        why: "the queueing delay of the link causes the tail of the response times",
         inject: |bench| {
             let arguments = "--connections 200 --rate 500 --arrivals poisson --size 1000 \
                              --duration 3s --drain 5s";
@@ -81,7 +81,7 @@ pub const OPEN_LOOPS: &[Situation] = &[
     Situation {
         name: "long way",
         right: &[VALID],
-        why: "a round trip of 40 ms that does not change is nobody's fault",
+        why: "a constant round trip of 40 ms is no fault",
         inject: |bench| long_way(bench, "--connections 50 --rate 500 --duration 2s"),
         ..OPEN
     },
@@ -112,7 +112,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: link of 10 Mbit/s with a long queue",
         right: &[NETWORK],
-        why: "the link sends all the time, and its queue stands in every round trip",
+        why: "the link is always busy, and its queueing delay is part of every round trip",
         inject: |bench| {
             let arguments = "--connections 100 --size 1000 --duration 2s --drain 10s";
             over_a_link(bench, (&[], LONG_QUEUE), arguments)
@@ -123,7 +123,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: link of 10 Mbit/s with a short queue",
         right: &[NETWORK],
-        why: "the link drops what is beyond its rate",
+        why: "the link drops packets beyond its rate",
         inject: |bench| {
             let arguments = "--connections 100 --size 1000 --duration 2s --drain 10s";
             over_a_link(bench, (&[], SHORT_QUEUE), arguments)
@@ -143,7 +143,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: narrow link of the replies",
         right: &[NETWORK],
-        why: "the link sends all the time, and its queue stands in every round trip",
+        why: "the link is always busy, and its queueing delay is part of every round trip",
         inject: |bench| {
             let arguments = "--connections 50 --size 1000 --duration 2s --drain 10s";
             over_a_link(bench, (NARROW_REPLIES, &[]), arguments)
@@ -153,7 +153,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: link with a rate that is policed",
         right: &[NETWORK],
-        why: "a hop on the way drops what is beyond its rate",
+        why: "a hop on the path drops packets beyond its rate",
         inject: |bench| {
             let arguments = "--connections 100 --size 1000 --duration 2s --drain 20s";
             over_a_link(bench, (POLICED, &[]), arguments)
@@ -221,7 +221,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: loss of 0.5 % of the replies",
         right: &[NETWORK],
-        why: "they are sent again after 200 ms, by the server",
+        why: "the server retransmits them after 200 ms",
         inject: |bench| {
             let done = (&[][..], DROP_HALF_A_PERCENT);
             over_a_link(bench, done, "--connections 20 --duration 2s --drain 10s")
@@ -231,7 +231,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: round trip of 200 ms more for 1 of 4 s",
         right: &[NETWORK],
-        why: "packets are held up on the way for a quarter of the run",
+        why: "packets are delayed on the path for a quarter of the run",
         inject: |bench| spike(bench, "--connections 20 --duration 4s"),
         ..CLOSED
     },
@@ -267,7 +267,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
 /// Returns whether the report names the path between the two ends.
 fn tells_of_the_way(report: &Report) -> bool {
     report.tells(&[
-        "the way",
+        "path",
         "round trip",
         "round-trip",
         "network",

@@ -30,7 +30,7 @@ pub const OPEN_LOOPS: &[Situation] = &[
     Situation {
         name: "one of a hundred replies takes 500 ms",
         right: &[VALID],
-        why: "a slow reply is no stall, in the drain neither",
+        why: "a slow reply is no stall, not even during the drain",
         inject: |bench| apart(bench, TAIL, "--connections 100 --rate 500 --duration 2s"),
         is_selected: true,
         ..OPEN
@@ -38,7 +38,7 @@ pub const OPEN_LOOPS: &[Situation] = &[
     Situation {
         name: "one of ten replies takes 150 ms, at 5/s",
         right: &[VALID],
-        why: "at such a rate nothing comes for long anyhow",
+        why: "at such a rate there are long times without a reply anyway",
         inject: |bench| {
             let work = Work::Some(0.1, ms(150), ms(1));
             apart(bench, work, "--connections 10 --rate 5 --duration 4s")
@@ -61,7 +61,7 @@ pub const OPEN_LOOPS: &[Situation] = &[
     Situation {
         name: "replies of 0 to 100 ms",
         right: &[VALID],
-        why: "every message is answered in its time: those of the end are no backlog",
+        why: "every message is answered in its usual time: those at the end are no backlog",
         inject: |bench| apart(bench, UNIFORM, "--connections 100 --rate 500 --duration 2s"),
         ..OPEN
     },
@@ -90,7 +90,7 @@ pub const OPEN_LOOPS: &[Situation] = &[
     Situation {
         name: "M/M/1 at 0.7",
         right: &[VALID],
-        why: "a queue that comes and goes is the server's ordinary life",
+        why: "a queue that grows and shrinks is normal for a server",
         inject: |bench| {
             let work = Work::Exponential(ms(1));
             let arguments = "--connections 200 --rate 700 --arrivals poisson --duration 3s";
@@ -126,7 +126,7 @@ pub const OPEN_LOOPS: &[Situation] = &[
     Situation {
         name: "too few connections for the replies",
         right: &[SERVER],
-        why: "ten connections carry 50 messages a second at 200 ms each, and 100 are asked for",
+        why: "ten connections carry 50 messages a second at 200 ms each, and 100 are requested",
         inject: |bench| {
             let work = Work::Always(ms(200));
             let arguments = "--connections 10 --rate 100 --duration 2s --drain 10s";
@@ -137,7 +137,7 @@ pub const OPEN_LOOPS: &[Situation] = &[
     Situation {
         name: "service that grows to 0.8 of the knee",
         right: &[VALID],
-        why: "slower from message to message, and kept up to the end",
+        why: "the server slows down with every message, but keeps up to the end",
         inject: |bench| {
             let work = Work::Ramp(us(100), us(800), ms(3000));
             in_turn(bench, work, "--connections 100 --rate 1000 --duration 3s")
@@ -148,7 +148,7 @@ pub const OPEN_LOOPS: &[Situation] = &[
         name: "two targets of 0.3 and 200 ms",
         right: &[VALID],
         tells: |report| report.has_equal_shares() || report.tells(&["of the messages"]),
-        why: "each gets its share, or the report says who got how many",
+        why: "both get equal shares, or the report has the number of messages of each",
         inject: |bench| two_targets(bench, "--connections 100 --rate 400 --duration 2s"),
         is_selected: true,
         ..OPEN
@@ -156,7 +156,7 @@ pub const OPEN_LOOPS: &[Situation] = &[
     Situation {
         name: "messages time out",
         right: &[FAILED],
-        why: "one of a hundred replies comes after its timeout",
+        why: "one of a hundred replies arrives after its timeout",
         inject: |bench| {
             let arguments = "--connections 100 --rate 500 --duration 2s --timeout 100ms";
             apart(bench, TAIL, arguments)
@@ -177,7 +177,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
         name: "closed loop: nothing",
         right: &[VALID],
         when_busy: STARVED,
-        why: "nobody was held up",
+        why: "nothing was delayed",
         inject: |bench| healthy(bench, "--connections 10 --duration 1s"),
         ..CLOSED
     },
@@ -185,7 +185,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
         name: "closed loop: one connection",
         right: &[VALID],
         when_busy: STARVED,
-        why: "one waits for the other, and nobody was held up",
+        why: "each message waits for the one before it, and nothing was delayed",
         inject: |bench| healthy(bench, "--connections 1 --duration 1s"),
         ..CLOSED
     },
@@ -194,7 +194,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
         right: &[VALID],
         when_busy: STARVED,
         tells: tells_of_the_generator,
-        why: "the rate is a lower bound of the server's",
+        why: "the rate is a lower bound of the server's rate",
         inject: |bench| healthy(bench, "--connections 10 --size 16 --depth 64 --duration 1s"),
         is_selected: true,
         ..CLOSED
@@ -219,21 +219,21 @@ pub const CLOSED_LOOPS: &[Situation] = &[
         name: "closed loop: own server on the same CPU",
         right: &[VALID],
         when_busy: STARVED,
-        why: "a run shares its CPUs with a server of its own by design",
+        why: "a run shares its CPUs with a built-in server by design",
         inject: |bench| load_of_its_own(bench, "--connections 100 --duration 1s"),
         ..CLOSED
     },
     Situation {
         name: "closed loop: own server and busy loops on the same CPU",
         right: &[CLIENT],
-        why: "what others take of the CPU is no matter of sharing it with the server",
+        why: "the CPU time of other processes is not that of the built-in server",
         inject: |bench| own_server_and_busy_loops(bench, "--connections 100 --duration 2s"),
         ..CLOSED
     },
     Situation {
         name: "closed loop: server of 1 ms in turn",
         right: PACE_OF_SERVER,
-        why: "the server works all the time, and does a thousand a second",
+        why: "the server is always busy, and answers a thousand messages a second",
         inject: |bench| in_turn(bench, KNEE, "--connections 20 --duration 1500ms"),
         is_selected: true,
         ..CLOSED
@@ -241,7 +241,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: server that sleeps in turn",
         right: PACE_OF_SERVER,
-        why: "one message after the other takes 5 ms",
+        why: "the server takes 5 ms for each message, one after the other",
         inject: |bench| server_slowed(bench, "--connections 20 --duration 2s"),
         ..CLOSED
     },
@@ -265,14 +265,14 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: server without a CPU",
         right: PACE_OF_SERVER,
-        why: "busy loops on its CPU hold up every reply",
+        why: "busy loops on its CPU delay every reply",
         inject: |bench| server_without_a_cpu(bench, "--connections 50 --duration 2s --drain 20s"),
         ..CLOSED
     },
     Situation {
         name: "closed loop: receive window closed",
         right: PACE_OF_SERVER,
-        why: "the server reads more slowly than messages come",
+        why: "the server reads more slowly than messages arrive",
         inject: |bench| {
             let arguments = "--connections 10 --duration 2s --size 64KiB --drain 10s";
             receive_window_closed(bench, arguments)
@@ -282,7 +282,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: server stopped for a while",
         right: PACE_OF_SERVER,
-        why: "nothing came for half a second but from the server",
+        why: "no reply arrived for half a second, because the server was stopped",
         inject: |bench| server_stopped_for_a_while(bench, "--connections 20 --duration 2s"),
         ..CLOSED
     },
@@ -327,7 +327,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: exponential service in turn",
         right: PACE_OF_SERVER,
-        why: "the server works all the time",
+        why: "the server is always busy",
         inject: |bench| {
             let work = Work::Exponential(ms(1));
             in_turn(bench, work, "--connections 20 --duration 1500ms")
@@ -337,7 +337,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: service that grows",
         right: PACE_OF_SERVER,
-        why: "the server works all the time, and ever more slowly",
+        why: "the server is always busy, and becomes slower and slower",
         inject: |bench| {
             let work = Work::Ramp(us(200), us(2000), ms(2000));
             in_turn(bench, work, "--connections 20 --duration 2s")
@@ -347,14 +347,14 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: periodic pauses of the server",
         right: PACE_OF_SERVER,
-        why: "nothing comes for 30 ms in every 300",
+        why: "no reply arrives for 30 ms of every 300 ms",
         inject: |bench| pauses(bench, PERIODIC, "--connections 20 --duration 1500ms"),
         ..CLOSED
     },
     Situation {
         name: "closed loop: random pauses of the server",
         right: PACE_OF_SERVER,
-        why: "nothing comes for 15 ms on average, four times a second",
+        why: "no reply arrives for 15 ms on average, four times a second",
         inject: |bench| pauses(bench, RANDOM, "--connections 20 --duration 2s"),
         ..CLOSED
     },
@@ -369,7 +369,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
         name: "closed loop: two targets of 0.3 and 200 ms",
         right: PACE_OF_SERVER,
         tells: |report| report.shares().len() == 2,
-        why: "the report says who got how many messages",
+        why: "the report has the number of messages of each target",
         inject: |bench| two_targets(bench, "--connections 40 --duration 2s"),
         ..CLOSED
     },
@@ -385,7 +385,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: messages time out",
         right: &[FAILED],
-        why: "one of a hundred replies comes after its timeout",
+        why: "one of a hundred replies arrives after its timeout",
         inject: |bench| {
             apart(
                 bench,
@@ -405,21 +405,21 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: server closes early",
         right: &[FAILED],
-        why: "a FIN that nobody asked for breaks the connection",
+        why: "an unexpected FIN breaks the connection",
         inject: |bench| server_closes_early(bench, "--connections 20 --duration 1s"),
         ..CLOSED
     },
     Situation {
         name: "closed loop: server dies",
         right: &[FAILED],
-        why: "messages were lost, and nothing listens any more",
+        why: "messages were lost, and no program listens any more",
         inject: |bench| server_dies(bench, "--connections 20 --duration 1s"),
         ..CLOSED
     },
     Situation {
         name: "closed loop: wrong bytes",
         right: &[FAILED],
-        why: "a reply that is wrong is no reply",
+        why: "a wrong reply does not count as a reply",
         inject: |bench| wrong_bytes(bench, "--connections 20 --duration 1s"),
         ..CLOSED
     },

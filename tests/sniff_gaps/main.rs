@@ -11,14 +11,14 @@ use std::ops::Range;
 use std::time::Duration;
 
 use talk::{
-    ACK, CLIENT, Capture, Dice, FIN, GARBAGE, Packet, RST, SERVER, SYN, Truth, USED_AGAIN_NEARBY,
+    ACK, CLIENT, Capture, FIN, GARBAGE, Packet, RST, Rng, SERVER, SYN, Truth, USED_AGAIN_NEARBY,
 };
-use upcase::capture::account::Conclusion;
-use upcase::capture::dissect::parse;
-use upcase::capture::flow::{self, Fault, Finding, Role};
-use upcase::capture::flows::{BYTES_MAX, Finished, Flows};
-use upcase::capture::linktype::Link;
-use upcase::capture::stream::Expect;
+use upcase::sniff::file::linktype::Link;
+use upcase::sniff::flow::account::Conclusion;
+use upcase::sniff::flow::flows::{BYTES_MAX, Finished, Flows};
+use upcase::sniff::flow::stream::Expect;
+use upcase::sniff::flow::{self, Fault, Finding, Role};
+use upcase::sniff::packet::parse;
 
 /// Analyses packets with the code of `sniff`; returns the finished flows.
 fn told<'a>(packets: impl Iterator<Item = (Duration, &'a [u8])>, is_echo: bool) -> Vec<Finished> {
@@ -42,7 +42,7 @@ fn told<'a>(packets: impl Iterator<Item = (Duration, &'a [u8])>, is_echo: bool) 
 /// The verdict on all flows together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    AllWell,
+    Complete,
     Incomplete,
     Wrong,
 }
@@ -57,7 +57,7 @@ fn verdict(told: &[Finished]) -> Verdict {
     } else if is(|conclusion| *conclusion == Conclusion::Incomplete) {
         Verdict::Incomplete
     } else {
-        Verdict::AllWell
+        Verdict::Complete
     }
 }
 
@@ -78,7 +78,7 @@ fn named(findings: &[Finding], side: usize) -> (u64, u64) {
         {
             sum = (
                 sum.0 + missing.count,
-                sum.1 + u64::from(missing.perhaps_fin),
+                sum.1 + u64::from(missing.may_include_fin),
             );
         }
     }
@@ -136,7 +136,7 @@ fn check(capture: &Capture, kept: &[bool]) -> Result<(), String> {
     let expected = if there.iter().any(|truth| truth.has_reset) {
         Verdict::Wrong
     } else if there.iter().all(|truth| truth.is_whole) {
-        Verdict::AllWell
+        Verdict::Complete
     } else {
         Verdict::Incomplete
     };
@@ -149,7 +149,7 @@ fn check(capture: &Capture, kept: &[bool]) -> Result<(), String> {
         let flows: Vec<_> = flows.collect();
         return Err(format!("{found:?}, not {expected:?}: {flows:#?}"));
     }
-    if (found == Verdict::AllWell) != findings.is_empty() {
+    if (found == Verdict::Complete) != findings.is_empty() {
         return Err(format!("{found:?} with {findings:#?}"));
     }
     for side in [CLIENT, SERVER] {
@@ -220,9 +220,9 @@ const SUBSETS: u64 = 200;
 fn removals(all: Range<u64>) {
     let (mut captures, mut tried) = (0, 0);
     for seed in seeds(all.clone()) {
-        let mut dice = Dice::new(seed);
-        let most = [8, 30, 900][dice.roll(3) as usize];
-        let capture = talk::capture(&mut dice, most);
+        let mut random = Rng::new(seed);
+        let most = [8, 30, 900][random.roll(3) as usize];
+        let capture = talk::capture(&mut random, most);
         let count = capture.packets.len();
         captures += 1;
         let mut kept = vec![true; count];
@@ -242,12 +242,12 @@ fn removals(all: Range<u64>) {
             continue;
         }
         for _ in 0..SUBSETS {
-            let one_in = 2 + dice.roll(10);
-            let mut kept: Vec<bool> = (0..count).map(|_| !dice.one_in(one_in)).collect();
-            if dice.one_in(3) {
+            let one_in = 2 + random.roll(10);
+            let mut kept: Vec<bool> = (0..count).map(|_| !random.one_in(one_in)).collect();
+            if random.one_in(3) {
                 // The capture begins late, or ends early.
-                let cut = dice.roll(count as u64) as usize;
-                match dice.one_in(2) {
+                let cut = random.roll(count as u64) as usize;
+                match random.one_in(2) {
                     true => kept[..cut].fill(false),
                     false => kept[cut..].fill(false),
                 }
@@ -284,18 +284,18 @@ fn tcp(bytes: &[u8]) -> usize {
 }
 
 /// Repeats, reorders and drops packets, and flips bits in them.
-fn mutate(dice: &mut Dice, capture: &Capture) -> Vec<Frame> {
+fn mutate(random: &mut Rng, capture: &Capture) -> Vec<Frame> {
     let packets = capture.packets.iter();
     let mut frames: Vec<Frame> = packets
         .map(|packet| (packet.time, packet.bytes.clone()))
         .collect();
-    for _ in 0..1 + dice.roll(4) {
+    for _ in 0..1 + random.roll(4) {
         if frames.is_empty() {
             break;
         }
-        let place = dice.roll(frames.len() as u64) as usize;
-        let other = dice.roll(frames.len() as u64) as usize;
-        match dice.roll(8) {
+        let place = random.roll(frames.len() as u64) as usize;
+        let other = random.roll(frames.len() as u64) as usize;
+        match random.roll(8) {
             0 => {
                 frames.remove(place);
             }
@@ -321,8 +321,8 @@ fn mutate(dice: &mut Dice, capture: &Capture) -> Vec<Frame> {
                     _ => (header + 20, bytes.len() as u64),
                 };
                 let length = range.1.saturating_sub(range.0).max(1);
-                let byte = (range.0 + dice.roll(length)).min(bytes.len() as u64 - 1);
-                bytes[byte as usize] ^= 1 << dice.roll(8);
+                let byte = (range.0 + random.roll(length)).min(bytes.len() as u64 - 1);
+                bytes[byte as usize] ^= 1 << random.roll(8);
             }
         }
     }
@@ -413,16 +413,16 @@ fn mutations(all: Range<u64>) {
     const EACH: u64 = 60;
     let (mut captures, mut tried, mut well) = (0, 0, 0);
     for seed in seeds(all.clone()) {
-        let mut dice = Dice::new(!seed);
-        let most = [8, 30, 900][dice.roll(3) as usize];
-        let capture = talk::capture(&mut dice, most);
+        let mut random = Rng::new(!seed);
+        let most = [8, 30, 900][random.roll(3) as usize];
+        let capture = talk::capture(&mut random, most);
         captures += 1;
         for _ in 0..EACH {
-            let frames = mutate(&mut dice, &capture);
+            let frames = mutate(&mut random, &capture);
             let packets = frames.iter().map(|(time, bytes)| (*time, &bytes[..]));
             let told = told(packets, capture.is_echo);
             tried += 1;
-            if verdict(&told) != Verdict::AllWell || is_gone(&capture, &frames) {
+            if verdict(&told) != Verdict::Complete || is_gone(&capture, &frames) {
                 continue;
             }
             well += 1;
@@ -477,25 +477,25 @@ fn never_all_well_over_a_byte_that_was_changed_for_long() {
 
 /// Returns a segment of a connection that is far outside the window, with any acknowledgment and
 /// any flags except a SYN alone.
-fn stray(dice: &mut Dice, like: &[u8]) -> Vec<u8> {
+fn stray(random: &mut Rng, like: &[u8]) -> Vec<u8> {
     let mut bytes = like.to_vec();
     let header = tcp(&bytes);
     let field = |bytes: &[u8], at: usize| {
         u32::from_be_bytes([0, 1, 2, 3].map(|place| bytes[header + at + place]))
     };
-    let far = 200_000 + dice.roll((1 << 31) - 400_000) as u32;
+    let far = 200_000 + random.roll((1 << 31) - 400_000) as u32;
     let seq = field(&bytes, 4);
-    let seq = match dice.one_in(2) {
+    let seq = match random.one_in(2) {
         true => seq.wrapping_add(far),
         false => seq.wrapping_sub(far),
     };
     bytes[header + 4..header + 8].copy_from_slice(&seq.to_be_bytes());
-    if dice.one_in(2) {
-        let ack = dice.roll(1 << 32) as u32;
+    if random.one_in(2) {
+        let ack = random.roll(1 << 32) as u32;
         bytes[header + 8..header + 12].copy_from_slice(&ack.to_be_bytes());
     }
     let flags = [ACK, ACK | FIN, RST, RST | ACK, SYN | ACK];
-    bytes[header + 13] = flags[dice.roll(5) as usize];
+    bytes[header + 13] = flags[random.roll(5) as usize];
     bytes
 }
 
@@ -503,8 +503,8 @@ fn stray(dice: &mut Dice, like: &[u8]) -> Vec<u8> {
 fn strays_outside_the_window_change_no_verdict() {
     let (mut captures, mut tried) = (0, 0);
     for seed in seeds(0..400) {
-        let mut dice = Dice::new(seed.wrapping_mul(77) + 1);
-        let capture = talk::capture(&mut dice, 30);
+        let mut random = Rng::new(seed.wrapping_mul(77) + 1);
+        let capture = talk::capture(&mut random, 30);
         let count = capture.packets.len();
         let refused = capture.packets.iter().any(|packet| packet.flags & RST != 0);
         if refused {
@@ -517,7 +517,7 @@ fn strays_outside_the_window_change_no_verdict() {
                 .iter()
                 .map(|packet| (packet.time, packet.bytes.clone()))
                 .collect();
-            let place = dice.roll(count as u64) as usize;
+            let place = random.roll(count as u64) as usize;
             let packet = &capture.packets[place];
             let of = |other: &&Packet| other.connection == packet.connection;
             let before = capture.packets[..place].iter().filter(of);
@@ -527,13 +527,13 @@ fn strays_outside_the_window_change_no_verdict() {
             if !shaken || behind == 0 || packet.flags & SYN != 0 {
                 continue;
             }
-            frames.insert(place, (packet.time, stray(&mut dice, &packet.bytes)));
+            frames.insert(place, (packet.time, stray(&mut random, &packet.bytes)));
             let packets = frames.iter().map(|(time, bytes)| (*time, &bytes[..]));
             let told = told(packets, capture.is_echo);
             tried += 1;
             let found = verdict(&told);
             let notes: usize = told.iter().map(|told| told.judgement.notes.len()).sum();
-            if found != Verdict::AllWell || notes != 1 {
+            if found != Verdict::Complete || notes != 1 {
                 let shown = frames.iter().map(|(time, bytes)| show(*time, bytes));
                 let shown: String = shown.collect();
                 let findings = findings(&told);

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 /// A generator of pseudo-random numbers, the same for the same seed.
 #[derive(Clone, Debug)]
-pub struct Dice(u64);
+pub struct Rng(u64);
 
-impl Dice {
-    pub fn new(seed: u64) -> Dice {
-        Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+impl Rng {
+    pub fn new(seed: u64) -> Rng {
+        Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
     /// Returns a number below `sides`.
@@ -87,24 +87,25 @@ pub struct Talk {
 }
 
 impl Talk {
-    pub fn new(dice: &mut Dice, connection: usize, port: u16) -> Talk {
-        let isn = |dice: &mut Dice| match dice.roll(3) {
+    pub fn new(random: &mut Rng, connection: usize, port: u16) -> Talk {
+        let isn = |random: &mut Rng| match random.roll(3) {
             // The sequence numbers wrap within the connection.
-            0 => u32::MAX - dice.roll(3000) as u32,
-            1 => dice.roll(5000) as u32,
-            _ => dice.roll(1 << 32) as u32,
+            0 => u32::MAX - random.roll(3000) as u32,
+            1 => random.roll(5000) as u32,
+            _ => random.roll(1 << 32) as u32,
         };
         Talk {
             connection,
             port,
-            v6: dice.one_in(3),
-            options: [Options::None, Options::Mss, Options::All][dice.roll(3) as usize],
-            window: [60_000, 60_000, 1_600][dice.roll(3) as usize],
-            isn: [isn(dice), isn(dice)],
+            v6: random.one_in(3),
+            options: [Options::None, Options::Mss, Options::All][random.roll(3) as usize],
+            window: [60_000, 60_000, 1_600][random.roll(3) as usize],
+            isn: [isn(random), isn(random)],
             streams: [Vec::new(), Vec::new()],
             acknowledged: [0, 0],
             closed: [false, false],
-            time: Duration::from_secs(1_700_000_000) + Duration::from_micros(dice.roll(5_000_000)),
+            time: Duration::from_secs(1_700_000_000)
+                + Duration::from_micros(random.roll(5_000_000)),
             packets: Vec::new(),
         }
     }
@@ -181,7 +182,7 @@ impl Talk {
     }
 
     /// Adds a SYN that is refused; the next SYN has the same sequence number or another one.
-    pub fn is_refused(&mut self, dice: &mut Dice) {
+    pub fn is_refused(&mut self, random: &mut Rng) {
         self.put(CLIENT, SYN, (0, 0));
         self.time += Duration::from_micros(700);
         let header = Header {
@@ -196,8 +197,8 @@ impl Talk {
         };
         let bytes = header.packet(&[], None);
         self.push(bytes, SERVER, RST | ACK, (0, 0), None);
-        self.time += Duration::from_millis(500 + dice.roll(5000));
-        if dice.one_in(2) {
+        self.time += Duration::from_millis(500 + random.roll(5000));
+        if random.one_in(2) {
             self.isn[CLIENT] = self.isn[CLIENT].wrapping_add(64_000);
             self.connection += 1;
         }
@@ -205,15 +206,15 @@ impl Talk {
 
     /// Adds a keep-alive probe: the last acknowledged sequence number again, without payload or
     /// with one byte that is not part of the stream. The peer may answer.
-    pub fn probe(&mut self, dice: &mut Dice, from: usize) {
+    pub fn probe(&mut self, random: &mut Rng, from: usize) {
         if self.acknowledged[1 - from] < self.next(from) {
             self.acknowledge(1 - from);
         }
-        for _ in 0..1 + dice.roll(2) {
-            self.time += Duration::from_secs(1 + dice.roll(75));
-            let payload = &[GARBAGE][..dice.roll(2) as usize];
+        for _ in 0..1 + random.roll(2) {
+            self.time += Duration::from_secs(1 + random.roll(75));
+            let payload = &[GARBAGE][..random.roll(2) as usize];
             self.put_odd(from, ACK, self.next(from).wrapping_sub(1), payload);
-            if dice.one_in(2) {
+            if random.one_in(2) {
                 self.put(1 - from, ACK, (self.next(1 - from), 0));
             }
         }
@@ -263,7 +264,7 @@ impl Talk {
     }
 
     /// Sends bytes in segments; some of them are lost on the path and retransmitted.
-    pub fn send(&mut self, dice: &mut Dice, from: usize, bytes: &[u8]) {
+    pub fn send(&mut self, random: &mut Rng, from: usize, bytes: &[u8]) {
         self.hear(from);
         let start = self.streams[from].len();
         self.streams[from].extend_from_slice(bytes);
@@ -271,7 +272,7 @@ impl Talk {
         let mut place = start;
         while place < self.streams[from].len() {
             let rest = self.streams[from].len() - place;
-            let length = rest.min(1 + dice.roll(700) as usize);
+            let length = rest.min(1 + random.roll(700) as usize);
             let segment = (place as u64, length as u64);
             // A single byte without PSH could be that of a keep-alive probe.
             let push = if length == rest || length == 1 {
@@ -282,7 +283,7 @@ impl Talk {
             self.put(from, ACK | push, segment);
             let is_last = length == rest;
             let is_small = self.window < 10_000;
-            if dice.one_in(8) && !is_last && !is_small {
+            if random.one_in(8) && !is_last && !is_small {
                 lost.push(segment);
             }
             let flying = segment.0 + segment.1 - self.acknowledged[1 - from];
@@ -290,15 +291,15 @@ impl Talk {
                 self.acknowledged[1 - from] = segment.0 + segment.1;
                 self.put(1 - from, ACK, (self.next(1 - from), 0));
             }
-            if dice.one_in(10) {
+            if random.one_in(10) {
                 self.put(from, ACK | push, segment);
             }
             place += length;
         }
         for (offset, length) in lost {
             self.report_hole((1 - from, offset), offset + length);
-            self.time += Duration::from_millis(200 + dice.roll(900));
-            let whole = dice.one_in(2);
+            self.time += Duration::from_millis(200 + random.roll(900));
+            let whole = random.one_in(2);
             let length = if whole { length } else { length.div_ceil(2) };
             self.put(from, ACK | PSH, (offset, length));
             let sent = self.packets.len();
@@ -463,31 +464,31 @@ impl Capture {
     }
 }
 
-fn message(dice: &mut Dice, most: u64) -> Vec<u8> {
-    let length = 1 + dice.roll(most);
-    (0..length).map(|_| b'a' + dice.roll(26) as u8).collect()
+fn message(random: &mut Rng, most: u64) -> Vec<u8> {
+    let length = 1 + random.roll(most);
+    (0..length).map(|_| b'a' + random.roll(26) as u8).collect()
 }
 
 /// Adds a request and its reply, and sometimes a keep-alive probe before them.
-fn exchange(talk: &mut Talk, dice: &mut Dice, most: u64) {
-    if dice.one_in(6) {
-        let from = dice.roll(2) as usize;
-        talk.probe(dice, from);
+fn exchange(talk: &mut Talk, random: &mut Rng, most: u64) {
+    if random.one_in(6) {
+        let from = random.roll(2) as usize;
+        talk.probe(random, from);
     }
-    let request = message(dice, most);
-    talk.send(dice, CLIENT, &request);
-    if dice.one_in(2) {
+    let request = message(random, most);
+    talk.send(random, CLIENT, &request);
+    if random.one_in(2) {
         talk.acknowledge(SERVER);
     }
-    talk.send(dice, SERVER, &request.to_ascii_uppercase());
-    if dice.one_in(2) {
+    talk.send(random, SERVER, &request.to_ascii_uppercase());
+    if random.one_in(2) {
         talk.acknowledge(CLIENT);
     }
 }
 
 /// Ends a connection in one of several ways.
-fn end(talk: &mut Talk, dice: &mut Dice) {
-    match dice.roll(5) {
+fn end(talk: &mut Talk, random: &mut Rng) {
+    match random.roll(5) {
         0 => {
             talk.close(CLIENT);
             talk.close(SERVER);
@@ -502,9 +503,9 @@ fn end(talk: &mut Talk, dice: &mut Dice) {
             talk.close(CLIENT);
             talk.acknowledge(SERVER);
             talk.time += Duration::from_millis(300);
-            if dice.one_in(4) {
-                let from = dice.roll(2) as usize;
-                talk.probe(dice, from);
+            if random.one_in(4) {
+                let from = random.roll(2) as usize;
+                talk.probe(random, from);
             }
             talk.close(SERVER);
             talk.acknowledge(CLIENT);
@@ -512,26 +513,26 @@ fn end(talk: &mut Talk, dice: &mut Dice) {
         3 => talk.close_at_once(),
         // A half-close: FIN is in the last request, and the reply follows.
         _ => {
-            let request = message(dice, 100);
+            let request = message(random, 100);
             talk.close_with(CLIENT, &request);
             talk.acknowledge(SERVER);
-            talk.send(dice, SERVER, &request.to_ascii_uppercase());
+            talk.send(random, SERVER, &request.to_ascii_uppercase());
             talk.close_with(SERVER, &[]);
             talk.acknowledge(CLIENT);
         }
     }
 }
 
-fn ordinary(dice: &mut Dice, connection: usize, port: u16, most: u64) -> Talk {
-    let mut talk = Talk::new(dice, connection, port);
-    match dice.one_in(8) {
+fn ordinary(random: &mut Rng, connection: usize, port: u16, most: u64) -> Talk {
+    let mut talk = Talk::new(random, connection, port);
+    match random.one_in(8) {
         true => talk.open_at_once(),
         false => talk.open(),
     }
-    for _ in 0..dice.roll(4) {
-        exchange(&mut talk, dice, most);
+    for _ in 0..random.roll(4) {
+        exchange(&mut talk, random, most);
     }
-    end(&mut talk, dice);
+    end(&mut talk, random);
     talk
 }
 
@@ -546,31 +547,31 @@ const NEAR: u64 = 1 << 20;
 pub const USED_AGAIN_NEARBY: &str = "ports used again, numbers nearby";
 
 /// Builds a connection without data; a probe or a FIN that is dropped may follow the handshake.
-fn empty(dice: &mut Dice) -> Capture {
-    let mut talk = Talk::new(dice, 0, PORT);
+fn empty(random: &mut Rng) -> Capture {
+    let mut talk = Talk::new(random, 0, PORT);
     talk.open();
-    if dice.one_in(3) {
-        let from = dice.roll(2) as usize;
-        match dice.one_in(2) {
+    if random.one_in(3) {
+        let from = random.roll(2) as usize;
+        match random.one_in(2) {
             true => talk.close_at_syn(from),
-            false => talk.probe(dice, from),
+            false => talk.probe(random, from),
         }
     }
-    end(&mut talk, dice);
+    end(&mut talk, random);
     Capture::of(vec![talk], true, "empty")
 }
 
 /// Builds a connection in which only one side sends data, and probes now and then.
-fn one_sided(dice: &mut Dice, most: u64) -> Capture {
-    let mut talk = Talk::new(dice, 0, PORT);
+fn one_sided(random: &mut Rng, most: u64) -> Capture {
+    let mut talk = Talk::new(random, 0, PORT);
     talk.open();
-    let from = dice.roll(2) as usize;
-    for _ in 0..1 + dice.roll(3) {
-        let bytes = message(dice, most);
-        talk.send(dice, from, &bytes);
+    let from = random.roll(2) as usize;
+    for _ in 0..1 + random.roll(3) {
+        let bytes = message(random, most);
+        talk.send(random, from, &bytes);
         talk.acknowledge(1 - from);
-        if dice.one_in(3) {
-            talk.probe(dice, from);
+        if random.one_in(3) {
+            talk.probe(random, from);
         }
     }
     talk.close(from);
@@ -580,12 +581,12 @@ fn one_sided(dice: &mut Dice, most: u64) -> Capture {
 }
 
 /// Builds a connection whose first attempt is refused.
-fn refused_first(dice: &mut Dice, most: u64) -> Capture {
-    let mut talk = Talk::new(dice, 0, PORT);
-    talk.is_refused(dice);
+fn refused_first(random: &mut Rng, most: u64) -> Capture {
+    let mut talk = Talk::new(random, 0, PORT);
+    talk.is_refused(random);
     talk.open();
-    exchange(&mut talk, dice, most);
-    end(&mut talk, dice);
+    exchange(&mut talk, random, most);
+    end(&mut talk, random);
     let refused = Talk {
         streams: [Vec::new(), Vec::new()],
         packets: Vec::new(),
@@ -599,23 +600,23 @@ fn refused_first(dice: &mut Dice, most: u64) -> Capture {
 }
 
 /// Builds two connections between the same ports, one after the other.
-fn used_again(dice: &mut Dice, most: u64) -> Capture {
-    let first = ordinary(dice, 0, PORT, most);
-    let mut again = Talk::new(dice, 1, PORT);
+fn used_again(random: &mut Rng, most: u64) -> Capture {
+    let first = ordinary(random, 0, PORT, most);
+    let mut again = Talk::new(random, 1, PORT);
     again.v6 = first.v6;
-    again.time = first.time + Duration::from_millis(100 + dice.roll(9000));
-    let is_near = dice.one_in(2);
+    again.time = first.time + Duration::from_millis(100 + random.roll(9000));
+    let is_near = random.one_in(2);
     for side in [CLIENT, SERVER] {
         let end = first.isn[side].wrapping_add(first.next(side) as u32 + 1);
         let further = match is_near {
-            true => dice.roll(NEAR),
+            true => random.roll(NEAR),
             false => 10_000_000,
         };
         again.isn[side] = end.wrapping_add(further as u32);
     }
     again.open();
-    exchange(&mut again, dice, most);
-    end(&mut again, dice);
+    exchange(&mut again, random, most);
+    end(&mut again, random);
     let shape = match is_near {
         true => USED_AGAIN_NEARBY,
         false => "ports used again",
@@ -624,17 +625,17 @@ fn used_again(dice: &mut Dice, most: u64) -> Capture {
 }
 
 /// Builds a capture of any shape; `most` is the maximum length of a message in bytes.
-pub fn capture(dice: &mut Dice, most: u64) -> Capture {
-    match dice.roll(6) {
-        0 => empty(dice),
-        1 => one_sided(dice, most),
-        2 => refused_first(dice, most),
-        3 => used_again(dice, most),
+pub fn capture(random: &mut Rng, most: u64) -> Capture {
+    match random.roll(6) {
+        0 => empty(random),
+        1 => one_sided(random, most),
+        2 => refused_first(random, most),
+        3 => used_again(random, most),
         4 => {
-            let talks = (0..3).map(|place| ordinary(dice, place, PORT + place as u16, most));
+            let talks = (0..3).map(|place| ordinary(random, place, PORT + place as u16, most));
             Capture::of(talks.collect(), true, "interleaved")
         }
-        _ => Capture::of(vec![ordinary(dice, 0, PORT, most)], true, "ordinary"),
+        _ => Capture::of(vec![ordinary(random, 0, PORT, most)], true, "ordinary"),
     }
 }
 

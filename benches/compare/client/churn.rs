@@ -75,7 +75,7 @@ impl Churn {
         if !link.is_sent && flags.contains(EventFlags::OUT) {
             // The send buffer of a new socket has room for a small message.
             rustix::net::send(&link.socket, &self.message, SendFlags::NOSIGNAL)
-                .context("a connection did not come up")?;
+                .context("a connection was not established")?;
             link.is_sent = true;
         }
         if !flags.contains(EventFlags::IN) {

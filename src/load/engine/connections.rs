@@ -11,19 +11,19 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::address::without_port;
-use crate::load::connection::Connection;
-use crate::load::dial::Dial;
+use crate::load::engine::connection::Connection;
+use crate::load::engine::dialer::Dial;
+use crate::load::engine::world::{Socket, Timer, World};
 use crate::load::engine::{Engine, Peer, Phase, Stage};
-use crate::load::evidence::Seen;
+use crate::load::plan::random::{Purpose, RandomStream};
 use crate::load::plan::{
-    AT_ONCE, BACKOFF_FIRST, BACKOFF_LAST, CALL_BYTES, Close, PATIENCE, Pace, TURN_BYTES,
+    BACKOFF_MAX, BACKOFF_MIN, CALL_BYTES, Close, EARLY_CLOSE, PROGRESS_TIMEOUT, Pace, TURN_BYTES,
     TURN_CONNECTIONS,
 };
-use crate::load::random::{Dice, Purpose};
+use crate::load::results::evidence::LastSample;
+use crate::load::results::step::{Failure, Step};
+use crate::load::results::targets::Target;
 use crate::load::results::{ErrorKind, Loss};
-use crate::load::step::{Failure, Step};
-use crate::load::targets::Target;
-use crate::load::world::{Socket, Timer, World};
 use crate::reactor::slots::Token;
 use crate::stream::Received;
 
@@ -69,7 +69,7 @@ impl<S: Socket> Engine<S> {
             number,
             phase: Phase::Connecting,
             since: now,
-            seen: Seen::default(),
+            seen: LastSample::default(),
             messages: 0,
             thinking: 0,
             offered: false,
@@ -91,8 +91,8 @@ impl<S: Socket> Engine<S> {
     ) {
         let kind = ErrorKind::at(failure.step, &failure.error);
         let now = world.now();
-        self.books.run.counts.failed += 1;
-        self.books.run.error(kind);
+        self.recorder.run.counts.failed += 1;
+        self.recorder.run.error(kind);
         self.target(line as u32).failed(kind, now);
         self.shortage |= kind.is_shortage();
         self.note_first_failure(line, failure);
@@ -102,7 +102,7 @@ impl<S: Socket> Engine<S> {
             // depends on the other threads. An attempt that failed for lack of a resource on this
             // machine says nothing about the targets.
             let tried = self.dialer.tried() as usize >= self.plan.targets.len();
-            let none_up = self.books.run.counts.opened == 0 && !self.shortage;
+            let none_up = self.recorder.run.counts.opened == 0 && !self.shortage;
             if none_up && tried && self.dialer.under_way() == 0 {
                 self.dialer.give_up();
             }
@@ -130,7 +130,7 @@ impl<S: Socket> Engine<S> {
         let place = self.place_of(line as u32);
         let known = self.first_failures.iter().any(|(known, _)| *known == place);
         let is_full = self.first_failures.len() >= SHOWN;
-        if self.books.run.counts.opened == 0 && !known && !is_full {
+        if self.recorder.run.counts.opened == 0 && !known && !is_full {
             let why = self.failure(line, failure);
             self.first_failures.push((place, why));
         }
@@ -143,19 +143,19 @@ impl<S: Socket> Engine<S> {
         let kind = ErrorKind::at(failure.step, &failure.error);
         match (kind, source) {
             (ErrorKind::Refused, _) => format!(
-                "nothing listens at {target} (connection refused): start `upcase serve --listen \
-                 {target}` there, or name another target"
+                "no server listens at {target} (connection refused): start `upcase serve --listen \
+                 {target}` there, or use another target"
             ),
             (ErrorKind::TimedOut, _) => format!(
-                "no answer from {target}: the host is not there, a firewall drops what is sent to \
-                 it, or the server's queue is full"
+                "no answer from {target}: the host is down, a firewall drops the packets, or the \
+                 server's accept queue is full"
             ),
             (ErrorKind::ClosedAtOnce, _) => format!(
-                "the server at {target} closed the connection at once: it may take no more from \
-                 this address (its --max-connections-per-ip)"
+                "the server at {target} closed the connection at once: it may have reached its \
+                 limit for this address (its --max-connections-per-ip)"
             ),
             (ErrorKind::NoSource, Some(source)) => format!(
-                "--source {} is no address of this host: `ip address` lists those that are",
+                "--source {} is not an address of this host: `ip address` lists its addresses",
                 without_port(source)
             ),
             _ => {
@@ -183,13 +183,13 @@ impl<S: Socket> Engine<S> {
             return;
         };
         match peer.phase {
-            Phase::Connecting => self.look_whether_up(world, token),
+            Phase::Connecting => self.finish_connect(world, token),
             Phase::Up => self.read(world, token),
             Phase::Closing => self.await_end(token),
         }
     }
 
-    pub(super) fn look_whether_up<W: World<Socket = S>>(&mut self, world: &mut W, token: Token) {
+    pub(super) fn finish_connect<W: World<Socket = S>>(&mut self, world: &mut W, token: Token) {
         let Some(peer) = self.peers.get_mut(token) else {
             return;
         };
@@ -206,7 +206,7 @@ impl<S: Socket> Engine<S> {
             return self.give_up_peer(world, token, Step::KeepTimes, error);
         }
         peer.seen = self.evidence.network.came_up(peer.socket.path());
-        let results = &mut self.books.run;
+        let results = &mut self.recorder.run;
         results.counts.opened += 1;
         results
             .connect
@@ -241,12 +241,12 @@ impl<S: Socket> Engine<S> {
         let Some(peer) = self.remove(token) else {
             return;
         };
-        let at_once = !peer.connection.has_replies() && now < peer.since + AT_ONCE;
+        let at_once = !peer.connection.has_replies() && now < peer.since + EARLY_CLOSE;
         let kind = match kind {
             ErrorKind::Reset | ErrorKind::ClosedEarly if at_once => ErrorKind::ClosedAtOnce,
             _ => kind,
         };
-        self.books.run.error(kind);
+        self.recorder.run.error(kind);
         self.target(peer.line).lost(kind, now);
         let mut loss = match kind {
             ErrorKind::WrongReply => Loss::Mismatched,
@@ -256,7 +256,7 @@ impl<S: Socket> Engine<S> {
         for message in peer.connection.messages() {
             if !message.timed_out {
                 self.outstanding -= 1;
-                self.books.lost(loss, message, target, now);
+                self.recorder.lost(loss, message, target, now);
             }
             // The reply to the first message is wrong; the later messages are lost with the
             // connection.
@@ -300,12 +300,12 @@ impl<S: Socket> Engine<S> {
         }
         let failures = self.lines[line].failures;
         self.lines[line].failures = failures.saturating_add(1);
-        let longest = BACKOFF_FIRST.saturating_mul(1 << failures.min(10));
-        let dice = Dice::new(self.plan.seed, Purpose::Backoff, line as u64);
-        let jitter = 0.5 + dice.unit(failures.into()) / 2.0;
+        let longest = BACKOFF_MIN.saturating_mul(1 << failures.min(10));
+        let random = RandomStream::new(self.plan.seed, Purpose::Backoff, line as u64);
+        let jitter = 0.5 + random.unit(failures.into()) / 2.0;
         self.down += 1;
         world.set_timer(
-            now + longest.min(BACKOFF_LAST).mul_f64(jitter),
+            now + longest.min(BACKOFF_MAX).mul_f64(jitter),
             Timer::Reopen(line),
         );
     }
@@ -358,7 +358,7 @@ impl<S: Socket> Engine<S> {
         };
         self.lines[line].token = None;
         if let Some(kind) = failed {
-            self.books.run.error(kind);
+            self.recorder.run.error(kind);
             self.target(line as u32).error(kind);
         }
         if self.wants_connections() {
@@ -417,7 +417,7 @@ impl<S: Socket> Engine<S> {
         };
         self.has_closed = true;
         if let Some(kind) = error {
-            self.books.run.error(kind);
+            self.recorder.run.error(kind);
             self.target(peer.line).error(kind);
         }
     }
@@ -431,11 +431,11 @@ impl<S: Socket> Engine<S> {
     }
 
     /// Gives up connections whose opening or closing has exceeded its timeout.
-    pub(super) fn look_at_peers<W: World<Socket = S>>(&mut self, world: &mut W, now: Instant) {
-        let close_patience = self.plan.close_patience();
+    pub(super) fn scan_connections<W: World<Socket = S>>(&mut self, world: &mut W, now: Instant) {
+        let close_timeout = self.plan.close_timeout();
         let too_old = |peer: &Peer<S>| match peer.phase {
-            Phase::Connecting => now >= peer.since + PATIENCE,
-            Phase::Closing => now >= peer.since + close_patience,
+            Phase::Connecting => now >= peer.since + PROGRESS_TIMEOUT,
+            Phase::Closing => now >= peer.since + close_timeout,
             Phase::Up => false,
         };
         for token in self.peers.tokens() {
@@ -450,17 +450,17 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Gives up all connections that are not up, including untried ones, when for [`PATIENCE`] none
-    /// has come up and no attempt was started.
+    /// Gives up all connections that are not up, including untried ones, when for
+    /// [`PROGRESS_TIMEOUT`] none has come up and no attempt was started.
     pub(super) fn give_up_connecting<W: World<Socket = S>>(&mut self, world: &mut W, now: Instant) {
-        if now < self.last_progress + PATIENCE || self.dialer.under_way() == 0 {
+        if now < self.last_progress + PROGRESS_TIMEOUT || self.dialer.under_way() == 0 {
             return;
         }
         let tried = self.dialer.tried();
         let untried = self.dialer.give_up();
-        self.books.run.counts.failed += u64::from(untried);
+        self.recorder.run.counts.failed += u64::from(untried);
         for line in tried..tried + untried {
-            self.books.run.error(ErrorKind::TimedOut);
+            self.recorder.run.error(ErrorKind::TimedOut);
             self.target(line).failed(ErrorKind::TimedOut, now);
         }
         for token in self.peers.tokens() {

@@ -9,15 +9,15 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::load::connection::Fault;
+use crate::load::engine::connection::Fault;
+use crate::load::engine::pacer::{Dispatch, Free, Pacer};
+use crate::load::engine::world::{Socket, Timer, World};
 use crate::load::engine::{Engine, Member, Peer, Phase, Stage};
-use crate::load::pacer::{Dispatch, Free, Pacer};
+use crate::load::plan::random::{Purpose, RandomStream};
 use crate::load::plan::{CALL_BYTES, GROUP_CONNECTIONS, Pace, TURN_BYTES, TURN_MESSAGES};
-use crate::load::random::{Dice, Purpose};
+use crate::load::results::stalls::{STALL_LEAST, Silence, WAITS_MAX};
+use crate::load::results::step::Step;
 use crate::load::results::{ErrorKind, Loss};
-use crate::load::stalls::{STALL_LEAST, Silence, WAITS_MAX};
-use crate::load::step::Step;
-use crate::load::world::{Socket, Timer, World};
 use crate::reactor::slots::{Slots, Token};
 use crate::stream::Received;
 
@@ -65,7 +65,7 @@ impl<S: Socket> Engine<S> {
         let age = now.saturating_duration_since(due);
         if self.plan.timeout.is_some_and(|timeout| age >= timeout) {
             let (target, free) = (Some(self.place_of(line)), Some(free_since));
-            self.books
+            self.recorder
                 .lost_waiting(Loss::TimedOut, due, target, free, now);
             return self.offer(token, free_since);
         }
@@ -95,12 +95,12 @@ impl<S: Socket> Engine<S> {
         let Some(peer) = self.peers.get_mut(token) else {
             return;
         };
-        let dice = Dice::new(self.plan.seed, Purpose::Sizes, peer.number.into());
-        let size = self.plan.sizes.of(dice.at(peer.messages));
+        let random = RandomStream::new(self.plan.seed, Purpose::Sizes, peer.number.into());
+        let size = self.plan.sizes.of(random.at(peer.messages));
         peer.messages += 1;
         peer.connection.queue(size, due, sendable, now);
         let line = peer.line;
-        self.books.scheduled(due, self.place_of(line));
+        self.recorder.scheduled(due, self.place_of(line));
         if self.outstanding == 0 {
             self.last_progress = now;
             self.last_reply = now;
@@ -272,15 +272,15 @@ impl<S: Socket> Engine<S> {
                 self.outstanding -= 1;
                 let age = now.saturating_duration_since(message.due);
                 if self.plan.timeout.is_some_and(|timeout| age >= timeout) {
-                    self.books.lost(Loss::TimedOut, &message, place, now);
+                    self.recorder.lost(Loss::TimedOut, &message, place, now);
                 } else {
-                    self.books.verified(&message, place, age);
+                    self.recorder.verified(&message, place, age);
                     match peer.socket.times(message.end()) {
                         Ok(None) => {}
-                        Ok(Some(times)) => self.books.parts(&message, times, now),
+                        Ok(Some(times)) => self.recorder.parts(&message, times, now),
                         Err(error) => failed = Some(ErrorKind::at(Step::ReadTimes, &error)),
                     }
-                    if message.due >= self.books.warm() {
+                    if message.due >= self.recorder.warm() {
                         self.first_verified.get_or_insert(now);
                         self.last_verified = Some(now);
                     }
@@ -385,7 +385,7 @@ impl<S: Socket> Engine<S> {
         match fault {
             Fault::Surplus(_) => ErrorKind::SurplusBytes,
             Fault::Differs(difference) => {
-                self.books.run.difference(connection, difference);
+                self.recorder.run.difference(connection, difference);
                 ErrorKind::WrongReply
             }
         }
@@ -394,7 +394,7 @@ impl<S: Socket> Engine<S> {
     /// Ends a silence, since bytes of a reply have arrived or the run stops waiting for them.
     pub(super) fn end_silence(&mut self, now: Instant) {
         if self.is_under_way() && self.outstanding > 0 {
-            let since = self.last_reply.max(self.books.warm());
+            let since = self.last_reply.max(self.recorder.warm());
             let silence = now.saturating_duration_since(since);
             self.evidence.silence = self.evidence.silence.max(silence);
             if silence >= STALL_LEAST {
@@ -462,19 +462,19 @@ impl<S: Socket> Engine<S> {
     pub(super) fn end_due_by(&mut self, latest: Instant, loss: Loss, now: Instant) {
         let deadline = latest + Duration::from_nanos(1);
         let (plan, part) = (&self.plan, self.part);
-        let (books, outstanding) = (&mut self.books, &mut self.outstanding);
+        let (recorder, outstanding) = (&mut self.recorder, &mut self.outstanding);
         for peer in self.peers.iter_mut() {
             let target = plan.target_of(part.member(peer.line));
             peer.connection.time_out(deadline, |message| {
                 *outstanding -= 1;
-                books.lost(loss, message, target, now);
+                recorder.lost(loss, message, target, now);
             });
         }
         if let Some(pacer) = &mut self.pacer {
             let lives = |token| is_up(&self.peers, token);
             pacer.give_up(deadline, lives, |queue, due, free| {
                 let target = plan.target_of_queue(part.member(queue as u32));
-                books.lost_waiting(loss, due, target, free, now);
+                recorder.lost_waiting(loss, due, target, free, now);
             });
         }
     }

@@ -35,30 +35,37 @@
 //! state of the connections:
 //! due by now = verified + mismatched + errored + timed out + unanswered + outstanding.
 
+pub mod connection;
 mod connections;
+pub mod dialer;
+pub mod inline_queue;
+pub mod kernel;
 mod messages;
-mod ways;
+pub mod pacer;
+mod paths;
+pub mod presence;
+pub mod world;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::load::books::{Books, Identity, Interval, Tag};
-use crate::load::connection::Connection;
-use crate::load::dial::Dialer;
-use crate::load::evidence::{Evidence, Seen};
-use crate::load::pacer::Pacer;
-use crate::load::payload::Payload;
+use crate::load::engine::connection::Connection;
+use crate::load::engine::dialer::Dialer;
+use crate::load::engine::pacer::Pacer;
+use crate::load::engine::presence::{CHECK, Presence};
+use crate::load::engine::world::{Socket, Timer, World};
+use crate::load::plan::payload::Payload;
+use crate::load::plan::schedule::Part;
 use crate::load::plan::{
-    CONNECT_WINDOW, GROUP_CONNECTIONS, LOOK, PATIENCE, Plan, SCRATCH_BYTES, SPIN, Stop,
-    TURN_CONNECTIONS,
+    CONNECT_WINDOW, GROUP_CONNECTIONS, PROGRESS_TIMEOUT, Plan, SCAN_PERIOD, SCRATCH_BYTES, SPIN,
+    Stop, TURN_CONNECTIONS,
 };
-use crate::load::presence::{CHECK, Presence};
-use crate::load::results::{Backlog, Course, ErrorKind, Loss};
-use crate::load::schedule::Part;
-use crate::load::step::Step;
-use crate::load::targets::{Target, Waiting};
-use crate::load::world::{Socket, Timer, World};
+use crate::load::results::evidence::{Evidence, LastSample};
+use crate::load::results::recorder::{Identity, Interval, Recorder, Tag};
+use crate::load::results::step::Step;
+use crate::load::results::targets::{Target, Waiting};
+use crate::load::results::{Backlog, ErrorKind, Loss, RunTimes};
 use crate::reactor::Wait;
 use crate::reactor::slots::{Slots, Token};
 use crate::stream::Hints;
@@ -99,9 +106,9 @@ pub struct Engine<S> {
     /// The connections of the current group, in the order in which they were read from, with the
     /// position of their bytes in the buffer.
     group: Vec<Member>,
-    books: Books,
+    recorder: Recorder,
     evidence: Evidence,
-    looks: Looks,
+    scan_state: ScanState,
     /// Number of messages that were given to connections and have no outcome.
     outstanding: u64,
     /// The last reading of the clock.
@@ -109,14 +116,14 @@ pub struct Engine<S> {
     turn_began: Instant,
     /// Whether something was done in this turn.
     busy: bool,
-    look_next: Instant,
+    next_scan: Instant,
     presence: Presence,
     /// The time at which the next timer for `presence` is due; only a closed loop has one.
     presence_next: Option<Instant>,
     start: Option<Instant>,
     sending_ended: Option<Instant>,
     /// Whether sending ended at the planned time or number of messages.
-    came_to_its_end: bool,
+    completed: bool,
     first_verified: Option<Instant>,
     last_verified: Option<Instant>,
     verified_in_time: Option<u64>,
@@ -144,9 +151,9 @@ pub struct Engine<S> {
     /// Whether the timer for closing is due. The timeout is checked after this turn has handled its
     /// events.
     close_is_due: bool,
-    told_until: Instant,
-    tell_next: Instant,
-    told: VecDeque<Interval>,
+    reported_until: Instant,
+    next_report: Instant,
+    intervals: VecDeque<Interval>,
 }
 
 /// A connection between the rounds of its turn.
@@ -162,16 +169,16 @@ struct Member {
 
 /// The positions of the periodic scans of connections.
 #[derive(Clone, Copy, Debug)]
-struct Looks {
+struct ScanState {
     /// The line whose connection was sampled last.
     line: usize,
     /// The send time before which messages have been scanned for missing acknowledgments.
     sent_before: Instant,
 }
 
-impl Looks {
-    fn new(now: Instant) -> Looks {
-        Looks {
+impl ScanState {
+    fn new(now: Instant) -> ScanState {
+        ScanState {
             line: 0,
             sent_before: now,
         }
@@ -211,7 +218,7 @@ struct Peer<S> {
     /// The time at which this phase began.
     since: Instant,
     /// The counters of its TCP_INFO when that was last read.
-    seen: Seen,
+    seen: LastSample,
     /// Number of messages queued so far.
     messages: u64,
     /// Number of messages of a closed loop whose think time is not over.
@@ -255,13 +262,13 @@ pub enum Stage {
 
 /// The result of one thread.
 #[derive(Debug)]
-pub struct Done {
+pub struct ThreadResult {
     /// The results of messages and connections.
-    pub books: Books,
+    pub recorder: Recorder,
     /// The measurements of the thread itself and of the network.
     pub evidence: Evidence,
     /// The durations and the end of the run.
-    pub course: Course,
+    pub times: RunTimes,
     /// The history of each target, in the order of the plan.
     pub targets: Vec<Target>,
 }
@@ -270,7 +277,7 @@ impl<S: Socket> Engine<S> {
     /// Creates the engine of one thread, in the stage [`Stage::Connecting`].
     pub fn new<W: World<Socket = S>>(plan: Arc<Plan>, thread: u32, world: &mut W) -> Self {
         let now = world.now();
-        world.set_timer(now + LOOK, Timer::Look);
+        world.set_timer(now + SCAN_PERIOD, Timer::Look);
         let part = plan.part(thread);
         let count = part.share(plan.connections.into()) as u32;
         let quota = |index| plan.quota(part.member(index)).unwrap_or(u64::MAX);
@@ -300,19 +307,19 @@ impl<S: Socket> Engine<S> {
             pacer: None,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             group: Vec::with_capacity(GROUP_CONNECTIONS),
-            books: Books::new(now, plan.targets.len()),
+            recorder: Recorder::new(now, plan.targets.len()),
             evidence: Evidence::default(),
-            looks: Looks::new(now),
+            scan_state: ScanState::new(now),
             outstanding: 0,
             clock: now,
             turn_began: now,
             busy: false,
-            look_next: now + LOOK,
+            next_scan: now + SCAN_PERIOD,
             presence: Presence::new(now, world.cpu()),
             presence_next: None,
             start: None,
             sending_ended: None,
-            came_to_its_end: false,
+            completed: false,
             first_verified: None,
             last_verified: None,
             verified_in_time: None,
@@ -326,9 +333,9 @@ impl<S: Socket> Engine<S> {
             last_close: now,
             has_closed: false,
             close_is_due: false,
-            told_until: now,
-            tell_next: now,
-            told: VecDeque::new(),
+            reported_until: now,
+            next_report: now,
+            intervals: VecDeque::new(),
             part,
             plan,
         }
@@ -387,7 +394,7 @@ impl<S: Socket> Engine<S> {
             let took = ended.saturating_duration_since(self.turn_began);
             self.evidence.turns.record(took);
             self.evidence.worked += took;
-            if self.books.end_blocks(ended) {
+            if self.recorder.end_blocks(ended) {
                 self.note_backlog(ended);
             }
         }
@@ -428,14 +435,14 @@ impl<S: Socket> Engine<S> {
             Timer::Dial => {} // `end_turn` opens connections in every turn.
             Timer::Think(token, due) => self.think_over(world, token, due),
             Timer::Reopen(line) => self.reopen(world, line),
-            Timer::Look => self.look(world),
+            Timer::Look => self.scan(world),
             Timer::Presence => self.watch_presence(world),
             Timer::TimeOut => self.time_out(world),
             // The end of the run has ended this interval before its timer.
-            Timer::Interval if world.now() < self.tell_next => {}
-            Timer::Interval => self.tell(world),
+            Timer::Interval if world.now() < self.next_report => {}
+            Timer::Interval => self.end_interval(world),
             Timer::RunEnd if self.stage == Stage::Running => {
-                self.came_to_its_end = true;
+                self.completed = true;
                 self.drain(world);
             }
             Timer::DrainEnd => self.drain_is_due = true,
@@ -478,8 +485,9 @@ impl<S: Socket> Engine<S> {
         self.stage = Stage::Running;
         self.start = Some(start);
         self.last_progress = start;
-        self.told_until = start;
-        self.books.set_warm(start + self.plan.warmup, blocks_from);
+        self.reported_until = start;
+        self.recorder
+            .set_warm(start + self.plan.warmup, blocks_from);
         if let Stop::After(duration) = self.plan.stop {
             world.set_timer(start + duration, Timer::RunEnd);
         }
@@ -492,8 +500,8 @@ impl<S: Socket> Engine<S> {
         if let Some(timeout) = self.plan.timeout {
             world.set_timer(start + timeout, Timer::TimeOut);
         }
-        self.tell_next = self.next_interval(start);
-        world.set_timer(self.tell_next, Timer::Interval);
+        self.next_report = self.next_interval(start);
+        world.set_timer(self.next_report, Timer::Interval);
         self.presence = Presence::new(now, world.cpu());
         if self.pacer.is_none() {
             self.watch_presence(world);
@@ -510,7 +518,7 @@ impl<S: Socket> Engine<S> {
     /// Returns why no connection of this thread can be opened; `None` when one has been up, or when
     /// an attempt failed for lack of a resource that may be available the next time.
     pub fn unreachable(&self) -> Option<String> {
-        if self.books.run.counts.opened > 0 || self.shortage {
+        if self.recorder.run.counts.opened > 0 || self.shortage {
             return None;
         }
         let why = self.first_failures.iter().map(|(_, why)| why.as_str());
@@ -531,7 +539,7 @@ impl<S: Socket> Engine<S> {
 
     /// Returns the oldest interval that is over and was not taken.
     pub fn take_interval(&mut self) -> Option<Interval> {
-        self.told.pop_front()
+        self.intervals.pop_front()
     }
 
     /// Returns the number of connections that are up, or that are left to be closed, and the number
@@ -541,13 +549,13 @@ impl<S: Socket> Engine<S> {
             Stage::Closing => self.peers.len() as u32,
             _ => self.up,
         };
-        (connections, self.books.verified_so_far())
+        (connections, self.recorder.verified_so_far())
     }
 
     /// Returns the counts at `now`. The messages that are due are computed from the schedule, and
     /// the outstanding ones are counted on the connections.
     pub fn identity(&mut self, now: Instant) -> Identity {
-        let counts = self.books.counts();
+        let counts = self.recorder.counts();
         let (taken, waiting) = match &mut self.pacer {
             Some(pacer) => (pacer.taken(), pacer.waiting(now)),
             None => (counts.scheduled, 0),
@@ -593,10 +601,10 @@ impl<S: Socket> Engine<S> {
     /// Returns the interval that ends now.
     fn interval(&mut self, now: Instant) -> Interval {
         let start = self.start.unwrap_or(now);
-        let (from, to) = (self.told_until, now.max(self.told_until));
+        let (from, to) = (self.reported_until, now.max(self.reported_until));
         Interval {
             tag: match self.stage {
-                Stage::Running if from < self.books.warm() => Tag::Warmup,
+                Stage::Running if from < self.recorder.warm() => Tag::Warmup,
                 Stage::Running => Tag::Run,
                 _ => Tag::Drain,
             },
@@ -604,36 +612,36 @@ impl<S: Socket> Engine<S> {
             to: to.saturating_duration_since(start),
             up: self.up,
             identity: self.identity(now),
-            response: self.books.take_recent(),
+            response: self.recorder.take_recent(),
         }
     }
 
     /// Returns the result of the thread.
-    pub fn finish(mut self) -> Done {
-        self.books.take_recent();
-        for (target, tally) in self.targets.iter_mut().zip(self.books.take_tallies()) {
+    pub fn finish(mut self) -> ThreadResult {
+        self.recorder.take_recent();
+        for (target, tally) in self.targets.iter_mut().zip(self.recorder.take_tallies()) {
             target.tally = tally;
         }
         let lines_up = self.lines.iter().filter(|line| line.has_been_up).count();
-        let warm = self.books.warm();
+        let warm = self.recorder.warm();
         let since_warm = |at: Option<Instant>| match (self.start, at) {
             (Some(_), Some(at)) => at.saturating_duration_since(warm),
             _ => Duration::ZERO,
         };
         // A schedule counts with its planned length, however late a timer ended it. That includes
         // the gap after its last message.
-        let span = self.plan.span().filter(|_| self.came_to_its_end);
+        let span = self.plan.span().filter(|_| self.completed);
         let span = span.map(|span| span.saturating_sub(self.plan.warmup));
         let sending = span.unwrap_or_else(|| since_warm(self.sending_ended));
-        let verified = self.books.verified_so_far();
+        let verified = self.recorder.verified_so_far();
         let replying = match (self.first_verified, self.last_verified) {
             (Some(first), Some(last)) => last.saturating_duration_since(first),
             _ => Duration::ZERO,
         };
         self.evidence.absences = self.presence.finish();
-        Done {
+        ThreadResult {
             evidence: self.evidence,
-            course: Course {
+            times: RunTimes {
                 lines_up: lines_up as u32,
                 sending,
                 elapsed: sending.max(replying),
@@ -642,7 +650,7 @@ impl<S: Socket> Engine<S> {
                 interrupted: self.interrupted,
                 start: self.start,
             },
-            books: self.books,
+            recorder: self.recorder,
             targets: self.targets,
         }
     }
@@ -661,7 +669,7 @@ impl<S: Socket> Engine<S> {
         deadlines
             .into_iter()
             .flatten()
-            .fold(self.look_next, Instant::min)
+            .fold(self.next_scan, Instant::min)
     }
 
     /// Returns the index in the plan of the target of a line.
@@ -702,7 +710,7 @@ impl<S: Socket> Engine<S> {
         }
         match self.stage {
             Stage::Running if self.is_finished() => {
-                self.came_to_its_end = matches!(self.plan.stop, Stop::Messages(_));
+                self.completed = matches!(self.plan.stop, Stop::Messages(_));
                 self.close(world);
             }
             Stage::Draining if self.is_settled() => self.close(world),
@@ -737,11 +745,11 @@ impl<S: Socket> Engine<S> {
     /// awaited for a limited time.
     fn drain<W: World<Socket = S>>(&mut self, world: &mut W) {
         let now = world.now();
-        self.tell(world);
+        self.end_interval(world);
         self.stage = Stage::Draining;
         self.sending_ended = Some(now);
-        self.books.stop_blocks();
-        self.verified_in_time = Some(self.books.verified_so_far());
+        self.recorder.stop_blocks();
+        self.verified_in_time = Some(self.recorder.verified_so_far());
         self.drain_end = now + self.plan.drain;
         world.set_timer(self.drain_end, Timer::DrainEnd);
         if let Some(pacer) = &mut self.pacer {
@@ -749,12 +757,12 @@ impl<S: Socket> Engine<S> {
         }
         // Messages of a closed loop of which no byte was sent are withdrawn: they do not count as
         // due.
-        let (books, outstanding) = (&mut self.books, &mut self.outstanding);
+        let (recorder, outstanding) = (&mut self.recorder, &mut self.outstanding);
         for peer in self.peers.iter_mut() {
             let target = self.plan.target_of(self.part.member(peer.line));
             peer.connection.withdraw(|message| {
                 *outstanding -= 1;
-                books.withdrawn(message, target);
+                recorder.withdrawn(message, target);
             });
         }
     }
@@ -805,7 +813,7 @@ impl<S: Socket> Engine<S> {
         }
         // Read anew, since ending many messages and sending many FINs takes some time.
         self.last_close = world.now();
-        let end = self.last_close + self.plan.close_patience();
+        let end = self.last_close + self.plan.close_timeout();
         world.set_timer(end, Timer::CloseEnd);
     }
 
@@ -817,7 +825,7 @@ impl<S: Socket> Engine<S> {
             self.last_close = world.now();
         }
         if std::mem::take(&mut self.close_is_due) {
-            let end = self.last_close + self.plan.close_patience();
+            let end = self.last_close + self.plan.close_timeout();
             match end > world.now() {
                 true => world.set_timer(end, Timer::CloseEnd),
                 false => self.give_up_closing(),
@@ -859,27 +867,27 @@ impl<S: Socket> Engine<S> {
         }
         self.end_due_by(now, Loss::Unanswered, now);
         let interval = self.interval(now);
-        self.told.push_back(interval);
+        self.intervals.push_back(interval);
     }
 
     /// Ends the current interval, and sets the timer for the next.
-    fn tell<W: World<Socket = S>>(&mut self, world: &mut W) {
+    fn end_interval<W: World<Socket = S>>(&mut self, world: &mut W) {
         if !self.is_under_way() {
             return;
         }
         let now = world.now();
         loop {
             let interval = self.interval(now);
-            self.told.push_back(interval);
-            self.told_until = now;
-            self.tell_next = self.next_interval(self.tell_next.min(now));
+            self.intervals.push_back(interval);
+            self.reported_until = now;
+            self.next_report = self.next_interval(self.next_report.min(now));
             // All threads must return the same number of intervals, even a thread that was not
             // running during some of them.
-            if self.tell_next > now {
+            if self.next_report > now {
                 break;
             }
         }
-        world.set_timer(self.tell_next, Timer::Interval);
+        world.set_timer(self.next_report, Timer::Interval);
     }
 
     /// Returns the end of the interval that begins now. An interval ends at the end of the warm-up.
@@ -889,7 +897,7 @@ impl<S: Socket> Engine<S> {
         let past = now.saturating_duration_since(start).as_nanos() / interval;
         let next = Duration::from_nanos(u64::try_from((past + 1) * interval).unwrap_or(u64::MAX));
         let next = start + next;
-        let warm = self.books.warm();
+        let warm = self.recorder.warm();
         if now < warm { next.min(warm) } else { next }
     }
 
@@ -914,35 +922,36 @@ impl<S: Socket> Engine<S> {
     }
 
     /// Carries out the periodic scan: samples paths, and gives up what has exceeded its timeout.
-    fn look<W: World<Socket = S>>(&mut self, world: &mut W) {
+    fn scan<W: World<Socket = S>>(&mut self, world: &mut W) {
         let now = world.now();
         match self.stage {
             Stage::Connecting | Stage::Ready => self.give_up_connecting(world, now),
             Stage::Running | Stage::Draining => {
                 self.check_presence(world);
                 self.sample_paths(now);
-                self.look_for_unacknowledged(now);
-                self.look_at_peers(world, now);
+                self.scan_unacknowledged(now);
+                self.scan_connections(world, now);
                 if self.is_stuck(now) {
                     self.drain(world);
                 }
             }
             Stage::Closing | Stage::Done => return,
         }
-        self.look_next = now + LOOK;
-        world.set_timer(self.look_next, Timer::Look);
+        self.next_scan = now + SCAN_PERIOD;
+        world.set_timer(self.next_scan, Timer::Look);
     }
 
-    /// Returns whether a run with a total number of messages has made no progress for [`PATIENCE`],
-    /// although messages or connections are awaited.
+    /// Returns whether a run with a total number of messages has made no progress for
+    /// [`PROGRESS_TIMEOUT`], although messages or connections are awaited.
     fn is_stuck(&mut self, now: Instant) -> bool {
-        let silent = now.saturating_duration_since(self.last_progress) >= PATIENCE;
+        let silent = now.saturating_duration_since(self.last_progress) >= PROGRESS_TIMEOUT;
         let total = matches!(self.plan.stop, Stop::Messages(_));
         if self.stage != Stage::Running || !total || !silent {
             return false;
         }
         let oldest = self.pacer.as_ref().and_then(Pacer::oldest);
-        let waits = oldest.is_some_and(|due| now.saturating_duration_since(due) >= PATIENCE);
+        let waits =
+            oldest.is_some_and(|due| now.saturating_duration_since(due) >= PROGRESS_TIMEOUT);
         let thinks = self.peers.iter().any(|peer| peer.thinking > 0);
         let has_more = self.pacer.is_none() && self.quota_left > 0 && !thinks;
         self.outstanding > 0 || waits || has_more || self.up == 0

@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use log::{Level, debug, error, log_enabled, warn};
-use nix::libc;
 
 use crate::reactor::slots::Token;
 use crate::server::engine::Engine;
+use crate::server::engine::world::{Socket, Timer, World};
 use crate::server::listener::{Accepted, Listener};
 use crate::server::stats::CloseReason;
-use crate::server::world::{Socket, Timer, World};
+use crate::sys::errno;
 use crate::units::counted;
 
 impl<S: Socket> Engine<S> {
@@ -33,7 +33,7 @@ impl<S: Socket> Engine<S> {
         for place in 0..count {
             let number = (self.first_listener + place) % count;
             if let Some(listener) = &mut self.listeners[number] {
-                listener.ask_at_the_end(self.now);
+                listener.begin_last_accept(self.now);
             }
             self.accept_from(world, number);
             let listener = self.listeners[number].as_ref();
@@ -66,7 +66,7 @@ impl<S: Socket> Engine<S> {
                 return;
             }
             let wants_address = self.admission.counts_addresses() || log_enabled!(Level::Debug);
-            let accepted = listener.learn(match self.clients.reserve() {
+            let accepted = listener.record(match self.clients.reserve() {
                 Ok(()) => world.accept(number, wants_address),
                 Err(error) => Err(error.into()),
             });
@@ -76,16 +76,16 @@ impl<S: Socket> Engine<S> {
             match accepted {
                 Accepted::Client((socket, address)) => {
                     self.end_exhaustion();
-                    self.welcome(world, socket, address);
+                    self.add_client(world, socket, address);
                 }
-                Accepted::Nobody => return self.end_exhaustion(),
+                Accepted::QueueEmpty => return self.end_exhaustion(),
                 Accepted::Interrupted => {}
                 Accepted::Lost(error) => {
                     self.totals.lost += 1;
-                    debug!("a client was lost in the queue: {error}");
+                    debug!("a client was lost before it was accepted: {error}");
                 }
                 Accepted::Exhausted(error, pause) => return self.pause(world, &error, pause),
-                Accepted::Broken(error) => return self.break_off(world, number, error),
+                Accepted::Broken(error) => return self.fail_listener(world, number, error),
             }
         }
     }
@@ -96,12 +96,12 @@ impl<S: Socket> Engine<S> {
             self.exhausted_since = Some(self.now);
             self.totals.exhausted.count += 1;
         }
-        if let Some(untold) = self.warnings.exhausted.happened(self.now) {
+        if let Some(suppressed) = self.warnings.exhausted.record(self.now) {
             let (label, open) = (&self.label, self.clients.len());
             let open = counted(open as u64, "client");
             warn!(
-                "{label}no new clients for now, beside the {open} there are: {error}; others wait\
-                 {}{untold}",
+                "{label}accepting is paused with {open} connected: {error}; new clients wait in \
+                 the accept queue{}{suppressed}",
                 advice(error)
             );
         }
@@ -133,7 +133,12 @@ impl<S: Socket> Engine<S> {
 
     /// Closes a listener that failed, and stops the server in order: without this listener it is
     /// not what it was started as.
-    fn break_off(&mut self, world: &mut impl World<Socket = S>, number: usize, error: io::Error) {
+    fn fail_listener(
+        &mut self,
+        world: &mut impl World<Socket = S>,
+        number: usize,
+        error: io::Error,
+    ) {
         if let Some(listener) = &self.listeners[number] {
             let (label, address) = (&self.label, listener.address());
             let text = format!("cannot accept on {address}: {error}");
@@ -148,12 +153,12 @@ impl<S: Socket> Engine<S> {
     }
 
     /// Makes the listeners take no new connections, since the server stops.
-    pub(super) fn hush(&mut self, world: &mut impl World<Socket = S>) {
+    pub(super) fn quiesce(&mut self, world: &mut impl World<Socket = S>) {
         for (number, listener) in self.listeners.iter_mut().enumerate() {
             if let Some(listener) = listener {
-                let until = self.now + world.hush(number);
-                listener.hush(until);
-                world.set_timer(until, Timer::Hushed);
+                let until = self.now + world.quiesce(number);
+                listener.quiesce(until);
+                world.set_timer(until, Timer::Quiesced);
             }
         }
     }
@@ -163,40 +168,43 @@ impl<S: Socket> Engine<S> {
             return;
         };
         let waiting = world.close(number);
-        self.totals.turned_away += waiting;
+        self.totals.reset_in_queue += waiting;
         if waiting > 0 {
             let (label, address) = (&self.label, listener.address());
             let waiting = counted(waiting, "client");
-            warn!("{label}{address} is closed, and its queue is reset: {waiting}");
+            warn!("{label}listener {address} is closed; reset in its accept queue: {waiting}");
         }
     }
 
     fn warn_full(&mut self) {
-        if let Some(untold) = self.warnings.full.happened(self.now) {
+        if let Some(suppressed) = self.warnings.full.record(self.now) {
             let (label, cap) = (&self.label, self.admission.cap());
             let open = counted(cap as u64, "connection");
             warn!(
-                "{label}no new clients for now: {open} open, all that --max-connections allows; \
-                 those who come wait{untold}"
+                "{label}accepting is paused: {open} open, the limit (--max-connections, or \
+                 descriptors); new clients wait in the accept queue{suppressed}"
             );
         }
     }
 
     pub(super) fn warn_refused(&mut self, address: SocketAddr, open: u32) {
-        if let Some(untold) = self.warnings.refused.happened(self.now) {
+        if let Some(suppressed) = self.warnings.refused.record(self.now) {
             let (label, open) = (&self.label, counted(open, "connection"));
             warn!(
-                "{label}{address} is refused: {open} of its address open, all that \
-                 --max-connections-per-ip allows{untold}"
+                "{label}{address} is reset: its address has {open} open, the limit of \
+                 --max-connections-per-ip{suppressed}"
             );
         }
     }
 
     #[cold]
     pub(super) fn close_unwatched(&mut self, token: Token, error: &io::Error) {
-        if let Some(untold) = self.warnings.unwatched.happened(self.now) {
+        if let Some(suppressed) = self.warnings.unwatched.record(self.now) {
             let label = &self.label;
-            warn!("{label}connection {token} is reset: it cannot be watched: {error}{untold}");
+            warn!(
+                "{label}connection {token} is reset, nothing is left to serve it: \
+                 {error}{suppressed}"
+            );
         }
         self.close(token, CloseReason::Failed);
     }
@@ -205,8 +213,8 @@ impl<S: Socket> Engine<S> {
 /// Returns advice for the user on an error; empty if there is none.
 fn advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::EMFILE) => ". Raise the limit on descriptors (ulimit -n, LimitNOFILE=)",
-        Some(libc::ENFILE) => ". Raise sysctl fs.file-max",
+        Some(errno::EMFILE) => "; raise the limit on descriptors (ulimit -n, LimitNOFILE=)",
+        Some(errno::ENFILE) => "; raise sysctl fs.file-max",
         _ => "",
     }
 }

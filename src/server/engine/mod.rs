@@ -20,7 +20,7 @@
 //! Stopping:
 //!
 //! ```text
-//!   hush       no new connections; every listener drains its accept queue, then it is closed
+//!   quiesce    no new connections; every listener drains its accept queue, then it is closed
 //!   look       at regular intervals: every client that has fallen silent is sent FIN
 //!   last call  every client that still sends is sent FIN as well, one `linger` before the end
 //!   end        the rest is closed; a client that is owed bytes is reset, so that it notices it
@@ -31,9 +31,11 @@
 //! Invariant: accepted = clients in the table + closed, summed over all reasons.
 
 mod accepting;
-mod asking;
+pub mod kernel;
+mod probing;
 mod serving;
-mod waiting;
+mod timeouts;
+pub mod world;
 
 use std::io;
 use std::net::SocketAddr;
@@ -46,13 +48,13 @@ use crate::reactor::Wait;
 use crate::reactor::slots::{Slots, Token};
 use crate::server::admission::{Admission, Entry};
 use crate::server::connection::Connection;
+use crate::server::connection_limit::ConnectionLimit;
+use crate::server::deadlines::Deadlines;
+use crate::server::engine::world::{Socket, Timer, World};
 use crate::server::limits::Limits;
 use crate::server::listener::Listener;
-use crate::server::patience::Patience;
-use crate::server::places::Places;
-use crate::server::seldom::Seldom;
+use crate::server::log_limit::LogLimit;
 use crate::server::stats::{CloseReason, Snapshot, Totals};
-use crate::server::world::{Socket, Timer, World};
 use crate::stream::Hints;
 use crate::units::counted;
 
@@ -68,7 +70,7 @@ pub struct Engine<S> {
     first_listener: usize,
     clients: Slots<Client<S>>,
     admission: Admission,
-    patience: Patience,
+    deadlines: Deadlines,
     /// The one buffer of all reads. The bytes of a group of clients lie in it one behind the other.
     scratch: Box<[u8]>,
     /// Maximum number of bytes of one read in this turn.
@@ -102,13 +104,13 @@ pub struct Engine<S> {
 /// Rate limiters of the warnings, one for each condition.
 #[derive(Debug, Default)]
 struct Warnings {
-    exhausted: Seldom,
-    full: Seldom,
-    refused: Seldom,
-    unwatched: Seldom,
-    failed: Seldom,
-    stalled: Seldom,
-    vanished: Seldom,
+    exhausted: LogLimit,
+    full: LogLimit,
+    refused: LogLimit,
+    unwatched: LogLimit,
+    failed: LogLimit,
+    stalled: LogLimit,
+    vanished: LogLimit,
 }
 
 #[derive(Debug)]
@@ -117,9 +119,9 @@ struct Client<S> {
     connection: Connection,
     /// Whether the client was read from and has not been answered yet, see [`serving`].
     is_unanswered: bool,
-    /// Whether a stall check of the client is scheduled, see [`Patience`].
-    is_watched: bool,
-    /// Whether the keep-alive has enrolled the client, see [`asking`].
+    /// Whether a stall check of the client is scheduled, see [`Deadlines`].
+    has_stall_check: bool,
+    /// Whether the keep-alive has enrolled the client, see [`probing`].
     is_enrolled: bool,
 }
 
@@ -142,7 +144,7 @@ impl<S: Socket> Engine<S> {
             first_listener: 0,
             clients: Slots::default(),
             admission: Admission::new(limits.max_connections, limits.max_connections_per_ip),
-            patience: Patience::new(&limits, now),
+            deadlines: Deadlines::new(&limits, now),
             scratch: vec![0; limits.read_bytes + limits.large_read_bytes].into_boxed_slice(),
             read_bytes: limits.read_bytes,
             unanswered: Vec::with_capacity(limits.group_clients),
@@ -163,7 +165,7 @@ impl<S: Socket> Engine<S> {
     }
 
     /// Shares the limits on clients with other shards; `shard` is the number of this one.
-    pub fn share(&mut self, places: Arc<Places>, shard: usize) {
+    pub fn share(&mut self, places: Arc<ConnectionLimit>, shard: usize) {
         self.admission.share(places, shard);
     }
 
@@ -242,7 +244,7 @@ impl<S: Socket> Engine<S> {
             Timer::Probe => self.probe_silent(world),
             Timer::Walk => self.walk(world),
             // The end of the turn accepts the clients that have arrived.
-            Timer::Hushed => {}
+            Timer::Quiesced => {}
             Timer::Look => self.look(world),
             Timer::DrainEnd => self.end_drain(world),
         }
@@ -256,7 +258,7 @@ impl<S: Socket> Engine<S> {
         if self.stopping.is_some() {
             if clients > 0 {
                 info!(
-                    "{label}stopping at once: {} closed",
+                    "{label}second request to stop: {} closed at once",
                     counted(clients as u64, "client")
                 );
             }
@@ -265,11 +267,11 @@ impl<S: Socket> Engine<S> {
         }
         if clients > 0 {
             let clients = counted(clients as u64, "client");
-            info!("{label}stopping: {clients} to be served to the end");
+            info!("{label}stopping: draining {clients}");
         }
         self.stopping = Some(self.now);
-        self.hush(world);
-        world.set_timer(self.now + self.look_pause(), Timer::Look);
+        self.quiesce(world);
+        world.set_timer(self.now + self.drain_check_interval(), Timer::Look);
         world.set_timer(self.now + self.limits.drain_timeout, Timer::DrainEnd);
     }
 
@@ -308,7 +310,7 @@ impl<S: Socket> Engine<S> {
 
     /// Adds a client that was accepted. Its address is present if it was requested.
     #[inline(always)]
-    fn welcome(
+    fn add_client(
         &mut self,
         world: &mut impl World<Socket = S>,
         socket: S,
@@ -319,7 +321,7 @@ impl<S: Socket> Engine<S> {
             socket,
             connection: Connection::new(),
             is_unanswered: false,
-            is_watched: false,
+            has_stall_check: false,
             is_enrolled: false,
         });
         if let Some(address) = address {
@@ -358,18 +360,9 @@ impl<S: Socket> Engine<S> {
             "connection {token} closed: {}, {unsent} unsent",
             reason.name()
         );
-        // A FIN would mean that the reply is complete. A stalled client would also keep its kernel
-        // memory, a refused one would leave a socket in TIME_WAIT here, and to one that has
-        // vanished the kernel would retransmit again and again.
-        let is_broken_off = matches!(
-            reason,
-            CloseReason::TimedOut
-                | CloseReason::Stalled
-                | CloseReason::Refused
-                | CloseReason::Cut
-                | CloseReason::Failed
-        );
-        if is_broken_off && let Err(error) = client.socket.reset_on_close() {
+        if reason.resets()
+            && let Err(error) = client.socket.reset_on_close()
+        {
             debug!("connection {token} cannot be reset: {error}");
         }
         drop(client);
@@ -394,11 +387,11 @@ impl<S: Socket> Engine<S> {
                 self.serve_once(world, token);
             }
         }
-        world.set_timer(self.now + self.look_pause(), Timer::Look);
+        world.set_timer(self.now + self.drain_check_interval(), Timer::Look);
     }
 
     /// Returns the interval between two such checks, at most an eighth of the drain timeout.
-    fn look_pause(&self) -> Duration {
+    fn drain_check_interval(&self) -> Duration {
         const LEAST: Duration = Duration::from_millis(1);
         self.limits
             .drain_look
@@ -417,7 +410,7 @@ impl<S: Socket> Engine<S> {
             let (label, clients) = (&self.label, self.clients.len());
             if clients > 0 {
                 let clients = counted(clients as u64, "client");
-                info!("{label}the time for stopping is over: {clients} closed");
+                info!("{label}the drain timeout has expired: {clients} closed");
             }
             self.cut(world);
         }

@@ -22,8 +22,8 @@
 //! there was none, makes a message a fifth more expensive, in this loop and in the bare one of
 //! `benches/peers/epoll.rs` alike; and the system calls that follow take longer in the kernel.
 //! Presumably the processor's return predictor is out of step after a system call. So both halves
-//! are inlined, down to the system call, and so is the poll: from one turn of the loop to the next,
-//! no function returns after a system call that every message needs.
+//! are inlined, down to the system call. The poll returns through mio: one such return for the
+//! whole batch, not one per message.
 //!
 //! A client that needs more than one short read gets its whole turn at once.
 //!
@@ -36,9 +36,9 @@ use log::warn;
 
 use crate::reactor::slots::Token;
 use crate::server::connection::{Half, Progress};
+use crate::server::engine::world::{Socket, World};
 use crate::server::engine::{Engine, Unanswered};
 use crate::server::stats::CloseReason;
-use crate::server::world::{Socket, World};
 use crate::stream::Hints;
 
 impl<S: Socket> Engine<S> {
@@ -182,9 +182,9 @@ impl<S: Socket> Engine<S> {
 
     #[cold]
     fn close_failed(&mut self, token: Token, kind: io::ErrorKind) {
-        if let Some(untold) = self.warnings.failed.happened(self.now) {
+        if let Some(suppressed) = self.warnings.failed.record(self.now) {
             let label = &self.label;
-            warn!("{label}connection {token} is reset: {kind}{untold}");
+            warn!("{label}connection {token} is reset: {kind}{suppressed}");
         }
         self.close(token, CloseReason::Failed);
     }

@@ -167,21 +167,21 @@ impl Script {
     /// Checks the server's totals against what was played.
     pub fn judge(&self, played: &Played, totals: &Totals) -> Result<(), String> {
         if !totals.balance() {
-            return Err(format!("the books do not balance: {totals:?}"));
+            return Err(format!("the totals are inconsistent: {totals:?}"));
         }
         let clients: u64 = played.connects.values().sum();
         if totals.accepted != clients {
-            return Err(format!("{clients} clients came, and {totals:?}"));
+            return Err(format!("{clients} clients connected, but {totals:?}"));
         }
         if !self.explains(played, totals) {
             return Err(format!("{totals:?} are not {:?}", self.ends));
         }
         let all_finished = totals.closed("finished") == clients;
         if totals.bytes_out < played.received {
-            return Err(format!("{} bytes came, of {totals:?}", played.received));
+            return Err(format!("{} bytes arrived, but {totals:?}", played.received));
         }
         if all_finished && totals.bytes_in != totals.bytes_out {
-            return Err(format!("finished, and not all is answered: {totals:?}"));
+            return Err(format!("finished, but not all was answered: {totals:?}"));
         }
         Ok(())
     }

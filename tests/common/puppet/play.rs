@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use super::{Action, Manner, Payload, Script, Setup, Stage, Step, pattern};
-use crate::common::PATIENCE;
+use crate::common::TIMEOUT;
 
 /// Time between two attempts of an operation that was not possible at once.
 const TICK: Duration = Duration::from_micros(500);
@@ -87,7 +87,7 @@ impl<S: Stage> Player<'_, S> {
                         acted.map_err(|error| {
                             let sent = puppet.ledger.sent.len();
                             let received = puppet.ledger.place;
-                            format!("{step:?}: {error} (sent {sent}, heard {received} of it)")
+                            format!("{step:?}: {error} (sent {sent}, received {received})")
                         })?;
                     }
                     if *action == Action::Connect {
@@ -154,7 +154,7 @@ struct Talk<'a, S: Stage> {
 }
 
 /// The result of an attempt to receive.
-enum Heard {
+enum Received {
     Bytes,
     Nothing,
     End,
@@ -185,8 +185,8 @@ impl<S: Stage> Talk<'_, S> {
             }
             Action::ReadCount(count) => self.read(*count),
             Action::ReadAll => self.read(self.ledger.owed(usize::MAX).len()),
-            Action::End => self.hear_end(false),
-            Action::Gone => self.hear_end(true),
+            Action::End => self.expect_end(false),
+            Action::Gone => self.expect_end(true),
             Action::Shut => self.shut(),
             other => Err(format!("{other:?} is no action of one client")),
         }
@@ -200,7 +200,7 @@ impl<S: Stage> Talk<'_, S> {
     /// Sends all bytes; reads nothing while waiting.
     fn send(&mut self, bytes: &[u8], manner: Manner) -> Result<(), String> {
         let mut rest = bytes;
-        self.patiently(|talk| {
+        self.retry_until(|talk| {
             rest = &rest[talk.offer(rest, manner)?..];
             Ok(rest.is_empty())
         })
@@ -223,13 +223,15 @@ impl<S: Stage> Talk<'_, S> {
         let bytes = self.ledger.bytes_of(&Payload::Pattern(count));
         let mut rest = &bytes[..];
         while !rest.is_empty() {
-            self.patiently(|talk| {
+            self.retry_until(|talk| {
                 let sent = talk.offer(rest, Manner::Plain)?;
                 rest = &rest[sent..];
                 match talk.hear(CHUNK)? {
-                    Heard::Bytes => Ok(true),
-                    Heard::Nothing => Ok(sent > 0),
-                    Heard::End | Heard::Reset => Err("it ended within an exchange".to_string()),
+                    Received::Bytes => Ok(true),
+                    Received::Nothing => Ok(sent > 0),
+                    Received::End | Received::Reset => {
+                        Err("it ended within an exchange".to_string())
+                    }
                 }
             })?;
         }
@@ -253,13 +255,13 @@ impl<S: Stage> Talk<'_, S> {
 
     fn read(&mut self, count: usize) -> Result<(), String> {
         let mut missing = count;
-        self.patiently(|talk| {
+        self.retry_until(|talk| {
             let before = talk.ledger.answered;
             if missing > 0 {
                 match talk.hear(missing)? {
-                    Heard::End => return Err(format!("FIN, and {missing} bytes are missing")),
-                    Heard::Reset => return Err(format!("RST, and {missing} bytes are missing")),
-                    Heard::Bytes | Heard::Nothing => {}
+                    Received::End => return Err(format!("FIN, and {missing} bytes are missing")),
+                    Received::Reset => return Err(format!("RST, and {missing} bytes are missing")),
+                    Received::Bytes | Received::Nothing => {}
                 }
             }
             missing -= talk.ledger.answered - before;
@@ -268,54 +270,54 @@ impl<S: Stage> Talk<'_, S> {
     }
 
     /// Waits for FIN without any bytes before it; leniently, for FIN or RST after any replies.
-    fn hear_end(&mut self, leniently: bool) -> Result<(), String> {
+    fn expect_end(&mut self, leniently: bool) -> Result<(), String> {
         let owed = self.ledger.owed(usize::MAX).len();
         if owed > 0 && !leniently {
             return Err(format!("{owed} bytes are still owed"));
         }
-        self.patiently(|talk| match talk.hear(CHUNK)? {
-            Heard::End => Ok(true),
-            Heard::Reset if leniently => Ok(true),
-            Heard::Reset => Err("RST came instead of FIN".to_string()),
-            Heard::Bytes | Heard::Nothing => Ok(false),
+        self.retry_until(|talk| match talk.hear(CHUNK)? {
+            Received::End => Ok(true),
+            Received::Reset if leniently => Ok(true),
+            Received::Reset => Err("RST arrived instead of FIN".to_string()),
+            Received::Bytes | Received::Nothing => Ok(false),
         })
     }
 
     /// Receives once and checks the bytes.
-    fn hear(&mut self, most: usize) -> Result<Heard, String> {
+    fn hear(&mut self, most: usize) -> Result<Received, String> {
         let mut buffer = [0; CHUNK];
         let buffer = &mut buffer[..most.min(CHUNK)];
         match self.stage.receive(self.client, buffer) {
-            Ok(0) => Ok(Heard::End),
+            Ok(0) => Ok(Received::End),
             Ok(count) => {
                 *self.received += count as u64;
                 self.ledger.check(&buffer[..count])?;
-                Ok(Heard::Bytes)
+                Ok(Received::Bytes)
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Heard::Nothing),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received::Nothing),
             Err(error)
                 if matches!(
                     error.kind(),
                     io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
                 ) =>
             {
-                Ok(Heard::Reset)
+                Ok(Received::Reset)
             }
             Err(error) => Err(format!("it cannot receive: {error}")),
         }
     }
 
-    /// Repeats an attempt until it succeeds. Fails if there was no progress for [`PATIENCE`].
-    fn patiently(
+    /// Repeats an attempt until it succeeds. Fails if there was no progress for [`TIMEOUT`].
+    fn retry_until(
         &mut self,
         mut attempt: impl FnMut(&mut Self) -> Result<bool, String>,
     ) -> Result<(), String> {
         let mut progress = self.progress();
-        let mut deadline = self.stage.now() + PATIENCE;
+        let mut deadline = self.stage.now() + TIMEOUT;
         while !attempt(self)? {
             if self.progress() != progress {
                 progress = self.progress();
-                deadline = self.stage.now() + PATIENCE;
+                deadline = self.stage.now() + TIMEOUT;
             } else if self.stage.now() > deadline {
                 return Err("gave up waiting".to_string());
             } else {
@@ -383,9 +385,9 @@ impl Ledger {
             match self.sent.get(place).map(u8::to_ascii_uppercase) {
                 Some(expected) if expected == byte => {}
                 Some(other) => {
-                    return Err(format!("byte {place} came back as {byte}, not {other}"));
+                    return Err(format!("byte {place} was returned as {byte}, not {other}"));
                 }
-                None => return Err(format!("surplus byte {byte} behind {place}")),
+                None => return Err(format!("surplus byte {byte} after {place}")),
             }
             self.answered += usize::from(!self.urgent.contains_key(&place));
             self.place += 1;

@@ -27,7 +27,7 @@ pub fn scripts(text: &str) -> Result<Vec<Script>, String> {
         let script = script(name, arguments, &lines.join("\n"))
             .map_err(|error| format!("script {name}: {error}"))?;
         if scripts.iter().any(|other| other.name == name) {
-            return Err(format!("script {name} stands there twice"));
+            return Err(format!("script {name} is defined twice"));
         }
         scripts.push(script);
     }

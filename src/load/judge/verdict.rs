@@ -1,0 +1,389 @@
+//! Judges a run: whether its numbers are those of the server, and if not, what limited them. Pure:
+//! the measurements yield a verdict, the sentences that support it, and advice.
+//!
+//! The verdict is the first in this table whose rule holds:
+//!
+//! | verdict | rule, in the file | exit code |
+//! |---|---|---|
+//! | failed | messages or connections were lost, wrong or not answered (`failures`) | 1 |
+//! | inconclusive | nothing was measured: the run was ended before a message was due | 4 |
+//! | client-bound | the generator's own part is visible in a percentile up to p99 (`client`) | 4 |
+//! | network-bound | segments were lost, or delayed on the path (`network`) | 1 |
+//! | server-bound | the server did not keep up, or stopped for a while (`server`) | 1 |
+//! | valid | none of these; in a closed loop, it is known what set the pace (`pace`) | 0 |
+//! | inconclusive | none of these, and it is not known | 4 |
+//!
+//! A run that its own client limited shows nothing about the server, so client-bound precedes the
+//! verdicts that blame the network or the server. Messages that a generator without idle time did
+//! not get to send, or whose replies it did not get to read, are no failure. A valid run in which
+//! the generator's part is visible only above p99 is valid up to the percentile below.
+//!
+//! Open and closed loops are judged by the same rules. A closed loop requests no rate, so a slow
+//! server does not fail it: the server sets the pace, and so may a generator that is busy all the
+//! time.
+//!
+//! A run with a server of its own shares the CPUs of this machine with it by design. The
+//! generator's waits for a CPU are excused up to the CPU time that the server used during the run:
+//! they may all have been waits for the server. A lateness that these waits can explain is excused
+//! as well. The rest counts as in any other run: other processes, a thread without idle time, a
+//! process that was stopped.
+//!
+//! The assertions about a run (`--assert`) are compared with its numbers. Where one does not hold
+//! and the numbers are the generator's, it is undecided: exit code 4 instead of 1.
+//!
+//! Advice follows from evidence. A server that went away explains everything that was slow, so then
+//! there is no advice about the slowness.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use crate::load::judge::assertion::{Assertion, Demand, Outcome};
+use crate::load::judge::client::{client_limits, first_visible, has_no_time, point_below};
+use crate::load::judge::connecting::slow_connecting;
+use crate::load::judge::failures::{absence, failures, nothing_measured, own_lack};
+use crate::load::judge::network::{network_limits, unanswered_probes};
+use crate::load::judge::pace::pace;
+use crate::load::judge::server::server_limits;
+use crate::load::judge::thresholds::visible;
+use crate::load::results::ErrorKind;
+use crate::load::results::summary::Summary;
+use crate::units::{counted, short};
+
+/// The verdict about a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The numbers are those of the server.
+    Valid,
+    /// The generator was late: the numbers are the generator's.
+    ClientBound,
+    /// The network lost or delayed what was sent.
+    NetworkBound,
+    /// The server did not keep up.
+    ServerBound,
+    /// The measurements do not decide.
+    Inconclusive,
+    /// Messages were lost, wrong or not answered.
+    Failed,
+}
+
+/// A verdict, with its evidence and advice.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Findings {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The percentile up to which a valid run is valid, by name and in percent; above it, the
+    /// numbers are the generator's. `None`: the run is valid at every percentile.
+    pub valid_up_to: Option<(&'static str, f64)>,
+    /// The sentences of evidence, those that decided first.
+    pub evidence: Vec<String>,
+    /// The advice; empty when there is nothing to do.
+    pub advice: Vec<String>,
+}
+
+/// The result of a run and its judgement.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// The result.
+    pub summary: Summary,
+    /// The verdict, with its evidence and advice.
+    pub findings: Findings,
+    /// The assertions about the run, and whether they hold.
+    pub assertions: Vec<Assertion>,
+    /// Verdicts that are accepted as good (`--allow`).
+    pub allowed: Vec<Verdict>,
+}
+
+/// The outcome of a run, which corresponds to an exit code that all commands share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunOutcome {
+    /// The run can be trusted, or its verdict was allowed, and every assertion holds.
+    Good,
+    /// Nothing is wrong, but the measurements do not prove that all is well.
+    Inconclusive,
+    /// Something is wrong.
+    Wrong,
+}
+
+impl Judged {
+    /// Judges a run, and evaluates the assertions about it.
+    pub fn new(summary: Summary, demands: &[Demand], allowed: Vec<Verdict>) -> Judged {
+        let findings = judge(&summary);
+        // With a verdict that is allowed, assertions are decided and may fail.
+        let is_open = !allowed.contains(&findings.verdict)
+            && matches!(
+                findings.verdict,
+                Verdict::ClientBound | Verdict::Inconclusive
+            );
+        let valid_up_to = match findings.valid_up_to {
+            _ if is_open => 0.0,
+            Some((_, percentile)) => percentile,
+            None => 100.0,
+        };
+        let rate = summary.rate_share();
+        let hold = |demand: &Demand| {
+            let assertion = demand.hold(&summary.results, rate);
+            match assertion.outcome {
+                Outcome::Fails if demand.is_beyond(valid_up_to) => assertion.undecided(),
+                _ => assertion,
+            }
+        };
+        Judged {
+            assertions: demands.iter().map(hold).collect(),
+            findings,
+            allowed,
+            summary,
+        }
+    }
+
+    /// Returns the outcome that the verdict and the assertions lead to.
+    pub fn standing(&self) -> RunOutcome {
+        let verdict = self.findings.verdict;
+        let any = |outcome| {
+            let mut outcomes = self.assertions.iter().map(|assertion| assertion.outcome);
+            outcomes.any(|found| found == outcome)
+        };
+        match verdict {
+            _ if any(Outcome::Fails) || self.summary.unlogged.is_some() => RunOutcome::Wrong,
+            Verdict::NetworkBound | Verdict::ServerBound | Verdict::Failed
+                if !self.allowed.contains(&verdict) =>
+            {
+                RunOutcome::Wrong
+            }
+            _ if any(Outcome::Undecided) => RunOutcome::Inconclusive,
+            Verdict::ClientBound | Verdict::Inconclusive if !self.allowed.contains(&verdict) => {
+                RunOutcome::Inconclusive
+            }
+            _ => RunOutcome::Good,
+        }
+    }
+
+    /// Returns whether the outcome of the run is good.
+    pub fn is_good(&self) -> bool {
+        self.standing() == RunOutcome::Good
+    }
+}
+
+impl Verdict {
+    /// Returns the name of the verdict, as it is printed and as `--allow` accepts it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Valid => "valid",
+            Verdict::ClientBound => "client-bound",
+            Verdict::NetworkBound => "network-bound",
+            Verdict::ServerBound => "server-bound",
+            Verdict::Inconclusive => "inconclusive",
+            Verdict::Failed => "failed",
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Findings {
+    fn new(verdict: Verdict, evidence: Vec<String>, advice: &[&str]) -> Findings {
+        Findings {
+            verdict,
+            valid_up_to: None,
+            evidence,
+            advice: advice.iter().map(|advice| advice.to_string()).collect(),
+        }
+    }
+}
+
+/// Judges a run by the table in the module's docs.
+pub fn judge(summary: &Summary) -> Findings {
+    let failures = failures(summary);
+    let mut findings = if failures.is_empty() {
+        judge_limits(summary)
+    } else if ran_out_of_time(summary) {
+        let mut findings = judge_limits(summary);
+        findings.evidence.extend(failures);
+        findings
+    } else {
+        judge_failed(summary, failures)
+    };
+    if let Verdict::ClientBound | Verdict::Inconclusive = findings.verdict {
+        findings.advice.push(format!(
+            "--allow {} accepts such a run: exit code 0 instead of 4",
+            findings.verdict
+        ));
+    }
+    for sentences in remarks(summary) {
+        if !findings.evidence.contains(&sentences) {
+            findings.evidence.push(sentences);
+        }
+    }
+    findings
+}
+
+/// Returns whether nothing is wrong except unanswered messages that a generator without idle time
+/// did not handle by the end: it had no turn in which to send them or to read their replies.
+fn ran_out_of_time(summary: &Summary) -> bool {
+    let mut counts = summary.results.counts;
+    counts.merge(&summary.warmup.counts);
+    let unanswered = counts.unanswered;
+    let lost = counts.settled() - counts.verified - unanswered + counts.failed;
+    let is_right = lost == 0 && summary.results.errors.is_empty() && summary.not_opened() == 0;
+    let targets = summary.plan.targets.iter().zip(&summary.targets);
+    let mut absences = targets.filter_map(|(address, target)| absence(address, target, summary));
+    let is_own = has_no_time(summary) && !client_limits(summary).is_empty();
+    unanswered > 0 && is_right && is_own && absences.next().is_none()
+}
+
+/// Returns why a run failed: servers that went away, the causes of its errors, or else its limit.
+fn judge_failed(summary: &Summary, evidence: Vec<String>) -> Findings {
+    let known = evidence.len();
+    let mut findings = Findings::new(Verdict::Failed, evidence, &[]);
+    let targets = summary.plan.targets.iter().zip(&summary.targets);
+    let lacks = targets.clone();
+    let lacks = lacks.filter_map(|(address, target)| own_lack(address, target));
+    findings.evidence.extend(lacks);
+    let is_own = findings.evidence.len() > known;
+    for (address, target) in targets {
+        if let Some((sentence, advice)) = absence(address, target, summary) {
+            findings.evidence.push(sentence);
+            findings.advice.push(advice);
+        }
+    }
+    // When a server process ends, some connections are closed at once, too.
+    let is_away = !findings.advice.is_empty();
+    let kinds = summary.results.errors.keys();
+    let kinds = kinds.filter(|kind| !is_away || **kind != ErrorKind::ClosedAtOnce);
+    let remedies = kinds.filter_map(|kind| kind.remedy()).map(str::to_string);
+    for remedy in remedies {
+        if !findings.advice.contains(&remedy) {
+            findings.advice.push(remedy);
+        }
+    }
+    // The limit may be the cause of the failure; but a lack of resources on this machine can look
+    // like a slow server.
+    let limits = judge_limits(summary);
+    let was_reported = match limits.verdict {
+        Verdict::Valid | Verdict::Inconclusive => false,
+        Verdict::ServerBound => !is_own,
+        Verdict::ClientBound | Verdict::NetworkBound | Verdict::Failed => true,
+    };
+    if was_reported {
+        findings.evidence.extend(limits.evidence);
+        if findings.advice.is_empty() {
+            findings.advice.extend(limits.advice);
+        }
+    }
+    findings
+}
+
+/// Returns what limited the run, as if every reply had been correct.
+fn judge_limits(summary: &Summary) -> Findings {
+    let is_open = summary.asked_rate().is_some();
+    if let Some(nothing) = nothing_measured(summary) {
+        return Findings::new(Verdict::Inconclusive, vec![nothing.to_string()], &[]);
+    }
+    let client = client_limits(summary);
+    if !client.is_empty() {
+        let mut findings = Findings::new(Verdict::ClientBound, client, &[]);
+        findings.advice.push(
+            match is_open {
+                true => {
+                    "run the generator on another machine, give it a CPU of its own or more \
+                     --threads, or use a lower --rate"
+                }
+                false => "run the generator on another machine, or give it a CPU of its own",
+            }
+            .to_string(),
+        );
+        if is_open && !summary.plan.spin {
+            let spin = "--spin keeps it awake for the last 60 µs before a message is due, which \
+                        uses a whole CPU from about 15,000 messages/s on";
+            findings.advice.push(spin.to_string());
+        }
+        return findings;
+    }
+    let network = network_limits(summary);
+    if !network.is_empty() {
+        let advice = ["check the links between the two machines, and their queues"];
+        return Findings::new(Verdict::NetworkBound, network, &advice);
+    }
+    let server = server_limits(summary);
+    if !server.is_empty() {
+        let advice = match is_open {
+            true => {
+                "use a lower --rate, or more --connections or --depth if the round trip is long, \
+                 or find out what delays the server"
+            }
+            false => "find out what delays the server",
+        };
+        return Findings::new(Verdict::ServerBound, server, &[advice]);
+    }
+    judge_unlimited(summary, is_open)
+}
+
+/// Returns the verdict about a run without any limit.
+fn judge_unlimited(summary: &Summary, is_open: bool) -> Findings {
+    let kept = if !is_open {
+        match pace(summary) {
+            Ok(pace) => pace,
+            Err(unknown) => {
+                let advice = "--kernel-timestamps shows when replies reached this machine; `upcase \
+                              sniff` on the server's host shows when messages reached it, and when \
+                              it answered";
+                return Findings::new(Verdict::Inconclusive, vec![unknown], &[advice]);
+            }
+        }
+    } else if visible(&summary.results.own, summary).is_some() {
+        "every reply was correct, and messages that were sent late had waited for the built-in \
+         server"
+            .to_string()
+    } else {
+        "every message was sent in time, and every reply was correct".to_string()
+    };
+    let mut findings = Findings::new(Verdict::Valid, vec![kept], &[]);
+    if let Some(part) = first_visible(summary) {
+        findings.valid_up_to = point_below(part.point);
+        findings.evidence.push(format!(
+            "from {} on the generator itself delayed messages: {} of a response of {}",
+            part.point,
+            short(part.own),
+            short(part.response)
+        ));
+    }
+    findings
+}
+
+/// Returns remarks that do not affect the verdict but should be known.
+fn remarks(summary: &Summary) -> Vec<String> {
+    let mut sentences = Vec::new();
+    let evidence = &summary.evidence;
+    if summary.asked_rate().is_some()
+        && let Some((point, late)) = visible(&summary.results.own, summary)
+        && late.value <= summary.waited_for_own_server()
+    {
+        sentences.push(format!(
+            "the generator shared the CPUs of this machine with the built-in server and waited {} \
+             in total for a CPU: its lateness was {point} {}",
+            short(summary.waited_for_own_server()),
+            short(late.value)
+        ));
+    }
+    for (errno, count) in &evidence.network.unread {
+        sentences.push(format!(
+            "TCP_INFO could not be read {}, so the evidence about the network is \
+             incomplete: {}",
+            counted(*count, "time"),
+            io::Error::from_raw_os_error(*errno)
+        ));
+    }
+    if evidence.machine.stolen > Duration::ZERO {
+        sentences.push(format!(
+            "the host took {} of CPU time from this machine",
+            short(evidence.machine.stolen)
+        ));
+    }
+    sentences.extend(slow_connecting(summary));
+    sentences.extend(unanswered_probes(summary));
+    sentences
+}

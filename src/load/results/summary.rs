@@ -1,0 +1,211 @@
+//! The result of a load run. Pure data: measuring cannot print, and printing cannot measure.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::load::engine::ThreadResult;
+use crate::load::plan::{Pace, Plan};
+use crate::load::results::evidence::Evidence;
+use crate::load::results::targets::Target;
+use crate::load::results::{Results, RunTimes, VISIBLE_LATENESS};
+use crate::server::stats::Totals;
+use crate::sys::cpu_sample::CpuUsage;
+use crate::units::share;
+
+/// The result of a load run.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// The plan of the run.
+    pub plan: Arc<Plan>,
+    /// Outcomes and times after the warm-up.
+    pub results: Results,
+    /// Outcomes and times of the warm-up.
+    pub warmup: Results,
+    /// Evidence about the generator itself and the network.
+    pub evidence: Evidence,
+    /// The times of the run.
+    pub times: RunTimes,
+    /// The history of each target, in the order of the plan.
+    pub targets: Vec<Target>,
+    /// Whether every target is an address of this host, so that no network takes part.
+    pub is_local: bool,
+    /// The totals of the server in this process, if the run had one.
+    pub own_server: Option<Totals>,
+    /// The error that left the interval log incomplete, if there was one.
+    pub unlogged: Option<String>,
+}
+
+impl Summary {
+    /// Returns the result of one thread.
+    pub fn new(plan: &Arc<Plan>, done: ThreadResult, machine: CpuUsage) -> Summary {
+        Summary {
+            plan: Arc::clone(plan),
+            results: done.recorder.run,
+            warmup: done.recorder.warmup,
+            evidence: Evidence {
+                machine,
+                ..done.evidence
+            },
+            times: done.times,
+            targets: done.targets,
+            is_local: false,
+            own_server: None,
+            unlogged: None,
+        }
+    }
+
+    /// Adds the result of another thread.
+    pub fn add(&mut self, done: ThreadResult, machine: CpuUsage) {
+        self.results.merge(&done.recorder.run);
+        self.warmup.merge(&done.recorder.warmup);
+        self.evidence.merge(&done.evidence);
+        self.evidence.machine.merge(&machine);
+        self.times.merge(&done.times);
+        for (target, other) in self.targets.iter_mut().zip(&done.targets) {
+            target.merge(other);
+        }
+    }
+
+    /// Returns the length of the longest stall of the server, see [`crate::load::results::stalls`].
+    pub fn stall(&self) -> Option<Duration> {
+        let service = self.results.service.distribution()?;
+        self.evidence.silences.stall(&service)
+    }
+
+    /// Returns an upper bound of the time that a thread of the generator waited for a CPU on which
+    /// the run's own server was running: all of its waits, but at most the CPU time of that server.
+    /// Zero without such a server.
+    pub fn waited_for_own_server(&self) -> Duration {
+        let machine = &self.evidence.machine;
+        match self.own_server {
+            None => Duration::ZERO,
+            Some(_) => {
+                let waited = self.time_of_a_thread().mul_f64(machine.starved);
+                waited.min(machine.process.saturating_sub(machine.cpu))
+            }
+        }
+    }
+
+    /// Returns the share of its time for which a thread of the generator waited for a CPU that was
+    /// used by other processes than the run's own server.
+    pub fn starved_by_others(&self) -> f64 {
+        let excused = share(self.waited_for_own_server(), self.time_of_a_thread());
+        (self.evidence.machine.starved - excused).max(0.0)
+    }
+
+    /// Returns the time for which each thread was measured.
+    fn time_of_a_thread(&self) -> Duration {
+        self.evidence.machine.wall / self.plan.threads.max(1)
+    }
+
+    /// Returns the number of lines that never had a connection.
+    pub fn not_opened(&self) -> u32 {
+        self.plan.connections.saturating_sub(self.times.lines_up)
+    }
+
+    /// Returns the number of verified messages per second; 0 when there were none.
+    pub fn achieved_rate(&self) -> f64 {
+        per_second(self.results.counts.verified as f64, self.times.elapsed)
+    }
+
+    /// Returns by how many seconds the responses of a run with a rate became longer per second of
+    /// the run, as they do in a queue that is filled faster than it is drained; `None`: they did
+    /// not, or not significantly, or the run had no rate.
+    ///
+    /// The trend of the responses detects a queue that grows evenly, however slowly. A queue that
+    /// fluctuates while it grows is detected by its minimum in the last quarter of the run.
+    pub fn growth(&self) -> Option<f64> {
+        self.asked_rate()?;
+        let drift = self.results.response.drift();
+        let drift = drift
+            .filter(|drift| drift.slope > 0.0 && drift.growth() > VISIBLE_LATENESS.as_secs_f64());
+        let slope = drift.map(|drift| drift.slope);
+        let left = self.times.backlog.and_then(|backlog| {
+            let slow = self.results.response.distribution()?.nearest(99.0).value;
+            backlog.growth(slow, self.times.sending)
+        });
+        let grown = slope.into_iter().chain(left).reduce(f64::max);
+        grown.map(|grown| grown.min(1.0))
+    }
+
+    /// Returns a target's share of the scheduled messages; 0 when there were none.
+    pub fn share_of(&self, target: &Target) -> f64 {
+        let all = self.results.counts.scheduled.max(1);
+        target.tally.counts.scheduled as f64 / all as f64
+    }
+
+    /// Returns the number of scheduled messages that never got a connection and that any target
+    /// could have served.
+    pub fn scheduled_for_none(&self) -> u64 {
+        let scheduled = |target: &Target| target.tally.counts.scheduled;
+        let of_targets: u64 = self.targets.iter().map(scheduled).sum();
+        self.results.counts.scheduled.saturating_sub(of_targets)
+    }
+
+    /// Returns the requested number of messages per second; `None` in a closed loop.
+    pub fn asked_rate(&self) -> Option<f64> {
+        match self.plan.pace {
+            Pace::Open { rate, .. } => Some(rate.per_second()),
+            Pace::Closed { .. } => None,
+        }
+    }
+
+    /// Returns the number of messages per second in the schedule as it was drawn: with Poisson
+    /// arrivals it differs a little from the requested one. `None` in a closed loop.
+    pub fn scheduled_rate(&self) -> Option<f64> {
+        let open = matches!(self.plan.pace, Pace::Open { .. });
+        open.then(|| per_second(self.results.counts.scheduled as f64, self.times.sending))
+    }
+
+    /// Returns the share of the scheduled rate at which messages were verified: 1 when all were and
+    /// the server kept up; `None` in a closed loop, and when nothing was due.
+    ///
+    /// Where responses grow by g seconds per second, the server answers in one second the messages
+    /// that became due in 1 - g seconds. That is the share, however long replies take and however
+    /// many messages are in flight at the beginning and at the end. Messages without a reply at the
+    /// end are then the rest of the queue. Without growth they count as missing; lost messages
+    /// always do.
+    pub fn rate_share(&self) -> Option<f64> {
+        self.scheduled_rate().filter(|rate| *rate > 0.0)?;
+        let counts = &self.results.counts;
+        let lost = counts.mismatched + counts.errored + counts.timed_out;
+        let without = |missing: u64| 1.0 - missing as f64 / counts.scheduled.max(1) as f64;
+        Some(match self.growth() {
+            None => without(lost + counts.unanswered),
+            Some(growth) => without(lost).min(1.0 - growth),
+        })
+    }
+
+    /// Returns the number of verified bytes per second, in one direction.
+    pub fn bytes_per_second(&self) -> f64 {
+        per_second(
+            self.results.counts.verified_bytes as f64,
+            self.times.elapsed,
+        )
+    }
+
+    /// Returns the generator's CPU time per verified message, while messages were due.
+    pub fn cpu_a_message(&self) -> Duration {
+        let verified = self.times.verified_in_time.max(1);
+        self.evidence.machine.cpu.div_f64(verified as f64)
+    }
+
+    /// Returns the share of its time in which a thread of the generator was busy: if it sleeps
+    /// between messages, its CPU time; if it spins, the turns in which it did something.
+    pub fn busy(&self) -> f64 {
+        let machine = &self.evidence.machine;
+        if self.plan.spin {
+            share(self.evidence.worked, machine.wall)
+        } else {
+            machine.busy
+        }
+    }
+}
+
+fn per_second(count: f64, time: Duration) -> f64 {
+    if time.is_zero() {
+        0.0
+    } else {
+        count / time.as_secs_f64()
+    }
+}

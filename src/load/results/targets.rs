@@ -1,0 +1,333 @@
+//! The history of each target of a run: attempts and errors by kind, and the absences of its
+//! server. Pure.
+//!
+//! A server is *away* from the first connection that it lost, or from its last reply if that
+//! arrived later, for as long as no connection to it is up:
+//!
+//! ```text
+//!   never up ── a connection comes up ──► up ◄─────────────── one comes up ────────────┐
+//!                                          │                                           │
+//!                                          └── the last one is lost, or none is up ──► away
+//!                                              and an attempt fails
+//! ```
+//!
+//! Only errors that a missing server causes count for that (`ErrorKind::may_be_server_down`): not
+//! those of this machine, and not wrong replies. A server process that is stopped loses no
+//! connection. It is *silent*: messages have no reply, and the last byte arrived long ago.
+//!
+//! Invariant: failed attempts and broken connections are always counted both here and in the
+//! results.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::load::results::stalls::STALL_LEAST;
+use crate::load::results::{ErrorKind, TargetResults};
+
+/// A server that has just lost its last connection may be connected again shortly: it is not absent
+/// before an attempt has failed, or this time has passed.
+const MOMENT: Duration = Duration::from_millis(100);
+
+/// The history of one target.
+#[derive(Clone, Debug, Default)]
+pub struct Target {
+    /// Connections that were established.
+    pub opened: u64,
+    /// Attempts to connect that failed.
+    pub failed: u64,
+    /// Outcomes and times of its messages after the warm-up.
+    pub tally: TargetResults,
+    /// Causes of broken connections and failed attempts, by kind.
+    pub errors: BTreeMap<ErrorKind, u64>,
+    /// The absence that lasted until the run closed its connections.
+    pub gone: Option<Absence>,
+    /// The longest absence that ended because a connection was established, and its end.
+    pub away: Option<(Absence, Instant)>,
+    /// The messages that were never answered, if there are any.
+    pub silence: Option<Silence>,
+    /// The time at which bytes of a reply last arrived.
+    pub last_reply: Option<Instant>,
+    /// Number of connections that are up.
+    up: u32,
+    /// The losses since a connection was last established, as the absence that they form if no
+    /// connection is left.
+    losses: Option<Absence>,
+}
+
+/// A time in which no connection to a server was up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Absence {
+    /// The time at which it began.
+    pub from: Instant,
+    /// The error that broke the first connection, or with which the first attempt failed.
+    pub how: ErrorKind,
+    /// The error of the last attempt that failed since then.
+    pub since: Option<ErrorKind>,
+}
+
+/// Messages that were sent and had no reply when the run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Silence {
+    /// The time of the last reply of this server, or the due time of the oldest of these messages
+    /// if that is later.
+    pub from: Instant,
+    /// The time at which the run gave them up.
+    pub to: Instant,
+    /// The number of messages.
+    pub messages: u64,
+    /// Number of connections on which they were sent, if none of these ever had a reply while
+    /// others did.
+    pub mute: Option<u32>,
+}
+
+/// The messages of a target that were sent and have no reply when its connections are closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The time at which the oldest of them was due.
+    pub oldest: Instant,
+    /// The number of messages.
+    pub messages: u64,
+    /// Number of connections on which they were sent, if none of these ever had a reply.
+    pub mute: Option<u32>,
+}
+
+impl Silence {
+    /// Returns the length of the silence.
+    pub fn length(&self) -> Duration {
+        self.to.saturating_duration_since(self.from)
+    }
+}
+
+impl Target {
+    /// Returns the silence at the end of the run, if it is more than a slow reply: longer than a
+    /// tenth of a second, and longer than ten times the median service time of this target.
+    pub fn stopped(&self) -> Option<Silence> {
+        let service = self.tally.service.distribution();
+        let median = service.map_or(Duration::ZERO, |service| service.nearest(50.0).value);
+        let least = STALL_LEAST.max(median.saturating_mul(10));
+        self.silence.filter(|silence| silence.length() > least)
+    }
+
+    /// Records that a connection was established.
+    pub fn came_up(&mut self, now: Instant) {
+        self.opened += 1;
+        if let Some(absence) = self.losses.take()
+            && self.up == 0
+            && absence.since.is_some()
+        {
+            let longest = self.away.map(|(away, end)| end - away.from);
+            if longest.is_none_or(|longest| now - absence.from > longest) {
+                self.away = Some((absence, now));
+            }
+        }
+        self.up += 1;
+    }
+
+    /// Records that a connection is no longer up, for whatever reason.
+    pub fn went_down(&mut self) {
+        self.up = self.up.saturating_sub(1);
+    }
+
+    /// Records that an established connection broke.
+    pub fn lost(&mut self, kind: ErrorKind, now: Instant) {
+        self.error(kind);
+        if kind.may_be_server_down() {
+            self.losses.get_or_insert(Absence {
+                from: now,
+                how: kind,
+                since: None,
+            });
+        }
+        self.extend();
+    }
+
+    /// Records that an attempt to connect failed.
+    pub fn failed(&mut self, kind: ErrorKind, now: Instant) {
+        self.failed += 1;
+        self.error(kind);
+        if !kind.may_be_server_down() || self.opened == 0 || self.up > 0 {
+            return;
+        }
+        let losses = self.losses.get_or_insert(Absence {
+            from: now,
+            how: kind,
+            since: None,
+        });
+        losses.since = Some(kind);
+        self.extend();
+    }
+
+    /// Records an error.
+    pub fn error(&mut self, kind: ErrorKind) {
+        *self.errors.entry(kind).or_default() += 1;
+    }
+
+    /// Records that the run closes its connections; their end is no absence from now on. `waiting`:
+    /// the messages that have no reply.
+    pub fn conclude(&mut self, now: Instant, waiting: Option<Waiting>) {
+        let gone = self.losses.take().filter(|_| self.up == 0);
+        self.gone = gone.filter(|gone| gone.since.is_some() || now - gone.from > MOMENT);
+        self.silence = waiting.map(|waiting| Silence {
+            from: self
+                .last_reply
+                .map_or(waiting.oldest, |last| last.max(waiting.oldest)),
+            to: now,
+            messages: waiting.messages,
+            mute: waiting.mute.filter(|_| self.last_reply.is_some()),
+        });
+    }
+
+    /// Adds the history that another thread has of this target: a server is away only when it is
+    /// away for all threads.
+    pub fn merge(&mut self, other: &Target) {
+        let Target {
+            opened,
+            failed,
+            tally,
+            errors,
+            gone,
+            away,
+            silence,
+            last_reply,
+            up: _,
+            losses: _,
+        } = other;
+        self.gone = match (self.gone, *gone) {
+            (Some(mine), Some(theirs)) => Some(Absence {
+                from: mine.from.max(theirs.from),
+                since: mine.since.or(theirs.since),
+                ..mine
+            }),
+            (Some(gone), None) if *opened == 0 => Some(gone),
+            (None, Some(gone)) if self.opened == 0 => Some(gone),
+            _ => None,
+        };
+        self.away = match (self.away, *away) {
+            (Some((mine, end)), Some((theirs, other_end))) => {
+                let (from, end) = (mine.from.max(theirs.from), end.min(other_end));
+                (from < end).then_some((Absence { from, ..mine }, end))
+            }
+            (Some(away), None) if *opened == 0 => Some(away),
+            (None, Some(away)) if self.opened == 0 => Some(away),
+            _ => None,
+        };
+        self.last_reply = self.last_reply.max(*last_reply);
+        self.silence = match (self.silence, *silence) {
+            (Some(mine), Some(theirs)) => Some(Silence {
+                from: mine.from.max(theirs.from),
+                to: mine.to.max(theirs.to),
+                messages: mine.messages + theirs.messages,
+                mute: mine
+                    .mute
+                    .zip(theirs.mute)
+                    .map(|(mine, theirs)| mine + theirs),
+            }),
+            (mine, theirs) => mine.or(theirs),
+        };
+        if let (Some(silence), Some(last)) = (&mut self.silence, self.last_reply) {
+            silence.from = silence.from.max(last);
+        }
+        self.tally.merge(tally);
+        self.opened += *opened;
+        self.failed += *failed;
+        for (kind, count) in errors {
+            *self.errors.entry(*kind).or_default() += count;
+        }
+    }
+
+    /// Moves the beginning of the absence to the last reply: a server that still replied after a
+    /// loss was not away yet.
+    fn extend(&mut self) {
+        if let (Some(losses), Some(last)) = (&mut self.losses, self.last_reply) {
+            losses.from = losses.from.max(last);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_server_is_away_from_the_first_loss_and_as_long_as_nothing_is_up() {
+        let start = Instant::now();
+        let mut target = Target::default();
+        target.came_up(start);
+        target.came_up(start);
+        target.went_down();
+        target.lost(ErrorKind::Reset, start + SECOND);
+        let mut early = target.clone();
+        early.conclude(start + SECOND, None);
+        assert_eq!(early.gone, None, "one connection is still up");
+        let mut only = early.clone();
+        only.went_down();
+        only.lost(ErrorKind::Reset, start + SECOND);
+        only.conclude(start + SECOND, None);
+        assert_eq!(only.gone, None, "it may come up again at once");
+        target.went_down();
+        target.lost(ErrorKind::ClosedEarly, start + 2 * SECOND);
+        target.failed(ErrorKind::Refused, start + 3 * SECOND);
+        let absence = Absence {
+            from: start + SECOND,
+            how: ErrorKind::Reset,
+            since: Some(ErrorKind::Refused),
+        };
+        let mut late = target.clone();
+        late.conclude(start + 4 * SECOND, None);
+        assert_eq!(late.gone, Some(absence));
+        target.came_up(start + 5 * SECOND);
+        target.conclude(start + 6 * SECOND, None);
+        assert_eq!(target.gone, None);
+        assert_eq!(target.away, Some((absence, start + 5 * SECOND)));
+        assert_eq!((target.opened, target.failed), (3, 1));
+    }
+
+    #[test]
+    fn what_is_no_fault_of_the_server_is_no_absence() {
+        let start = Instant::now();
+        let mut target = Target::default();
+        target.failed(ErrorKind::Refused, start);
+        target.came_up(start);
+        target.went_down();
+        target.lost(ErrorKind::WrongReply, start + SECOND);
+        target.failed(ErrorKind::NoPort, start + SECOND);
+        target.conclude(start + 2 * SECOND, None);
+        assert_eq!((target.gone, target.away), (None, None));
+    }
+
+    #[test]
+    fn a_server_that_is_here_for_one_thread_is_not_away() {
+        let start = Instant::now();
+        let (mut one, mut two) = (Target::default(), Target::default());
+        one.came_up(start);
+        two.came_up(start);
+        one.went_down();
+        one.lost(ErrorKind::Reset, start + SECOND);
+        one.conclude(start + 2 * SECOND, None);
+        two.conclude(start + 2 * SECOND, None);
+        assert!(one.gone.is_some());
+        one.merge(&two);
+        assert_eq!(one.gone, None);
+    }
+
+    #[test]
+    fn a_silence_begins_with_the_last_reply_of_any_thread() {
+        let start = Instant::now();
+        let (mut one, mut two) = (Target::default(), Target::default());
+        one.conclude(
+            start + 9 * SECOND,
+            Some(Waiting {
+                oldest: start,
+                messages: 2,
+                mute: None,
+            }),
+        );
+        two.last_reply = Some(start + 8 * SECOND);
+        two.conclude(start + 9 * SECOND, None);
+        one.merge(&two);
+        let silence = one.silence.unwrap();
+        assert_eq!((silence.length(), silence.messages), (SECOND, 2));
+    }
+}
