@@ -67,7 +67,7 @@ fn layers() -> BTreeMap<String, (u32, bool)> {
         for word in words {
             let name = word.trim_end_matches('*').to_string();
             let before = layers.insert(name, (layer, word.ends_with('*')));
-            assert!(before.is_none(), "{word} stands in the picture twice");
+            assert!(before.is_none(), "{word} is in the diagram twice");
         }
     }
     layers
@@ -102,7 +102,7 @@ fn file_of(path: &str, layers: &BTreeMap<String, (u32, bool)>) -> String {
         }
         parts.pop();
     }
-    panic!("{path} belongs to no file of the picture");
+    panic!("{path} belongs to no file of the diagram");
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn the_picture_shows_every_file_and_imports_point_down() {
     assert_eq!(
         files.len(),
         layers.len() + 1,
-        "all files but lib.rs stand in the picture"
+        "the diagram shows all files but lib.rs"
     );
     for file in files.iter().filter(|file| file.name != "lib") {
         let (layer, _) = layers
@@ -230,4 +230,55 @@ fn nothing_panics_on_purpose_outside_of_tests() {
             assert!(!file.product().contains(word), "{}: {word}", file.name);
         }
     }
+}
+
+/// Phrases of `data/dialect.txt`, one a line: words and beginnings that a stranger does not
+/// understand. A line that begins with `^` is the beginning of an item's documentation.
+fn dialect() -> (Vec<String>, Vec<String>) {
+    let phrases = include_str!("data/dialect.txt").lines();
+    let phrases = phrases.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let (beginnings, phrases): (Vec<&str>, Vec<&str>) =
+        phrases.partition(|line| line.starts_with('^'));
+    let beginnings = beginnings.iter().map(|line| format!("{} ", &line[1..]));
+    (
+        beginnings.collect(),
+        phrases.into_iter().map(str::to_string).collect(),
+    )
+}
+
+/// Returns whether a line contains a phrase as whole words; words within names count as well.
+fn contains(line: &str, phrase: &str) -> bool {
+    let is_letter = |character: Option<char>| character.is_some_and(char::is_alphabetic);
+    line.match_indices(phrase).any(|(start, found)| {
+        let (before, after) = (&line[..start], &line[start + found.len()..]);
+        !is_letter(before.chars().next_back()) && !is_letter(after.chars().next())
+    })
+}
+
+#[test]
+fn the_words_are_those_of_the_field() {
+    let (beginnings, phrases) = dialect();
+    let mut faults = Vec::new();
+    let folders = ["src", "tests", "benches", "examples"];
+    for file in folders.iter().flat_map(|folder| files_under(folder)) {
+        let mut before = "";
+        for (number, line) in file.lines() {
+            let words = line.to_lowercase().replace('_', " ");
+            for phrase in phrases.iter().filter(|phrase| contains(&words, phrase)) {
+                faults.push(format!("{}, line {number}: {phrase}", file.name));
+            }
+            let text = line.trim_start().strip_prefix("/// ");
+            let is_first = !before.trim_start().starts_with("///");
+            if let Some(text) = text.filter(|_| is_first)
+                && let Some(beginning) = beginnings.iter().find(|it| text.starts_with(*it))
+            {
+                faults.push(format!(
+                    "{}, line {number}: begins with {beginning}",
+                    file.name
+                ));
+            }
+            before = line;
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
 }
