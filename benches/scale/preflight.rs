@@ -101,12 +101,14 @@ pub fn lines(division: &Division) -> Vec<String> {
     lines
 }
 
-/// Returns the command for twice the files that both ends of the connections take. `watches` leaves
-/// the same margin.
+/// Returns the command that allows twice the number of open files that both ends of the connections
+/// need.
 fn file_max(division: &Division) -> String {
     format!("sysctl -w fs.file-max={}", division.connections * 4)
 }
 
+/// Returns the command that allows twice the number of epoll registrations that both ends of the
+/// connections need.
 fn watches(division: &Division) -> String {
     let watches = division.connections * 4;
     format!("sysctl -w fs.epoll.max_user_watches={watches}")

@@ -43,8 +43,8 @@ use crate::logging::stamp::record;
 use crate::logging::writer::Output;
 use crate::units::{agreeing, counted};
 
-/// Maximum time to wait for a writer to enter the sandbox before the program continues. A writer
-/// whose output has stalled enters it when its write returns, before it does anything else.
+/// Maximum time to wait for a writer to enter the sandbox before the program continues. If its
+/// output has stalled, a writer enters the sandbox as soon as its current write returns.
 const CONFINE_WAIT: Duration = Duration::from_secs(1);
 
 /// Standard error. `None`: its writer could not be started.

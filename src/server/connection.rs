@@ -106,7 +106,7 @@ impl Progress {
 /// The outcome of the first half of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Half {
-    /// This number of bytes was read. They must be answered before anything else is done with the
+    /// This number of bytes was read. They must be answered before the next call for this
     /// connection.
     Read(usize),
     /// The whole turn is over.

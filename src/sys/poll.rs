@@ -1,7 +1,7 @@
 //! Waits for descriptors outside a reactor, poll(2).
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -27,7 +27,7 @@ fn wait(
     let end = time.map(|time| Instant::now() + time);
     let polled = descriptors
         .iter()
-        .map(|one| PollFd::from_borrowed_fd(one.as_fd(), flags));
+        .map(|one| PollFd::from_borrowed_fd(*one, flags));
     let mut polled: Vec<PollFd> = polled.collect();
     loop {
         let rest = end.map(|end| end.saturating_duration_since(Instant::now()));

@@ -25,8 +25,8 @@
 //! other reads before it is read, and not for sends, which take longer; this wait counts as time of
 //! the server. A message of a closed loop waits for the third round instead, and this wait counts
 //! as time of the run itself. Groups also take less CPU time, for the reason given in
-//! `server/engine/serving.rs`. Nothing else is done with a connection between its rounds: the group
-//! is finished before any other work.
+//! `server/engine/serving.rs`. A group completes its three rounds before the engine does any other
+//! work.
 //!
 //! A *line* is a slot for a connection: when the connection breaks, or is replaced on purpose,
 //! another takes its place. A line is given up for good when its server sent a wrong reply.

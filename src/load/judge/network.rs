@@ -1,8 +1,8 @@
 //! Finds evidence that the network was the limit of a run. Pure.
 //!
 //! TCP measures round trips by acknowledgments, which may be delayed for up to [`ACK_DELAY_MAX`] to
-//! be sent with the reply: below that, a slower path cannot be told from a server that takes as
-//! long.
+//! be sent with the reply: below that, a slower path cannot be distinguished from a server
+//! that takes as long.
 
 use std::time::Duration;
 
@@ -73,9 +73,9 @@ fn is_disturbed(count: u64, of: u64) -> bool {
 /// Returns evidence that the round-trip time grew. Its percentiles are of the time, those of the
 /// service are of the messages: in a closed loop, few messages are sent while the path is slow.
 fn grown(summary: &Summary) -> Option<String> {
-    let (network, service) = (&summary.evidence.network, &summary.results.service);
+    let (growth, service) = (&summary.evidence.network.growth, &summary.results.service);
     POINTS.iter().find_map(|&(point, percentile)| {
-        let grown = network.growth_at(percentile)?;
+        let grown = growth.distribution()?.percentile(percentile)?.value;
         is_grown(grown, nearest(service, percentile)).then(|| {
             format!(
                 "the round-trip time of TCP exceeded its minimum by {} at {point} of the time",

@@ -182,8 +182,8 @@ pub const GROUP_CONNECTIONS: usize = 32;
 /// are recorded.
 pub const SCRATCH_BYTES: usize = 4 * CALL_BYTES;
 
-/// Maximum number of bytes that one connection may receive in a turn before the others are served;
-/// the same maximum applies to the bytes that it sends.
+/// Maximum number of bytes that one connection may receive in a turn, and maximum number that it
+/// may send, before the others are served.
 pub const TURN_BYTES: usize = 256 * 1024;
 
 /// Maximum number of connections that are opened or continued in one turn before the next poll, so

@@ -354,13 +354,6 @@ impl Network {
         time.div_f64(self.segments.max(1) as f64)
     }
 
-    /// Returns the amount by which TCP's round trips exceeded the smallest one of their connection,
-    /// at a percentile of the time; `None` when too few samples were taken.
-    pub fn growth_at(&self, percentile: f64) -> Option<Duration> {
-        let growth = self.growth.distribution()?;
-        Some(growth.percentile(percentile)?.value)
-    }
-
     /// Returns the mean of the connections' smallest round trips, weighted by segments; zero when
     /// no segment was sent.
     pub fn least_round_trip(&self) -> Duration {
