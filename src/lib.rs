@@ -44,7 +44,7 @@
 //!
 //! # Layers
 //!
-//! Imports point down only; `tests/tidy.rs` reads this picture and checks the code against it.
+//! Imports point down only; `tests/tidy/` reads this picture and checks the code against it.
 //! Files marked `*` are pure: they have no clock, no socket and no randomness of their own. Time is
 //! an argument, and I/O goes through small traits such as [`stream::Stream`], so that the same code
 //! runs on the kernel and on the simulated streams of the tests.
@@ -55,23 +55,23 @@
 //! 15 cli/args
 //! 14 cli/load  report/json*  report/text*
 //! 13 load/judge/verdict*
-//! 12 load/judge/pace*  load/judge/server*
-//! 11 load/judge/client*  load/judge/connecting*  load/judge/network*  report/progress
-//! 10 load/judge/failures*  load/judge/thresholds*  load/mod
-//! 9  cli/sniff  load/engine/connections*  load/engine/messages*  load/engine/paths*
-//! 9  load/results/summary*
-//! 8  load/engine/mod*  sniff/mod
+//! 12 cli/sniff  load/judge/pace*  load/judge/server*
+//! 11 load/judge/client*  load/judge/connecting*  load/judge/network*  report/progress  sniff/mod
+//! 10 load/judge/failures*  load/judge/thresholds*  load/mod  sniff/analyzer*
+//! 9  load/engine/connections*  load/engine/messages*  load/engine/paths*  load/results/summary*
+//! 9  sniff/print/document*
+//! 8  load/engine/mod*  sniff/flow/flows*  sniff/print/json*
 //! 7  load/engine/presence*  load/judge/assertion*  load/results/recorder*  load/results/targets*
-//! 7  sniff/analyzer*
-//! 6  cli/serve  load/engine/kernel  load/own_server  load/results/mod*  sniff/flow/flows*
-//! 6  sniff/print/document*
+//! 7  sniff/flow/judge*  sniff/flow/retired*  sniff/flow/reuse*  sniff/print/results*
+//! 7  sniff/print/transcript*
+//! 6  cli/serve  load/engine/kernel  load/own_server  load/results/mod*  sniff/flow/mod*
 //! 5  load/engine/world*  load/probe/mod  server/engine/accepting*  server/engine/probing*
-//! 5  server/engine/serving*  server/engine/timeouts*  server/mod  sniff/flow/retired*
-//! 5  sniff/print/transcript*
-//! 4  cli/send  load/results/evidence*  server/engine/mod*  sniff/flow/mod*  sniff/live
+//! 5  server/engine/serving*  server/engine/timeouts*  server/mod  sniff/flow/close*
+//! 5  sniff/flow/exchange*  sniff/flow/handshake*
+//! 4  cli/send  load/results/evidence*  server/engine/mod*  sniff/flow/sides*  sniff/live
 //! 3  cli/options  load/engine/pacer*  load/results/stalls*  send/mod  server/deadlines/mod*
-//! 3  server/engine/kernel  server/metrics/mod  sniff/file/mod  sniff/flow/side*  sniff/packet/mod*
-//! 3  sniff/packet/tunnels*
+//! 3  server/engine/kernel  server/metrics/mod  sniff/file/mod  sniff/flow/observation*
+//! 3  sniff/flow/side*  sniff/packet/mod*  sniff/packet/tunnels*
 //! 2  address/happy_eyeballs  cli/values  load/engine/connection*  load/engine/dialer*
 //! 2  load/latency/mod*  load/plan/mod*  logging/mod  reactor/interrupt  reactor/mod
 //! 2  server/admission*  server/connection*  server/keepalive*  server/metrics/page*

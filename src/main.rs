@@ -21,7 +21,7 @@ fn main() -> ExitCode {
 
 fn run() -> u8 {
     if let Err(error) = signals::prepare() {
-        logging::say(&format!("cannot prepare signals: {error}"));
+        logging::report_error(&format!("cannot prepare signals: {error}"));
         return COULD_NOT_RUN;
     }
     let cli = match Cli::read() {
@@ -31,7 +31,7 @@ fn run() -> u8 {
     match cli.run() {
         Ok(outcome) => outcome.exit_code(),
         Err(error) => {
-            logging::say(&causes::with_causes(&error));
+            logging::report_error(&causes::with_causes(&error));
             COULD_NOT_RUN
         }
     }

@@ -216,7 +216,7 @@ impl Server {
                 self.serve();
             }
             Step::Look => {
-                self.connection.look(true, false);
+                self.connection.check_drain(true, false);
                 self.serve();
                 self.lingers = self.lingers.map(|looks| looks + 1);
                 if self.lingers == Some(3) {
@@ -406,7 +406,7 @@ fn a_client_that_sends_without_end_is_closed_when_its_linger_is_over() {
     for _ in 0..10 {
         assert_eq!(serve(&mut connection), Progress::Unfinished);
     }
-    connection.look(false, true);
+    connection.check_drain(false, true);
     assert_eq!(serve(&mut connection), Progress::Lingers);
     for _ in 0..10 {
         assert_eq!(serve(&mut connection), Progress::Unfinished);

@@ -219,10 +219,10 @@ fn an_output_that_fails_is_reported_on_the_other() {
         let address = line.strip_prefix("metrics on http://")?;
         Some(address.strip_suffix("/metrics")?.to_string())
     });
-    let mut visitor = TcpStream::connect(page.unwrap()).unwrap();
-    visitor.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let mut scraper = TcpStream::connect(page.unwrap()).unwrap();
+    scraper.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
     let mut text = String::new();
-    visitor.read_to_string(&mut text).unwrap();
+    scraper.read_to_string(&mut text).unwrap();
     let figure = text
         .lines()
         .find_map(|line| line.strip_prefix("upcase_log_lines_dropped_total "));

@@ -1,5 +1,5 @@
 //! Tests `upcase serve --metrics` as a process: the figures are right, and the page stays available
-//! whatever its visitors do.
+//! whatever its scrapers do.
 
 mod common;
 
@@ -17,8 +17,8 @@ use common::{
 };
 use nix::sys::signal::Signal;
 
-/// Total time that a visit of the page may take.
-const VISIT_TIME: Duration = Duration::from_secs(2);
+/// Total time that a request for the page may take.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A server with a metrics page.
 struct Watched {
@@ -226,11 +226,11 @@ fn the_page_tells_what_has_happened() {
 #[test]
 fn the_figures_of_the_process_are_those_of_the_kernel() {
     let watched = Watched::start("--shards 3");
-    let mut visitor = connect(watched.page);
-    visitor.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
-    let figures = Figures::of(&Reply::read(&mut visitor).body);
+    let mut scraper = connect(watched.page);
+    scraper.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let figures = Figures::of(&Reply::read(&mut scraper).body);
     let process = format!("/proc/{}", watched.serve.process.id());
-    // The server still has the visitor's descriptor open, as when it counted.
+    // The server still has the scraper's descriptor open, as when it counted.
     let open = fs::read_dir(format!("{process}/fd")).unwrap().count();
     assert_eq!(figures.get("process_open_fds"), open as f64);
     assert_eq!(
@@ -345,7 +345,7 @@ fn replies_are_what_http_asks_for() {
 }
 
 #[test]
-fn a_slow_visitor_has_two_seconds_in_total() {
+fn a_slow_scraper_has_two_seconds_in_total() {
     let watched = Watched::start("");
     let begun = Instant::now();
     let mut slow = connect(watched.page);
@@ -354,13 +354,13 @@ fn a_slow_visitor_has_two_seconds_in_total() {
     let pause = Duration::from_millis(50);
     slow.set_read_timeout(Some(pause)).unwrap();
     let mut first = [0; 1];
-    // Each byte arrives in time; together they exceed the time of a visit.
+    // Each byte arrives in time; together they exceed the time of a request.
     while let Err(error) = slow.peek(&mut first) {
         let is_quiet = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
         assert!(is_quiet, "{error}");
         let _ = slow.write_all(b"b");
     }
-    assert!(begun.elapsed() >= VISIT_TIME, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= EXCHANGE_TIMEOUT, "{:?}", begun.elapsed());
     let mut reply = [0; 28];
     slow.read_exact(&mut reply).unwrap();
     assert_eq!(&reply, b"HTTP/1.1 408 Request Timeout");
@@ -368,7 +368,7 @@ fn a_slow_visitor_has_two_seconds_in_total() {
 }
 
 #[test]
-fn hostile_visitors_neither_keep_others_from_the_page_nor_clients_from_their_replies() {
+fn hostile_scrapers_neither_keep_others_from_the_page_nor_clients_from_their_replies() {
     let watched = Watched::start("");
     let mut client = watched.serve.connect();
     echo(&mut client, "before");
@@ -389,12 +389,12 @@ fn hostile_visitors_neither_keep_others_from_the_page_nor_clients_from_their_rep
         }
         let begun = Instant::now();
         watched.scrape().balance();
-        assert!(begun.elapsed() < VISIT_TIME, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < EXCHANGE_TIMEOUT, "{:?}", begun.elapsed());
         echo(&mut client, "undisturbed");
     }
-    // The visitors still have their sockets open, and the server has closed its own.
+    // The scrapers still have their sockets open, and the server has closed its own.
     assert_eq!(hostile.len(), 100);
-    until("all visitors have left", || {
+    until("all scrapers have left", || {
         watched.scrape().get("process_open_fds") <= descriptors
     });
     watched.serve.process.wait_for_stderr("serving at most");
@@ -440,12 +440,12 @@ fn a_stopping_server_is_unhealthy_and_still_serves_metrics() {
     watched.serve.process.wait_for_stderr("1 open, ");
     watched.tells("upcase_silent_shards", 0.0);
 
-    // Neither the page nor a visitor of it keeps the process alive.
-    let visitor = connect(watched.page);
+    // Neither the page nor a scraper of it keeps the process alive.
+    let scraper = connect(watched.page);
     client.shutdown(Shutdown::Write).unwrap();
     std::io::copy(&mut client, &mut std::io::sink()).unwrap();
     watched.serve.ends(0);
-    drop(visitor);
+    drop(scraper);
 }
 
 #[test]

@@ -207,7 +207,7 @@ fn attempt() {
     server.confine(&sandbox);
     println!("listening on {address}");
     let failure = server.run().unwrap().failure.unwrap();
-    logging::say(&format!("{failure}"));
+    logging::report_error(&format!("{failure}"));
     logging::finish();
     std::process::exit(3);
 }

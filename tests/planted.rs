@@ -50,7 +50,7 @@ const HUNTERS: [Hunter; 2] = [
     Hunter {
         folder: "load",
         test: "simulation",
-        path: "tests/simulation.rs",
+        path: "tests/simulation",
         filter: "",
         seed: "UPCASE_SEED=",
     },

@@ -116,14 +116,14 @@ fn zone(address: SocketAddr) -> Option<String> {
 
 /// Returns whether an error of bind(2) means that this host does not have the address: it belongs
 /// to another host, or its family is not supported.
-pub fn is_foreign(error: &io::Error) -> bool {
+pub fn means_not_local(error: &io::Error) -> bool {
     use crate::sys::errno::{EADDRNOTAVAIL, EAFNOSUPPORT};
     matches!(error.raw_os_error(), Some(EADDRNOTAVAIL | EAFNOSUPPORT))
 }
 
 /// Returns the error for an address that this host cannot bind to, such as "cannot listen on ...",
 /// with advice on common causes.
-pub fn cannot(what: &str, address: SocketAddr, error: io::Error) -> anyhow::Error {
+pub fn bind_error(what: &str, address: SocketAddr, error: io::Error) -> anyhow::Error {
     use crate::sys::errno::{EACCES, EADDRINUSE};
     let advice = match error.raw_os_error() {
         Some(EADDRINUSE) => {
@@ -131,7 +131,7 @@ pub fn cannot(what: &str, address: SocketAddr, error: io::Error) -> anyhow::Erro
              have --reuse-port"
         }
         Some(EACCES) => "; ports below 1024 need root or CAP_NET_BIND_SERVICE",
-        _ if is_foreign(&error) => "; `ip address` lists the addresses that this host has",
+        _ if means_not_local(&error) => "; `ip address` lists the addresses that this host has",
         _ => "",
     };
     let address = display_address(address);

@@ -11,12 +11,12 @@ use clap::{Args, ValueEnum};
 use log::{debug, info, warn};
 
 use crate::address::happy_eyeballs::{self, ConnectParameters};
-use crate::address::resolve::{display_ip, is_foreign};
+use crate::address::resolve::{display_ip, means_not_local};
 use crate::cli::numbers::{duration, integer, positive_duration};
 use crate::cli::options::{BufferArgs, MssArg, options, resolve};
 use crate::cli::output::{COULD_NOT_RUN, Outcome, print};
 use crate::cli::values::{Source, Target, interval, message_sizes, rate, source, target};
-use crate::load::judge::assertion::Demand;
+use crate::load::judge::assertion::Condition;
 use crate::load::judge::verdict::{Judged, RunOutcome, Verdict};
 use crate::load::own_server::{OwnServer, Served};
 use crate::load::plan::payload::Content;
@@ -31,152 +31,122 @@ use crate::report::progress::{Connecting, Progress};
 use crate::sys::{files, socket, terminal};
 
 /// The default of `--duration`.
-pub(super) const DURATION_DEFAULT: Duration = Duration::from_secs(10);
+const DURATION_DEFAULT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(super) struct LoadArgs {
     /// Servers to test, used in turn: HOST, HOST:PORT, [IPv6]:PORT or [fe80::1%eth0]:PORT; port
     /// 12000 if none is given [default: a built-in server, in this process]
     #[arg(value_name = "TARGET", value_parser = target)]
-    pub(super) targets: Vec<Target>,
+    targets: Vec<Target>,
     /// Number of concurrent connections; all are established before the first message
     #[arg(long, value_name = "N", default_value_t = 1000,
           value_parser = integer::<u32>(1, 10_000_000))]
-    pub(super) connections: u32,
+    connections: u32,
     /// Messages per second over all connections, such as 5000 or 333.3, on a schedule that does not
     /// wait for the server [default: closed loop, the next message when a reply is complete]
     #[arg(long, value_name = "N", value_parser = rate)]
-    pub(super) rate: Option<Rate>,
+    rate: Option<Rate>,
     /// Distribution of the gaps between scheduled messages; needs --rate [default: constant]
     #[arg(long, value_enum)]
-    pub(super) arrivals: Option<ArrivalsArg>,
-    /// How a scheduled message is assigned to a connection: `global`, to the targets in turn, there
-    /// to the connection that has been free longest; `first-free`, to the one that has been free
-    /// longest at any target, so that faster targets get more; or `per-connection`, each connection
-    /// has its own schedule; needs --rate [default: global]
+    arrivals: Option<Arrivals>,
+    /// How a scheduled message is assigned to a connection; needs --rate [default: global]
     #[arg(long, value_enum)]
-    pub(super) pacing: Option<PacingArg>,
+    pacing: Option<Pacing>,
     /// In a closed loop, the time between a reply and the next message
     #[arg(long, value_name = "TIME", value_parser = positive_duration, conflicts_with = "rate")]
-    pub(super) think: Option<Duration>,
+    think: Option<Duration>,
     /// Do not sleep in the last 60 µs before a message is due: sends within a microsecond of its
     /// time, and uses a whole CPU from about 15,000 messages/s on; needs --rate
     #[arg(long)]
-    pub(super) spin: bool,
+    spin: bool,
     /// Bytes of a message: one size such as 64 or 16KiB (1 to 1GiB), a range such as 64..1500, or
     /// shares such as 64:90%,16KiB:10%
     #[arg(long, value_name = "SIZE", value_parser = message_sizes, default_value = "64")]
-    pub(super) size: Sizes,
+    size: Sizes,
     /// Messages in flight on each connection
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = integer::<u32>(1, 65_536))]
-    pub(super) depth: u32,
+    depth: u32,
     /// Time to send for, including the warm-up [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
-    pub(super) duration: Option<Duration>,
+    duration: Option<Duration>,
     /// Total number of messages, in a closed loop divided evenly among the connections; the run
     /// ends early when no reply arrives for 10 s
     #[arg(long, value_name = "N", conflicts_with = "duration",
           value_parser = integer::<u64>(1, u64::MAX))]
-    pub(super) messages: Option<u64>,
+    messages: Option<u64>,
     /// Exclude messages that are due within this time after the start from the result
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "0s",
           conflicts_with = "messages")]
-    pub(super) warmup: Duration,
+    warmup: Duration,
     /// Maximum time to wait at the end for outstanding replies; and then, but at least 5 s, for the
     /// server to close the next connection
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
-    pub(super) drain: Duration,
+    drain: Duration,
     /// Age at which a message counts as timed out; it is given up then or at most a tenth of that
     /// time later (1 ms to 100 ms), and is recorded with the age that it has reached
     /// [default: none]
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
-    pub(super) timeout: Option<Duration>,
+    timeout: Option<Duration>,
     /// Connections to open per second at the start [default: as fast as they are established]
     #[arg(long, value_name = "N", value_parser = integer::<u32>(1, u32::MAX.into()))]
-    pub(super) connect_rate: Option<u32>,
+    connect_rate: Option<u32>,
     /// Replace each connection with a new one after this many messages
     #[arg(long, value_name = "N", value_parser = integer::<u64>(1, u64::MAX))]
-    pub(super) churn: Option<u64>,
-    /// How to close a connection that is replaced: `fin`, which leaves its local port in TIME_WAIT,
-    /// or `rst`, with a reset; needs --churn [default: fin]
+    churn: Option<u64>,
+    /// How to close a connection that is replaced; needs --churn [default: fin]
     #[arg(long, value_enum)]
-    pub(super) close: Option<CloseArg>,
+    close: Option<Close>,
     /// Threads that share the connections and the schedule, each with its own event loop
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = integer::<u32>(1, 1024))]
-    pub(super) threads: u32,
+    threads: u32,
     #[command(flatten)]
-    pub(super) mss: MssArg,
+    mss: MssArg,
     #[command(flatten)]
-    pub(super) buffers: BufferArgs,
+    buffers: BufferArgs,
     /// Local addresses to connect from, used in turn; a link-local one with its interface:
     /// fe80::1%eth0
     #[arg(long, value_name = "ADDR,...", value_delimiter = ',', value_parser = source)]
-    pub(super) source: Vec<Source>,
+    source: Vec<Source>,
     /// Content of the messages: `text`, printable ASCII with a lower-case letter in every message;
     /// `bytes`, all 256 values; or a file, repeated as often as needed
     #[arg(long, value_name = "text|bytes|FILE", default_value = "text")]
-    pub(super) payload: PathBuf,
+    payload: PathBuf,
     /// Seed from which the bytes, sizes and gaps are computed
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = integer::<u64>(0, u64::MAX))]
-    pub(super) seed: u64,
+    seed: u64,
     /// Split each response time of the first N connections by the kernel's send and receive
     /// timestamps (SO_TIMESTAMPING)
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true,
           default_missing_value = "8",
           value_parser = integer::<u32>(1, u32::MAX.into()))]
-    pub(super) kernel_timestamps: Option<u32>,
+    kernel_timestamps: Option<u32>,
     /// Condition that the result must meet, else exit code 1; may be repeated: p99<2ms,
     /// service.p50<1ms, errors=0, rate>=0.999
-    #[arg(long, value_name = "CONDITION", value_parser = clap::value_parser!(Demand))]
-    pub(super) assert: Vec<Demand>,
+    #[arg(long, value_name = "CONDITION", value_parser = clap::value_parser!(Condition))]
+    assert: Vec<Condition>,
     /// Accept this verdict as success: exit code 0 instead of 1, or instead of 4 for client-bound
     /// and inconclusive
     #[arg(long, value_name = "VERDICT,...", value_enum, value_delimiter = ',')]
-    pub(super) allow: Vec<AllowArg>,
+    allow: Vec<Verdict>,
     /// Time between two reports of progress, in the log (-v) and in the interval log
     #[arg(long, value_name = "TIME", value_parser = interval, default_value = "1s")]
-    pub(super) interval: Duration,
+    interval: Duration,
     /// Write one JSON object per interval to this file, one per line, including warm-up and drain
     #[arg(long, value_name = "FILE")]
-    pub(super) interval_log: Option<PathBuf>,
-    /// Format of the report: text for a person, or one JSON object on one line
+    interval_log: Option<PathBuf>,
+    /// Format of the report
     #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub(super) format: Format,
+    format: Format,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum ArrivalsArg {
-    Constant,
-    Poisson,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum PacingArg {
-    Global,
-    FirstFree,
-    PerConnection,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum CloseArg {
-    Fin,
-    Rst,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum AllowArg {
-    ClientBound,
-    NetworkBound,
-    ServerBound,
-    Inconclusive,
-    Failed,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum Format {
+enum Format {
+    /// Text for a person
     Text,
+    /// One JSON object on one line
     Json,
 }
 
@@ -206,7 +176,7 @@ impl LoadArgs {
                 self.targets.len()
             ));
         }
-        if self.rate.is_none() && self.assert.iter().any(Demand::is_about_rate) {
+        if self.rate.is_none() && self.assert.iter().any(Condition::is_about_rate) {
             return Err("--assert rate needs --rate: a closed loop has no schedule".to_string());
         }
         Ok(())
@@ -244,14 +214,9 @@ pub(super) fn run(args: LoadArgs) -> anyhow::Result<Outcome> {
     let targets = args.targets.iter();
     let targets = targets.map(|named| reachable(named, &sources));
     let mut targets = targets.collect::<anyhow::Result<Vec<_>>>()?;
-    let mut log = match args.interval_log.as_deref() {
-        Some(path) => Some(interval_log(path)?),
-        None => None,
-    };
-    let own_server = match targets.is_empty() {
-        true => Some(own_server(&sources)?),
-        false => None,
-    };
+    let mut log = args.interval_log.as_deref().map(interval_log).transpose()?;
+    let own_server = targets.is_empty().then(|| own_server(&sources));
+    let own_server = own_server.transpose()?;
     targets.extend(own_server.as_ref().map(OwnServer::address));
     let plan = plan(&args, targets, sources, content);
     match socket::option_mismatches(&plan.options) {
@@ -275,7 +240,8 @@ pub(super) fn run(args: LoadArgs) -> anyhow::Result<Outcome> {
         (Err(error), None) => Err(error),
         (Ok(mut summary), failure) => {
             summary.own_server = served.totals;
-            report(judged(summary, &args), args.format, failure)
+            let judged = Judged::new(summary, &args.assert, args.allow);
+            report(judged, args.format, failure)
         }
     }
 }
@@ -322,7 +288,7 @@ fn plan(
     Plan {
         targets,
         sources,
-        options: options(&args.mss, Some(&args.buffers), false),
+        options: options(&args.mss, &args.buffers),
         connections: args.connections,
         connect_rate: args.connect_rate,
         threads: args.threads,
@@ -341,10 +307,7 @@ fn plan(
         timeout: args.timeout,
         churn: args.churn.map(|messages| Churn {
             messages,
-            close: match args.close {
-                Some(CloseArg::Rst) => Close::Rst,
-                Some(CloseArg::Fin) | None => Close::Fin,
-            },
+            close: args.close.unwrap_or_default(),
         }),
         spin: args.spin,
         kernel_timestamps: args.kernel_timestamps.unwrap_or(0),
@@ -359,15 +322,8 @@ fn pace(args: &LoadArgs) -> Pace {
     };
     Pace::Open {
         rate,
-        arrivals: match args.arrivals {
-            Some(ArrivalsArg::Poisson) => Arrivals::Poisson,
-            Some(ArrivalsArg::Constant) | None => Arrivals::Constant,
-        },
-        pacing: match args.pacing {
-            Some(PacingArg::PerConnection) => Pacing::PerConnection,
-            Some(PacingArg::FirstFree) => Pacing::FirstFree,
-            Some(PacingArg::Global) | None => Pacing::Global,
-        },
+        arrivals: args.arrivals.unwrap_or_default(),
+        pacing: args.pacing.unwrap_or_default(),
     }
 }
 
@@ -400,7 +356,7 @@ fn content(payload: &Path) -> anyhow::Result<Content> {
 fn carry_out(plan: Plan, log: &mut Option<File>) -> anyhow::Result<Summary> {
     let mut progress = Progress::new(&plan);
     let mut connecting = Connecting::new(&plan);
-    let mut failure = None;
+    let mut unlogged = None;
     let summary = load::run(plan, |event| match event {
         RunProgress::Snapshot(snapshot) => match &mut progress {
             Some(progress) => progress.show(&snapshot),
@@ -415,7 +371,7 @@ fn carry_out(plan: Plan, log: &mut Option<File>) -> anyhow::Result<Summary> {
                 && let Err(error) = file.write_all(report::json::interval(interval).as_bytes())
             {
                 warn!("cannot write to the interval log, which ends here: {error}");
-                failure = Some(error);
+                unlogged = Some(error.to_string());
                 *log = None;
             }
         }
@@ -423,31 +379,17 @@ fn carry_out(plan: Plan, log: &mut Option<File>) -> anyhow::Result<Summary> {
     if let Some(probe) = &summary.evidence.probe {
         debug!("{}", report::text::probe(probe));
     }
-    match failure {
-        // The result is still reported, and so is the fact that the log is incomplete.
-        Some(error) => Ok(Summary {
-            unlogged: Some(error.to_string()),
-            ..summary
-        }),
-        None => Ok(summary),
-    }
+    // The result is still reported, and so is the fact that the log is incomplete.
+    Ok(Summary {
+        unlogged,
+        ..summary
+    })
 }
 
 /// Opens the interval log. Each interval is one write(2), so that it is kept if this process dies.
 fn interval_log(path: &Path) -> anyhow::Result<File> {
     let file = files::create(path);
     file.with_context(|| format!("cannot write the interval log {}", path.display()))
-}
-
-fn judged(summary: Summary, args: &LoadArgs) -> Judged {
-    let allowed = args.allow.iter().map(|allow| match allow {
-        AllowArg::ClientBound => Verdict::ClientBound,
-        AllowArg::NetworkBound => Verdict::NetworkBound,
-        AllowArg::ServerBound => Verdict::ServerBound,
-        AllowArg::Inconclusive => Verdict::Inconclusive,
-        AllowArg::Failed => Verdict::Failed,
-    });
-    Judged::new(summary, &args.assert, allowed.collect())
 }
 
 /// Returns the local addresses, after checking that this host has each of them.
@@ -458,7 +400,7 @@ fn sources(typed: &[Source]) -> anyhow::Result<Vec<SocketAddr>> {
             .with_context(|| format!("cannot use --source {source}"))?;
         match socket::check_source(address) {
             Ok(()) => Ok(address),
-            Err(error) if is_foreign(&error) => bail!(
+            Err(error) if means_not_local(&error) => bail!(
                 "--source {source} is not an address of this host: `ip address` lists its addresses"
             ),
             Err(error) => Err(error).with_context(|| format!("cannot use --source {source}")),

@@ -21,7 +21,7 @@ use log::LevelFilter;
 pub use crate::cli::args::Cli;
 use crate::cli::args::Command;
 pub use crate::cli::output::{COULD_NOT_RUN, Outcome};
-use crate::logging::{self, say};
+use crate::logging::{self, report_error};
 
 impl Cli {
     /// Parses the arguments of this process. On an error, or for a help or version option, prints
@@ -34,7 +34,7 @@ impl Cli {
         let cli = parsed.map_err(|error| match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match error.print() {
                 Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                    say(&format!("cannot write to standard output: {error}"));
+                    report_error(&format!("cannot write to standard output: {error}"));
                     COULD_NOT_RUN
                 }
                 _ => 0,
@@ -44,12 +44,12 @@ impl Cli {
                 2
             }
             _ => {
-                say(&usage::describe(&error, &command, &arguments));
+                report_error(&usage::describe(&error, &command, &arguments));
                 2
             }
         })?;
         if let Err(error) = cli.check() {
-            say(&format!(
+            report_error(&format!(
                 "{error} (see upcase {} --help)",
                 cli.command.name()
             ));

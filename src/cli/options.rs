@@ -10,9 +10,6 @@ use crate::address::{PORT_DEFAULT, check_target};
 use crate::cli::values::{Target, buffer_size, mss};
 use crate::sys::socket::Options;
 
-/// The port of an upcase server, unless another one is given.
-pub(super) const PORT: u16 = PORT_DEFAULT;
-
 #[derive(Debug, Args)]
 pub(super) struct MssArg {
     /// TCP_MAXSEG, 88 to 32767: maximum segment size, in both directions. Timestamps take 12 bytes
@@ -25,26 +22,25 @@ pub(super) struct MssArg {
 pub(super) struct BufferArgs {
     /// SO_RCVBUF, such as 64KiB; the kernel doubles it for its own bookkeeping
     #[arg(long, value_name = "SIZE", value_parser = buffer_size)]
-    pub(super) recv_buffer: Option<usize>,
+    recv_buffer: Option<usize>,
     /// SO_SNDBUF, such as 64KiB; the kernel doubles it for its own bookkeeping
     #[arg(long, value_name = "SIZE", value_parser = buffer_size)]
-    pub(super) send_buffer: Option<usize>,
+    send_buffer: Option<usize>,
 }
 
 /// Returns the socket options that the command line requests.
-pub(super) fn options(mss: &MssArg, buffers: Option<&BufferArgs>, nagle: bool) -> Options {
+pub(super) fn options(mss: &MssArg, buffers: &BufferArgs) -> Options {
     Options {
         mss: mss.mss,
-        recv_buffer: buffers.and_then(|buffers| buffers.recv_buffer),
-        send_buffer: buffers.and_then(|buffers| buffers.send_buffer),
-        nagle,
+        recv_buffer: buffers.recv_buffer,
+        send_buffer: buffers.send_buffer,
         ..Options::default()
     }
 }
 
 /// Returns every address of a target.
 pub(super) fn resolve(Target(address): &Target) -> anyhow::Result<Vec<SocketAddr>> {
-    let addresses = resolve::resolve(address, PORT)?;
+    let addresses = resolve::resolve(address, PORT_DEFAULT)?;
     for found in &addresses {
         // A name may resolve to an address that is refused when it is typed.
         check_target(found.ip())

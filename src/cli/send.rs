@@ -8,25 +8,26 @@ use anyhow::Context;
 use clap::Args;
 
 use crate::cli::numbers::positive_duration;
-use crate::cli::options::{MssArg, options, resolve};
+use crate::cli::options::{MssArg, resolve};
 use crate::cli::output::Outcome;
 use crate::cli::values::{Target, target};
 use crate::send::{self, Input, SendJob, SendOutcome};
+use crate::sys::socket::Options;
 
 #[derive(Debug, Args)]
 pub(super) struct SendArgs {
     /// The server: HOST, HOST:PORT, [IPv6]:PORT or [fe80::1%eth0]:PORT; port 12000 if none is given
     #[arg(value_name = "TARGET", value_parser = target)]
-    pub(super) target: Target,
+    target: Target,
     /// Messages to send, each after the reply to the one before [default: the lines of standard
     /// input, each without its LF; an empty line is not sent, and printed as an empty line]
     #[arg(value_name = "MESSAGE")]
-    pub(super) messages: Vec<OsString>,
+    messages: Vec<OsString>,
     #[command(flatten)]
-    pub(super) mss: MssArg,
+    mss: MssArg,
     /// Maximum time to wait for the connection, each part of a reply, and the server's close
     #[arg(long, value_name = "TIME", value_parser = positive_duration, default_value = "10s")]
-    pub(super) timeout: Duration,
+    timeout: Duration,
 }
 
 pub(super) fn run(args: SendArgs) -> anyhow::Result<Outcome> {
@@ -37,7 +38,10 @@ pub(super) fn run(args: SendArgs) -> anyhow::Result<Outcome> {
             .into_iter()
             .map(OsString::into_encoded_bytes)
             .collect(),
-        options: options(&args.mss, None, false),
+        options: Options {
+            mss: args.mss.mss,
+            ..Options::default()
+        },
         timeout: args.timeout,
     };
     let input = match job.messages.is_empty() {

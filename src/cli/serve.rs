@@ -9,14 +9,14 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use log::{info, warn};
 
-use crate::address::resolve::{self, display_address, is_foreign};
+use crate::address::resolve::{self, display_address, means_not_local};
 use crate::address::{Address, Host, PORT_DEFAULT};
 use crate::cli::numbers::{integer, positive_duration};
 use crate::cli::options::{BufferArgs, MssArg, options};
 use crate::cli::output::{Outcome, print};
 use crate::cli::values::{
-    Timeout, UnsentMost, buffer_size, bytes_a_second, idle_timeout, keepalive, listen_address,
-    metrics_address, notsent_lowat, timeout,
+    Timeout, UnsentMost, buffer_size, bytes_a_second, idle_timeout, keepalive, metrics_address,
+    notsent_lowat, timeout,
 };
 use crate::logging;
 use crate::server::engine::kernel;
@@ -42,110 +42,112 @@ pub(super) struct ServeArgs {
     /// 0: any free port; PORT, :PORT and *:PORT: all addresses. [::] accepts IPv4 clients as well,
     /// unless an IPv4 listener has the same port. May be repeated, and adds to the sockets that
     /// systemd passes [default: only those, or 127.0.0.1:12000 without any]
-    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
-    pub(super) listen: Vec<Address>,
+    #[arg(long, value_name = "ADDR:PORT", value_parser = Address::parse)]
+    listen: Vec<Address>,
     #[command(flatten)]
-    pub(super) mss: MssArg,
+    mss: MssArg,
     #[command(flatten)]
-    pub(super) buffers: BufferArgs,
+    buffers: BufferArgs,
     /// TCP_NOTSENT_LOWAT: bytes of replies that the kernel buffers beyond the client's receive
     /// window; off: a client that never reads can occupy eight times as much kernel memory
     #[arg(long, value_name = "SIZE|off", value_parser = notsent_lowat, default_value = "256KiB")]
-    pub(super) notsent_lowat: UnsentMost,
+    notsent_lowat: UnsentMost,
     /// Maximum length of the accept queue, in clients [default: 4096, or what the kernel allows]
     #[arg(long, value_name = "N",
           value_parser = integer::<u32>(1, i32::MAX as u64))]
-    pub(super) backlog: Option<u32>,
+    backlog: Option<u32>,
     /// Leave Nagle's algorithm on; otherwise TCP_NODELAY is set
     #[arg(long)]
-    pub(super) nagle: bool,
+    nagle: bool,
     /// Drop privileges that serving does not need, at the start: opening files, making sockets,
-    /// running programs, all but some 30 system calls; `auto`: as far as the kernel supports it,
-    /// `on`: all of it, or fail
-    #[arg(long, value_enum, default_value_t = SandboxArg::Auto)]
-    pub(super) sandbox: SandboxArg,
+    /// running programs, all but some 30 system calls
+    #[arg(long, value_enum, default_value_t = SandboxMode::Auto)]
+    sandbox: SandboxMode,
     /// Share the port with other processes, so that a new server can start beside the old one
     #[arg(long)]
-    pub(super) reuse_port: bool,
+    reuse_port: bool,
     /// Number of reactors, each in its own thread; the kernel distributes the clients among them
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = integer::<usize>(1, 256))]
-    pub(super) shards: usize,
+    shards: usize,
     /// Serve Prometheus metrics at http://ADDR:PORT/metrics, and a health check at /healthz: 200,
     /// or 503 when the server is stopping or does not respond; port 0: any free port
     #[arg(long, value_name = "ADDR:PORT", value_parser = metrics_address)]
-    pub(super) metrics: Option<Address>,
+    metrics: Option<Address>,
     #[command(flatten)]
-    pub(super) limits: LimitArgs,
+    limits: LimitArgs,
     #[command(flatten)]
-    pub(super) timeouts: TimeoutArgs,
+    timeouts: TimeoutArgs,
     #[command(flatten)]
-    pub(super) fairness: FairnessArgs,
+    fairness: FairnessArgs,
 }
 
 /// The limits of the whole process, which protect the server and its machine from too many clients.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits of the whole process, shared by its shards")]
-pub(super) struct LimitArgs {
+struct LimitArgs {
     /// Maximum number of clients at a time; beyond it, new clients wait in the accept queue, and
     /// none is reset [default: the limit on descriptors, less a reserve]
     #[arg(long, value_name = "N",
           value_parser = integer::<usize>(1, 100_000_000))]
-    pub(super) max_connections: Option<usize>,
+    max_connections: Option<usize>,
     /// Maximum number of clients per IPv4 address or IPv6 /64; further ones are reset [default: no
     /// limit, since the normal client is one machine that generates load]
     #[arg(long, value_name = "N", value_parser = integer::<u32>(1, u32::MAX.into()))]
-    pub(super) max_connections_per_ip: Option<u32>,
+    max_connections_per_ip: Option<u32>,
 }
 
 /// The timeouts of the server for its clients.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Timeouts")]
-pub(super) struct TimeoutArgs {
+struct TimeoutArgs {
     /// Close a client that has no outstanding replies and has been silent for this time; off:
     /// never, since an idle client does no harm, and --keepalive detects those that have vanished
     #[arg(long, value_name = "TIME|off", value_parser = idle_timeout, default_value = "off")]
-    pub(super) idle_timeout: Timeout,
+    idle_timeout: Timeout,
     /// Reset a client with outstanding replies that acknowledges, in each period of this length,
     /// neither all of them nor --min-rate times this time: it would occupy kernel memory for ever
     #[arg(long, value_name = "TIME|off", value_parser = timeout, default_value = "30s")]
-    pub(super) stall_timeout: Timeout,
+    stall_timeout: Timeout,
     /// Minimum average rate at which a client must acknowledge its replies, in bytes per second; a
     /// modem is faster [default: 512]
     #[arg(long, value_name = "BYTES", value_parser = bytes_a_second)]
-    pub(super) min_rate: Option<u64>,
+    min_rate: Option<u64>,
     /// Probe a client that has been silent for almost this time (13/16 to 15/16 of it, so that not
     /// all are probed at once), four times, TIME/4 apart or at least 1s; reset it if it answers
     /// none, TIME + 4 x TIME/4 after its last segment: it has lost its power or its network
     #[arg(long, value_name = "TIME|off", value_parser = keepalive, default_value = "2m")]
-    pub(super) keepalive: Timeout,
+    keepalive: Timeout,
     /// Maximum time to serve after SIGTERM: a client that has been silent for a second is sent FIN,
     /// all others are a second before the end; a client with outstanding replies at the end is
     /// reset
     #[arg(long, value_name = "TIME", value_parser = positive_duration, default_value = "10s")]
-    pub(super) drain_timeout: Duration,
+    drain_timeout: Duration,
 }
 
 /// The budgets of clients in a turn of the event loop.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Fairness")]
-pub(super) struct FairnessArgs {
+struct FairnessArgs {
     /// Maximum number of clients that one listener accepts in a turn of the event loop, so that a
     /// burst of connects leaves time for connected clients
     #[arg(long, value_name = "N", default_value_t = 256,
           value_parser = integer::<usize>(1, 1_000_000))]
-    pub(super) turn_accepts: usize,
+    turn_accepts: usize,
     /// Maximum number of bytes of one connection that are echoed in a turn of the event loop before
     /// the others are served, rounded up to whole reads: of 64 KiB, or of 256 KiB when at most four
     /// are ready
     #[arg(long, value_name = "BYTES", value_parser = buffer_size, default_value = "64KiB")]
-    pub(super) turn_bytes: usize,
+    turn_bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum SandboxArg {
+enum SandboxMode {
+    /// Drop what the kernel can drop
     Auto,
+    /// Drop all of it, or fail
     On,
+    /// Drop nothing
     Off,
 }
 
@@ -197,9 +199,9 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<Outcome> {
         .map(|address| MetricsServer::bind(address, config.reuse_port))
         .transpose()?;
     let sandbox = match wanted {
-        SandboxArg::Auto => Sandbox::raise(),
-        SandboxArg::On => Sandbox::raise().complete()?,
-        SandboxArg::Off => Sandbox::none(),
+        SandboxMode::Auto => Sandbox::raise(),
+        SandboxMode::On => Sandbox::raise().complete()?,
+        SandboxMode::Off => Sandbox::none(),
     };
     print_in_time(listening_lines(&server, metrics_server.as_ref()))?;
     if sandbox.is_up() {
@@ -297,7 +299,7 @@ fn listen_on(typed: &Address) -> anyhow::Result<Vec<SocketAddr>> {
     let mut addresses = resolve::resolve(typed, PORT_DEFAULT).with_context(cannot)?;
     let is_here = |address: &SocketAddr| {
         let checked = socket::check_source(SocketAddr::new(address.ip(), 0));
-        !checked.is_err_and(|error| is_foreign(&error))
+        !checked.is_err_and(|error| means_not_local(&error))
     };
     match &typed.host {
         Host::Ip(..) => {}
@@ -354,10 +356,11 @@ fn server_config(args: ServeArgs, descriptors: u64) -> anyhow::Result<server::Co
     let limits = limits(&args, most.min(room));
     Ok(server::Config {
         options: Options {
+            nagle: args.nagle,
             probes: args.timeouts.keepalive.0.is_some(),
             user_timeout: user_timeout(&limits),
             notsent_lowat: args.notsent_lowat.0,
-            ..options(&args.mss, Some(&args.buffers), args.nagle)
+            ..options(&args.mss, &args.buffers)
         },
         listen,
         inherited,

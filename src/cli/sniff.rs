@@ -12,11 +12,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgGroup, Args, ValueEnum};
-
 use jiff::tz::TimeZone;
 
+use crate::address::PORT_DEFAULT;
 use crate::cli::numbers::{integer, positive_duration};
-use crate::cli::options::PORT;
 use crate::cli::output::{Named, Outcome};
 use crate::cli::values::port;
 use crate::reactor::signals::{stop_flag, stop_pipe};
@@ -41,66 +40,63 @@ const STANDARD: &str = "-";
 pub(super) struct SniffArgs {
     /// Capture on this interface, or on `any`; needs CAP_NET_RAW
     #[arg(long, value_name = "IF")]
-    pub(super) interface: Option<String>,
+    interface: Option<String>,
     /// Read this capture file, pcap or pcapng, also compressed by gzip; `-` is standard input
     #[arg(long, value_name = "FILE", value_parser = path())]
-    pub(super) read: Option<PathBuf>,
+    read: Option<PathBuf>,
     /// TCP port of the server [default: 12000 with --interface, all with --read]
     #[arg(long, value_name = "PORT", value_parser = port)]
-    pub(super) port: Option<u16>,
+    port: Option<u16>,
     /// Write the packets of the connections to this file: pcapng for a live capture, the format of
     /// the input with --read; `-` is standard output, with the transcript on standard error
     #[arg(long, value_name = "FILE", value_parser = path())]
-    pub(super) write: Option<PathBuf>,
+    write: Option<PathBuf>,
     /// Stop after this number of packets
     #[arg(long, value_name = "N", value_parser = integer::<u64>(1, u64::MAX))]
-    pub(super) count: Option<u64>,
+    count: Option<u64>,
     /// Stop capturing after this time
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
-    pub(super) duration: Option<Duration>,
+    duration: Option<Duration>,
     /// Stop when this number of connections have ended
     #[arg(long, value_name = "N", value_parser = integer::<u64>(1, u64::MAX))]
-    pub(super) flows: Option<u64>,
+    flows: Option<u64>,
     /// Count sequence numbers from the first one of each side, as Wireshark does by default
     #[arg(long)]
-    pub(super) relative: bool,
+    relative: bool,
     /// Show connections and the verdict only, not every segment
     #[arg(long)]
-    pub(super) brief: bool,
+    brief: bool,
     /// Show times in UTC [default: the local time zone: TZ, else /etc/localtime]
     #[arg(long)]
-    pub(super) utc: bool,
+    utc: bool,
     /// Maximum number of payload bytes shown per segment
     #[arg(long, value_name = "BYTES", default_value_t = 60,
           value_parser = integer::<u16>(0, u16::MAX.into()))]
-    pub(super) width: u16,
-    /// Expected replies: the request in upper case, the same bytes, or any (TCP alone is judged)
-    #[arg(long, value_enum, default_value_t = SniffExpect::Upper)]
-    pub(super) expect: SniffExpect,
-    /// Exit with 0 for this outcome as well: the capture is incomplete, but nothing in it is wrong
+    width: u16,
+    /// Expected replies
+    #[arg(long, value_enum, default_value_t)]
+    expect: Expect,
+    /// Exit with 0 for this outcome as well
     #[arg(long, value_enum, value_name = "OUTCOME")]
-    pub(super) allow: Option<SniffAllow>,
-    /// Output format: text for a terminal, one JSON object a line, or a Markdown document
-    #[arg(long, value_enum, default_value_t = SniffFormat::Text)]
-    pub(super) format: SniffFormat,
+    allow: Option<Allow>,
+    /// Output format
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum SniffFormat {
+enum Format {
+    /// Text for a terminal
     Text,
+    /// One JSON object a line
     Json,
+    /// A Markdown document
     Markdown,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum SniffExpect {
-    Upper,
-    Same,
-    None,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum SniffAllow {
+enum Allow {
+    /// The capture is incomplete, but nothing in it is wrong
     Incomplete,
 }
 
@@ -142,9 +138,9 @@ impl SniffArgs {
             width: self.width.into(),
         };
         let (format, columns) = match self.format {
-            SniffFormat::Text => (DocumentFormat::Text { color }, terminal::columns(output)),
-            SniffFormat::Json => (DocumentFormat::Json, None),
-            SniffFormat::Markdown => (DocumentFormat::Markdown, None),
+            Format::Text => (DocumentFormat::Text { color }, terminal::columns(output)),
+            Format::Json => (DocumentFormat::Json, None),
+            Format::Markdown => (DocumentFormat::Markdown, None),
         };
         let calendar = match self.utc {
             true => Calendar::utc(),
@@ -153,14 +149,6 @@ impl SniffArgs {
         Document::new(format, style, calendar)
             .detailed(detailed)
             .columns(columns)
-    }
-
-    fn expect(&self) -> Expect {
-        match self.expect {
-            SniffExpect::Upper => Expect::Upper,
-            SniffExpect::Same => Expect::Same,
-            SniffExpect::None => Expect::Anything,
-        }
     }
 
     fn stop(&self) -> Stop {
@@ -191,17 +179,16 @@ pub(super) fn run(args: SniffArgs, detailed: bool) -> anyhow::Result<Outcome> {
     };
     let document = args.document(detailed, &output);
     let output = Named::new(output, name);
-    let (stop, expect) = (args.stop(), args.expect());
+    let stop = args.stop();
+    let analyzer = |port| Analyzer::new(document, args.brief, port, output).expecting(args.expect);
     let verdict = match (args.interface, args.read) {
         (Some(interface), _) => {
-            let port = args.port.unwrap_or(PORT);
-            let analyzer =
-                Analyzer::new(document, args.brief, Some(port), output).expecting(expect);
-            sniff::live(&interface, port, keep, stop, analyzer)
+            let port = args.port.unwrap_or(PORT_DEFAULT);
+            sniff::live(&interface, port, keep, stop, analyzer(Some(port)))
         }
         (None, path) => {
             let path = path.unwrap_or_default();
-            let analyzer = Analyzer::new(document, args.brief, args.port, output).expecting(expect);
+            let analyzer = analyzer(args.port);
             let stopped = stop_flag()?;
             let (input, name) = input(&path)?;
             if keep.as_ref().is_some_and(|keep| keep.is(input.file())) {

@@ -25,10 +25,7 @@ pub(super) fn prepared(command: Command) -> Command {
             false => arg,
         }
     };
-    let names: Vec<String> = command.get_subcommands().map(name_of).collect();
-    names.iter().fold(command, |command, name| {
-        command.mut_subcommand(name, |one| one.mut_args(may_begin_with_hyphen))
-    })
+    command.mut_subcommands(|one| one.mut_args(may_begin_with_hyphen))
 }
 
 fn name_of(command: &Command) -> String {

@@ -25,14 +25,9 @@ impl fmt::Display for Target {
     }
 }
 
-/// Reads an address to listen on, in any form. Port 0 means any free port.
-pub(super) fn listen_address(text: &str) -> Result<Address, String> {
-    Address::parse(text)
-}
-
 /// Reads an address to listen on that must have a port, since there is no default port for it.
 pub(super) fn metrics_address(text: &str) -> Result<Address, String> {
-    let address = listen_address(text)?;
+    let address = Address::parse(text)?;
     match address.port {
         Some(_) => Ok(address),
         None => Err(format!("the port is missing: {address}:9100")),

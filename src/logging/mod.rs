@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   info!() ─► simplelog (text) ─► Lines ─┬─► queue ─► writer thread ─► standard error
-//!   say(), panics ────────────────────────┴─► queue ─► writer thread ─► --log-file
+//!   report_error(), panics ───────────────┴─► queue ─► writer thread ─► --log-file
 //! ```
 //!
 //! Each output has its own bounded [`queue`] and its own [`writer`], so that an output that stalls
@@ -68,7 +68,7 @@ pub fn start(level: LevelFilter, file: Option<&Path>) -> anyhow::Result<()> {
 
 /// Writes an error message as the last line of standard error, and to the log file. Characters that
 /// would break the line or control the terminal, which names of files may contain, are escaped.
-pub fn say(text: &str) {
+pub fn report_error(text: &str) {
     let text = &escaped(text);
     match stderr() {
         Some(stderr) => stderr.message(text),
@@ -94,7 +94,7 @@ fn escaped(text: &str) -> String {
 
 /// Installs a hook that logs each panic in any thread.
 pub fn install_panic_hook() {
-    panic::set_hook(Box::new(hear));
+    panic::set_hook(Box::new(log_panic));
 }
 
 /// Returns whether there is a log file.
@@ -224,7 +224,7 @@ impl Write for Lines {
 
 /// Writes a panic to every output, and waits until it is written, since the process may end. The
 /// log crate is not used, since its lock may be held by the thread that panics.
-fn hear(panic: &PanicHookInfo<'_>) {
+fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let name = thread.name().unwrap_or("without a name");
     let payload = panic.payload();

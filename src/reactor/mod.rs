@@ -34,13 +34,13 @@ use crate::reactor::signals::{Relay, Remote, Requested, Requests};
 use crate::reactor::slots::Token;
 use crate::reactor::timers::{Due, Timers};
 use crate::stream::Hints;
-use crate::sys::timerfd::Alarm;
+use crate::sys::timerfd::DeadlineTimer;
 
 /// Maximum number of events that one turn takes from the kernel; the others follow in the next.
 const EVENTS_PER_TURN: usize = 1024;
 
 /// Tokens of the reactor's own sources, at the end of the fixed tokens.
-const ALARM: Token = Token::fixed(u32::MAX);
+const TIMERFD: Token = Token::fixed(u32::MAX);
 const REQUESTS: Token = Token::fixed(u32::MAX - 1);
 const INQUIRIES: Token = Token::fixed(u32::MAX - 2);
 const HANGUPS: Token = Token::fixed(u32::MAX - 3);
@@ -89,7 +89,7 @@ pub struct Reactor<K> {
     has_own: bool,
     timers: Timers<K>,
     due: Option<Due>,
-    alarm: Alarm,
+    timerfd: DeadlineTimer,
     requests: Requests,
     /// SIGUSR1, where it is handled.
     inquiries: Option<Requests>,
@@ -106,11 +106,11 @@ impl<K> Reactor<K> {
     /// and socketpair(2), most often a full descriptor table.
     pub fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
-        let alarm = Alarm::new()?;
+        let timerfd = DeadlineTimer::new()?;
         let mut requests = Requests::new()?;
         poll.registry().register(
-            &mut SourceFd(&alarm.as_raw_fd()),
-            to_mio(ALARM),
+            &mut SourceFd(&timerfd.as_raw_fd()),
+            to_mio(TIMERFD),
             Interest::READABLE,
         )?;
         poll.registry()
@@ -123,7 +123,7 @@ impl<K> Reactor<K> {
             has_own: false,
             timers: Timers::default(),
             due: None,
-            alarm,
+            timerfd,
             requests,
             inquiries: None,
             hangups: None,
@@ -211,24 +211,24 @@ impl<K> Reactor<K> {
     pub fn turn(&mut self, wait: Wait) -> io::Result<()> {
         let timer = self.timers.next_deadline();
         let (deadline, armed, timeout) = match wait {
-            Wait::Block => (timer, self.alarm.arm(timer), None),
+            Wait::Block => (timer, self.timerfd.arm(timer), None),
             Wait::Until(end) => {
                 let earlier = timer.filter(|timer| *timer < end).unwrap_or(end);
-                (Some(earlier), self.alarm.arm(Some(earlier)), None)
+                (Some(earlier), self.timerfd.arm(Some(earlier)), None)
             }
             // A timerfd that expires early does no harm, and is not armed again in every turn.
-            Wait::Never => (None, self.alarm.arm_at_least(timer), Some(Duration::ZERO)),
+            Wait::Never => (None, self.timerfd.arm_at_least(timer), Some(Duration::ZERO)),
         };
         match armed {
             Ok(()) => self.wait(timeout),
-            Err(_) => self.wait_without_alarm(deadline, timeout),
+            Err(_) => self.wait_without_timerfd(deadline, timeout),
         }
     }
 
     /// Waits in a turn whose timerfd could not be armed: the poll has a timeout, which is late by
     /// up to a millisecond, and the timers are checked whatever ended the wait.
     #[cold]
-    fn wait_without_alarm(
+    fn wait_without_timerfd(
         &mut self,
         deadline: Option<Instant>,
         timeout: Option<Duration>,
@@ -254,7 +254,7 @@ impl<K> Reactor<K> {
         for event in &self.events {
             let token = Token::from_bits(event.token().0 as u64);
             match token {
-                ALARM | REQUESTS | INQUIRIES | HANGUPS => has_own = true,
+                TIMERFD | REQUESTS | INQUIRIES | HANGUPS => has_own = true,
                 _ => self.ready.push((token, hints(event))),
             }
         }
@@ -314,8 +314,8 @@ impl<K> Reactor<K> {
         self.has_own = true;
         for event in &self.events {
             match Token::from_bits(event.token().0 as u64) {
-                ALARM => {
-                    self.alarm.expired();
+                TIMERFD => {
+                    self.timerfd.expired();
                     self.due = Some(self.timers.due(Instant::now()));
                 }
                 REQUESTS => {

@@ -640,7 +640,7 @@ fn way(network: &Network) -> PathStatistics {
 
 fn assertion(assertion: &crate::load::judge::assertion::Assertion) -> Assertion {
     Assertion {
-        demand: assertion.demand.clone(),
+        demand: assertion.condition.clone(),
         found: assertion.found.clone(),
         holds: assertion.holds(),
         undecided: assertion.outcome == Outcome::Undecided,

@@ -57,9 +57,9 @@ struct Addresses {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Entry {
     /// The client is within the limit.
-    Welcome,
+    Admitted,
     /// The address has this number of connections already, which is its limit.
-    OverShare(u32),
+    OverLimit(u32),
     /// The client could not be counted, since there was no memory.
     OutOfMemory(TryReserveError),
 }
@@ -174,11 +174,11 @@ impl Admission {
     /// address is at its limit already.
     pub fn enter(&mut self, place: usize, address: IpAddr) -> Entry {
         let Some(addresses) = &mut self.addresses else {
-            return Entry::Welcome;
+            return Entry::Admitted;
         };
         match addresses.enter(place, network(address)) {
-            Ok(open) if open > addresses.most => Entry::OverShare(open - 1),
-            Ok(_) => Entry::Welcome,
+            Ok(open) if open > addresses.most => Entry::OverLimit(open - 1),
+            Ok(_) => Entry::Admitted,
             Err(error) => Entry::OutOfMemory(error),
         }
     }
@@ -306,39 +306,39 @@ mod tests {
     fn an_address_has_its_share_and_gets_it_back() {
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let mut admission = Admission::new(10, Some(2));
-        assert_eq!(admission.enter(0, address("10.0.0.1")), Entry::Welcome);
-        assert_eq!(admission.enter(1, address("10.0.0.1")), Entry::Welcome);
-        assert_eq!(admission.enter(2, address("10.0.0.1")), Entry::OverShare(2));
-        assert_eq!(admission.enter(3, address("10.0.0.2")), Entry::Welcome);
+        assert_eq!(admission.enter(0, address("10.0.0.1")), Entry::Admitted);
+        assert_eq!(admission.enter(1, address("10.0.0.1")), Entry::Admitted);
+        assert_eq!(admission.enter(2, address("10.0.0.1")), Entry::OverLimit(2));
+        assert_eq!(admission.enter(3, address("10.0.0.2")), Entry::Admitted);
         admission.leave(2);
         admission.leave(2);
         assert_eq!(
             admission.enter(2, address("10.0.0.1")),
-            Entry::OverShare(2),
+            Entry::OverLimit(2),
             "left once"
         );
         admission.leave(2);
         admission.leave(0);
-        assert_eq!(admission.enter(0, address("10.0.0.1")), Entry::Welcome);
+        assert_eq!(admission.enter(0, address("10.0.0.1")), Entry::Admitted);
 
-        assert_eq!(admission.enter(4, address("2001:db8::1")), Entry::Welcome);
-        assert_eq!(admission.enter(5, address("2001:db8::2")), Entry::Welcome);
+        assert_eq!(admission.enter(4, address("2001:db8::1")), Entry::Admitted);
+        assert_eq!(admission.enter(5, address("2001:db8::2")), Entry::Admitted);
         assert_eq!(
             admission.enter(6, address("2001:db8::3")),
-            Entry::OverShare(2),
+            Entry::OverLimit(2),
             "of the same /64"
         );
         assert_eq!(
             admission.enter(7, address("2001:db8:0:1::1")),
-            Entry::Welcome
+            Entry::Admitted
         );
         assert_eq!(
             admission.enter(8, address("::ffff:10.0.0.3")),
-            Entry::Welcome
+            Entry::Admitted
         );
         assert_eq!(
             admission.enter(9, address("::ffff:10.0.0.4")),
-            Entry::Welcome,
+            Entry::Admitted,
             "another address"
         );
     }

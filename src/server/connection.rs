@@ -198,7 +198,7 @@ impl Connection {
     /// intervals. `is_quiet`: no byte was received or sent for long enough. On last call, clients
     /// that are not silent are sent FIN too. The next [`Connection::serve`] carries out the
     /// decision.
-    pub fn look(&mut self, is_quiet: bool, last_call: bool) {
+    pub fn check_drain(&mut self, is_quiet: bool, last_call: bool) {
         let is_silent = is_quiet && self.pending.is_none();
         // A client that has sent FIN is answered to the end: its input is finite.
         let last_call = last_call && !self.readiness.has_peer_ended();

@@ -268,7 +268,7 @@ mod tests {
 
     /// Runs the work of one shard: clients connect, and some leave, at the latest when the shard
     /// has to wait.
-    fn visit(
+    fn run_shard(
         places: &ConnectionLimit,
         shard: usize,
         bells: &[Bell],
@@ -328,7 +328,7 @@ mod tests {
             thread::scope(|scope| {
                 for shard in 0..SHARDS {
                     let (places, bells, open) = (&places, &bells, &open);
-                    scope.spawn(move || visit(places, shard, bells, open, cap));
+                    scope.spawn(move || run_shard(places, shard, bells, open, cap));
                 }
             });
             assert_eq!((places.taken(), open.into_inner()), (0, 0));

@@ -37,7 +37,7 @@ use crate::server::engine::world::Output;
 use crate::server::limits::{KEEPALIVE_PROBES, Limits};
 
 /// Number of scans of the table for new clients in each `time`.
-const WALKS: u32 = 4;
+const SCANS: u32 = 4;
 
 /// Time of the first probe, in parts of `time`, of which there are PARTS: at least FIRST_LEAST, and
 /// less than FIRST_SPREAD more.
@@ -71,7 +71,7 @@ pub struct Keepalive {
     burst_set_for: Option<Instant>,
     /// The slot at which the scan continues; `None`: no scan is scheduled, since there was no
     /// client.
-    walk: Option<usize>,
+    next_slot: Option<usize>,
 }
 
 /// The time of a timer that must be set, if any. The error: there was no memory to add a client to
@@ -82,7 +82,7 @@ type Set = Result<Option<Instant>, TryReserveError>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The client is alive, or subject to another timeout: check it again after this time.
-    Well(Duration),
+    Wait(Duration),
     /// The client is to be probed.
     Probe,
     /// The client has answered none of [`KEEPALIVE_PROBES`] probes.
@@ -104,7 +104,7 @@ impl Keepalive {
             next_burst: now,
             is_short: false,
             burst_set_for: None,
-            walk: None,
+            next_slot: None,
         })
     }
 
@@ -122,11 +122,11 @@ impl Keepalive {
     pub fn judge(&self, token: Token, output: &Output) -> Verdict {
         // The kernel retransmits outstanding bytes, and sends no probes while there are any.
         if output.outstanding > 0 {
-            return Verdict::Well(self.pause);
+            return Verdict::Wait(self.pause);
         }
         let left = self.silence(token).saturating_sub(output.heard);
         if !left.is_zero() {
-            Verdict::Well(left)
+            Verdict::Wait(left)
         } else if output.unanswered >= KEEPALIVE_PROBES {
             Verdict::Vanished
         } else {
@@ -142,45 +142,45 @@ impl Keepalive {
     /// Starts the scans if none is scheduled, since there is a client. Returns the time of the
     /// timer to set, if any.
     #[inline]
-    pub fn begin_walks(&mut self, now: Instant) -> Option<Instant> {
-        if self.walk.is_some() {
+    pub fn begin_scans(&mut self, now: Instant) -> Option<Instant> {
+        if self.next_slot.is_some() {
             return None;
         }
-        self.walk = Some(0);
-        Some(now + self.time / WALKS)
+        self.next_slot = Some(0);
+        Some(now + self.time / SCANS)
     }
 
     /// Returns the slot at which the scan continues.
-    pub fn walk_from(&self) -> usize {
-        self.walk.unwrap_or(0)
+    pub fn scan_from(&self) -> usize {
+        self.next_slot.unwrap_or(0)
     }
 
     /// Records that the scan has reached this slot; `None`: the end of the table. Returns the time
     /// of the timer to set for the next part.
-    pub fn walked(&mut self, to: Option<usize>, now: Instant) -> Instant {
-        self.walk = Some(to.unwrap_or(0));
+    pub fn scanned(&mut self, to: Option<usize>, now: Instant) -> Instant {
+        self.next_slot = Some(to.unwrap_or(0));
         match to {
             Some(_) => now + self.gap,
-            None => now + self.time / WALKS,
+            None => now + self.time / SCANS,
         }
     }
 
     /// Stops the scans, since no client is left. The next client starts them again.
-    pub fn end_walks(&mut self) {
-        self.walk = None;
+    pub fn end_scans(&mut self) {
+        self.next_slot = None;
     }
 
     /// Enrols a new client, to be checked when it may have been silent for long enough, given that
     /// it connected after the previous scan. Returns as [`TimerWheel::add`] does.
     pub fn enrol(&mut self, token: Token, now: Instant) -> Set {
-        let age_most = self.time / WALKS + self.time / PARTS;
+        let age_most = self.time / SCANS + self.time / PARTS;
         let time = self.silence(token).saturating_sub(age_most);
         self.wheel.add(now + time, token, ())
     }
 
     /// Adds an enrolled client to the wheel again, to be checked after this time. Returns as
     /// [`TimerWheel::add`] does.
-    pub fn again(&mut self, token: Token, now: Instant, after: Duration) -> Set {
+    pub fn reschedule(&mut self, token: Token, now: Instant, after: Duration) -> Set {
         self.wheel.add(now + after, token, ())
     }
 
@@ -267,7 +267,7 @@ mod tests {
                     break;
                 };
                 match keepalive.judge(token, &output(now - start, 0)) {
-                    Verdict::Well(left) => drop(keepalive.again(token, now, left).unwrap()),
+                    Verdict::Wait(left) => drop(keepalive.reschedule(token, now, left).unwrap()),
                     Verdict::Probe => times.push(u64::from(ms)),
                     Verdict::Vanished => panic!("it was not probed"),
                 }
@@ -310,16 +310,16 @@ mod tests {
         let judge = |seconds, unanswered| {
             keepalive.judge(token, &output(Duration::from_secs(seconds), unanswered))
         };
-        assert!(matches!(judge(12, 0), Verdict::Well(left) if left > Duration::ZERO));
+        assert!(matches!(judge(12, 0), Verdict::Wait(left) if left > Duration::ZERO));
         assert_eq!(judge(15, 0), Verdict::Probe);
         assert_eq!(judge(27, 3), Verdict::Probe);
         assert_eq!(judge(31, 4), Verdict::Vanished);
-        assert!(matches!(judge(4, 0), Verdict::Well(left) if left > Duration::from_secs(8)));
+        assert!(matches!(judge(4, 0), Verdict::Wait(left) if left > Duration::from_secs(8)));
         let owed = Output {
             outstanding: 1,
             ..output(Duration::from_secs(100), 9)
         };
-        let watched_elsewhere = Verdict::Well(Duration::from_secs(4));
+        let watched_elsewhere = Verdict::Wait(Duration::from_secs(4));
         assert_eq!(keepalive.judge(token, &owed), watched_elsewhere);
     }
 }

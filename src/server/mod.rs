@@ -38,7 +38,7 @@ use anyhow::Context;
 use log::{info, warn};
 use mio::net::{TcpListener, TcpStream};
 
-use crate::address::resolve::cannot;
+use crate::address::resolve::bind_error;
 use crate::logging;
 use crate::reactor::Event;
 use crate::reactor::signals::Remote;
@@ -277,7 +277,7 @@ impl Shard {
         for (index, address) in addresses.iter_mut().enumerate() {
             let asked = *address;
             let real = listen(&mut world, config, number, index, asked);
-            *address = real.map_err(|error| cannot("listen", asked, error))?;
+            *address = real.map_err(|error| bind_error("listen", asked, error))?;
         }
         let label = match config.shards {
             1 => String::new(),
@@ -322,7 +322,7 @@ impl Shard {
                     info!("{sum}");
                 }
             }
-            None => snapshots.lose(self.number),
+            None => snapshots.mark_failed(self.number),
         }
         outcome.err().or(self.engine.into_failure())
     }
@@ -381,7 +381,7 @@ impl Shard {
                     info!("{sum}");
                 }
             }
-            Event::Inquiry if snapshots.is_first(self.number) => snapshots.inquire(),
+            Event::Inquiry if snapshots.is_first(self.number) => snapshots.request(),
             Event::Hangup if snapshots.is_first(self.number) => logging::reopen(),
             Event::Inquiry | Event::Hangup => {}
         }

@@ -15,7 +15,8 @@ use crate::sniff::flow::{Packet, Timing};
 use crate::sniff::packet::bytes::Unread;
 use crate::sniff::packet::fragments::Lost;
 use crate::sniff::packet::{Captured, Dissector};
-use crate::sniff::print::document::{CaptureFault, Delay, Document, Ended, Verdict};
+use crate::sniff::print::document::Document;
+use crate::sniff::print::results::{CaptureFault, Delay, Ended, Verdict};
 use crate::sniff::print::transcript::DescribedSegment;
 use crate::units::{agreeing, counted};
 
@@ -339,7 +340,7 @@ impl<W: Write> Analyzer<W> {
                 acknowledgment,
             ),
         ];
-        let _ = self.document.verdict(&mut self.text, &self.verdict);
+        self.document.verdict(&mut self.text, &self.verdict);
         let abandoned = self.verdict.abandoned;
         self.write()?;
         // A reader that closes the output now missed nothing.
@@ -399,7 +400,7 @@ impl<W: Write> Analyzer<W> {
                 judgement,
                 lossy: verdict.dropped > 0,
             };
-            let _ = self.document.flow(&mut self.text, &ended);
+            self.document.flow(&mut self.text, &ended);
         }
     }
 }

@@ -36,7 +36,7 @@ use crate::reactor::{Event, Reactor, Wait};
 use crate::sniff::analyzer::Analyzer;
 use crate::sniff::file::{FileFault, Next, Reader, Writer};
 use crate::sniff::live::Capture;
-use crate::sniff::print::document::Verdict;
+use crate::sniff::print::results::Verdict;
 use crate::units::{agreeing, counted};
 
 /// Conditions that end a capture, in addition to a signal; `None`: no such condition.

@@ -15,29 +15,29 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 
 /// A descriptor that becomes readable at the instant for which it is armed.
 #[derive(Debug)]
-pub struct Alarm {
+pub struct DeadlineTimer {
     timer: TimerFd,
     armed: Option<Instant>,
     /// One moment as an `Instant` and as a reading of `CLOCK_MONOTONIC`: std does not convert them.
     anchor: (Instant, Duration),
 }
 
-impl Alarm {
-    /// Creates an alarm that is not armed. Errors: see timerfd_create(2).
+impl DeadlineTimer {
+    /// Creates a timer that is not armed. Errors: see timerfd_create(2).
     pub fn new() -> io::Result<Self> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-        // In this order, a preemption between the two makes alarms late and never early.
+        // In this order, a preemption between the two makes timers late and never early.
         let now = Instant::now();
         let reading = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
-        Ok(Alarm {
+        Ok(DeadlineTimer {
             timer,
             armed: None,
             anchor: (now, Duration::from(reading)),
         })
     }
 
-    /// Arms the alarm for `deadline`, which may have passed, or disarms it (`None`). Makes a system
+    /// Arms the timer for `deadline`, which may have passed, or disarms it (`None`). Makes a system
     /// call only if the deadline changes.
     ///
     /// The descriptor is never read: arming it again clears it, and each expiration is a new edge.
@@ -49,7 +49,7 @@ impl Alarm {
         }
     }
 
-    /// Arms the alarm for `deadline` unless it is armed for an earlier one.
+    /// Arms the timer for `deadline` unless it is armed for an earlier one.
     pub fn arm_at_least(&mut self, deadline: Option<Instant>) -> io::Result<()> {
         match (deadline, self.armed) {
             (None, _) => Ok(()),
@@ -72,13 +72,13 @@ impl Alarm {
         Ok(())
     }
 
-    /// Records that the alarm expired, so that the same deadline can be armed again.
+    /// Records that the timer expired, so that the same deadline can be armed again.
     pub fn expired(&mut self) {
         self.armed = None;
     }
 }
 
-impl AsRawFd for Alarm {
+impl AsRawFd for DeadlineTimer {
     fn as_raw_fd(&self) -> RawFd {
         self.timer.as_fd().as_raw_fd()
     }

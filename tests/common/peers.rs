@@ -116,17 +116,17 @@ pub fn settle(cpu: u32, first: bool) {
 
 /// Starts busy loops on one CPU, which run until they are dropped.
 pub fn busy_loops(cpu: u32, count: usize) -> Vec<Process> {
-    let mut hog = Command::new("sh");
-    hog.args(["-c", "while :; do :; done"]);
-    let start = |_| Process::start(pinned(cpu, &hog));
+    let mut busy_loop = Command::new("sh");
+    busy_loop.args(["-c", "while :; do :; done"]);
+    let start = |_| Process::start(pinned(cpu, &busy_loop));
     (0..count).map(start).collect()
 }
 
 /// Starts busy loops on one CPU with normal priority.
 pub fn busy_loops_among_others(cpu: u32, count: usize) -> Vec<Process> {
-    let mut hog = Command::new("sh");
-    hog.args(["-c", "while :; do :; done"]);
-    let start = |_| Process::start(pinned_among_others(cpu, &hog));
+    let mut busy_loop = Command::new("sh");
+    busy_loop.args(["-c", "while :; do :; done"]);
+    let start = |_| Process::start(pinned_among_others(cpu, &busy_loop));
     (0..count).map(start).collect()
 }
 

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use upcase::sniff::analyzer::Analyzer;
 use upcase::sniff::print::calendar::Calendar;
-use upcase::sniff::print::document::{Document, Format, Verdict};
+use upcase::sniff::print::document::{Document, Format};
+use upcase::sniff::print::results::Verdict;
 use upcase::sniff::print::transcript::Style;
 use upcase::sniff::{self, Stop};
 

@@ -8,7 +8,7 @@ use super::{run, skip};
 
 /// The fields of a segment that are compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct Dissected {
     pub seq: u64,
     pub ack: u64,
     pub flags: String,
@@ -60,7 +60,7 @@ pub fn is_there() -> bool {
 }
 
 /// Returns tshark's analysis of each TCP segment, by packet number.
-pub fn tshark(file: &Path) -> BTreeMap<u64, (Told, Situation)> {
+pub fn tshark(file: &Path) -> BTreeMap<u64, (Dissected, Situation)> {
     let mut command = Command::new("tshark");
     command.args(["-r", file.to_str().unwrap(), "-Y", "tcp", "-T", "fields"]);
     command.args(["-E", "separator=;"]);
@@ -139,7 +139,7 @@ struct Unseen {
 }
 
 impl Unseen {
-    fn take(&mut self, stream: &str, port: &str, told: &Told) -> bool {
+    fn take(&mut self, stream: &str, port: &str, told: &Dissected) -> bool {
         let (seq, ack) = (told.seq as u32, told.ack as u32);
         let marks = u32::from(told.flags.contains("SYN")) + u32::from(told.flags.contains("FIN"));
         let end = seq.wrapping_add(told.length as u32).wrapping_add(marks);
@@ -160,7 +160,7 @@ impl Unseen {
     }
 }
 
-fn parse(fields: &[&str]) -> (u64, Told) {
+fn parse(fields: &[&str]) -> (u64, Dissected) {
     let number = |place: usize| fields[place].parse().unwrap_or(0);
     let bits = u8::from_str_radix(fields[3].trim_start_matches("0x"), 16).unwrap_or(0);
     let set = FLAGS
@@ -178,7 +178,7 @@ fn parse(fields: &[&str]) -> (u64, Told) {
     if words.iter().any(|word| word.ends_with("_retransmission")) {
         words.retain(|word| word != "retransmission");
     }
-    let told = Told {
+    let told = Dissected {
         seq: number(1),
         ack: number(2),
         flags: flags.join(","),
@@ -189,13 +189,13 @@ fn parse(fields: &[&str]) -> (u64, Told) {
 }
 
 /// Returns the analysis of each segment by `sniff`, by packet number, whatever the verdict is.
-pub fn sniff(file: &Path) -> BTreeMap<u64, Told> {
+pub fn sniff(file: &Path) -> BTreeMap<u64, Dissected> {
     let told = sniff_places(file).into_iter();
     told.map(|(number, (told, _))| (number, told)).collect()
 }
 
 /// Returns the analysis of each segment by `sniff`, and whether the segment is outside the window.
-fn sniff_places(file: &Path) -> BTreeMap<u64, (Told, bool)> {
+fn sniff_places(file: &Path) -> BTreeMap<u64, (Dissected, bool)> {
     let ended = run(&format!("sniff --format json --read {}", file.display()));
     assert!(matches!(ended.code, Some(0 | 1 | 4)), "{}", ended.stderr);
     let lines = ended.stdout.lines();
@@ -204,7 +204,7 @@ fn sniff_places(file: &Path) -> BTreeMap<u64, (Told, bool)> {
     segments
         .map(|value| {
             let words = value["analysis"].as_array().unwrap().iter();
-            let told = Told {
+            let told = Dissected {
                 seq: value["seq"].as_u64().unwrap(),
                 ack: value["ack"].as_u64().unwrap(),
                 flags: value["flags"].as_str().unwrap().to_string(),
@@ -252,7 +252,12 @@ fn sniff_places(file: &Path) -> BTreeMap<u64, (Told, bool)> {
 ///
 /// (tshark also takes a sequence number of exactly 0 for "none yet". That needs a connection which
 /// passes 0 at the end of a segment: it does not occur with the fixed seeds.)
-fn is_excused(theirs: &Told, ours: &Told, situation: &Situation, after_outside: bool) -> bool {
+fn is_excused(
+    theirs: &Dissected,
+    ours: &Dissected,
+    situation: &Situation,
+    after_outside: bool,
+) -> bool {
     if (theirs.seq, theirs.ack, theirs.length) != (ours.seq, ours.ack, ours.length) {
         return false;
     }
@@ -290,7 +295,7 @@ fn is_excused(theirs: &Told, ours: &Told, situation: &Situation, after_outside: 
 }
 
 /// A packet number, and the analyses of the packet by tshark and by `sniff`; `None`: there is none.
-pub type Difference = (u64, Option<Told>, Option<Told>);
+pub type Difference = (u64, Option<Dissected>, Option<Dissected>);
 
 /// Returns the packets that the two analyse differently, without excused differences.
 pub fn disagreements(file: &Path) -> Vec<Difference> {
@@ -330,7 +335,7 @@ pub fn disagreements_and_excuses(file: &Path) -> (Vec<Difference>, usize) {
                 continue;
             }
         }
-        let told = |told: &Told| told.clone();
+        let told = |told: &Dissected| told.clone();
         let theirs = theirs.map(|(theirs, _)| told(theirs));
         differences.push((number, theirs, ours.map(|(ours, _)| told(ours))));
     }

@@ -328,9 +328,12 @@ impl State {
 
     /// Stops the server when the faults have ended and no connection is left.
     pub fn stop_when_drained(&mut self) {
-        let is_drained =
-            self.open.is_empty() && self.doors.iter().all(|door| door.queue.is_empty());
-        if self.is_calm && is_drained && self.book.stopping.is_none() && self.stops == 0 {
+        let is_drained = self.open.is_empty()
+            && self
+                .listeners
+                .iter()
+                .all(|listener| listener.queue.is_empty());
+        if self.is_calm && is_drained && self.ledger.stopping.is_none() && self.stops == 0 {
             self.stops = 1;
         }
     }

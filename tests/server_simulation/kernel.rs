@@ -22,7 +22,7 @@ use upcase::stream::{Hints, Stream};
 use crate::chance::{Agenda, Chance, reply_bytes, sent_bytes, upper_case};
 use crate::clients::Habit;
 use crate::neighbours::OtherShards;
-use crate::rules::{Book, Facts, nanos};
+use crate::rules::{Facts, Ledger, nanos};
 use crate::swarm::Faults;
 
 /// Time that a system call of the server takes, in nanoseconds.
@@ -51,7 +51,7 @@ pub struct State {
     pub ends: Vec<End>,
     /// Numbers of the connections that were accepted and are not closed.
     pub open: Vec<u32>,
-    pub doors: Vec<Door>,
+    pub listeners: Vec<ListeningSocket>,
     /// The other shards, if there are any.
     pub neighbours: Option<OtherShards>,
     /// The sources that epoll has to report, in its order.
@@ -63,14 +63,14 @@ pub struct State {
     pub is_calm: bool,
     /// Numbers of the events delivered to the server, and of its calls.
     pub events: Events,
-    pub book: Book,
+    pub ledger: Ledger,
 }
 
 /// Numbers of the events delivered to the server, and of its calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Events {
     /// Events of sources, including false ones.
-    pub told: u64,
+    pub reported: u64,
     /// Timers set and timers delivered; requests to stop.
     pub timers: u64,
     pub accepts: u64,
@@ -85,13 +85,13 @@ pub struct Events {
 impl Events {
     pub fn sum(&self) -> u64 {
         let calls = self.accepts + self.reads + self.writes + self.looks + self.ends;
-        self.told + self.timers + calls
+        self.reported + self.timers + calls
     }
 }
 
 impl AddAssign for Events {
     fn add_assign(&mut self, other: Events) {
-        self.told += other.told;
+        self.reported += other.reported;
         self.timers += other.timers;
         self.accepts += other.accepts;
         self.reads += other.reads;
@@ -128,7 +128,7 @@ pub enum Happening {
 /// An event of a source, as delivered to the server. That of a connection has the connection's
 /// number.
 #[derive(Clone, Copy, Debug)]
-pub struct Told {
+pub struct Notification {
     pub token: Token,
     pub hints: Hints,
     end: Option<u32>,
@@ -136,13 +136,13 @@ pub struct Told {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
-    Door(u32),
+    Listener(u32),
     End(u32),
 }
 
 /// A listening socket.
 #[derive(Debug)]
-pub struct Door {
+pub struct ListeningSocket {
     pub queue: VecDeque<u32>,
     pub is_open: bool,
     is_ready: bool,
@@ -209,7 +209,7 @@ enum Broken {
     No,
     /// The next call returns this error.
     Untold(i32),
-    Told,
+    Reported,
 }
 
 #[derive(Debug, Default)]
@@ -235,9 +235,9 @@ fn failure(errno: i32) -> io::Error {
     io::Error::from_raw_os_error(errno)
 }
 
-impl Told {
-    fn of_door(number: u32) -> Told {
-        Told {
+impl Notification {
+    fn of_listener(number: u32) -> Notification {
+        Notification {
             token: Token::fixed(number),
             hints: READABLE,
             end: None,
@@ -245,9 +245,9 @@ impl Told {
     }
 }
 
-impl Door {
-    fn new() -> Door {
-        Door {
+impl ListeningSocket {
+    fn new() -> ListeningSocket {
+        ListeningSocket {
             queue: VecDeque::new(),
             is_open: true,
             is_ready: false,
@@ -344,8 +344,8 @@ impl End {
         }
     }
 
-    pub fn told(&self, number: u32, hints: Hints) -> Option<Told> {
-        self.token.map(|token| Told {
+    pub fn reported(&self, number: u32, hints: Hints) -> Option<Notification> {
+        self.token.map(|token| Notification {
             token,
             hints,
             end: Some(number),
@@ -372,16 +372,16 @@ impl State {
     }
 
     /// Connects a client. `None`: the listener is closed.
-    pub fn connect(&mut self, door: usize, address: SocketAddr, habit: Habit) -> Option<usize> {
-        let it = &self.doors[door];
+    pub fn connect(&mut self, listener: usize, address: SocketAddr, habit: Habit) -> Option<usize> {
+        let it = &self.listeners[listener];
         if !it.is_open || it.quiesced_at.is_some_and(|until| self.now >= until) {
             return None;
         }
         let number = self.ends.len();
         let key = self.chance.below(1 << 20);
         self.ends.push(End::new(address, key, habit, self.now));
-        self.doors[door].queue.push_back(number as u32);
-        self.raise(Source::Door(door as u32));
+        self.listeners[listener].queue.push_back(number as u32);
+        self.raise(Source::Listener(listener as u32));
         Some(number)
     }
 
@@ -452,7 +452,7 @@ impl State {
         if end.sent > end.acked {
             end.last_out = self.now;
         }
-        end.progressed(self.now, self.book.least_progress);
+        end.progressed(self.now, self.ledger.least_progress);
         self.room_opens(number);
     }
 
@@ -467,7 +467,7 @@ impl State {
     /// Raises an edge, which epoll will report.
     fn raise(&mut self, source: Source) {
         let is_ready = match source {
-            Source::Door(number) => &mut self.doors[number as usize].is_ready,
+            Source::Listener(number) => &mut self.listeners[number as usize].is_ready,
             Source::End(number) => {
                 let end = &mut self.ends[number as usize];
                 if end.token.is_none() || end.is_closed {
@@ -518,7 +518,7 @@ impl State {
     }
 
     /// Collects the events that one epoll_wait(2) returns.
-    pub fn collect(&mut self, batch: &mut Vec<Told>) {
+    pub fn collect(&mut self, batch: &mut Vec<Notification>) {
         batch.clear();
         if let Some(neighbours) = &mut self.neighbours {
             neighbours.is_engine_woken = false;
@@ -529,7 +529,7 @@ impl State {
                 break;
             }
             match self.ready.pop_front() {
-                Some(Source::Door(number)) => self.report_door(number, batch),
+                Some(Source::Listener(number)) => self.report_listener(number, batch),
                 Some(Source::End(number)) => self.report_end(number, batch),
                 None => break,
             }
@@ -543,16 +543,16 @@ impl State {
         }
     }
 
-    fn report_door(&mut self, number: u32, batch: &mut Vec<Told>) {
-        let door = &mut self.doors[number as usize];
-        door.is_ready = false;
-        if door.is_open && !door.queue.is_empty() {
-            batch.push(Told::of_door(number));
+    fn report_listener(&mut self, number: u32, batch: &mut Vec<Notification>) {
+        let listener = &mut self.listeners[number as usize];
+        listener.is_ready = false;
+        if listener.is_open && !listener.queue.is_empty() {
+            batch.push(Notification::of_listener(number));
         }
     }
 
     /// Reports a connection. The flags show its whole state, not only the edge.
-    fn report_end(&mut self, number: u32, batch: &mut Vec<Told>) {
+    fn report_end(&mut self, number: u32, batch: &mut Vec<Notification>) {
         let end = &mut self.ends[number as usize];
         end.is_ready = false;
         if end.is_closed {
@@ -566,15 +566,15 @@ impl State {
                 ..hints
             };
             let half = self.chance.pick(&[readable, WRITABLE]);
-            batch.extend(end.told(number, half));
+            batch.extend(end.reported(number, half));
             self.raise(Source::End(number));
         } else if hints != Hints::default() {
-            batch.extend(end.told(number, hints));
+            batch.extend(end.reported(number, hints));
         }
     }
 
     /// Adds false events, and events of closed sockets.
-    fn add_false_events(&mut self, batch: &mut Vec<Told>) {
+    fn add_false_events(&mut self, batch: &mut Vec<Notification>) {
         if self.chance.one_in(self.faults.spurious) && !self.open.is_empty() {
             let place = self.chance.below(self.open.len() as u64) as usize;
             let flags = self.chance.below(8);
@@ -586,29 +586,29 @@ impl State {
                 exceptional: flags & 4 > 0,
                 ended: end.fin,
             };
-            batch.extend(end.told(number, hints));
+            batch.extend(end.reported(number, hints));
         }
         if self.chance.one_in(self.faults.spurious) {
-            let door = self.chance.below(self.doors.len() as u64);
-            batch.push(Told::of_door(door as u32));
+            let listener = self.chance.below(self.listeners.len() as u64);
+            batch.push(Notification::of_listener(listener as u32));
         }
         if self.chance.one_in(self.faults.stale) && !self.ends.is_empty() {
             let number = self.chance.below(self.ends.len() as u64) as u32;
             let end = &self.ends[number as usize];
             if end.is_closed {
-                batch.extend(end.told(number, EVERYTHING));
+                batch.extend(end.reported(number, EVERYTHING));
             }
         }
     }
 
     /// Records that this event is delivered to the server now.
-    pub fn tell(&mut self, told: Told) {
-        self.events.told += 1;
-        if let Some(number) = told.end {
+    pub fn deliver(&mut self, reported: Notification) {
+        self.events.reported += 1;
+        if let Some(number) = reported.end {
             let end = &mut self.ends[number as usize];
             match end.is_closed {
-                true => self.book.stale += 1,
-                false => end.facts.note(told.hints, self.book.turn),
+                true => self.ledger.stale += 1,
+                false => end.facts.note(reported.hints, self.ledger.turn),
             }
         }
     }
@@ -687,7 +687,7 @@ impl State {
         let end = &mut self.ends[number];
         match end.broken {
             Broken::Untold(errno) if !end.fin => {
-                end.broken = Broken::Told;
+                end.broken = Broken::Reported;
                 Err(self.fails(number, errno))
             }
             Broken::No if !end.fin => {
@@ -709,10 +709,10 @@ impl State {
         match end.broken {
             Broken::No => {}
             Broken::Untold(errno) => {
-                end.broken = Broken::Told;
+                end.broken = Broken::Reported;
                 return Err(self.fails(number, errno));
             }
-            Broken::Told => return Err(self.fails(number, libc::EPIPE)),
+            Broken::Reported => return Err(self.fails(number, libc::EPIPE)),
         }
         let mut count = end.room().min(bytes.len() as u64);
         if count > 0 && !end.is_squeezed && self.chance.one_in(self.faults.squeezes) {
@@ -786,18 +786,18 @@ impl State {
         if let Some(place) = place {
             self.open.swap_remove(place);
         }
-        for door in &mut self.doors {
-            door.is_paused = false;
+        for listener in &mut self.listeners {
+            listener.is_paused = false;
         }
     }
 
     fn accept(&mut self, number: usize) -> io::Result<usize> {
         self.begin_call(|it| &mut it.accepts);
         self.check_accept(number);
-        let door = &mut self.doors[number];
-        door.attempts += 1;
+        let listener = &mut self.listeners[number];
+        listener.attempts += 1;
         if self.chance.one_in(self.faults.fatal) {
-            door.is_broken = true;
+            listener.is_broken = true;
             let errors = [libc::EBADF, libc::EINVAL, libc::ENOTSOCK];
             return Err(failure(self.chance.pick(&errors)));
         }
@@ -806,15 +806,15 @@ impl State {
         }
         // The descriptor is allocated first, so this fails with an empty accept queue as well.
         if let Some(errno) = self.lack_of_resources() {
-            self.doors[number].is_paused = true;
+            self.listeners[number].is_paused = true;
             return Err(failure(errno));
         }
-        let Some(client) = self.doors[number].queue.pop_front() else {
+        let Some(client) = self.listeners[number].queue.pop_front() else {
             return Err(failure(libc::EAGAIN));
         };
         let client = client as usize;
         if self.chance.one_in(self.faults.aborts) {
-            self.book.lost += 1;
+            self.ledger.lost += 1;
             self.ends[client].is_closed = true;
             return Err(failure(self.chance.pick(&LOST)));
         }
@@ -832,9 +832,9 @@ impl State {
         self.faults.no_memory.then(|| self.chance.pick(&errors))
     }
 
-    fn watch(&mut self, number: usize, token: Token) -> io::Result<()> {
+    fn register(&mut self, number: usize, token: Token) -> io::Result<()> {
         self.begin_call(|it| &mut it.accepts);
-        if self.chance.one_in(self.faults.watches) {
+        if self.chance.one_in(self.faults.registrations) {
             return Err(self.fails(number, libc::ENOSPC));
         }
         let end = &mut self.ends[number];
@@ -849,13 +849,13 @@ impl State {
     fn close(&mut self, number: usize) -> u64 {
         self.begin_call(|it| &mut it.ends);
         self.check_close(number);
-        let door = &mut self.doors[number];
-        door.is_open = false;
-        let waiting = std::mem::take(&mut door.queue);
+        let listener = &mut self.listeners[number];
+        listener.is_open = false;
+        let waiting = std::mem::take(&mut listener.queue);
         for &client in &waiting {
             self.ends[client as usize].is_closed = true;
         }
-        self.book.reset_in_queue += waiting.len() as u64;
+        self.ledger.reset_in_queue += waiting.len() as u64;
         waiting.len() as u64
     }
 }
@@ -874,18 +874,20 @@ const LOST: [i32; 9] = [
 ];
 
 impl SimKernel {
-    pub fn new(doors: usize, limits: Limits, faults: Faults, chance: Chance) -> Self {
+    pub fn new(listeners: usize, limits: Limits, faults: Faults, chance: Chance) -> Self {
         SimKernel(Rc::new(RefCell::new(State {
             epoch: Instant::now(),
             now: 0,
-            book: Book::new(&limits),
+            ledger: Ledger::new(&limits),
             limits,
             faults,
             chance,
             agenda: Agenda::new(),
             ends: Vec::new(),
             open: Vec::new(),
-            doors: std::iter::repeat_with(Door::new).take(doors).collect(),
+            listeners: std::iter::repeat_with(ListeningSocket::new)
+                .take(listeners)
+                .collect(),
             neighbours: None,
             ready: VecDeque::new(),
             due: VecDeque::new(),
@@ -917,16 +919,16 @@ impl World for SimKernel {
         Ok((SimSocket { number, kernel }, address))
     }
 
-    fn watch(&mut self, socket: &mut SimSocket, token: Token) -> io::Result<()> {
-        self.0.borrow_mut().watch(socket.number, token)
+    fn register(&mut self, socket: &mut SimSocket, token: Token) -> io::Result<()> {
+        self.0.borrow_mut().register(socket.number, token)
     }
 
     fn quiesce(&mut self, listener: usize) -> Duration {
         let mut state = self.0.borrow_mut();
         state.events.ends += 1;
         let grace = state.faults.grace;
-        let until = state.book.turn_began + grace;
-        state.doors[listener].quiesced_at = Some(until);
+        let until = state.ledger.turn_began + grace;
+        state.listeners[listener].quiesced_at = Some(until);
         Duration::from_nanos(grace)
     }
 
@@ -1009,8 +1011,8 @@ impl Drop for SimSocket {
 
 /// Clients that the test controls: they send exactly the bytes that they are given.
 impl State {
-    pub fn connect_by_hand(&mut self, door: usize, address: SocketAddr) -> Option<usize> {
-        let number = self.connect(door, address, Habit::BY_HAND)?;
+    pub fn connect_by_hand(&mut self, listener: usize, address: SocketAddr) -> Option<usize> {
+        let number = self.connect(listener, address, Habit::BY_HAND)?;
         self.ends[number].literal = Some(Box::default());
         Some(number)
     }

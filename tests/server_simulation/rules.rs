@@ -37,7 +37,7 @@ const CALLS_MAX: u64 = 1_000_000;
 
 /// Facts about the whole server.
 #[derive(Debug)]
-pub struct Book {
+pub struct Ledger {
     pub context: Context,
     pub turn: u64,
     pub turn_began: u64,
@@ -117,7 +117,7 @@ pub struct Facts {
     blocked_call: u64,
     /// Number of events delivered for the connection, in all and in this turn, and bytes of this
     /// turn.
-    told: u64,
+    reported: u64,
     turn: u64,
     turn_bytes: u64,
     turn_told: u64,
@@ -150,10 +150,10 @@ struct Sample {
     owed: u64,
 }
 
-impl Book {
-    pub fn new(limits: &Limits) -> Book {
+impl Ledger {
+    pub fn new(limits: &Limits) -> Ledger {
         let seconds = limits.stall_timeout.unwrap_or_default().as_secs_f64();
-        Book {
+        Ledger {
             context: Context::Finish,
             turn: 0,
             turn_began: 0,
@@ -210,7 +210,7 @@ impl Facts {
             is_over_share: false,
             accepted_at: now,
             blocked_call: 0,
-            told: 0,
+            reported: 0,
             turn: 0,
             turn_bytes: 0,
             turn_told: 0,
@@ -226,7 +226,7 @@ impl Facts {
     /// Records that an event is delivered to the server.
     pub fn note(&mut self, hints: Hints, turn: u64) {
         self.begin_turn(turn);
-        self.told += 1;
+        self.reported += 1;
         self.turn_told += 1;
         self.may_read |= hints.readable;
         self.may_write |= hints.writable;
@@ -335,8 +335,8 @@ impl State {
         panic!(
             "{text}\n  at {} ns, turn {}, {:?}, {} open\n  {end:#?}\n  {:?}\n  {:?}",
             self.now,
-            self.book.turn,
-            self.book.context,
+            self.ledger.turn,
+            self.ledger.context,
             self.open.len(),
             self.limits,
             self.faults
@@ -351,42 +351,42 @@ impl State {
     /// Begins a call of the engine.
     pub fn begin_entry(&mut self, context: Context) {
         self.end_serve();
-        self.book.context = context;
-        self.book.entry_call = self.book.calls;
+        self.ledger.context = context;
+        self.ledger.entry_call = self.ledger.calls;
         let asks = matches!(
             context,
-            Context::Cut | Context::Timer(Timer::Look | Timer::Idle | Timer::Linger)
+            Context::Cut | Context::Timer(Timer::DrainCheck | Timer::Idle | Timer::Linger)
         );
-        self.book.probes += u64::from(asks);
+        self.ledger.probes += u64::from(asks);
     }
 
     /// Ends the service of the current connection, which may still be ready.
     fn end_serve(&mut self) {
-        let bytes = std::mem::take(&mut self.book.serve_bytes);
-        let Some(number) = self.book.current.take() else {
+        let bytes = std::mem::take(&mut self.ledger.serve_bytes);
+        let Some(number) = self.ledger.current.take() else {
             return;
         };
         if bytes >= self.limits.turn_bytes as u64 {
-            self.book.spent.push(number);
+            self.ledger.spent.push(number);
         }
         let end = &self.ends[number];
         let is_ready = end.facts.may_read && end.is_readable() && end.pending() == 0;
-        if is_ready && !end.is_closed && self.book.waiting.is_none() {
-            let others = self.ends.iter().map(|end| (end.read, end.facts.told));
+        if is_ready && !end.is_closed && self.ledger.waiting.is_none() {
+            let others = self.ends.iter().map(|end| (end.read, end.facts.reported));
             let others = others.collect();
-            self.book.waiting = Some(Waiting { number, others });
+            self.ledger.waiting = Some(Waiting { number, others });
         }
     }
 
     fn serves(&mut self, number: usize) {
-        self.book.calls += 1;
-        let is_finite = self.book.calls < self.book.entry_call + CALLS_MAX;
+        self.ledger.calls += 1;
+        let is_finite = self.ledger.calls < self.ledger.entry_call + CALLS_MAX;
         require!(self, number, is_finite, "calls without an end");
-        if self.book.current != Some(number) {
+        if self.ledger.current != Some(number) {
             self.end_serve();
-            self.book.current = Some(number);
+            self.ledger.current = Some(number);
             self.check_place(number);
-            let waiting = self.book.waiting.as_ref();
+            let waiting = self.ledger.waiting.as_ref();
             if waiting.is_some_and(|it| it.number == number) {
                 self.check_fairness();
             }
@@ -402,33 +402,33 @@ impl State {
     /// the others. Otherwise it would overtake waiting connections whenever it sends a piece of
     /// that size.
     fn check_place(&self, number: usize) {
-        let is_late = matches!(self.book.context, Context::Finish | Context::Cut);
-        let is_in_order = is_late || !self.book.queued.contains(&number);
+        let is_late = matches!(self.ledger.context, Context::Finish | Context::Cut);
+        let is_in_order = is_late || !self.ledger.queued.contains(&number);
         require!(self, number, is_in_order, "it overtakes waiting clients");
     }
 
     /// Checks that a ready connection waits for less than two budgets of every other connection:
     /// for a turn of it that ended before its budget was spent, and for the next turn.
     fn check_fairness(&mut self) {
-        let Some(waiting) = self.book.waiting.take() else {
+        let Some(waiting) = self.ledger.waiting.take() else {
             return;
         };
         // A connection that is cut is not served any more, only read a last time.
-        if self.book.context == Context::Cut {
+        if self.ledger.context == Context::Cut {
             return;
         }
         let number = waiting.number;
-        self.book.waited += 1;
-        for (end, (read, told)) in self.ends.iter().zip(waiting.others) {
+        self.ledger.waited += 1;
+        for (end, (read, reported)) in self.ends.iter().zip(waiting.others) {
             let read = end.read - read;
-            let told = end.facts.told - told;
-            let told = if self.faults.split == 0 && self.faults.spurious == 0 {
+            let reported = end.facts.reported - reported;
+            let reported = if self.faults.split == 0 && self.faults.spurious == 0 {
                 1
             } else {
-                told
+                reported
             };
             // It may have waited through a turn with large reads.
-            let budgets = self.budget(self.limits.large_read_bytes) * told.max(1);
+            let budgets = self.budget(self.limits.large_read_bytes) * reported.max(1);
             let is_fair = read < self.limits.turn_bytes as u64 + budgets;
             require!(
                 self,
@@ -452,17 +452,17 @@ impl State {
         );
         let is_allowed = [self.limits.read_bytes, self.limits.large_read_bytes].contains(&length);
         require!(self, number, is_allowed, "a read of {length} bytes");
-        self.book.is_large |= length > self.limits.read_bytes;
-        let is_ready = matches!(self.book.context, Context::Event | Context::Finish);
-        if is_ready && !self.book.served.contains(&number) {
-            self.book.served.push(number);
+        self.ledger.is_large |= length > self.limits.read_bytes;
+        let is_ready = matches!(self.ledger.context, Context::Event | Context::Finish);
+        if is_ready && !self.ledger.served.contains(&number) {
+            self.ledger.served.push(number);
         }
         require!(self, number, !end.facts.got_end, "a read after the end");
         if !end.facts.may_read {
-            let is_asked = end.facts.probe < self.book.probes;
+            let is_asked = end.facts.probe < self.ledger.probes;
             require!(self, number, is_asked, "a read that cannot return data");
             let facts = &mut self.ends[number].facts;
-            facts.probe = self.book.probes;
+            facts.probe = self.ledger.probes;
             facts.may_read = true;
             facts.to_end = true;
         }
@@ -471,40 +471,40 @@ impl State {
     pub fn check_blocked_read(&mut self, number: usize) {
         let facts = &mut self.ends[number].facts;
         facts.may_read = false;
-        facts.blocked_call = self.book.calls;
+        facts.blocked_call = self.ledger.calls;
     }
 
     pub fn check_read(&mut self, number: usize, count: usize) {
-        let (now, turn) = (self.now, self.book.turn);
-        let least = self.book.least_progress;
-        let budget = self.budget(match self.book.is_large {
+        let (now, turn) = (self.now, self.ledger.turn);
+        let least = self.ledger.least_progress;
+        let budget = self.budget(match self.ledger.is_large {
             true => self.limits.large_read_bytes,
             false => self.limits.read_bytes,
         });
         let end = &mut self.ends[number];
         if end.facts.fin.is_none() {
-            self.book.pending += count as u64;
+            self.ledger.pending += count as u64;
             if end.owed() < least + count as u64 {
                 end.facts.slow_since = now;
                 end.facts.slow_from = end.acked;
             }
         }
-        self.book.serve_bytes += count as u64;
+        self.ledger.serve_bytes += count as u64;
         let facts = &mut end.facts;
         facts.silent_for = None;
         facts.begin_turn(turn);
         facts.turn_bytes += count as u64;
-        facts.turn_looked |= self.book.context == Context::Timer(Timer::Look);
-        let (at_once, in_turn) = (self.book.serve_bytes, facts.turn_bytes);
+        facts.turn_looked |= self.ledger.context == Context::Timer(Timer::DrainCheck);
+        let (at_once, in_turn) = (self.ledger.serve_bytes, facts.turn_bytes);
         // epoll reports a source once in a turn; with these faults it may be reported several
         // times.
         let is_plain = self.faults.split == 0 && self.faults.spurious == 0;
-        let told = match is_plain {
+        let reported = match is_plain {
             true => 1,
             false => facts.turn_told.max(1),
         };
         // The scan of the draining server, which is rare, adds to the event.
-        let in_turn_max = budget * (told + u64::from(facts.turn_looked));
+        let in_turn_max = budget * (reported + u64::from(facts.turn_looked));
         require!(self, number, at_once <= budget, "{at_once} bytes at once");
         let is_fair = in_turn <= in_turn_max;
         require!(self, number, is_fair, "{in_turn} bytes in a turn");
@@ -529,7 +529,7 @@ impl State {
     }
 
     pub fn check_sent(&mut self, number: usize, count: u64) {
-        self.book.pending -= count;
+        self.ledger.pending -= count;
         let end = &mut self.ends[number];
         if end.sent - count == end.acked {
             end.facts.stuck_since = self.now;
@@ -539,12 +539,12 @@ impl State {
     /// Checks that a probe is sent only to a client that has been silent for long enough and after
     /// a pause, and that there are few probes at a time.
     pub fn check_probe(&mut self, number: usize) {
-        self.book.calls += 1;
-        let in_time = self.book.context == Context::Timer(Timer::Probe);
+        self.ledger.calls += 1;
+        let in_time = self.ledger.context == Context::Timer(Timer::Probe);
         require!(self, number, in_time, "a probe outside its timer");
         let time = nanos(self.limits.keepalive.unwrap_or(Duration::MAX));
         let pause = nanos(self.limits.keepalive_pause());
-        let (began, now) = (self.book.turn_began, self.now);
+        let (began, now) = (self.ledger.turn_began, self.now);
         let end = &self.ends[number];
         let is_silent = now - end.heard_at >= time / 16 * 13;
         require!(self, number, is_silent, "a probe of a client that sent");
@@ -553,16 +553,16 @@ impl State {
         let is_new = end.facts.probed_at.is_none_or(|at| at + pause <= began);
         require!(self, number, is_new, "a probe before the pause was over");
         self.ends[number].facts.probed_at = Some(began);
-        self.book.probes_sent += 1;
+        self.ledger.probes_sent += 1;
         let gap = nanos(self.limits.probe_gap);
-        let probed = &mut self.book.probed;
+        let probed = &mut self.ledger.probed;
         probed.retain(|&at| at + gap > began);
         probed.push_back(began);
         let gaps = (time / gap).max(1) as usize;
         let (least, most) = self.limits.probe_burst;
         let wanted = (10 * self.open.len()).div_ceil(gaps);
         let most = wanted.clamp(least, most);
-        let are_few = self.book.probed.len() <= most;
+        let are_few = self.ledger.probed.len() <= most;
         require!(self, number, are_few, "too many probes in a burst");
     }
 
@@ -578,9 +578,9 @@ impl State {
         let quiet = now - end.quiet_since();
         let is_idle = end.owed() == 0 && quiet >= idle_timeout;
         let is_done_with = end.pending() == 0 && quiet >= drain_silence;
-        let found = match self.book.context {
+        let found = match self.ledger.context {
             Context::Timer(Timer::Idle) if is_idle => Some(CloseReason::Idle),
-            Context::Timer(Timer::Look) if is_done_with || is_last_call => {
+            Context::Timer(Timer::DrainCheck) if is_done_with || is_last_call => {
                 Some(CloseReason::Stopped)
             }
             _ => None,
@@ -610,14 +610,14 @@ impl State {
         let end = &mut self.ends[number];
         end.facts.fin = Some(Fin {
             reason,
-            at: self.book.turn_began,
+            at: self.ledger.turn_began,
             read: end.read,
         });
     }
 
     /// Checks that the call before this one was a read of this connection that found nothing.
     fn check_silent(&self, number: usize) {
-        let is_silent = self.ends[number].facts.blocked_call + 1 == self.book.calls;
+        let is_silent = self.ends[number].facts.blocked_call + 1 == self.ledger.calls;
         require!(self, number, is_silent, "FIN or close without a last read");
     }
 
@@ -626,14 +626,14 @@ impl State {
     fn is_last_call(&self) -> bool {
         let drain = self.limits.drain_timeout;
         let last_call = drain.saturating_sub(self.limits.linger.min(drain / 2));
-        let since = self.book.stopping;
-        since.is_some_and(|since| self.book.turn_began >= since + nanos(last_call))
+        let since = self.ledger.stopping;
+        since.is_some_and(|since| self.ledger.turn_began >= since + nanos(last_call))
     }
 
     /// Checks that a connection is closed for a reason, and that the conditions of this reason
     /// hold.
     pub fn check_drop(&mut self, number: usize) {
-        self.book.calls += 1;
+        self.ledger.calls += 1;
         let end = &self.ends[number];
         let is_open = end.is_accepted && !end.is_closed;
         require!(self, number, is_open, "closed twice");
@@ -661,32 +661,32 @@ impl State {
             *crowd = self.open.len().max(*crowd);
         }
         let end = &self.ends[number];
-        let book = &mut self.book;
-        book.vanished += u64::from(has_vanished);
-        book.pending -= end.pending();
-        book.closed[reason as usize] += 1;
+        let ledger = &mut self.ledger;
+        ledger.vanished += u64::from(has_vanished);
+        ledger.pending -= end.pending();
+        ledger.closed[reason as usize] += 1;
         let network = network(end.address.ip());
-        for (_, open) in book.networks.iter_mut().filter(|it| it.0 == network) {
+        for (_, open) in ledger.networks.iter_mut().filter(|it| it.0 == network) {
             *open -= 1;
         }
-        book.waiting.take_if(|it| it.number == number);
-        if book.current == Some(number) {
-            book.current = None;
-            book.serve_bytes = 0;
+        ledger.waiting.take_if(|it| it.number == number);
+        if ledger.current == Some(number) {
+            ledger.current = None;
+            ledger.serve_bytes = 0;
         }
     }
 
     fn reason(&self, number: usize) -> CloseReason {
         let end = &self.ends[number];
-        let is_cut = self.book.context == Context::Cut;
+        let is_cut = self.ledger.context == Context::Cut;
         match (end.facts.error, end.token, end.facts.fin) {
             (Some(reason), ..) => reason,
             (None, None, _) => CloseReason::Refused,
             _ if is_cut && end.pending() > 0 => CloseReason::Cut,
-            _ if self.book.context == Context::Timer(Timer::Stall) && end.facts.resets => {
+            _ if self.ledger.context == Context::Timer(Timer::Stall) && end.facts.resets => {
                 CloseReason::Stalled
             }
-            _ if self.book.context == Context::Timer(Timer::Probe) && end.facts.resets => {
+            _ if self.ledger.context == Context::Timer(Timer::Probe) && end.facts.resets => {
                 CloseReason::TimedOut
             }
             (.., Some(fin)) if end.read > fin.read => CloseReason::Late,
@@ -731,13 +731,13 @@ impl State {
 
     fn check_lingered(&self, number: usize) {
         let facts = &self.ends[number].facts;
-        match (facts.fin, self.book.context) {
+        match (facts.fin, self.ledger.context) {
             (None, Context::Cut) => self.check_silent(number),
             (_, Context::Cut) => {}
             (None, _) => self.fails_check(Some(number), "closed without FIN"),
             (Some(fin), _) => {
                 let over = fin.at + nanos(self.limits.linger);
-                let is_over = facts.got_end || over <= self.book.turn_began;
+                let is_over = facts.got_end || over <= self.ledger.turn_began;
                 require!(self, number, is_over, "its linger time is not over");
             }
         }
@@ -749,7 +749,7 @@ impl State {
         let end = &self.ends[number];
         let timeout = nanos(self.limits.stall_timeout.unwrap_or(Duration::MAX)) - QUARTERS;
         let is_stalled = end.facts.samples.iter().any(|sample| {
-            let least = sample.owed.min(self.book.least_progress);
+            let least = sample.owed.min(self.ledger.least_progress);
             sample.at + timeout <= self.now && end.acked - sample.acked < least
         });
         require!(self, number, is_stalled, "it acknowledged enough");
@@ -759,70 +759,70 @@ impl State {
     fn check_vanished(&self, number: usize) {
         let end = &self.ends[number];
         let pause = nanos(self.limits.keepalive_pause());
-        let began = self.book.turn_began;
+        let began = self.ledger.turn_began;
         let was_probed = end.probes >= KEEPALIVE_PROBES
             && end.facts.probed_at.is_some_and(|at| at + pause <= began);
         require!(self, number, was_probed, "it was not probed often enough");
     }
 
     pub fn check_accept(&mut self, number: usize) {
-        self.book.calls += 1;
+        self.ledger.calls += 1;
         let elsewhere = self.neighbours.as_ref().map_or(0, |it| it.held());
         let (cap, open) = (self.limits.max_connections, self.open.len() + elsewhere);
-        let door = &self.doors[number];
-        let fault = if !door.is_open || door.is_broken {
+        let listener = &self.listeners[number];
+        let fault = if !listener.is_open || listener.is_broken {
             "an accept at a closed listener"
-        } else if door.attempts >= self.limits.turn_accepts {
+        } else if listener.attempts >= self.limits.turn_accepts {
             "more accepts than a turn allows"
-        } else if door.is_paused {
+        } else if listener.is_paused {
             "an accept during a pause"
         } else if open >= cap {
             "an accept beyond the limit"
-        } else if self.book.is_full && self.neighbours.is_none() && open + room_of(cap) > cap {
+        } else if self.ledger.is_full && self.neighbours.is_none() && open + room_of(cap) > cap {
             "an accept before there is room"
         } else {
-            self.book.is_full = false;
+            self.ledger.is_full = false;
             return;
         };
-        self.fails_check(None, &format!("{fault}\n  {door:?}"));
+        self.fails_check(None, &format!("{fault}\n  {listener:?}"));
     }
 
     pub fn check_accepted(&mut self, number: usize) {
         let most = self.limits.max_connections_per_ip.unwrap_or(u32::MAX);
-        let book = &mut self.book;
-        book.accepted += 1;
+        let ledger = &mut self.ledger;
+        ledger.accepted += 1;
         let end = &mut self.ends[number];
         let network = network(end.address.ip());
-        let place = book.networks.iter().position(|it| it.0 == network);
+        let place = ledger.networks.iter().position(|it| it.0 == network);
         let place = place.unwrap_or_else(|| {
-            book.networks.push((network, 0));
-            book.networks.len() - 1
+            ledger.networks.push((network, 0));
+            ledger.networks.len() - 1
         });
-        book.networks[place].1 += 1;
-        end.facts.is_over_share = book.networks[place].1 > most;
-        end.facts.accepted_at = book.turn_began;
+        ledger.networks[place].1 += 1;
+        end.facts.is_over_share = ledger.networks[place].1 > most;
+        end.facts.accepted_at = ledger.turn_began;
     }
 
     /// Checks that a listener that is closed in order has an empty accept queue.
     pub fn check_close(&mut self, number: usize) {
-        let door = &self.doors[number];
-        let is_quiesced = door.quiesced_at.is_some_and(|until| until <= self.now);
-        let in_order = is_quiesced && door.queue.is_empty();
-        let is_allowed = in_order || door.is_broken || self.book.context == Context::Cut;
-        if !door.is_open || !is_allowed {
-            self.fails_check(None, &format!("a listener is closed\n  {door:?}"));
+        let listener = &self.listeners[number];
+        let is_quiesced = listener.quiesced_at.is_some_and(|until| until <= self.now);
+        let in_order = is_quiesced && listener.queue.is_empty();
+        let is_allowed = in_order || listener.is_broken || self.ledger.context == Context::Cut;
+        if !listener.is_open || !is_allowed {
+            self.fails_check(None, &format!("a listener is closed\n  {listener:?}"));
         }
-        self.book.has_broken |= door.is_broken;
+        self.ledger.has_broken |= listener.is_broken;
     }
 
     /// Checks that few timers are set at a time, because they cannot be cancelled.
     pub fn check_timer(&mut self, timer: Timer) {
-        let set = &mut self.book.timers[timer as usize];
+        let set = &mut self.ledger.timers[timer as usize];
         *set += 1;
         let most = match timer {
-            Timer::RetryAccept | Timer::Look | Timer::DrainEnd | Timer::Walk => 1,
+            Timer::RetryAccept | Timer::DrainCheck | Timer::DrainEnd | Timer::Scan => 1,
             Timer::Stall | Timer::Idle | Timer::Linger | Timer::Probe => TIMERS_MAX,
-            Timer::Quiesced => self.doors.len() as u32,
+            Timer::Quiesced => self.listeners.len() as u32,
         };
         if *set > most {
             let text = format!("{set} timers of {timer:?} are set");
@@ -864,15 +864,15 @@ impl State {
         let cap = self.limits.max_connections;
         let has_room = match &self.neighbours {
             Some(neighbours) => neighbours.has_room(self.open.len()),
-            None => !self.book.is_full || self.open.len() + room_of(cap) <= cap,
+            None => !self.ledger.is_full || self.open.len() + room_of(cap) <= cap,
         };
-        let is_retry_set = self.book.timers[Timer::RetryAccept as usize] > 0;
-        for door in &self.doors {
-            let is_known = door.is_open && door.is_reported() && !door.queue.is_empty();
-            if is_known && has_room && !(door.is_paused && is_retry_set) {
+        let is_retry_set = self.ledger.timers[Timer::RetryAccept as usize] > 0;
+        for listener in &self.listeners {
+            let is_known = listener.is_open && listener.is_reported() && !listener.queue.is_empty();
+            if is_known && has_room && !(listener.is_paused && is_retry_set) {
                 self.fails_check(
                     None,
-                    &format!("the server sleeps, but clients wait\n  {door:?}"),
+                    &format!("the server sleeps, but clients wait\n  {listener:?}"),
                 );
             }
         }
@@ -880,32 +880,32 @@ impl State {
 
     pub fn begin_turn(&mut self) {
         self.end_serve();
-        self.book.turn += 1;
-        self.book.turn_began = self.now;
-        self.book.queued = std::mem::take(&mut self.book.spent);
-        for door in &mut self.doors {
-            door.attempts = 0;
+        self.ledger.turn += 1;
+        self.ledger.turn_began = self.now;
+        self.ledger.queued = std::mem::take(&mut self.ledger.spent);
+        for listener in &mut self.listeners {
+            listener.attempts = 0;
         }
     }
 
     /// Checks the limits of a turn at its end.
     pub fn check_turn(&mut self) {
         self.end_serve();
-        self.book.queued.clear();
-        let served = self.book.served.len();
-        if self.book.is_large && served > self.limits.large_read_clients {
+        self.ledger.queued.clear();
+        let served = self.ledger.served.len();
+        if self.ledger.is_large && served > self.limits.large_read_clients {
             self.fails_check(None, &format!("large reads in a turn of {served}"));
         }
-        self.book.larges += u64::from(self.book.is_large);
-        self.book.is_large = false;
-        self.book.served.clear();
-        if let Some(since) = self.book.stopping
+        self.ledger.larges += u64::from(self.ledger.is_large);
+        self.ledger.is_large = false;
+        self.ledger.served.clear();
+        if let Some(since) = self.ledger.stopping
             && self.now > since + nanos(self.limits.drain_timeout) + SLACK
         {
             self.fails_check(None, "the drain timeout is over");
         }
-        if self.now >= self.book.next_audit {
-            self.book.next_audit = self.now + 1_000_000;
+        if self.now >= self.ledger.next_audit {
+            self.ledger.next_audit = self.now + 1_000_000;
             for number in self.open.iter().map(|&number| number as usize) {
                 self.audit(number);
             }
@@ -968,19 +968,19 @@ impl State {
 
     /// Checks the server's counters.
     pub fn check_snapshot(&self, snapshot: &Snapshot) {
-        let (totals, book) = (&snapshot.totals, &self.book);
+        let (totals, ledger) = (&snapshot.totals, &self.ledger);
         let closed = CloseReason::ALL.map(|reason| totals.closed(reason));
         let said = (totals.accepted, snapshot.open, snapshot.pending_bytes);
-        let known = (book.accepted, self.open.len() as u64, book.pending);
-        if said != known || closed != book.closed {
-            let closed = format!("{closed:?}, expected {:?}", book.closed);
+        let known = (ledger.accepted, self.open.len() as u64, ledger.pending);
+        if said != known || closed != ledger.closed {
+            let closed = format!("{closed:?}, expected {:?}", ledger.closed);
             self.fails_check(
                 None,
                 &format!("counters {said:?}, expected {known:?}, {closed}"),
             );
         }
         let said = (totals.stale_events, totals.lost, totals.reset_in_queue);
-        let known = (book.stale, book.lost, book.reset_in_queue);
+        let known = (ledger.stale, ledger.lost, ledger.reset_in_queue);
         if said != known {
             self.fails_check(None, &format!("counters {said:?}, expected {known:?}"));
         }

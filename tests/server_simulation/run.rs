@@ -12,7 +12,7 @@ use upcase::server::limits::Limits;
 use upcase::server::stats::{CloseReason, Totals};
 
 use crate::chance::Chance;
-use crate::kernel::{Events, Happening, SimKernel, SimSocket, State, Told};
+use crate::kernel::{Events, Happening, Notification, SimKernel, SimSocket, State};
 use crate::neighbours::{ENGINE, OtherShards};
 use crate::rules::Context;
 use crate::swarm::{Faults, draw_limits};
@@ -78,15 +78,15 @@ impl Ended {
 pub struct Simulation {
     pub kernel: SimKernel,
     engine: Engine<SimSocket>,
-    batch: Vec<Told>,
+    batch: Vec<Notification>,
     /// Number of consecutive turns without sleep in which nothing was delivered and nothing called.
     idle_turns: u32,
 }
 
 impl Simulation {
-    pub fn new(doors: usize, limits: Limits, faults: Faults, chance: Chance) -> Simulation {
-        let kernel = SimKernel::new(doors, limits, faults, chance);
-        let addresses: Vec<SocketAddr> = (0..doors)
+    pub fn new(listeners: usize, limits: Limits, faults: Faults, chance: Chance) -> Simulation {
+        let kernel = SimKernel::new(listeners, limits, faults, chance);
+        let addresses: Vec<SocketAddr> = (0..listeners)
             .map(|number| SocketAddr::from(([127, 0, 0, 1], 7000 + number as u16)))
             .collect();
         let now = kernel.now();
@@ -109,13 +109,13 @@ impl Simulation {
         }
         faults.crowd(limits.max_connections);
         let has_neighbours = limits.max_connections < 1000 && chance.one_in(2);
-        let doors = chance.pick(&[1, 1, 2, 3]);
+        let listeners = chance.pick(&[1, 1, 2, 3]);
         let ends_in_peace = chance.one_in(2);
         let at = chance.pick(&[1, 10, 100, 1000]) * 1_000_000;
         let at = chance.between((0, at));
         let second = chance.pick(&[0, 1, 1_000_000, 50_000_000]);
         let has_second = chance.one_in(3);
-        let mut simulation = Simulation::new(doors, limits, faults, chance);
+        let mut simulation = Simulation::new(listeners, limits, faults, chance);
         if has_neighbours {
             simulation.share();
         }
@@ -183,7 +183,7 @@ impl Simulation {
         let failure = self.engine.into_failure();
         let state = self.kernel.0.borrow();
         state.check_snapshot(&snapshot);
-        if failure.is_some() != state.book.has_broken {
+        if failure.is_some() != state.ledger.has_broken {
             state.fails_check(None, &format!("it ends with {failure:?}"));
         }
         if !state.open.is_empty() {
@@ -192,10 +192,10 @@ impl Simulation {
         Ended {
             events: state.events,
             broken: u64::from(failure.is_some()),
-            waited: state.book.waited,
-            larges: state.book.larges,
-            probes: state.book.probes_sent,
-            vanished: state.book.vanished,
+            waited: state.ledger.waited,
+            larges: state.ledger.larges,
+            probes: state.ledger.probes_sent,
+            vanished: state.ledger.vanished,
             woken: state.neighbours.as_ref().map_or(0, |it| it.wakes),
             totals: snapshot.totals,
         }
@@ -217,11 +217,11 @@ impl Simulation {
         for _ in 0..timers {
             self.timer();
         }
-        for &told in &batch {
-            self.event(told);
+        for &reported in &batch {
+            self.event(reported);
         }
         self.batch = batch;
-        self.tell(Context::Finish, |engine, kernel| engine.finish_turn(kernel));
+        self.call_engine(Context::Finish, |engine, kernel| engine.finish_turn(kernel));
         self.end_turn();
         let is_vain = !is_asleep && self.state().events == events;
         self.idle_turns = if is_vain { self.idle_turns + 1 } else { 0 };
@@ -273,15 +273,15 @@ impl Simulation {
 
     pub fn stop(&mut self) {
         let mut state = self.state();
-        let context = match state.book.stopping {
+        let context = match state.ledger.stopping {
             Some(_) => Context::Cut,
             None => Context::Stop,
         };
-        let began = state.book.turn_began;
-        state.book.stopping.get_or_insert(began);
+        let began = state.ledger.turn_began;
+        state.ledger.stopping.get_or_insert(began);
         state.events.timers += 1;
         drop(state);
-        self.tell(context, |engine, kernel| engine.on_stop(kernel));
+        self.call_engine(context, |engine, kernel| engine.on_stop(kernel));
         if context == Context::Cut && !self.engine.is_done() {
             self.state()
                 .fails_check(None, "the second request did not stop the server");
@@ -294,42 +294,42 @@ impl Simulation {
             return;
         };
         state.events.timers += 1;
-        state.book.timer_came(timer);
+        state.ledger.timer_came(timer);
         if timer == Timer::RetryAccept {
             state
-                .doors
+                .listeners
                 .iter_mut()
-                .for_each(|door| door.is_paused = false);
+                .for_each(|listener| listener.is_paused = false);
         }
         drop(state);
         let context = match timer {
             Timer::DrainEnd => Context::Cut,
             _ => Context::Timer(timer),
         };
-        self.tell(context, |engine, kernel| engine.on_timer(kernel, timer));
+        self.call_engine(context, |engine, kernel| engine.on_timer(kernel, timer));
     }
 
-    pub fn event(&mut self, told: Told) {
-        self.state().tell(told);
-        self.tell(Context::Event, |engine, kernel| {
-            engine.on_io(kernel, told.token, told.hints);
+    pub fn event(&mut self, reported: Notification) {
+        self.state().deliver(reported);
+        self.call_engine(Context::Event, |engine, kernel| {
+            engine.on_io(kernel, reported.token, reported.hints);
         });
     }
 
     /// Calls the engine, and checks its counters against the simulated sockets if connections have
     /// changed.
-    fn tell(
+    fn call_engine(
         &mut self,
         context: Context,
         what: impl FnOnce(&mut Engine<SimSocket>, &mut SimKernel),
     ) {
         let mut state = self.state();
         state.begin_entry(context);
-        let before = (state.book.accepted, state.open.len());
+        let before = (state.ledger.accepted, state.open.len());
         drop(state);
         what(&mut self.engine, &mut self.kernel);
         let state = self.kernel.0.borrow();
-        if before != (state.book.accepted, state.open.len()) {
+        if before != (state.ledger.accepted, state.open.len()) {
             state.check_snapshot(&self.engine.snapshot());
         }
     }
@@ -338,20 +338,20 @@ impl Simulation {
         let mut state = self.kernel.0.borrow_mut();
         state.check_turn();
         let is_near_cap = state.open.len() + 8 >= state.limits.max_connections;
-        if is_near_cap || state.book.turn.is_multiple_of(8) {
+        if is_near_cap || state.ledger.turn.is_multiple_of(8) {
             let snapshot = self.engine.snapshot();
             state.check_snapshot(&snapshot);
             let fulls = snapshot.totals.full.count;
-            state.book.is_full |= fulls > state.book.fulls;
-            state.book.fulls = fulls;
+            state.ledger.is_full |= fulls > state.ledger.fulls;
+            state.ledger.fulls = fulls;
         }
-        if self.engine.is_stopping() && state.book.stopping.is_none() {
+        if self.engine.is_stopping() && state.ledger.stopping.is_none() {
             // Only a broken listener makes the server stop without a request.
-            if !state.doors.iter().any(|door| door.is_broken) {
+            if !state.listeners.iter().any(|listener| listener.is_broken) {
                 state.fails_check(None, "the server stops without a request");
             }
-            let began = state.book.turn_began;
-            state.book.stopping = Some(began);
+            let began = state.ledger.turn_began;
+            state.ledger.stopping = Some(began);
         }
     }
 

@@ -117,7 +117,7 @@ fn play(steps: &[Step], seed: u64) -> Events {
         simulation.advance(Duration::from_micros(1));
         let mut state = simulation.state();
         let is_closed = state.ends[client].is_closed;
-        if is_closed && state.book.stopping.is_none() {
+        if is_closed && state.ledger.stopping.is_none() {
             state.stops += 1;
         }
         drop(state);
@@ -152,11 +152,11 @@ fn take(simulation: &mut Simulation, client: usize, step: Step) {
             simulation.turn();
         }
         Step::Turn | Step::Spurious => {
-            let told = state.ends[client].told(client as u32, FALSE);
+            let reported = state.ends[client].reported(client as u32, FALSE);
             let is_lie = step == Step::Spurious && !state.ends[client].is_closed;
             drop(state);
-            if let (Some(told), true) = (told, is_lie) {
-                simulation.event(told);
+            if let (Some(reported), true) = (reported, is_lie) {
+                simulation.event(reported);
             }
             simulation.advance(Duration::from_micros(1));
         }

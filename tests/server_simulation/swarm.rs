@@ -19,7 +19,7 @@ pub struct Faults {
     pub interrupts: u64,
     /// Calls on a connection that fail for lack of memory.
     pub calls: u64,
-    pub watches: u64,
+    pub registrations: u64,
     /// Clients that are lost in the accept queue.
     pub aborts: u64,
     /// Calls of accept(2) that break the listener.
@@ -62,7 +62,7 @@ impl Faults {
     pub const NONE: Faults = Faults {
         interrupts: 0,
         calls: 0,
-        watches: 0,
+        registrations: 0,
         aborts: 0,
         fatal: 0,
         squeezes: 0,
@@ -95,7 +95,7 @@ impl Faults {
         Faults {
             interrupts: rate(&[2, 10, 100]),
             calls: rate(&[50, 1000]),
-            watches: rate(&[3, 20]),
+            registrations: rate(&[3, 20]),
             aborts: rate(&[2, 10]),
             fatal: rate(&[0, 0, 0, 0, 0, 0, 100]),
             squeezes: rate(&[2, 10, 100]),
@@ -197,7 +197,7 @@ impl State {
             return;
         }
         self.faults.clients -= 1;
-        let door = self.chance.below(self.doors.len() as u64) as usize;
+        let listener = self.chance.below(self.listeners.len() as u64) as usize;
         let address = self.draw_address();
         let unit = self.limits.read_bytes as u64;
         let draw = if self.chance.one_in(self.faults.greedy) {
@@ -208,7 +208,7 @@ impl State {
             draw_habit
         };
         let habit = draw(&mut self.chance, unit);
-        if let Some(number) = self.connect(door, address, habit) {
+        if let Some(number) = self.connect(listener, address, habit) {
             let gap = self.chance.between(habit.gap);
             self.act_in(number, gap);
         }

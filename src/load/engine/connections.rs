@@ -76,7 +76,7 @@ impl<S: Socket> Engine<S> {
         });
         self.lines[line].token = Some(token);
         if let Some(peer) = self.peers.get_mut(token)
-            && let Err(error) = world.watch(&mut peer.socket, token)
+            && let Err(error) = world.register(&mut peer.socket, token)
         {
             self.give_up_peer(world, token, Step::Register, error);
         }
@@ -97,13 +97,13 @@ impl<S: Socket> Engine<S> {
         self.shortage |= kind.is_shortage();
         self.note_first_failure(line, failure);
         if self.stage == Stage::Connecting {
-            self.dialer.settled();
+            self.dialer.attempt_ended();
             // Every target was tried without success: the thread stops, and whether the run starts
             // depends on the other threads. An attempt that failed for lack of a resource on this
             // machine says nothing about the targets.
             let tried = self.dialer.tried() as usize >= self.plan.targets.len();
             let none_up = self.recorder.run.counts.opened == 0 && !self.shortage;
-            if none_up && tried && self.dialer.under_way() == 0 {
+            if none_up && tried && self.dialer.in_progress() == 0 {
                 self.dialer.give_up();
             }
         }
@@ -205,7 +205,7 @@ impl<S: Socket> Engine<S> {
         {
             return self.give_up_peer(world, token, Step::KeepTimes, error);
         }
-        peer.seen = self.evidence.network.came_up(peer.socket.path());
+        peer.seen = self.evidence.network.connection_opened(peer.socket.path());
         let results = &mut self.recorder.run;
         results.counts.opened += 1;
         results
@@ -214,13 +214,13 @@ impl<S: Socket> Engine<S> {
         peer.phase = Phase::Up;
         peer.since = now;
         let place = self.plan.target_of(self.part.member(peer.line));
-        self.targets[place].came_up(now);
+        self.targets[place].connection_opened(now);
         let line = &mut self.lines[peer.line as usize];
         line.has_been_up = true;
         self.up += 1;
         self.last_progress = now;
         if self.stage == Stage::Connecting {
-            self.dialer.settled();
+            self.dialer.attempt_ended();
         }
         if self.is_under_way() {
             self.offer(token, now);
@@ -453,7 +453,7 @@ impl<S: Socket> Engine<S> {
     /// Gives up all connections that are not up, including untried ones, when for
     /// [`PROGRESS_TIMEOUT`] none has come up and no attempt was started.
     pub(super) fn give_up_connecting<W: World<Socket = S>>(&mut self, world: &mut W, now: Instant) {
-        if now < self.last_progress + PROGRESS_TIMEOUT || self.dialer.under_way() == 0 {
+        if now < self.last_progress + PROGRESS_TIMEOUT || self.dialer.in_progress() == 0 {
             return;
         }
         let tried = self.dialer.tried();

@@ -18,7 +18,7 @@ pub struct Dialer {
     connections: u32,
     window: usize,
     tried: u32,
-    under_way: usize,
+    in_progress: usize,
 }
 
 /// The next action of a dialer.
@@ -50,17 +50,17 @@ impl Dialer {
             connections,
             window,
             tried: 0,
-            under_way: 0,
+            in_progress: 0,
         }
     }
 
     /// Returns the next action. With [`Dial::Now`] the attempt counts as in progress until
-    /// [`Dialer::settled`] is called.
+    /// [`Dialer::attempt_ended`] is called.
     pub fn next(&mut self, now: Instant) -> Dial {
         if self.tried == self.connections {
             return Dial::Finished;
         }
-        if self.under_way == self.window {
+        if self.in_progress == self.window {
             return Dial::Full;
         }
         let due = self.due(self.tried);
@@ -68,18 +68,18 @@ impl Dialer {
             return Dial::At(due);
         }
         self.tried += 1;
-        self.under_way += 1;
+        self.in_progress += 1;
         Dial::Now(self.tried - 1)
     }
 
     /// Records that an attempt has succeeded or failed.
-    pub fn settled(&mut self) {
-        self.under_way -= 1;
+    pub fn attempt_ended(&mut self) {
+        self.in_progress -= 1;
     }
 
     /// Returns the number of attempts in progress.
-    pub fn under_way(&self) -> usize {
-        self.under_way
+    pub fn in_progress(&self) -> usize {
+        self.in_progress
     }
 
     /// Returns the number of connections that were tried.
@@ -96,7 +96,7 @@ impl Dialer {
 
     /// Returns whether all connections were tried and no attempt is in progress.
     pub fn is_finished(&self) -> bool {
-        self.tried == self.connections && self.under_way == 0
+        self.tried == self.connections && self.in_progress == 0
     }
 
     fn due(&self, number: u32) -> Instant {
@@ -130,12 +130,12 @@ mod tests {
         assert_eq!(dialer.next(start), Dial::Now(0));
         assert_eq!(dialer.next(start), Dial::Now(1));
         assert_eq!(dialer.next(start), Dial::Full);
-        dialer.settled();
+        dialer.attempt_ended();
         assert_eq!(dialer.next(start), Dial::Now(2));
         assert_eq!(dialer.next(start), Dial::Finished);
         assert!(!dialer.is_finished());
-        dialer.settled();
-        dialer.settled();
+        dialer.attempt_ended();
+        dialer.attempt_ended();
         assert!(dialer.is_finished());
     }
 }

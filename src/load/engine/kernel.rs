@@ -70,7 +70,7 @@ impl World for Kernel {
         Ok(KernelSocket { stream, times })
     }
 
-    fn watch(&mut self, socket: &mut KernelSocket, token: Token) -> io::Result<()> {
+    fn register(&mut self, socket: &mut KernelSocket, token: Token) -> io::Result<()> {
         self.reactor.add_stream(&socket.stream, token)
     }
 

@@ -280,7 +280,7 @@ impl<S: Socket> Engine<S> {
                         Ok(Some(times)) => self.recorder.parts(&message, times, now),
                         Err(error) => failed = Some(ErrorKind::at(Step::ReadTimes, &error)),
                     }
-                    if message.due >= self.recorder.warm() {
+                    if message.due >= self.recorder.warmup_end() {
                         self.first_verified.get_or_insert(now);
                         self.last_verified = Some(now);
                     }
@@ -394,7 +394,7 @@ impl<S: Socket> Engine<S> {
     /// Ends a silence, since bytes of a reply have arrived or the run stops waiting for them.
     pub(super) fn end_silence(&mut self, now: Instant) {
         if self.is_under_way() && self.outstanding > 0 {
-            let since = self.last_reply.max(self.recorder.warm());
+            let since = self.last_reply.max(self.recorder.warmup_end());
             let silence = now.saturating_duration_since(since);
             self.evidence.silence = self.evidence.silence.max(silence);
             if silence >= STALL_LEAST {

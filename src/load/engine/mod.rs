@@ -277,7 +277,7 @@ impl<S: Socket> Engine<S> {
     /// Creates the engine of one thread, in the stage [`Stage::Connecting`].
     pub fn new<W: World<Socket = S>>(plan: Arc<Plan>, thread: u32, world: &mut W) -> Self {
         let now = world.now();
-        world.set_timer(now + SCAN_PERIOD, Timer::Look);
+        world.set_timer(now + SCAN_PERIOD, Timer::Scan);
         let part = plan.part(thread);
         let count = part.share(plan.connections.into()) as u32;
         let quota = |index| plan.quota(part.member(index)).unwrap_or(u64::MAX);
@@ -370,7 +370,7 @@ impl<S: Socket> Engine<S> {
         self.excuse_absence(deadline);
         // A thread that spins ends its wait `SPIN` before the deadline.
         let spun = if self.plan.spin { SPIN } else { Duration::ZERO };
-        if self.is_under_way() && self.presence.wakes(self.clock, deadline - spun) {
+        if self.is_under_way() && self.presence.end_wait(self.clock, deadline - spun) {
             self.check_presence(world);
         }
         self.send_due(world);
@@ -398,7 +398,7 @@ impl<S: Socket> Engine<S> {
                 self.note_backlog(ended);
             }
         }
-        self.presence.rests(ended);
+        self.presence.begin_wait(ended);
     }
 
     /// Serves the connections that spent their budget, or have their first messages to send.
@@ -435,7 +435,7 @@ impl<S: Socket> Engine<S> {
             Timer::Dial => {} // `end_turn` opens connections in every turn.
             Timer::Think(token, due) => self.think_over(world, token, due),
             Timer::Reopen(line) => self.reopen(world, line),
-            Timer::Look => self.scan(world),
+            Timer::Scan => self.scan(world),
             Timer::Presence => self.watch_presence(world),
             Timer::TimeOut => self.time_out(world),
             // The end of the run has ended this interval before its timer.
@@ -487,15 +487,15 @@ impl<S: Socket> Engine<S> {
         self.last_progress = start;
         self.reported_until = start;
         self.recorder
-            .set_warm(start + self.plan.warmup, blocks_from);
+            .set_warmup_end(start + self.plan.warmup, blocks_from);
         if let Stop::After(duration) = self.plan.stop {
             world.set_timer(start + duration, Timer::RunEnd);
         }
         if let Some(span) = self.plan.span().filter(|_| self.pacer.is_some()) {
             let quarter = span.saturating_sub(self.plan.warmup) / 4;
-            let warm = start + self.plan.warmup;
-            world.set_timer(warm + quarter, Timer::FirstQuarterEnds);
-            world.set_timer(warm + quarter * 3, Timer::LastQuarterBegins);
+            let warmup_end = start + self.plan.warmup;
+            world.set_timer(warmup_end + quarter, Timer::FirstQuarterEnds);
+            world.set_timer(warmup_end + quarter * 3, Timer::LastQuarterBegins);
         }
         if let Some(timeout) = self.plan.timeout {
             world.set_timer(start + timeout, Timer::TimeOut);
@@ -604,7 +604,7 @@ impl<S: Socket> Engine<S> {
         let (from, to) = (self.reported_until, now.max(self.reported_until));
         Interval {
             tag: match self.stage {
-                Stage::Running if from < self.recorder.warm() => Tag::Warmup,
+                Stage::Running if from < self.recorder.warmup_end() => Tag::Warmup,
                 Stage::Running => Tag::Run,
                 _ => Tag::Drain,
             },
@@ -623,16 +623,16 @@ impl<S: Socket> Engine<S> {
             target.tally = tally;
         }
         let lines_up = self.lines.iter().filter(|line| line.has_been_up).count();
-        let warm = self.recorder.warm();
-        let since_warm = |at: Option<Instant>| match (self.start, at) {
-            (Some(_), Some(at)) => at.saturating_duration_since(warm),
+        let warmup_end = self.recorder.warmup_end();
+        let since_warmup = |at: Option<Instant>| match (self.start, at) {
+            (Some(_), Some(at)) => at.saturating_duration_since(warmup_end),
             _ => Duration::ZERO,
         };
         // A schedule counts with its planned length, however late a timer ended it. That includes
         // the gap after its last message.
         let span = self.plan.span().filter(|_| self.completed);
         let span = span.map(|span| span.saturating_sub(self.plan.warmup));
-        let sending = span.unwrap_or_else(|| since_warm(self.sending_ended));
+        let sending = span.unwrap_or_else(|| since_warmup(self.sending_ended));
         let verified = self.recorder.verified_so_far();
         let replying = match (self.first_verified, self.last_verified) {
             (Some(first), Some(last)) => last.saturating_duration_since(first),
@@ -897,8 +897,12 @@ impl<S: Socket> Engine<S> {
         let past = now.saturating_duration_since(start).as_nanos() / interval;
         let next = Duration::from_nanos(u64::try_from((past + 1) * interval).unwrap_or(u64::MAX));
         let next = start + next;
-        let warm = self.recorder.warm();
-        if now < warm { next.min(warm) } else { next }
+        let warmup_end = self.recorder.warmup_end();
+        if now < warmup_end {
+            next.min(warmup_end)
+        } else {
+            next
+        }
     }
 
     /// Adds the time since the last check to the record of this thread's absences, and sets the
@@ -938,7 +942,7 @@ impl<S: Socket> Engine<S> {
             Stage::Closing | Stage::Done => return,
         }
         self.next_scan = now + SCAN_PERIOD;
-        world.set_timer(self.next_scan, Timer::Look);
+        world.set_timer(self.next_scan, Timer::Scan);
     }
 
     /// Returns whether a run with a total number of messages has made no progress for

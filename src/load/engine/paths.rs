@@ -16,7 +16,7 @@ impl<S: Socket> Engine<S> {
     /// Reads TCP_INFO of some connections, at each call of the next ones in turn. Does nothing
     /// before the end of the warm-up, and after sending has ended.
     pub(super) fn sample_paths(&mut self, now: Instant) {
-        if self.stage != Stage::Running || now < self.recorder.warm() {
+        if self.stage != Stage::Running || now < self.recorder.warmup_end() {
             return;
         }
         for _ in 0..self.lines.len().min(SAMPLE_CONNECTIONS) {
@@ -25,7 +25,7 @@ impl<S: Socket> Engine<S> {
             let peer = token.and_then(|token| self.peers.get_mut(token));
             if let Some(peer) = peer.filter(|peer| peer.phase == Phase::Up) {
                 let network = &mut self.evidence.network;
-                network.look(&mut peer.seen, peer.socket.path());
+                network.sample(&mut peer.seen, peer.socket.path());
             }
         }
     }
@@ -37,7 +37,7 @@ impl<S: Socket> Engine<S> {
             return;
         };
         let from = std::mem::replace(&mut self.scan_state.sent_before, until);
-        let from = from.max(self.recorder.warm());
+        let from = from.max(self.recorder.warmup_end());
         let network = &mut self.evidence.network;
         let mut left = EXAMINED_MAX;
         for peer in self.peers.iter().filter(|peer| peer.phase == Phase::Up) {

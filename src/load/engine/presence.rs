@@ -29,7 +29,7 @@ pub const CHECK: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct Presence {
     /// The time at which the last turn ended and the current wait began.
-    rested_from: Instant,
+    waiting_since: Instant,
     /// The sum of the waits since the last check.
     waited: Duration,
     /// The time of the last check.
@@ -42,7 +42,7 @@ impl Presence {
     /// Creates an account that starts now. `cpu`: the CPU time of the thread so far.
     pub fn new(now: Instant, cpu: Duration) -> Presence {
         Presence {
-            rested_from: now,
+            waiting_since: now,
             waited: Duration::ZERO,
             since: now,
             cpu,
@@ -52,19 +52,19 @@ impl Presence {
 
     /// Records that a turn ends and a wait begins.
     #[inline]
-    pub fn rests(&mut self, now: Instant) {
-        self.rested_from = now;
+    pub fn begin_wait(&mut self, now: Instant) {
+        self.waiting_since = now;
     }
 
     /// Records the end of a wait that was to last until `deadline` at most. Returns whether it
     /// ended so late that a check is due.
     #[inline]
-    pub fn wakes(&mut self, now: Instant, deadline: Instant) -> bool {
-        let deadline = deadline.max(self.rested_from);
+    pub fn end_wait(&mut self, now: Instant, deadline: Instant) -> bool {
+        let deadline = deadline.max(self.waiting_since);
         let is_late = now.saturating_duration_since(deadline) > VISIBLE_LATENESS;
         // A short delay is the normal cost of a wake-up, not an absence.
         let end = if is_late { deadline } else { now };
-        self.waited += end.saturating_duration_since(self.rested_from);
+        self.waited += end.saturating_duration_since(self.waiting_since);
         is_late
     }
 
@@ -105,10 +105,10 @@ mod tests {
         let (mut now, mut cpu) = (start, Duration::ZERO);
         let mut presence = Presence::new(now, cpu);
         for _ in 0..turns {
-            presence.rests(now);
+            presence.begin_wait(now);
             let deadline = now + 9 * MS;
             now = deadline + away;
-            presence.wakes(now, deadline);
+            presence.end_wait(now, deadline);
             now += MS;
             cpu += MS;
             presence.check(now, cpu, 3);
@@ -144,8 +144,8 @@ mod tests {
         let start = Instant::now();
         let mut presence = Presence::new(start, Duration::ZERO);
         // A turn of half a second with CPU time for a fifth of it.
-        presence.rests(start + 500 * MS);
-        presence.wakes(start + 500 * MS, start + 10 * MS);
+        presence.begin_wait(start + 500 * MS);
+        presence.end_wait(start + 500 * MS, start + 10 * MS);
         presence.check(start + 500 * MS, 100 * MS, 1);
         assert_eq!(presence.finish().absent, 400 * MS);
     }

@@ -29,7 +29,7 @@ pub trait World {
     ) -> Result<Self::Socket, Failure>;
 
     /// Registers the connection: its events carry this token from now on.
-    fn watch(&mut self, socket: &mut Self::Socket, token: Token) -> io::Result<()>;
+    fn register(&mut self, socket: &mut Self::Socket, token: Token) -> io::Result<()>;
 
     /// Sets a timer that fires when `deadline` has passed. It cannot be cancelled.
     fn set_timer(&mut self, deadline: Instant, timer: Timer);
@@ -73,7 +73,7 @@ pub enum Timer {
     /// A line is to be reopened.
     Reopen(usize),
     /// Scan all connections for expired timeouts.
-    Look,
+    Scan,
     /// Check the thread of a closed loop for absence.
     Presence,
     /// A message may have become older than its timeout.

@@ -14,31 +14,31 @@ use crate::units::short;
 
 /// An assertion as the user wrote it, parsed.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Demand {
+pub struct Condition {
     text: String,
     subject: Subject,
     comparison: Comparison,
 }
 
-/// A demand that was evaluated against the results of a run.
+/// A condition that was evaluated against the results of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Assertion {
-    /// The text of the demand.
-    pub demand: String,
+    /// The text of the condition.
+    pub condition: String,
     /// The measured value, with its unit.
     pub found: String,
     /// The outcome of the evaluation.
     pub outcome: Outcome,
 }
 
-/// The outcome of a demand.
+/// The outcome of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The demand holds.
+    /// The condition holds.
     Holds,
-    /// The demand does not hold.
+    /// The condition does not hold.
     Fails,
-    /// The measured value does not meet the demand, but the load generator and not the server is
+    /// The measured value does not meet the condition, but the load generator and not the server is
     /// responsible for it.
     Undecided,
 }
@@ -91,10 +91,10 @@ enum Comparison {
 
 const FORM: &str = "not a condition such as p99<2ms, service.p50<=1ms, errors=0 or rate>=0.999";
 
-impl FromStr for Demand {
+impl FromStr for Condition {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Demand, String> {
+    fn from_str(text: &str) -> Result<Condition, String> {
         if text.contains(',') {
             return Err("more than one condition: repeat --assert for each".to_string());
         }
@@ -117,13 +117,13 @@ impl FromStr for Demand {
                 "'{rest}' does not begin with a valid operator: use <, <=, =, >= or >"
             ));
         }
-        let demand = Demand {
+        let condition = Condition {
             text: text.to_string(),
             subject: subject(name.trim(), bound.trim())?,
             comparison,
         };
-        demand.check_that_it_can_hold(name.trim(), bound.trim())?;
-        Ok(demand)
+        condition.check_that_it_can_hold(name.trim(), bound.trim())?;
+        Ok(condition)
     }
 }
 
@@ -185,8 +185,8 @@ fn statistic_of(name: &str) -> Option<Statistic> {
     (percentile > 0.0 && percentile < 100.0).then_some(Statistic::Percentile(percentile))
 }
 
-impl Demand {
-    /// Refuses demands that no run can meet: a measured value is hardly ever exactly equal to a
+impl Condition {
+    /// Refuses conditions that no run can meet: a measured value is hardly ever exactly equal to a
     /// bound, and nothing is less than zero.
     fn check_that_it_can_hold(&self, name: &str, bound: &str) -> Result<(), String> {
         let (is_measured, is_zero) = match self.subject {
@@ -217,12 +217,12 @@ impl Demand {
         }
     }
 
-    /// Returns whether the demand is about the rate, which only an open loop has.
+    /// Returns whether the condition is about the rate, which only an open loop has.
     pub fn is_about_rate(&self) -> bool {
         matches!(self.subject, Subject::Number(Quantity::Rate, _))
     }
 
-    /// Returns whether the demand is about a time or a rate that the load generator may have
+    /// Returns whether the condition is about a time or a rate that the load generator may have
     /// caused, in a run whose results are valid up to this percentile.
     pub fn is_beyond(&self, percentile: f64) -> bool {
         match self.subject {
@@ -235,9 +235,9 @@ impl Demand {
         }
     }
 
-    /// Evaluates the demand against the results of a run. `rate` is the share of the scheduled rate
-    /// that was answered.
-    pub fn hold(&self, results: &Results, rate: Option<f64>) -> Assertion {
+    /// Evaluates the condition against the results of a run. `rate` is the share of the scheduled
+    /// rate that was answered.
+    pub fn check(&self, results: &Results, rate: Option<f64>) -> Assertion {
         let (found, holds) = match self.subject {
             Subject::Time(metric, statistic, bound) => {
                 self.hold_time(metric.of(results), statistic, bound)
@@ -250,7 +250,7 @@ impl Demand {
             }
         };
         Assertion {
-            demand: self.text.clone(),
+            condition: self.text.clone(),
             found,
             outcome: match holds {
                 true => Outcome::Holds,
@@ -343,7 +343,7 @@ impl Comparison {
 }
 
 impl Assertion {
-    /// Returns whether the demand holds.
+    /// Returns whether the condition holds.
     pub fn holds(&self) -> bool {
         self.outcome == Outcome::Holds
     }
@@ -364,7 +364,7 @@ impl fmt::Display for Assertion {
             Outcome::Fails => "does not hold",
             Outcome::Undecided => "is undecided, since the value may be the generator's",
         };
-        write!(f, "{}: {holds}, found {}", self.demand, self.found)
+        write!(f, "{}: {holds}, found {}", self.condition, self.found)
     }
 }
 
@@ -372,15 +372,15 @@ impl fmt::Display for Assertion {
 mod tests {
     use super::*;
 
-    fn hold(demand: &str, results: &Results) -> Assertion {
-        demand
-            .parse::<Demand>()
+    fn check(condition: &str, results: &Results) -> Assertion {
+        condition
+            .parse::<Condition>()
             .unwrap()
-            .hold(results, Some(0.9995))
+            .check(results, Some(0.9995))
     }
 
     #[test]
-    fn demands_are_read_and_nonsense_is_refused() {
+    fn conditions_are_read_and_nonsense_is_refused() {
         for good in [
             "p99<2ms",
             "p99.9 <= 2ms",
@@ -394,7 +394,7 @@ mod tests {
             "unanswered<5",
             "blocked.max<=0ms",
         ] {
-            assert!(good.parse::<Demand>().is_ok(), "{good}");
+            assert!(good.parse::<Condition>().is_ok(), "{good}");
         }
         for (bad, told) in [
             ("p99=2ms", "use <=, as in p99<=2ms"),
@@ -410,7 +410,7 @@ mod tests {
             ("p100<1ms", "unknown metric p100"),
             ("p99<2ms,errors=0", "repeat --assert for each"),
         ] {
-            let error = bad.parse::<Demand>().unwrap_err();
+            let error = bad.parse::<Condition>().unwrap_err();
             assert!(error.contains(told), "{bad}: {error}");
         }
         for bad in [
@@ -428,7 +428,7 @@ mod tests {
             "<2ms",
             "p-1<1ms",
         ] {
-            assert!(bad.parse::<Demand>().is_err(), "{bad}");
+            assert!(bad.parse::<Condition>().is_err(), "{bad}");
         }
     }
 
@@ -439,14 +439,14 @@ mod tests {
             results.response.record(Duration::from_millis(1));
             results.response.record_at_least(Duration::from_secs(1));
         }
-        assert!(hold("p40<2ms", &results).holds());
-        assert!(!hold("p99<2ms", &results).holds());
-        assert!(!hold("p99<2s", &results).holds(), "it may be more");
-        assert!(hold("p99>900ms", &results).holds());
-        assert_eq!(hold("p99<2s", &results).found, ">= 1.00 s");
-        assert_eq!(hold("p99.9<1s", &results).found, "too few samples (2000)");
-        assert!(hold("rate>=0.999", &results).holds());
-        assert!(hold("errors=0", &results).holds());
-        assert_eq!(hold("service.p50<1s", &results).found, "no samples");
+        assert!(check("p40<2ms", &results).holds());
+        assert!(!check("p99<2ms", &results).holds());
+        assert!(!check("p99<2s", &results).holds(), "it may be more");
+        assert!(check("p99>900ms", &results).holds());
+        assert_eq!(check("p99<2s", &results).found, ">= 1.00 s");
+        assert_eq!(check("p99.9<1s", &results).found, "too few samples (2000)");
+        assert!(check("rate>=0.999", &results).holds());
+        assert!(check("errors=0", &results).holds());
+        assert_eq!(check("service.p50<1s", &results).found, "no samples");
     }
 }

@@ -38,7 +38,9 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::load::judge::assertion::{Assertion, Demand, Outcome};
+use clap::ValueEnum;
+
+use crate::load::judge::assertion::{Assertion, Condition, Outcome};
 use crate::load::judge::client::{client_limits, first_visible, has_no_time, point_below};
 use crate::load::judge::connecting::slow_connecting;
 use crate::load::judge::failures::{absence, failures, nothing_measured, own_lack};
@@ -51,9 +53,10 @@ use crate::load::results::summary::Summary;
 use crate::units::{counted, short};
 
 /// The verdict about a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Verdict {
     /// The numbers are those of the server.
+    #[value(skip)]
     Valid,
     /// The generator was late: the numbers are the generator's.
     ClientBound,
@@ -61,7 +64,7 @@ pub enum Verdict {
     NetworkBound,
     /// The server did not keep up.
     ServerBound,
-    /// The measurements do not decide.
+    /// The measurements do not show what limited the run.
     Inconclusive,
     /// Messages were lost, wrong or not answered.
     Failed,
@@ -107,7 +110,7 @@ pub enum RunOutcome {
 
 impl Judged {
     /// Judges a run, and evaluates the assertions about it.
-    pub fn new(summary: Summary, demands: &[Demand], allowed: Vec<Verdict>) -> Judged {
+    pub fn new(summary: Summary, conditions: &[Condition], allowed: Vec<Verdict>) -> Judged {
         let findings = judge(&summary);
         // With a verdict that is allowed, assertions are decided and may fail.
         let is_open = !allowed.contains(&findings.verdict)
@@ -121,15 +124,15 @@ impl Judged {
             None => 100.0,
         };
         let rate = summary.rate_share();
-        let hold = |demand: &Demand| {
-            let assertion = demand.hold(&summary.results, rate);
+        let check = |condition: &Condition| {
+            let assertion = condition.check(&summary.results, rate);
             match assertion.outcome {
-                Outcome::Fails if demand.is_beyond(valid_up_to) => assertion.undecided(),
+                Outcome::Fails if condition.is_beyond(valid_up_to) => assertion.undecided(),
                 _ => assertion,
             }
         };
         Judged {
-            assertions: demands.iter().map(hold).collect(),
+            assertions: conditions.iter().map(check).collect(),
             findings,
             allowed,
             summary,

@@ -9,6 +9,8 @@ pub mod sizes;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use clap::ValueEnum;
+
 use crate::load::plan::payload::Content;
 use crate::load::plan::schedule::{Arrivals, End, Part, Rate};
 use crate::load::plan::sizes::Sizes;
@@ -84,17 +86,14 @@ pub enum Pace {
 }
 
 /// The rule by which a scheduled message is assigned to a connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Pacing {
-    /// Targets take turns, and of the target's connections the one that has been free the longest
-    /// is used: every target gets the same number of messages, however slow it is.
+    /// The targets in turn, and there the connection that has been free longest.
     #[default]
     Global,
-    /// The connection that has been free the longest, of any target: the faster a target, the more
-    /// messages it gets.
+    /// The connection that has been free longest at any target: faster targets get more.
     FirstFree,
-    /// Every message belongs to one connection: at a constant rate the phases of the connections
-    /// are interleaved; with Poisson arrivals each connection has a process of its own.
+    /// A separate schedule for each connection.
     PerConnection,
 }
 
@@ -117,12 +116,12 @@ pub struct Churn {
 }
 
 /// The way in which the run closes a connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Close {
-    /// Orderly: the run sends its FIN first, then the server sends its own.
+    /// A FIN before the server's, which leaves the local port in TIME_WAIT.
     #[default]
     Fin,
-    /// Abortive: a reset, which leaves no socket in TIME_WAIT.
+    /// A reset, which leaves no socket in TIME_WAIT.
     Rst,
 }
 

@@ -18,6 +18,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use clap::ValueEnum;
+
 use crate::load::plan::random::{Purpose, RandomStream};
 use crate::units::{grouped, nanoseconds};
 
@@ -33,7 +35,7 @@ pub struct Rate {
 }
 
 /// The distribution of the gaps between messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Arrivals {
     /// All gaps are equal.
     #[default]

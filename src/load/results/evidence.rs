@@ -270,7 +270,7 @@ impl Network {
     }
 
     /// Counts the retransmitted SYNs of a connection that has come up, and returns its counters.
-    pub fn came_up(&mut self, path: io::Result<Path>) -> LastSample {
+    pub fn connection_opened(&mut self, path: io::Result<Path>) -> LastSample {
         let Some(path) = self.read(path) else {
             return LastSample::default();
         };
@@ -282,7 +282,7 @@ impl Network {
     }
 
     /// Adds a sample of a connection that is up.
-    pub fn look(&mut self, seen: &mut LastSample, path: io::Result<Path>) {
+    pub fn sample(&mut self, seen: &mut LastSample, path: io::Result<Path>) {
         if let Some(path) = self.read(path) {
             self.add_sample(seen, &path);
         }
@@ -456,10 +456,10 @@ mod tests {
         let mut network = Network::default();
         let mut seen = before.seen();
         for _ in 0..idle {
-            network.look(&mut seen, Ok(before));
+            network.sample(&mut seen, Ok(before));
         }
         assert_eq!(network.growth.count(), 0);
-        network.look(&mut seen, Ok(path));
+        network.sample(&mut seen, Ok(path));
         let growth = network.growth.distribution().unwrap();
         (growth.count(), growth.longest().value)
     }

@@ -23,7 +23,7 @@ use crate::units::nanoseconds;
 #[derive(Clone, Debug)]
 pub struct Recorder {
     /// The end of the warm-up: messages due before it belong to the warm-up.
-    warm: Instant,
+    warmup_end: Instant,
     /// The results of the warm-up, without connections.
     pub warmup: Results,
     /// The results of the run, with the connections of the warm-up.
@@ -102,10 +102,10 @@ impl Tag {
 
 impl Recorder {
     /// Creates an empty recorder for a run with `targets` targets.
-    pub fn new(warm: Instant, targets: usize) -> Recorder {
+    pub fn new(warmup_end: Instant, targets: usize) -> Recorder {
         let several = if targets > 1 { targets } else { 0 };
         Recorder {
-            warm,
+            warmup_end,
             warmup: Results::default(),
             run: Results {
                 response: Latency::in_blocks(),
@@ -114,7 +114,7 @@ impl Recorder {
             },
             recent: Default::default(),
             interval_response: Latency::default(),
-            blocks_from: warm,
+            blocks_from: warmup_end,
             block_end: None,
             tallies: vec![TargetResults::default(); several],
         }
@@ -122,8 +122,8 @@ impl Recorder {
 
     /// Sets the end of the warm-up and the beginning of the first block of the run. The latter must
     /// be the same in every thread.
-    pub fn set_warm(&mut self, warm: Instant, blocks_from: Instant) {
-        self.warm = warm;
+    pub fn set_warmup_end(&mut self, warmup_end: Instant, blocks_from: Instant) {
+        self.warmup_end = warmup_end;
         self.blocks_from = blocks_from;
         self.block_end = self.run.response.open_until().map(|end| blocks_from + end);
     }
@@ -155,8 +155,8 @@ impl Recorder {
     }
 
     /// Returns the end of the warm-up.
-    pub fn warm(&self) -> Instant {
-        self.warm
+    pub fn warmup_end(&self) -> Instant {
+        self.warmup_end
     }
 
     /// Counts a message of this target that is due and was given to a connection.
@@ -275,13 +275,13 @@ impl Recorder {
     #[inline]
     fn tally(&mut self, target: usize, due: Instant) -> Option<&mut TargetResults> {
         let tally = self.tallies.get_mut(target)?;
-        (due >= self.warm).then_some(tally)
+        (due >= self.warmup_end).then_some(tally)
     }
 
     #[inline]
     fn of(&mut self, due: Instant) -> (&mut Results, &mut ResponseParts) {
         let [warmup, run] = &mut self.recent;
-        if due < self.warm {
+        if due < self.warmup_end {
             (&mut self.warmup, warmup)
         } else {
             (&mut self.run, run)

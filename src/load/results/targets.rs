@@ -109,7 +109,7 @@ impl Target {
     }
 
     /// Records that a connection was established.
-    pub fn came_up(&mut self, now: Instant) {
+    pub fn connection_opened(&mut self, now: Instant) {
         self.opened += 1;
         if let Some(absence) = self.losses.take()
             && self.up == 0
@@ -254,8 +254,8 @@ mod tests {
     fn a_server_is_away_from_the_first_loss_and_as_long_as_nothing_is_up() {
         let start = Instant::now();
         let mut target = Target::default();
-        target.came_up(start);
-        target.came_up(start);
+        target.connection_opened(start);
+        target.connection_opened(start);
         target.went_down();
         target.lost(ErrorKind::Reset, start + SECOND);
         let mut early = target.clone();
@@ -277,7 +277,7 @@ mod tests {
         let mut late = target.clone();
         late.conclude(start + 4 * SECOND, None);
         assert_eq!(late.gone, Some(absence));
-        target.came_up(start + 5 * SECOND);
+        target.connection_opened(start + 5 * SECOND);
         target.conclude(start + 6 * SECOND, None);
         assert_eq!(target.gone, None);
         assert_eq!(target.away, Some((absence, start + 5 * SECOND)));
@@ -289,7 +289,7 @@ mod tests {
         let start = Instant::now();
         let mut target = Target::default();
         target.failed(ErrorKind::Refused, start);
-        target.came_up(start);
+        target.connection_opened(start);
         target.went_down();
         target.lost(ErrorKind::WrongReply, start + SECOND);
         target.failed(ErrorKind::NoPort, start + SECOND);
@@ -301,8 +301,8 @@ mod tests {
     fn a_server_that_is_here_for_one_thread_is_not_away() {
         let start = Instant::now();
         let (mut one, mut two) = (Target::default(), Target::default());
-        one.came_up(start);
-        two.came_up(start);
+        one.connection_opened(start);
+        two.connection_opened(start);
         one.went_down();
         one.lost(ErrorKind::Reset, start + SECOND);
         one.conclude(start + 2 * SECOND, None);

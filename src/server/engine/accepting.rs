@@ -198,8 +198,8 @@ impl<S: Socket> Engine<S> {
     }
 
     #[cold]
-    pub(super) fn close_unwatched(&mut self, token: Token, error: &io::Error) {
-        if let Some(suppressed) = self.warnings.unwatched.record(self.now) {
+    pub(super) fn close_unserved(&mut self, token: Token, error: &io::Error) {
+        if let Some(suppressed) = self.warnings.unserved.record(self.now) {
             let label = &self.label;
             warn!(
                 "{label}connection {token} is reset, nothing is left to serve it: \

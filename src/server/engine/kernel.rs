@@ -106,7 +106,7 @@ impl World for Kernel {
     }
 
     #[inline(always)]
-    fn watch(&mut self, socket: &mut TcpStream, token: Token) -> io::Result<()> {
+    fn register(&mut self, socket: &mut TcpStream, token: Token) -> io::Result<()> {
         self.reactor.add_stream(&*socket, token)
     }
 

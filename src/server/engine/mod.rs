@@ -107,7 +107,7 @@ struct Warnings {
     exhausted: LogLimit,
     full: LogLimit,
     refused: LogLimit,
-    unwatched: LogLimit,
+    unserved: LogLimit,
     failed: LogLimit,
     stalled: LogLimit,
     vanished: LogLimit,
@@ -242,10 +242,10 @@ impl<S: Socket> Engine<S> {
             Timer::Idle => self.end_idle(world),
             Timer::Linger => self.end_lingers(world),
             Timer::Probe => self.probe_silent(world),
-            Timer::Walk => self.walk(world),
+            Timer::Scan => self.scan(world),
             // The end of the turn accepts the clients that have arrived.
             Timer::Quiesced => {}
-            Timer::Look => self.look(world),
+            Timer::DrainCheck => self.check_drain(world),
             Timer::DrainEnd => self.end_drain(world),
         }
     }
@@ -271,7 +271,7 @@ impl<S: Socket> Engine<S> {
         }
         self.stopping = Some(self.now);
         self.quiesce(world);
-        world.set_timer(self.now + self.drain_check_interval(), Timer::Look);
+        world.set_timer(self.now + self.drain_check_interval(), Timer::DrainCheck);
         world.set_timer(self.now + self.limits.drain_timeout, Timer::DrainEnd);
     }
 
@@ -327,23 +327,23 @@ impl<S: Socket> Engine<S> {
         if let Some(address) = address {
             debug!("connection {token} accepted from {address}");
             match self.admission.enter(token.index(), address.ip()) {
-                Entry::Welcome => {}
-                Entry::OverShare(open) => {
+                Entry::Admitted => {}
+                Entry::OverLimit(open) => {
                     self.warn_refused(address, open);
                     return self.close(token, CloseReason::Refused);
                 }
-                Entry::OutOfMemory(error) => return self.close_unwatched(token, &error.into()),
+                Entry::OutOfMemory(error) => return self.close_unserved(token, &error.into()),
             }
         }
         let Some(client) = self.clients.get_mut(token) else {
             return;
         };
-        match world.watch(&mut client.socket, token) {
+        match world.register(&mut client.socket, token) {
             Ok(()) => {
                 self.begin_idle(world, token);
                 self.begin_keepalive(world);
             }
-            Err(error) => self.close_unwatched(token, &error),
+            Err(error) => self.close_unserved(token, &error),
         }
     }
 
@@ -371,7 +371,7 @@ impl<S: Socket> Engine<S> {
 
     /// Checks every client of a stopping server, and sends FIN to those that have fallen silent or,
     /// on last call, still send.
-    fn look(&mut self, world: &mut impl World<Socket = S>) {
+    fn check_drain(&mut self, world: &mut impl World<Socket = S>) {
         let Some(since) = self.stopping else {
             return;
         };
@@ -383,11 +383,11 @@ impl<S: Socket> Engine<S> {
             let output = self.output(token);
             let is_quiet = output.is_none_or(|it| it.quiet >= self.limits.drain_silence);
             if let Some(client) = self.clients.get_mut(token) {
-                client.connection.look(is_quiet, is_last_call);
+                client.connection.check_drain(is_quiet, is_last_call);
                 self.serve_once(world, token);
             }
         }
-        world.set_timer(self.now + self.drain_check_interval(), Timer::Look);
+        world.set_timer(self.now + self.drain_check_interval(), Timer::DrainCheck);
     }
 
     /// Returns the interval between two such checks, at most an eighth of the drain timeout.

@@ -11,33 +11,33 @@ use crate::server::limits::KEEPALIVE_PROBES;
 use crate::server::stats::CloseReason;
 
 /// Number of slots of the table that one part of a scan covers: 0.1 ms of work.
-const WALK_PLACES: usize = 16_384;
+const SCAN_SLOTS: usize = 16_384;
 
 impl<S: Socket> Engine<S> {
     /// Starts the regular scans of the table, since a client has connected.
     #[inline(always)]
     pub(super) fn begin_keepalive(&mut self, world: &mut impl World) {
         if let Some(keepalive) = &mut self.deadlines.keepalive {
-            set(world, keepalive.begin_walks(self.now), Timer::Walk);
+            set(world, keepalive.begin_scans(self.now), Timer::Scan);
         }
     }
 
     /// Scans a part of the table, and enrols the clients that connected since the previous scan.
-    pub(super) fn walk(&mut self, world: &mut impl World) {
+    pub(super) fn scan(&mut self, world: &mut impl World) {
         let Some(keepalive) = &mut self.deadlines.keepalive else {
             return;
         };
         if self.clients.is_empty() {
-            return keepalive.end_walks();
+            return keepalive.end_scans();
         }
         keepalive.sweep(self.clients.len(), |token| {
             self.clients.get(token).is_some()
         });
-        let begin = keepalive.walk_from();
+        let begin = keepalive.scan_from();
         // A deadline is returned only if it is earlier than those before: one timer, for the last.
         let mut earliest = None;
         let mut next = self.clients.next_from(begin);
-        while let Some(token) = next.filter(|token| token.index() < begin + WALK_PLACES) {
+        while let Some(token) = next.filter(|token| token.index() < begin + SCAN_SLOTS) {
             if let Some(client) = self.clients.get_mut(token)
                 && !client.is_enrolled
                 // If there is no memory for this client, the next scan tries it again.
@@ -49,8 +49,8 @@ impl<S: Socket> Engine<S> {
             next = self.clients.next_from(token.index() + 1);
         }
         set(world, earliest, Timer::Probe);
-        let deadline = keepalive.walked(next.map(Token::index), self.now);
-        set(world, Some(deadline), Timer::Walk);
+        let deadline = keepalive.scanned(next.map(Token::index), self.now);
+        set(world, Some(deadline), Timer::Scan);
     }
 
     /// Checks clients that may have been silent for long enough, and probes those that have been.
@@ -86,7 +86,7 @@ impl<S: Socket> Engine<S> {
         let verdict = output.map(|output| keepalive.judge(token, &output));
         let after = match verdict {
             Some(Verdict::Vanished) => return self.close_vanished(token),
-            Some(Verdict::Well(time)) => time,
+            Some(Verdict::Wait(time)) => time,
             Some(Verdict::Probe) => {
                 if let Err(error) = client.socket.probe() {
                     debug!("connection {token} cannot be probed: {error}");
@@ -95,7 +95,7 @@ impl<S: Socket> Engine<S> {
             }
             None => keepalive.pause(),
         };
-        match keepalive.again(token, self.now, after) {
+        match keepalive.reschedule(token, self.now, after) {
             Ok(deadline) => set(world, deadline, Timer::Probe),
             // The next scan enrols it again.
             Err(_) => client.is_enrolled = false,

@@ -184,7 +184,7 @@ impl<S: Socket> Engine<S> {
     ) {
         match deadline {
             Ok(deadline) => set(world, deadline, timer),
-            Err(error) => self.close_unwatched(token, &error.into()),
+            Err(error) => self.close_unserved(token, &error.into()),
         }
     }
 

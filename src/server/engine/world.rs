@@ -25,7 +25,7 @@ pub trait World {
     ) -> io::Result<(Self::Socket, Option<SocketAddr>)>;
 
     /// Registers a client, whose events are reported with this token from now on.
-    fn watch(&mut self, socket: &mut Self::Socket, token: Token) -> io::Result<()>;
+    fn register(&mut self, socket: &mut Self::Socket, token: Token) -> io::Result<()>;
 
     /// Stops new clients from connecting to this listener. Returns the time for which handshakes in
     /// progress may still complete.
@@ -84,11 +84,11 @@ pub enum Timer {
     /// Silent clients are checked, and probed if they have been silent for long enough.
     Probe,
     /// The table is scanned for clients that the keep-alive has not enrolled yet.
-    Walk,
+    Scan,
     /// Handshakes in progress at a listener that closes have completed.
     Quiesced,
     /// The clients of a stopping server are checked.
-    Look,
+    DrainCheck,
     /// The drain of a stopping server ends.
     DrainEnd,
 }

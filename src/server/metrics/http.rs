@@ -1,12 +1,12 @@
-//! One visit to the metrics page: a request and its response, with as much of HTTP/1.1 (RFC 9112)
-//! as the page needs. Pure: the socket is an argument.
+//! One exchange with a client of the metrics page: a request and its response, with as much of
+//! HTTP/1.1 (RFC 9112) as the page needs. Pure: the socket is an argument.
 //!
 //! ```text
 //!   Requesting ── complete, or invalid ──► Replying ── all sent, FIN sent ──► Leaving
 //! ```
 //!
 //! Every connection carries one request. After the reply, further input is read and dropped, since
-//! closing a socket with unread input would reset the connection, and the visitor could lose the
+//! closing a socket with unread input would reset the connection, and the client could lose the
 //! reply.
 
 use std::io;
@@ -85,9 +85,9 @@ impl Refusal {
     }
 }
 
-/// The state of one visit.
+/// The state of one exchange.
 #[derive(Debug)]
-pub struct Visit {
+pub struct Exchange {
     readiness: Readiness,
     phase: Phase,
 }
@@ -99,7 +99,7 @@ enum Phase {
     Leaving { dropped: usize },
 }
 
-/// The outcome of serving a visit.
+/// The outcome of [`Exchange::serve`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// An event will follow.
@@ -108,9 +108,9 @@ pub enum Progress {
     Over,
 }
 
-impl Default for Visit {
+impl Default for Exchange {
     fn default() -> Self {
-        Visit {
+        Exchange {
             readiness: Readiness::new(),
             phase: Phase::Requesting {
                 request: Vec::new(),
@@ -119,14 +119,14 @@ impl Default for Visit {
     }
 }
 
-impl Visit {
+impl Exchange {
     /// Records an event.
     pub fn note(&mut self, hints: Hints) {
         self.readiness.note(hints);
     }
 
     /// Does what can be done now without blocking. `find` returns the content of a resource. An
-    /// error of the socket ends the visit.
+    /// error of the socket ends the exchange.
     pub fn serve(
         &mut self,
         stream: &mut impl Stream,
@@ -135,8 +135,8 @@ impl Visit {
         self.advance(stream, find).unwrap_or(Progress::Over)
     }
 
-    /// Ends a visit whose time is over. If a part of a request has arrived, sends the status 408,
-    /// as far as the kernel takes it now.
+    /// Ends an exchange whose time is over. If a part of a request has arrived, sends the status
+    /// 408, as far as the kernel takes it now.
     pub fn end(&mut self, stream: &mut impl Stream) {
         if let Phase::Requesting { request } = &self.phase
             && !request.is_empty()

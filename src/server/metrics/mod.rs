@@ -2,8 +2,8 @@
 //! only the collector of snapshots with the shards, ends with the process, and does not delay the
 //! end of the process.
 //!
-//! A visitor has two seconds in all, and when there are too many visitors, the newest replaces the
-//! one that has been connected for longest. So a visitor that sends its request at once gets its
+//! A client has two seconds in all, and when there are too many clients, the newest replaces the
+//! one that has been connected for longest. So a client that sends its request at once gets its
 //! reply, however slow or numerous the others are.
 
 pub mod http;
@@ -22,14 +22,14 @@ use anyhow::Context;
 use log::{error, warn};
 use mio::net::{TcpListener, TcpStream};
 
-use crate::address::resolve::cannot;
+use crate::address::resolve::bind_error;
 use crate::logging;
 use crate::reactor::slots::{Slots, Token};
 use crate::reactor::{Event, Reactor, Wait};
 use crate::server::limits::Limits;
 use crate::server::listener::{Accepted, Listener};
 use crate::server::log_limit::LogLimit;
-use crate::server::metrics::http::{Content, Progress, Resource, Visit};
+use crate::server::metrics::http::{Content, Exchange, Progress, Resource};
 use crate::server::metrics::page::Page;
 use crate::server::metrics::snapshots::Snapshots;
 use crate::sys::descriptor_limit;
@@ -38,16 +38,16 @@ use crate::sys::sandbox::{Role, Sandbox};
 use crate::sys::socket::{self, Families, Options};
 use crate::units::counted;
 
-/// Maximum duration of a visit, from the connection to its end.
-const VISIT_TIME: Duration = Duration::from_secs(2);
+/// Maximum duration of an exchange, from the connection to its end.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Maximum number of visitors at a time: a few scrapers, a load balancer, a person.
-const VISITORS_MOST: usize = 16;
+/// Maximum number of clients at a time: a few scrapers, a load balancer, a person.
+const CLIENTS_MAX: usize = 16;
 
-/// Number of descriptors that the monitor needs: reactor, listener, two files, visitors, and one
-/// more for a visitor that is accepted before another is closed.
+/// Number of descriptors that the monitor needs: reactor, listener, two files, clients, and one
+/// more for a client that is accepted before another is closed.
 pub const DESCRIPTORS: u64 =
-    descriptor_limit::DESCRIPTORS_OF_A_REACTOR + 3 + VISITORS_MOST as u64 + 1;
+    descriptor_limit::DESCRIPTORS_OF_A_REACTOR + 3 + CLIENTS_MAX as u64 + 1;
 
 /// Pauses in accepting when descriptors have run out, the first and the longest.
 const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
@@ -62,8 +62,8 @@ pub struct MetricsServer {
     listener: Listener,
     /// Time at which to try again, after descriptors had run out.
     retry: Option<Instant>,
-    visitors: Slots<Visitor>,
-    /// The visitors and the times at which they were accepted, the oldest first. Visitors that are
+    clients: Slots<Client>,
+    /// The clients and the times at which they were accepted, the oldest first. Clients that are
     /// gone may still be listed.
     arrivals: VecDeque<(Instant, Token)>,
     process_stats: process_stats::Source,
@@ -71,9 +71,9 @@ pub struct MetricsServer {
 }
 
 #[derive(Debug)]
-struct Visitor {
+struct Client {
     socket: TcpStream,
-    visit: Visit,
+    exchange: Exchange,
 }
 
 /// The server that the page describes.
@@ -105,13 +105,13 @@ impl MetricsServer {
                 listener: Listener::new(socket.local_addr()?, ACCEPT_PAUSE),
                 socket,
                 retry: None,
-                visitors: Slots::default(),
+                clients: Slots::default(),
                 arrivals: VecDeque::new(),
                 process_stats,
                 exhausted: LogLimit::default(),
             })
         };
-        bind().map_err(|error| cannot("serve metrics", address, error))
+        bind().map_err(|error| bind_error("serve metrics", address, error))
     }
 
     /// Returns the address listened on, with the actual port.
@@ -139,8 +139,8 @@ impl MetricsServer {
                 match event {
                     Event::Io(LISTENER, _) => self.listener.note(),
                     Event::Io(token, hints) => {
-                        if let Some(visitor) = self.visitors.get_mut(token) {
-                            visitor.visit.note(hints);
+                        if let Some(client) = self.clients.get_mut(token) {
+                            client.exchange.note(hints);
                             self.serve(token, subject);
                         }
                     }
@@ -161,7 +161,7 @@ impl MetricsServer {
 
     fn wait(&self) -> Wait {
         let first = self.arrivals.front();
-        let deadline = first.map(|(arrival, _)| *arrival + VISIT_TIME);
+        let deadline = first.map(|(arrival, _)| *arrival + EXCHANGE_TIMEOUT);
         match self.retry.into_iter().chain(deadline).min() {
             _ if self.listener.is_filled() => Wait::Never,
             Some(next) => Wait::Until(next),
@@ -170,20 +170,20 @@ impl MetricsServer {
     }
 
     fn serve(&mut self, token: Token, subject: &Subject) {
-        let Some(Visitor { socket, visit }) = self.visitors.get_mut(token) else {
+        let Some(Client { socket, exchange }) = self.clients.get_mut(token) else {
             return;
         };
         let find = |resource| subject.content(resource, &self.process_stats);
-        if visit.serve(socket, find) == Progress::Over {
-            self.visitors.remove(token);
+        if exchange.serve(socket, find) == Progress::Over {
+            self.clients.remove(token);
             self.listener.retry();
         }
     }
 
-    /// Ends the visits whose time is over.
+    /// Ends the exchanges whose time is over.
     fn end_late(&mut self, now: Instant) {
         while let Some(&(arrival, _)) = self.arrivals.front()
-            && arrival + VISIT_TIME <= now
+            && arrival + EXCHANGE_TIMEOUT <= now
         {
             self.end_oldest();
         }
@@ -191,20 +191,20 @@ impl MetricsServer {
 
     fn end_oldest(&mut self) {
         let oldest = self.arrivals.pop_front();
-        if let Some(mut visitor) = oldest.and_then(|(_, token)| self.visitors.remove(token)) {
-            visitor.visit.end(&mut visitor.socket);
+        if let Some(mut client) = oldest.and_then(|(_, token)| self.clients.remove(token)) {
+            client.exchange.end(&mut client.socket);
             self.listener.retry();
         }
     }
 
-    /// Accepts waiting visitors, at most as many as there is room for: each is served in the next
+    /// Accepts waiting clients, at most as many as there is room for: each is served in the next
     /// turn, before another could replace it. Returns an error when the listener has failed.
     fn accept(&mut self, now: Instant) -> io::Result<()> {
         if self.retry.is_some_and(|retry| retry <= now) {
             self.retry = None;
             self.listener.retry();
         }
-        for _ in 0..VISITORS_MOST {
+        for _ in 0..CLIENTS_MAX {
             if !self.listener.is_filled() {
                 break;
             }
@@ -224,25 +224,25 @@ impl MetricsServer {
     }
 
     fn add_client(&mut self, socket: TcpStream, now: Instant) {
-        while self.visitors.len() >= VISITORS_MOST {
+        while self.clients.len() >= CLIENTS_MAX {
             self.end_oldest();
         }
-        let token = self.visitors.insert(Visitor {
+        let token = self.clients.insert(Client {
             socket,
-            visit: Visit::default(),
+            exchange: Exchange::default(),
         });
         self.arrivals.push_back((now, token));
-        if let Some(visitor) = self.visitors.get_mut(token)
-            && self.reactor.add_stream(&visitor.socket, token).is_err()
+        if let Some(client) = self.clients.get_mut(token)
+            && self.reactor.add_stream(&client.socket, token).is_err()
         {
-            self.visitors.remove(token);
+            self.clients.remove(token);
         }
     }
 }
 
 impl Subject {
     fn content(&self, resource: Resource, process_stats: &process_stats::Source) -> Content {
-        let answer = self.snapshots.ask();
+        let answer = self.snapshots.collect();
         let (snapshot, silent) = (answer.sum, answer.silent);
         match resource {
             Resource::Metrics => {

@@ -30,7 +30,7 @@ struct State {
     /// Number of requests so far.
     round: u64,
     /// Whether a person has requested the state (SIGUSR1) and it has not been returned yet.
-    is_inquired: bool,
+    is_requested: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,7 +56,7 @@ impl Snapshots {
             state: Mutex::new(State {
                 reports: vec![ShardReport::default(); remotes.len()],
                 round: 0,
-                is_inquired: false,
+                is_requested: false,
             }),
             remotes,
             answered: Condvar::new(),
@@ -65,7 +65,7 @@ impl Snapshots {
 
     /// Requests a snapshot from every shard, and returns the sum. Blocks until all have answered or
     /// the time limit is over, so it must not be called from a shard's thread.
-    pub fn ask(&self) -> Answer {
+    pub fn collect(&self) -> Answer {
         let round = self.begin_round(false);
         let is_open = |state: &mut State| state.silent(round) > 0;
         let state = self
@@ -86,14 +86,14 @@ impl Snapshots {
 
     /// Requests a snapshot from every shard on behalf of a person: [`Snapshots::answer`] returns
     /// the sum to the shard that answers last.
-    pub fn inquire(&self) {
+    pub fn request(&self) {
         self.begin_round(true);
     }
 
-    fn begin_round(&self, is_inquired: bool) -> u64 {
+    fn begin_round(&self, is_requested: bool) -> u64 {
         let mut state = self.state();
         state.round += 1;
-        state.is_inquired |= is_inquired;
+        state.is_requested |= is_requested;
         let round = state.round;
         drop(state);
         for remote in self.remotes.iter() {
@@ -125,11 +125,11 @@ impl Snapshots {
             return None;
         }
         self.answered.notify_all();
-        std::mem::take(&mut state.is_inquired).then(|| state.sum())
+        std::mem::take(&mut state.is_requested).then(|| state.sum())
     }
 
     /// Records that a shard has failed without a final snapshot: its previous one counts.
-    pub fn lose(&self, shard: usize) {
+    pub fn mark_failed(&self, shard: usize) {
         self.state().reports[shard].round = LEFT;
     }
 
@@ -185,16 +185,20 @@ mod tests {
         let remotes = (0..2).map(|_| requests.remote().unwrap()).collect();
         let snapshots = Snapshots::new(remotes);
         assert_eq!(snapshots.answer(0, open(1)), None, "nobody asked");
-        snapshots.inquire();
+        snapshots.request();
         assert_eq!(snapshots.answer(0, open(2)), None, "shard 1 is to answer");
         assert_eq!(snapshots.answer(1, open(3)), Some(open(5)));
         assert_eq!(snapshots.answer(1, open(3)), None, "it was returned before");
         assert_eq!(snapshots.leave(0, open(0)), None);
-        snapshots.inquire();
+        snapshots.request();
         assert_eq!(snapshots.answer(1, open(4)), Some(open(4)), "one has left");
-        snapshots.inquire();
+        snapshots.request();
         let (sum, silent) = (open(4), 1);
-        assert_eq!(snapshots.ask(), Answer { sum, silent }, "it takes too long");
+        assert_eq!(
+            snapshots.collect(),
+            Answer { sum, silent },
+            "it takes too long"
+        );
         assert_eq!(
             snapshots.leave(1, open(0)),
             Some(open(0)),
@@ -202,7 +206,7 @@ mod tests {
         );
         let (sum, silent) = (open(0), 0);
         assert_eq!(
-            snapshots.ask(),
+            snapshots.collect(),
             Answer { sum, silent },
             "nobody is waited for"
         );

@@ -22,7 +22,7 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
     /// Whether the SYN was seen, so that offset 0 is the first byte.
-    pub begins: bool,
+    pub starts_at_syn: bool,
     /// Number of bytes that the capture holds, each counted once.
     pub captured: u64,
     /// The end of the highest byte that was seen.
@@ -95,11 +95,13 @@ impl Account {
     }
 
     /// Returns the length of the stream, if all of it was captured and acknowledged.
-    fn whole(&self) -> Option<u64> {
+    fn complete_length(&self) -> Option<u64> {
         let fin = self.fin?;
-        let is_whole =
-            self.begins && self.captured == fin && self.sent == fin && self.acknowledged == fin + 1;
-        is_whole.then_some(fin)
+        let is_complete = self.starts_at_syn
+            && self.captured == fin
+            && self.sent == fin
+            && self.acknowledged == fin + 1;
+        is_complete.then_some(fin)
     }
 }
 
@@ -111,7 +113,7 @@ impl Proof {
     /// Returns the proof, if there is one. `compared`: the number of bytes of the reply that were
     /// compared with their bytes of the request; `None` when the two are not to be compared.
     pub fn prove(request: &Account, reply: &Account, compared: Option<u64>) -> Option<Proof> {
-        let (asked, answered) = (request.whole()?, reply.whole()?);
+        let (asked, answered) = (request.complete_length()?, reply.complete_length()?);
         let is_answered = compared.is_none_or(|compared| asked == answered && compared == answered);
         is_answered.then_some(Proof(()))
     }
@@ -153,9 +155,9 @@ mod tests {
 
     use super::*;
 
-    fn whole(length: u64) -> Account {
+    fn complete(length: u64) -> Account {
         Account {
-            begins: true,
+            starts_at_syn: true,
             captured: length,
             sent: length,
             acknowledged: length + 1,
@@ -166,24 +168,25 @@ mod tests {
 
     #[test]
     fn equal_numbers_are_the_only_proof() {
-        let all = whole(9);
+        let all = complete(9);
         assert!(Proof::prove(&all, &all, Some(9)).is_some());
         assert!(Proof::prove(&all, &all, Some(8)).is_none());
-        assert!(Proof::prove(&all, &whole(10), Some(9)).is_none());
-        assert!(Proof::prove(&all, &whole(10), None).is_some());
+        assert!(Proof::prove(&all, &complete(10), Some(9)).is_none());
+        assert!(Proof::prove(&all, &complete(10), None).is_some());
     }
 
     proptest! {
         #[test]
         fn no_proof_over_a_number_that_differs(
             captured in 0u64..4, sent in 0u64..4, acknowledged in 0u64..5,
-            fin in prop::option::of(0u64..4), begins: bool, compared in 0u64..4,
+            fin in prop::option::of(0u64..4), starts_at_syn: bool, compared in 0u64..4,
         ) {
-            let account = Account { begins, captured, sent, acknowledged, highest_implied: 0, fin };
-            let equal = account == whole(captured) && compared == captured;
-            let proof = Proof::prove(&account, &whole(captured), Some(compared));
+            let account =
+                Account { starts_at_syn, captured, sent, acknowledged, highest_implied: 0, fin };
+            let equal = account == complete(captured) && compared == captured;
+            let proof = Proof::prove(&account, &complete(captured), Some(compared));
             prop_assert_eq!(proof.is_some(), equal);
-            let proof = Proof::prove(&whole(captured), &account, Some(compared));
+            let proof = Proof::prove(&complete(captured), &account, Some(compared));
             prop_assert_eq!(proof.is_some(), equal);
         }
     }
@@ -191,7 +194,7 @@ mod tests {
     #[test]
     fn a_number_beyond_all_that_came_may_be_that_of_the_fin() {
         let came = Account {
-            begins: true,
+            starts_at_syn: true,
             captured: 9,
             sent: 9,
             ..Account::default()

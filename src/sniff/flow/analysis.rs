@@ -23,7 +23,7 @@ const REORDERED_WITHIN: Duration = Duration::from_millis(3);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Analysis(u16);
 
-macro_rules! words {
+macro_rules! flags {
     ($($(#[$doc:meta])* $constant:ident = $bit:literal, $name:literal;)*) => {
         impl Analysis {
             $($(#[$doc])* pub const $constant: Analysis = Analysis(1 << $bit);)*
@@ -32,7 +32,7 @@ macro_rules! words {
     };
 }
 
-words! {
+flags! {
     /// Bytes that were sent before, and not acknowledged yet.
     RETRANSMISSION = 0, "retransmission";
     /// A retransmission immediately after at least two duplicate acknowledgments.
@@ -65,8 +65,8 @@ words! {
 
 impl Analysis {
     /// Returns whether any of these flags is set.
-    pub fn has(self, words: Analysis) -> bool {
-        self.0 & words.0 != 0
+    pub fn has(self, flags: Analysis) -> bool {
+        self.0 & flags.0 != 0
     }
 
     /// Returns whether no flag is set.
@@ -78,13 +78,13 @@ impl Analysis {
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         let set = Analysis::NAMES
             .iter()
-            .filter(move |(word, _)| self.has(*word));
+            .filter(move |(flag, _)| self.has(*flag));
         set.map(|(_, name)| *name)
     }
 
     /// Sets flags.
-    pub fn add(&mut self, words: Analysis) {
-        self.0 |= words.0;
+    pub fn add(&mut self, flags: Analysis) {
+        self.0 |= flags.0;
     }
 }
 
@@ -132,7 +132,7 @@ pub struct RetainedDirection {
     window: u16,
     scale: Scale,
     /// Whether anything was sent in this direction.
-    speaks: bool,
+    has_sent: bool,
 }
 
 /// The receive window that a segment announces.
@@ -159,19 +159,19 @@ impl Direction {
             ack: self.last_ack.map_or(0, |(ack, _)| ack),
             window: self.window.unwrap_or(0),
             scale: self.scale,
-            speaks: self.next.is_some(),
+            has_sent: self.next.is_some(),
         }
     }
 
     /// Returns the direction in the state that was kept, with this time as that of its last
     /// segment.
-    pub fn revive(retain: RetainedDirection, last_time: Duration) -> Direction {
-        let speaks = retain.speaks;
+    pub fn revive(retained: RetainedDirection, last_time: Duration) -> Direction {
+        let has_sent = retained.has_sent;
         Direction {
-            next: speaks.then_some((retain.next, last_time)),
-            last_ack: speaks.then_some((retain.ack, last_time)),
-            window: speaks.then_some(retain.window),
-            scale: retain.scale,
+            next: has_sent.then_some((retained.next, last_time)),
+            last_ack: has_sent.then_some((retained.ack, last_time)),
+            window: has_sent.then_some(retained.window),
+            scale: retained.scale,
             ..Direction::default()
         }
     }
@@ -211,22 +211,22 @@ pub fn analyse(
     credit: Credit,
 ) -> Analysis {
     sender.go_on_from_outside(segment, receiver);
-    let mut words = of_position(segment, sender, receiver);
+    let mut flags = of_position(segment, sender, receiver);
     if credit != Credit::Nothing && Some(segment.ack) != sender.last_ack.map(|(ack, _)| ack) {
         sender.duplicate_acks = 0;
     }
-    if segment.span() > 0 && !words.has(Analysis::KEEP_ALIVE) {
-        words.add(of_repetition(segment, now, sender, receiver, round_trip));
+    if segment.span() > 0 && !flags.has(Analysis::KEEP_ALIVE) {
+        flags.add(of_repetition(segment, now, sender, receiver, round_trip));
     }
     match credit {
-        Credit::All => sender.take(segment, now, words),
+        Credit::All => sender.record(segment, now, flags),
         Credit::Acknowledgment => {
-            sender.take_outside(segment, now);
-            sender.take_acknowledgment(segment, now, words);
+            sender.record_outside(segment, now);
+            sender.record_acknowledgment(segment, now, flags);
         }
-        Credit::Nothing => sender.take_outside(segment, now),
+        Credit::Nothing => sender.record_outside(segment, now),
     }
-    words
+    flags
 }
 
 /// The parts of a segment that change the state of its direction.
@@ -246,42 +246,42 @@ fn of_position(segment: &Segment<'_>, sender: &mut Direction, receiver: &Directi
         .flags
         .has(Flags::SYN.with(Flags::FIN).with(Flags::RST));
     let at_next = sender.next() == Some(segment.seq);
-    let mut words = Analysis::default();
+    let mut flags = Analysis::default();
     if segment.length == 1 && at_next && receiver.window == Some(0) {
         return Analysis::ZERO_WINDOW_PROBE;
     }
     if segment.window == 0 && plain {
-        words.add(Analysis::ZERO_WINDOW);
+        flags.add(Analysis::ZERO_WINDOW);
     }
     if let Some(next) = sender.next() {
         if is_after(segment.seq, next) && !segment.flags.has(Flags::RST) {
-            words.add(Analysis::LOST_SEGMENT);
+            flags.add(Analysis::LOST_SEGMENT);
         }
         if segment.length <= 1 && segment.seq == next.wrapping_sub(1) && plain {
-            words.add(Analysis::KEEP_ALIVE);
+            flags.add(Analysis::KEEP_ALIVE);
         }
     }
     if segment.length > 0 && plain && Some(end(segment)) == receiver.window_edge(sender) {
-        words.add(Analysis::WINDOW_FULL);
+        flags.add(Analysis::WINDOW_FULL);
     }
     let repeats_ack = sender.last_ack.is_some_and(|(ack, _)| ack == segment.ack);
     if segment.length > 0 || !plain || !at_next || !repeats_ack {
-        return words;
+        return flags;
     }
     let same_window = sender.window == Some(segment.window);
     match segment.window {
         0 if same_window && receiver.last.has(Analysis::ZERO_WINDOW_PROBE) => {
-            words.add(Analysis::ZERO_WINDOW_PROBE_ACK);
+            flags.add(Analysis::ZERO_WINDOW_PROBE_ACK);
         }
         0 => {}
-        _ if !same_window => words.add(Analysis::WINDOW_UPDATE),
-        _ if receiver.last.has(Analysis::KEEP_ALIVE) => words.add(Analysis::KEEP_ALIVE_ACK),
+        _ if !same_window => flags.add(Analysis::WINDOW_UPDATE),
+        _ if receiver.last.has(Analysis::KEEP_ALIVE) => flags.add(Analysis::KEEP_ALIVE_ACK),
         _ => {
             sender.duplicate_acks += 1;
-            words.add(Analysis::DUPLICATE_ACK);
+            flags.add(Analysis::DUPLICATE_ACK);
         }
     }
-    words
+    flags
 }
 
 /// Returns the kind of repetition, or no flag. A segment is a repetition when it begins before the
@@ -363,7 +363,7 @@ impl Direction {
     }
 
     /// Records a segment outside the window.
-    fn take_outside(&mut self, segment: &Segment<'_>, now: Duration) {
+    fn record_outside(&mut self, segment: &Segment<'_>, now: Duration) {
         let end = segment.seq.wrapping_add(segment.span());
         let is_ahead = self.next().is_none_or(|next| is_after(end, next));
         if segment.span() > 0 && is_ahead && !segment.flags.has(Flags::RST) {
@@ -373,14 +373,14 @@ impl Direction {
 
     /// Records a segment that was sent in this direction. The sequence number of an RST is not a
     /// part of the stream.
-    fn take(&mut self, segment: &Segment<'_>, now: Duration, words: Analysis) {
+    fn record(&mut self, segment: &Segment<'_>, now: Duration, flags: Analysis) {
         if segment.flags.has(Flags::RST) {
-            self.last = words;
+            self.last = flags;
             return;
         }
         let next = segment.seq.wrapping_add(segment.span());
         let advances = self.next().is_none_or(|highest| is_after(next, highest));
-        if advances && !words.has(Analysis::ZERO_WINDOW_PROBE) {
+        if advances && !flags.has(Analysis::ZERO_WINDOW_PROBE) {
             self.next = Some((next, now));
         }
         if segment.flags.has(Flags::SYN) {
@@ -394,11 +394,11 @@ impl Direction {
                 Some(shift) => Scale::Offered(shift),
             };
         }
-        self.take_acknowledgment(segment, now, words);
+        self.record_acknowledgment(segment, now, flags);
     }
 
-    fn take_acknowledgment(&mut self, segment: &Segment<'_>, now: Duration, words: Analysis) {
-        self.last = words;
+    fn record_acknowledgment(&mut self, segment: &Segment<'_>, now: Duration, flags: Analysis) {
+        self.last = flags;
         self.sack = segment.options.sack;
         self.window = Some(segment.window);
         self.window_of_syn = segment.flags.has(Flags::SYN);

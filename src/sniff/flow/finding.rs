@@ -1,4 +1,5 @@
-//! Defines the findings about a connection: faults, gaps in the capture, and notes. Pure.
+//! Defines the judgement on a connection: its findings, which are faults and gaps in the capture,
+//! its notes, and the conclusion. Pure.
 //!
 //! A fault is something wrong that the capture shows: a wrong byte, a reset, a close that leaves a
 //! request unanswered. A gap is the absence of something that may have been sent and not captured.
@@ -8,7 +9,7 @@
 use std::fmt;
 
 use crate::echo::Difference;
-use crate::sniff::flow::account::Missing;
+use crate::sniff::flow::account::{Conclusion, Missing};
 use crate::units::{agreeing, counted};
 
 /// An end of a connection.
@@ -36,6 +37,17 @@ impl Role {
             Role::Server => "server",
         }
     }
+}
+
+/// The judgement on a connection after its last segment.
+#[derive(Clone, Debug)]
+pub struct Judgement {
+    /// Faults, and gaps in the capture.
+    pub findings: Vec<Finding>,
+    /// Anomalies that had no effect.
+    pub notes: Vec<Note>,
+    /// The conclusion from the findings and from the accounts of both directions.
+    pub conclusion: Conclusion,
 }
 
 /// A fault or gap, and the packet that shows it.

@@ -10,7 +10,6 @@
 //! only if the segment shows a fault. A segment that cannot belong to it begins another connection.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
@@ -19,7 +18,8 @@ use slab::Slab;
 use crate::sniff::flow::account::Conclusion;
 use crate::sniff::flow::analysis::Analysis;
 use crate::sniff::flow::retired::{Retired, RetiredFlows};
-use crate::sniff::flow::stream::{Expect, SetAsideSegment};
+use crate::sniff::flow::reuse::SetAside;
+use crate::sniff::flow::stream::Expect;
 use crate::sniff::flow::{Flow, FlowNumber, Judgement, Observation, Packet, Role, Timing};
 use crate::sniff::packet::networks::{self, Ends};
 use crate::sniff::packet::segment::Segment;
@@ -93,9 +93,6 @@ struct Followed {
 /// The slot of a flow, and its number: another flow may have taken the slot since.
 type Place = (usize, FlowNumber);
 
-/// The segments that a flow hands over to the next one between the same ends.
-type HandedOver = [(SocketAddr, Vec<(u32, SetAsideSegment)>); 2];
-
 /// The flow to which a segment belongs.
 enum Origin {
     /// A flow that is followed, in this slot.
@@ -105,7 +102,7 @@ enum Origin {
     /// A new flow.
     New,
     /// A new flow, to which segments that the previous flow counted as strays may belong as well.
-    After(HandedOver),
+    After(SetAside),
     /// A new flow between the ports of an earlier one.
     Reused,
 }
@@ -153,10 +150,10 @@ impl Flows {
             Origin::Followed(place) => place,
             Origin::Revived(retired) => self.revive(ends, retired, segment, packet.time),
             Origin::New | Origin::Reused => self.begin(ends, segment),
-            Origin::After(handed) => {
+            Origin::After(set_aside) => {
                 let place = self.begin(ends, segment);
                 let flow = &mut self.flows[place].flow;
-                flow.take_over(handed, packet.time);
+                flow.adopt_set_aside(set_aside, packet.time);
                 self.bytes += flow.cost();
                 place
             }
@@ -172,7 +169,7 @@ impl Flows {
             self.ended_count += 1;
         }
         if flow.cost() > FLOW_BYTES_MAX {
-            flow.give_up();
+            flow.drop_buffers();
         }
         self.bytes = self.bytes - cost + flow.cost();
         if self.bytes > self.bytes_max {
@@ -204,10 +201,10 @@ impl Flows {
                 };
             }
             let cost = self.flows[place].flow.cost();
-            let handed = self.flows[place].flow.hand_over();
+            let set_aside = self.flows[place].flow.take_set_aside();
             self.bytes = self.bytes - cost + self.flows[place].flow.cost();
             self.finish(place);
-            return Origin::After(handed);
+            return Origin::After(set_aside);
         }
         let Some(retired) = self.retired.get(ends, now) else {
             return Origin::New;
@@ -229,7 +226,7 @@ impl Flows {
         for (_, Followed { flow, .. }) in &mut self.flows {
             if flow.cost() > share {
                 self.bytes -= flow.cost();
-                flow.give_up();
+                flow.drop_buffers();
             }
         }
     }
@@ -360,11 +357,11 @@ impl Flows {
         let judgement = flow.judge();
         let was_wrong = reported.is_some_and(|reported| reported.is_wrong);
         let is_wrong = judgement.conclusion == Conclusion::Wrong;
-        if let Some(retain) = flow.retain() {
+        if let Some(state) = flow.retain() {
             let low = flow.address(Role::Client) < flow.address(Role::Server);
             let retired = Retired {
                 number,
-                retain,
+                state,
                 is_wrong: is_wrong || was_wrong,
                 client_is_low: low,
             };
@@ -403,7 +400,7 @@ fn revived(retired: &Retired, segment: &Segment<'_>) -> Flow {
         true => (a, b),
         false => (b, a),
     };
-    retired.retain.revive(client, server)
+    retired.state.revive(client, server)
 }
 
 /// Returns the ends of a segment, with its lane in the bits above the ports and the address family.

@@ -13,12 +13,19 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
-use crate::sniff::flow::{FlowNumber, RetainedFlow};
+use crate::sniff::flow::close::Close;
+use crate::sniff::flow::handshake::Handshake;
+use crate::sniff::flow::side::RetainedSide;
+use crate::sniff::flow::sides::Sides;
+use crate::sniff::flow::stream::Expect;
+use crate::sniff::flow::{Flow, FlowNumber, Role};
 use crate::sniff::packet::networks::Ends;
+use crate::units::nanoseconds;
 
 /// Time for which an endpoint may wait for segments of a connection that is closed: twice the
 /// maximum segment lifetime, which RFC 9293 (section 3.4.2) sets to two minutes. Kernels wait for a
@@ -38,7 +45,7 @@ pub struct Retired {
     /// Its number.
     pub number: FlowNumber,
     /// The state that is kept of it.
-    pub retain: RetainedFlow,
+    pub state: RetainedFlow,
     /// True when it was reported with a fault.
     pub is_wrong: bool,
     /// True when its client has the smaller address.
@@ -58,7 +65,7 @@ pub struct RetiredFlows {
 impl RetiredFlows {
     /// Remembers a connection.
     pub fn add(&mut self, ends: &Ends, retired: Retired) {
-        let now = retired.retain.last_time();
+        let now = retired.state.last_time();
         let is_old = now.saturating_sub(self.since) >= TIME_WAIT;
         if self.young.len() >= GENERATION_MAX || (is_old && !self.young.is_empty()) {
             self.old = std::mem::take(&mut self.young);
@@ -75,7 +82,7 @@ impl RetiredFlows {
     pub fn get(&self, ends: &Ends, now: Duration) -> Option<&Retired> {
         let key = self.seed.hash_one(ends);
         let found = self.young.get(&key).or_else(|| self.old.get(&key))?;
-        let age = now.saturating_sub(found.retain.last_time());
+        let age = now.saturating_sub(found.state.last_time());
         (age < TIME_WAIT).then_some(found)
     }
 
@@ -85,15 +92,53 @@ impl RetiredFlows {
         self.young.remove(&key);
         self.old.remove(&key);
     }
+}
 
-    /// Returns the number of connections that are remembered.
-    pub fn len(&self) -> usize {
-        self.young.len() + self.old.len()
+/// The state that is kept of a connection which has ended and was reported. It recognises late
+/// segments, and distinguishes them from those of the next connection between the same ports.
+#[derive(Clone, Copy, Debug)]
+pub struct RetainedFlow {
+    client: RetainedSide,
+    server: RetainedSide,
+    /// The side that reset the connection; `None` when both sides closed it.
+    reset_by: Option<Role>,
+    established: bool,
+    /// Time of the last segment since the Unix epoch, in nanoseconds.
+    last_time: u64,
+}
+
+impl RetainedFlow {
+    /// Returns the time of its last segment.
+    pub fn last_time(&self) -> Duration {
+        Duration::from_nanos(self.last_time)
     }
 
-    /// Returns true when no connection is remembered.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Returns a flow in the state in which the connection ended, between these addresses.
+    pub fn revive(&self, client: SocketAddr, server: SocketAddr) -> Flow {
+        let last_time = self.last_time();
+        let sides = Sides {
+            client: self.client.revive(client, last_time),
+            server: self.server.revive(server, last_time),
+        };
+        Flow {
+            handshake: Handshake::revived(self.established),
+            close: Close::revived(self.reset_by),
+            last_time,
+            ..Flow::between(sides, Expect::Anything)
+        }
+    }
+}
+
+impl Flow {
+    /// Returns the state to keep after the flow is over; `None` when it has not ended.
+    pub fn retain(&self) -> Option<RetainedFlow> {
+        self.has_ended().then(|| RetainedFlow {
+            client: RetainedSide::of(&self.sides.client),
+            server: RetainedSide::of(&self.sides.server),
+            reset_by: self.close.reset_by(),
+            established: self.is_established(),
+            last_time: nanoseconds(self.last_time),
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 //! that the peer granted. Pure.
 //!
 //! All positions are offsets in the stream of this endpoint, so that no number here wraps. The data
-//! in a segment is used only if its receiver would accept the segment; see [`Side::place`].
+//! in a segment is used only if its receiver would accept the segment; see [`Side::is_acceptable`].
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -22,15 +22,6 @@ const SHIFT_MAX: u32 = 14;
 
 /// Capacity for timed segments that an idle connection may keep.
 const TIMED_IDLE: usize = 8;
-
-/// The position of a segment relative to the window of its receiver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// It may be a part of the connection: within the window, or a retransmission.
-    Inside,
-    /// A receiver drops it (RFC 9293, section 3.10.7.4; RFC 5961).
-    Outside,
-}
 
 /// The options of a SYN that are kept.
 #[derive(Clone, Copy, Debug)]
@@ -112,10 +103,10 @@ pub struct Side {
     /// The options of its SYN.
     pub syn: Option<Syn>,
     /// True when its SYN was seen, and the stream begins after it.
-    begins: bool,
+    syn_seen: bool,
     /// True when a segment or an acknowledgment has the sequence number after the SYN: what follows
     /// belongs to that SYN, and not to another one that the capture lacks.
-    follows: bool,
+    syn_confirmed: bool,
     /// Another SYN,ACK than the one that the stream begins with.
     pub other_syn: Option<OtherSyn>,
     /// The bytes that it sent.
@@ -135,7 +126,7 @@ pub struct Side {
     granted: Option<u64>,
     /// The number of the first packet whose byte was treated as that of a keep-alive, though it may
     /// be data.
-    pub doubted: Option<u64>,
+    pub uncertain_byte: Option<u64>,
     /// Segments outside the window.
     pub strays: Strays,
     /// The last segment outside the window.
@@ -154,8 +145,8 @@ impl Side {
             name: address.to_string(),
             direction: Direction::default(),
             syn: None,
-            begins: false,
-            follows: false,
+            syn_seen: false,
+            syn_confirmed: false,
             other_syn: None,
             stream: None,
             fin: None,
@@ -163,7 +154,7 @@ impl Side {
             acknowledged_beyond: 0,
             highest_implied: 0,
             granted: None,
-            doubted: None,
+            uncertain_byte: None,
             strays: Strays::default(),
             outside: None,
             last_packet: None,
@@ -179,13 +170,13 @@ impl Side {
 
     /// Returns true when its SYN was seen.
     pub fn has_syn(&self) -> bool {
-        self.begins
+        self.syn_seen
     }
 
     /// Returns true when its SYN was seen and what follows belongs to it, so that offset 0 is its
     /// first byte.
-    pub fn begins(&self) -> bool {
-        self.begins && self.follows
+    pub fn starts_at_syn(&self) -> bool {
+        self.syn_seen && self.syn_confirmed
     }
 
     /// Returns the offset of its FIN.
@@ -195,21 +186,19 @@ impl Side {
 
     /// Returns true when its FIN was acknowledged.
     pub fn is_closed(&self) -> bool {
-        self.fin
-            .is_some_and(|fin| self.acknowledged.is_some_and(|end| end > fin))
+        self.fin.is_some_and(|fin| self.acknowledged > Some(fin))
     }
 
     /// Returns true when its FIN was seen, and all bytes before it were acknowledged.
     pub fn all_acknowledged(&self) -> bool {
-        self.fin
-            .is_some_and(|fin| self.acknowledged.is_some_and(|end| end >= fin))
+        self.fin.is_some_and(|fin| self.acknowledged >= Some(fin))
     }
 
     /// Returns the counts that are known of its stream.
     pub fn account(&self) -> Account {
         let stream = self.stream.as_ref();
         Account {
-            begins: self.begins(),
+            starts_at_syn: self.starts_at_syn(),
             captured: stream.map_or(0, Reassembly::captured),
             sent: self.sent(),
             acknowledged: match self.fin {
@@ -260,20 +249,18 @@ impl Side {
         self.fin.map_or(0, |fin| fin + 1).max(self.sent())
     }
 
-    /// Returns the position of a segment of this endpoint relative to the window of `receiver`.
-    pub fn place(&self, segment: &Segment<'_>, receiver: &Side) -> Place {
+    /// Returns true when a segment of this endpoint may be a part of the connection: it lies within
+    /// the window of `receiver`, or is a retransmission. A receiver drops any other segment
+    /// (RFC 9293, section 3.10.7.4; RFC 5961).
+    pub fn is_acceptable(&self, segment: &Segment<'_>, receiver: &Side) -> bool {
         let flags = segment.flags;
-        let inside = if flags.has(Flags::RST) {
+        if flags.has(Flags::RST) {
             self.may_reset(segment, receiver)
         } else if flags.has(Flags::SYN) {
             self.may_begin(segment.seq) && (!flags.has(Flags::ACK) || receiver.may_answer(segment))
         } else {
             self.may_send(segment.seq)
                 && (!flags.has(Flags::ACK) || receiver.may_be_acknowledged(segment.ack))
-        };
-        match inside {
-            true => Place::Inside,
-            false => Place::Outside,
         }
     }
 
@@ -304,14 +291,14 @@ impl Side {
         match &self.stream {
             None => true,
             Some(stream) if stream.start() == first => true,
-            Some(stream) => !self.begins && stream.earlier(first).is_some(),
+            Some(stream) => !self.syn_seen && stream.earlier(first).is_some(),
         }
     }
 
     /// Returns true when a SYN,ACK can answer the SYN of this stream.
     pub fn may_answer(&self, answer: &Segment<'_>) -> bool {
         let offset = self.offset(answer.ack);
-        let first = if self.begins { 0 } else { -GAP_MAX };
+        let first = if self.syn_seen { 0 } else { -GAP_MAX };
         self.stream.is_none() || (first..=self.end() as i64).contains(&offset)
     }
 
@@ -319,7 +306,7 @@ impl Side {
         let Some(stream) = &self.stream else {
             return true;
         };
-        let first = if self.begins { -1 } else { -GAP_MAX };
+        let first = if self.syn_seen { -1 } else { -GAP_MAX };
         (first..=self.limit() as i64).contains(&stream.offset(seq))
     }
 
@@ -329,7 +316,7 @@ impl Side {
             return true;
         };
         let offset = stream.offset(ack);
-        let first = if self.begins { -1 } else { -GAP_MAX };
+        let first = if self.syn_seen { -1 } else { -GAP_MAX };
         offset >= first && self.fin.is_none_or(|fin| offset <= fin as i64 + 1)
     }
 
@@ -384,14 +371,14 @@ impl Side {
     pub fn resume(&mut self, segment: &Segment<'_>) {
         if let Ok(offset) = u64::try_from(self.offset(segment.seq)) {
             self.granted = self.granted.max(Some(offset));
-            self.take_aside(offset);
+            self.accept_set_aside(offset);
         }
     }
 
     /// Records that the conversation continues after a gap: the last segment of this endpoint
     /// outside the window is not a stray if it was an acknowledgment alone. A segment with bytes is
     /// a stray until its bytes are acknowledged.
-    pub fn recall(&mut self) {
+    pub fn uncount_stray_ack(&mut self) {
         if self
             .outside
             .take()
@@ -409,16 +396,16 @@ impl Side {
 
     /// Begins the stream with its SYN. Bytes that were seen before the SYN are kept if they can
     /// follow it.
-    pub fn begin(&mut self, segment: &Segment<'_>) {
+    pub fn begin_with_syn(&mut self, segment: &Segment<'_>) {
         let first = segment.seq.wrapping_add(1);
         self.syn = Some(Syn::of(&segment.options));
         let Some(stream) = &mut self.stream else {
             self.stream = Some(Reassembly::new(first));
-            self.begins = true;
+            self.syn_seen = true;
             return;
         };
         if stream.start() == first {
-            self.begins = true;
+            self.syn_seen = true;
         } else if let Some(bytes) = stream.earlier(first) {
             stream.begin_earlier(bytes);
             let shift = u64::from(bytes);
@@ -429,8 +416,8 @@ impl Side {
                 *place += if *place > 0 { shift } else { 0 };
             }
             self.timed.clear();
-            self.begins = true;
-            self.follows = bytes == 0;
+            self.syn_seen = true;
+            self.syn_confirmed = bytes == 0;
         }
     }
 
@@ -452,9 +439,9 @@ impl Side {
     }
 
     /// Begins the stream after its other SYN, which was acknowledged and has this sequence number.
-    pub fn begin_with_other(&mut self, seq: u32) {
+    pub fn restart_after_other_syn(&mut self, seq: u32) {
         self.stream = Some(Reassembly::new(seq.wrapping_add(1)));
-        self.begins = true;
+        self.syn_seen = true;
         self.strays.count = 0;
         self.other_syn = None;
         self.outside = None;
@@ -464,7 +451,7 @@ impl Side {
 
     /// Returns true when no byte and no acknowledgment confirms the SYN that was seen first, and no
     /// segment but the other SYN was outside the window.
-    pub fn may_begin_with_other(&self) -> bool {
+    pub fn may_restart_after_other_syn(&self) -> bool {
         let others = self.other_syn.map_or(0, |other| other.count);
         self.acknowledged.is_none() && self.end() == 0 && self.strays.count == others
     }
@@ -477,9 +464,9 @@ impl Side {
         let Ok(end) = u64::try_from(offset) else {
             return 0;
         };
-        self.follows |= end == 0;
+        self.syn_confirmed |= end == 0;
         let before = self.acknowledged.unwrap_or(0).max(self.acknowledged_beyond);
-        self.take_aside(end);
+        self.accept_set_aside(end);
         match end <= self.end() {
             true => self.acknowledged = self.acknowledged.max(Some(end)),
             false => self.acknowledged_beyond = self.acknowledged_beyond.max(end),
@@ -499,11 +486,11 @@ impl Side {
     }
 
     /// Moves segments that were set aside into the stream, if they are acknowledged.
-    fn take_aside(&mut self, acknowledged: u64) {
+    fn accept_set_aside(&mut self, acknowledged: u64) {
         let Some(stream) = &mut self.stream else {
             return;
         };
-        let (count, fin) = stream.take_aside(acknowledged);
+        let (count, fin) = stream.accept_set_aside(acknowledged);
         self.strays.count = self.strays.count.saturating_sub(count);
         self.fin = self.fin.or(fin);
     }
@@ -546,25 +533,25 @@ impl Side {
     }
 
     /// Records the sequence number of a segment of its own: everything before it was sent.
-    pub fn speak(&mut self, seq: u32) {
+    pub fn record_seq(&mut self, seq: u32) {
         let Ok(offset) = u64::try_from(self.begin_at(seq).offset(seq)) else {
             return;
         };
-        self.follows |= offset == 0;
+        self.syn_confirmed |= offset == 0;
         if offset > self.end() {
             self.highest_implied = self.highest_implied.max(offset);
         }
     }
 
     /// Updates the acknowledged offsets after bytes were added to the stream.
-    pub fn has_sent(&mut self, now: Duration) {
+    pub fn update_acknowledged(&mut self, now: Duration) {
         if self.acknowledged_beyond > 0 {
             self.settle(now);
         }
     }
 
     /// Starts to measure the time until a segment is acknowledged; `end` is the offset after it.
-    pub fn time(&mut self, end: u64, now: Duration) {
+    pub fn time_acknowledgment(&mut self, end: u64, now: Duration) {
         if self.timed.len() < TIMED_MAX {
             self.timed.push_back((end, now));
         }
@@ -579,7 +566,7 @@ impl Side {
     }
 
     /// Counts a segment outside the window, and sets it aside when it is beyond the window.
-    pub fn pass_over(&mut self, segment: &Segment<'_>, packet: u64) {
+    pub fn record_outside(&mut self, segment: &Segment<'_>, packet: u64) {
         if self.strays.count == 0 {
             self.strays.first = packet;
         }
@@ -594,14 +581,12 @@ impl Side {
             chain: chain.map_or(1, |outside| outside.chain + 1),
         });
         let (fin, ahead) = (segment.flags.has(Flags::FIN), self.limit());
-        let is_ahead = |offset: &u64| *offset > ahead;
         if segment.span() == 0 || segment.flags.has(Flags::SYN.with(Flags::RST)) {
             return;
         }
         if let Some(stream) = &mut self.stream
-            && let Some(offset) = u64::try_from(stream.offset(segment.seq))
-                .ok()
-                .filter(is_ahead)
+            && let Ok(offset) = u64::try_from(stream.offset(segment.seq))
+            && offset > ahead
         {
             let place = (offset, segment.length);
             stream.set_aside(place, fin, packet, segment.payload);
@@ -609,15 +594,15 @@ impl Side {
     }
 
     /// Removes and returns the segments that were set aside.
-    pub fn hand_over(&mut self) -> Vec<(u32, SetAsideSegment)> {
-        let aside = self.stream.as_mut().map(Reassembly::hand_over);
+    pub fn take_set_aside(&mut self) -> Vec<(u32, SetAsideSegment)> {
+        let aside = self.stream.as_mut().map(Reassembly::take_set_aside);
         let aside = aside.unwrap_or_default();
         self.strays.count = self.strays.count.saturating_sub(aside.len() as u64);
         aside
     }
 
     /// Begins the stream with segments that the connection before this one set aside.
-    pub fn take_over(&mut self, mut aside: Vec<(u32, SetAsideSegment)>, now: Duration) {
+    pub fn adopt_set_aside(&mut self, mut aside: Vec<(u32, SetAsideSegment)>, now: Duration) {
         let Some((nearest, _)) = aside.first() else {
             return;
         };
@@ -642,7 +627,7 @@ impl Side {
     }
 
     /// Drops all buffers.
-    pub fn give_up(&mut self) {
+    pub fn drop_buffers(&mut self) {
         self.timed = VecDeque::new();
         if let Some(stream) = &mut self.stream {
             stream.forget();
@@ -658,7 +643,7 @@ pub struct RetainedSide {
     length: u32,
     /// True when its sequence numbers are known.
     has_base: bool,
-    begins: bool,
+    starts_at_syn: bool,
     closed: bool,
     direction: RetainedDirection,
 }
@@ -670,7 +655,7 @@ impl RetainedSide {
             base: side.base().unwrap_or(0),
             has_base: side.stream.is_some(),
             length: side.fin.unwrap_or(side.sent()) as u32,
-            begins: side.begins(),
+            starts_at_syn: side.starts_at_syn(),
             closed: side.is_closed(),
             direction: side.direction.retain(),
         }
@@ -679,11 +664,11 @@ impl RetainedSide {
     /// Returns the endpoint as it was at its end, without its bytes.
     pub fn revive(&self, address: SocketAddr, last_time: Duration) -> Side {
         let length = u64::from(self.length);
-        let passed = |base: u32| Reassembly::passed(base.wrapping_add(1), length);
+        let stream = Reassembly::complete(self.base.wrapping_add(1), length);
         Side {
-            stream: self.has_base.then(|| passed(self.base)),
-            begins: self.begins,
-            follows: self.begins,
+            stream: self.has_base.then_some(stream),
+            syn_seen: self.starts_at_syn,
+            syn_confirmed: self.starts_at_syn,
             fin: self.closed.then_some(length),
             acknowledged: Some(length + u64::from(self.closed)),
             direction: Direction::revive(self.direction, last_time),

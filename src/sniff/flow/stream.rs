@@ -21,6 +21,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
+use clap::ValueEnum;
+
 use crate::echo::Difference;
 
 /// Overhead that is counted for each piece in addition to its bytes, so that many small segments do
@@ -129,7 +131,7 @@ impl Reassembly {
     }
 
     /// Returns a stream of `length` bytes, all of them captured and acknowledged, and none kept.
-    pub fn passed(start: u32, length: u64) -> Self {
+    pub fn complete(start: u32, length: u64) -> Self {
         Reassembly {
             released: length,
             delivered: length,
@@ -241,7 +243,7 @@ impl Reassembly {
 
     /// Removes and returns all segments that were set aside, each with its sequence number: they
     /// belong to another stream.
-    pub fn hand_over(&mut self) -> Vec<(u32, SetAsideSegment)> {
+    pub fn take_set_aside(&mut self) -> Vec<(u32, SetAsideSegment)> {
         let aside = std::mem::take(&mut self.aside);
         self.cost -= aside.iter().map(SetAsideSegment::cost).sum::<usize>();
         let start = self.start;
@@ -253,7 +255,7 @@ impl Reassembly {
 
     /// Moves segments that were set aside into the stream, if they are acknowledged up to this
     /// offset. Returns their number, and the offset of the FIN if one of them has it.
-    pub fn take_aside(&mut self, acknowledged: u64) -> (u64, Option<u64>) {
+    pub fn accept_set_aside(&mut self, acknowledged: u64) -> (u64, Option<u64>) {
         let (mut count, mut fin) = (0, None);
         let mut place = 0;
         while let Some(aside) = self.aside.get(place) {
@@ -434,14 +436,15 @@ fn altered((offset, piece): (u64, &Piece), (start, _, payload): Part<'_>) -> Opt
 }
 
 /// The expected content of a reply.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Expect {
     /// The request with its ASCII letters in upper case.
     #[default]
     Upper,
-    /// The request.
+    /// The request, unchanged.
     Same,
-    /// Anything: requests and replies are not compared.
+    /// Anything: only TCP is judged.
+    #[value(name = "none")]
     Anything,
 }
 

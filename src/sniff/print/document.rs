@@ -1,6 +1,5 @@
-//! Writes the report on a capture (segments, flows and the verdict) as text for a terminal, as
-//! Markdown, or as JSON, one object a line. Pure: it takes values and appends characters to a
-//! string.
+//! Writes the report on a capture (segments, flows and the verdict) as text for a terminal or as
+//! Markdown, or has it written as JSON. Pure: it takes values and appends characters to a string.
 //!
 //! Every packet time has a date and a zone. Text and Markdown print both before the first packet,
 //! and again where the date or the zone changes; JSON has them with each packet. On a terminal,
@@ -9,20 +8,15 @@
 //! Text from outside (payload, file names) can neither control a terminal nor be interpreted as
 //! Markdown or HTML.
 
-use std::fmt::{self, Write};
-use std::time::Duration;
-
-use serde_json::{Value, json};
-
 use crate::report::columns::{self, Line, paragraph};
-use crate::sniff::flow::account::{COMPLETE, Conclusion, INCOMPLETE, WRONG};
-use crate::sniff::flow::stream::Expect;
-use crate::sniff::flow::{Finding, Flow, FlowNumber, Judgement, Role};
-use crate::sniff::packet::segment::{Flags, Options};
+use crate::sniff::flow::Role;
+use crate::sniff::flow::account::Conclusion;
+use crate::sniff::packet::segment::Flags;
 use crate::sniff::print::calendar::Calendar;
-use crate::sniff::print::markdown;
+use crate::sniff::print::results::{Ended, Verdict};
 use crate::sniff::print::text::{list, padded, put, visible};
 use crate::sniff::print::transcript::{self, DescribedSegment, Quoting, Style};
+use crate::sniff::print::{json, markdown};
 use crate::units::{agreeing, counted, grouped, short};
 
 /// Column at which the sentence of a packet begins: below its time.
@@ -46,96 +40,6 @@ pub enum Format {
     Json,
     /// A Markdown document.
     Markdown,
-}
-
-/// The result of a finished capture.
-#[derive(Clone, Debug, Default)]
-pub struct Verdict {
-    /// Number of packets: of any kind from a file, of the flows only in a live capture.
-    pub packets: u64,
-    /// Number of flows reported.
-    pub flows: u64,
-    /// Number of flows in which something is wrong.
-    pub flows_at_fault: u64,
-    /// Number of flows in which nothing was found wrong, but which the capture does not hold
-    /// completely.
-    pub flows_incomplete: u64,
-    /// The expected replies.
-    pub expect: Expect,
-    /// Number of packets that were dropped before they could be captured.
-    pub dropped: u64,
-    /// Number of ended flows that were reported before late segments could arrive, since there were
-    /// too many flows.
-    pub reported_early: u64,
-    /// Whether the reader of the document closed it, so that the capture was ended early.
-    pub abandoned: bool,
-    /// Faults of the capture itself, and what is missing from it.
-    pub faults: Vec<CaptureFault>,
-    /// Remarks on the capture that are not faults, such as protocols that were not dissected.
-    pub notes: Vec<String>,
-    /// The findings about flows, each with the number of its flow; only a limited number is kept.
-    pub findings: Vec<(FlowNumber, Finding)>,
-    /// Delays measured at the point of capture.
-    pub delays: Vec<Delay>,
-}
-
-/// Something that is wrong with the capture itself, or missing from it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CaptureFault {
-    /// The number of the packet; `None` when it concerns the whole capture.
-    pub packet: Option<u64>,
-    /// Whether it reports that something is not known, rather than that something is wrong.
-    pub absence: bool,
-    /// A sentence that describes it.
-    pub text: String,
-}
-
-/// A distribution of times.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delay {
-    /// The stable name in JSON, without the unit.
-    pub name: &'static str,
-    /// The title in text and Markdown.
-    pub title: &'static str,
-    /// Number of times measured.
-    pub count: u64,
-    /// The median, the 99th percentile and the longest; `None` when there are none.
-    pub points: Option<[Duration; 3]>,
-}
-
-impl Verdict {
-    /// Returns whether something is wrong with a flow or with the capture.
-    pub fn is_wrong(&self) -> bool {
-        self.flows_at_fault > 0 || self.faults.iter().any(|fault| !fault.absence)
-    }
-
-    /// Returns whether all packets were captured and everything is well.
-    pub fn is_good(&self) -> bool {
-        let is_complete = self.flows_incomplete == 0 && self.dropped == 0 && !self.abandoned;
-        !self.is_wrong() && is_complete && self.faults.is_empty()
-    }
-
-    /// Returns its name in documents.
-    pub fn name(&self) -> &'static str {
-        match (self.is_wrong(), self.is_good()) {
-            (true, _) => WRONG,
-            (false, true) => COMPLETE,
-            (false, false) => INCOMPLETE,
-        }
-    }
-}
-
-/// A flow that is over.
-#[derive(Clone, Copy, Debug)]
-pub struct Ended<'a> {
-    /// The number of the flow.
-    pub number: FlowNumber,
-    /// The flow itself.
-    pub flow: &'a Flow,
-    /// The judgement on it.
-    pub judgement: &'a Judgement,
-    /// Whether packets of this capture were dropped, so that what is missing may have been sent.
-    pub lossy: bool,
 }
 
 /// Writes the document of a capture piece by piece.
@@ -182,7 +86,7 @@ impl Document {
     pub fn segment(&mut self, out: &mut String, described: &DescribedSegment<'_>) {
         let date = self.calendar.set_time(described.packet.time);
         match self.format {
-            Format::Json => self.segment_json(out, described),
+            Format::Json => json::segment(out, described, &self.style, &self.calendar),
             Format::Markdown => {
                 if let Some(date) = date {
                     put!(out, "\n## ", date.as_str(), "\n");
@@ -199,10 +103,10 @@ impl Document {
     }
 
     /// Writes a finished flow with its findings.
-    pub fn flow(&self, out: &mut String, ended: &Ended<'_>) -> fmt::Result {
+    pub fn flow(&self, out: &mut String, ended: &Ended<'_>) {
         if self.format == Format::Json {
-            let value = flow_json(ended);
-            return writeln!(out, "{value}");
+            json::flow(out, ended);
+            return;
         }
         let (number, flow, judgement) = (ended.number, ended.flow, ended.judgement);
         let (client, server) = (flow.name(Role::Client), flow.name(Role::Server));
@@ -213,10 +117,8 @@ impl Document {
         };
         if self.format == Format::Markdown {
             // Some Markdown renderers replace `:1234:` outside of a code span with a picture.
-            writeln!(
-                out,
-                "\n## Flow {number}: `{client}` to `{server}`: {verdict}\n"
-            )?;
+            put!(out, "\n## Flow ", number, ": `", client, "` to `", server);
+            put!(out, "`: ", verdict, "\n\n");
         } else {
             let line = format!("flow {number}: {client} > {server}: {verdict}");
             paragraph(out, self.columns, FLOW_MARGIN, &line);
@@ -262,13 +164,13 @@ impl Document {
         for note in &judgement.notes {
             self.item(out, format!("note: {note}"));
         }
-        Ok(())
     }
 
     /// Writes the verdict on the whole capture.
-    pub fn verdict(&self, out: &mut String, verdict: &Verdict) -> fmt::Result {
+    pub fn verdict(&self, out: &mut String, verdict: &Verdict) {
         if self.format == Format::Json {
-            return writeln!(out, "{}", verdict_json(verdict));
+            json::verdict(out, verdict);
+            return;
         }
         if self.format == Format::Markdown {
             out.push_str("\n## Verdict\n\n");
@@ -329,7 +231,6 @@ impl Document {
             }
         };
         self.line(out, format!("verdict: {word}"));
-        Ok(())
     }
 
     /// Writes a statement about a flow, below its name.
@@ -480,174 +381,4 @@ impl Document {
         transcript::sentence(out, described, &self.style, Quoting::Markdown);
         out.push('\n');
     }
-
-    /// Writes a segment as JSON, without a serializer: a capture has millions of them.
-    fn segment_json(&self, out: &mut String, described: &DescribedSegment<'_>) {
-        let DescribedSegment {
-            packet,
-            segment,
-            number,
-            flow,
-            seen,
-        } = described;
-        put!(out, r#"{"kind":"segment","number":"#, packet.number);
-        put!(out, r#","time":""#, packet.time.as_secs(), ".");
-        // A string: a JSON number is usually read with fewer digits.
-        padded(out, packet.time.subsec_nanos().into(), '0', 9);
-        out.push_str(r#"","date":"#);
-        match self.calendar.has_date() {
-            true => {
-                out.push('"');
-                self.calendar.rfc3339(out, packet.time);
-                out.push('"');
-            }
-            false => out.push_str("null"),
-        }
-        put!(out, r#","flow":"#, *number);
-        put!(out, r#","from":""#, seen.from.name());
-        put!(out, r#"","src":""#, flow.name(seen.from));
-        put!(out, r#"","dst":""#, flow.name(seen.from.other()));
-        put!(out, r#"","seq":"#, segment.seq, r#","ack":"#, segment.ack);
-        out.push_str(r#","flags":""#);
-        list(out, segment.flags.names(), ",");
-        put!(out, r#"","len":"#, segment.length);
-        put!(out, r#","window":"#, segment.window);
-        out.push_str(r#","window_scaled":"#);
-        match transcript::scaled_window(described) {
-            Some(window) => put!(out, window),
-            None => out.push_str("null"),
-        }
-        options_json(out, &segment.options);
-        if seen.outside {
-            out.push_str(r#","out_of_window":true"#);
-        }
-        out.push_str(r#","analysis":["#);
-        for (place, name) in seen.analysis.names().enumerate() {
-            let comma = if place > 0 { "," } else { "" };
-            put!(out, comma, "\"", name, "\"");
-        }
-        let mut text = String::new();
-        transcript::sentence(&mut text, described, &self.style, Quoting::Plain);
-        // Writing to a string cannot fail.
-        let _ = writeln!(out, r#"],"text":{}}}"#, Value::from(text));
-    }
-}
-
-/// Writes the options of a segment.
-fn options_json(out: &mut String, options: &Options) {
-    if let Some(mss) = options.mss {
-        put!(out, r#","mss":"#, mss);
-    }
-    if let Some(shift) = options.window_scale {
-        put!(out, r#","scale":"#, shift);
-    }
-    if options.sack_permitted {
-        out.push_str(r#","sack_permitted":true"#);
-    }
-    if let Some((value, echo)) = options.timestamps {
-        put!(out, r#","tsval":"#, value, r#","tsecr":"#, echo);
-    }
-    for (place, (first, end)) in options.sack.iter().flatten().enumerate() {
-        let before = if place == 0 { r#","sack":["# } else { "," };
-        put!(out, before, "[", *first, ",", *end, "]");
-    }
-    if options.sack.iter().any(Option::is_some) {
-        out.push(']');
-    }
-    if options.cut {
-        out.push_str(r#","options_cut":true"#);
-    }
-}
-
-fn flow_json(ended: &Ended<'_>) -> Value {
-    let (number, flow, judgement) = (ended.number, ended.flow, ended.judgement);
-    let findings = judgement.findings.iter();
-    let findings: Vec<Value> = findings
-        .map(|finding| finding_json(number, finding, ended.lossy))
-        .collect();
-    let notes: Vec<String> = judgement.notes.iter().map(ToString::to_string).collect();
-    json!({
-        "kind": "flow",
-        "flow": number,
-        "client": flow.name(Role::Client),
-        "server": flow.name(Role::Server),
-        "ok": matches!(judgement.conclusion, Conclusion::Complete(_)),
-        "verdict": judgement.conclusion.name(),
-        "handshake": flow.is_established(),
-        "mss": {
-            "client": flow.mss(Role::Client),
-            "server": flow.mss(Role::Server),
-            "in_force": flow.mss_in_force(),
-        },
-        "segments": flow.segments(),
-        "request_bytes": flow.bytes(Role::Client),
-        "reply_bytes": flow.bytes(Role::Server),
-        "closed_first_by": flow.first_closer().map(Role::name),
-        "findings": findings,
-        "notes": notes,
-    })
-}
-
-/// Returns the class of a finding: incomplete or wrong.
-fn class(is_gap: bool) -> &'static str {
-    match is_gap {
-        true => INCOMPLETE,
-        false => WRONG,
-    }
-}
-
-fn finding_json(flow: FlowNumber, finding: &Finding, lossy: bool) -> Value {
-    let is_gap = finding.fault.is_gap();
-    json!({
-        "flow": flow,
-        "packet": finding.packet,
-        "offset": finding.fault.offset(),
-        "class": class(is_gap),
-        "perhaps_dropped": lossy && is_gap,
-        "text": finding.fault.to_string(),
-    })
-}
-
-fn verdict_json(verdict: &Verdict) -> Value {
-    let faults = verdict.faults.iter().map(|fault| {
-        json!({
-            "flow": null,
-            "packet": fault.packet,
-            "offset": null,
-            "class": class(fault.absence),
-            "text": fault.text,
-        })
-    });
-    let findings = verdict
-        .findings
-        .iter()
-        .map(|(flow, finding)| finding_json(*flow, finding, verdict.dropped > 0));
-    let mut value = json!({
-        "kind": "verdict",
-        "ok": verdict.is_good(),
-        "verdict": verdict.name(),
-        "expect": verdict.expect.name(),
-        "packets": verdict.packets,
-        "flows": verdict.flows,
-        "flows_at_fault": verdict.flows_at_fault,
-        "flows_incomplete": verdict.flows_incomplete,
-        "dropped": verdict.dropped,
-        "told_early": verdict.reported_early,
-        "notes": verdict.notes,
-        "findings": faults.chain(findings).collect::<Vec<_>>(),
-    });
-    for delay in &verdict.delays {
-        let microseconds = |place: usize| {
-            delay
-                .points
-                .map(|points| points[place].as_nanos() as f64 / 1e3)
-        };
-        value[format!("{}_us", delay.name)] = json!({
-            "count": delay.count,
-            "p50": microseconds(0),
-            "p99": microseconds(1),
-            "max": microseconds(2),
-        });
-    }
-    value
 }

@@ -3,6 +3,8 @@
 
 pub mod calendar;
 pub mod document;
+pub mod json;
 pub mod markdown;
+pub mod results;
 pub mod text;
 pub mod transcript;

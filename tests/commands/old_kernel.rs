@@ -1,12 +1,10 @@
 //! Tests that a kernel that is too old gives an error of one line, and no panic. A library that is
 //! loaded before libc (LD_PRELOAD) replaces the answers of this kernel with those of an old one.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Ended, Temporary, run, upcase};
+use crate::common::{self, Ended, Temporary, run, upcase};
 
 /// A library that shortens TCP_INFO to the 192 bytes that it had before Linux 4.19, and replaces
 /// the release that uname(2) returns.

@@ -1,7 +1,5 @@
 //! Tests `upcase send` as a process, against `upcase serve` and against other servers.
 
-mod common;
-
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,9 +9,11 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use common::stalled::fill;
-use common::terminal::Terminal;
-use common::{ANY_PACE, Ended, Process, Serve, TIMEOUT, Temporary, noise, run, until, upcase};
+use crate::common::stalled::fill;
+use crate::common::terminal::Terminal;
+use crate::common::{
+    self, ANY_PACE, Ended, Process, Serve, TIMEOUT, Temporary, noise, run, until, upcase,
+};
 use nix::libc::SYS_write;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::tcgetattr;

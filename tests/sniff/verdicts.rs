@@ -1,15 +1,13 @@
 //! Tests the verdicts of `sniff` on crafted conversations, each with one irregularity: a good
 //! conversation must be judged good, and a fault must be reported with its packet.
 
-mod common;
-
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::craft::{ACK, FIN, PSH, SYN, Talk};
-use common::told::objects;
-use common::{run_with_input, upcase};
+use crate::common::craft::{ACK, FIN, PSH, SYN, Talk};
+use crate::common::told::objects;
+use crate::common::{self, run_with_input, upcase};
 use serde_json::Value;
 use upcase::sniff::analyzer::Analyzer;
 use upcase::sniff::file::Frame;
@@ -484,7 +482,7 @@ fn the_delay_of_a_reply_is_reported_once_for_each_message() {
 
 #[test]
 fn a_pipe_is_reported_as_it_comes() {
-    let sample = include_bytes!("data/uppercase-echo-python.pcap");
+    let sample = include_bytes!("../data/uppercase-echo-python.pcap");
     // If `sniff` printed nothing, this test would wait without end.
     let sniff = upcase("sniff --read - --format json");
     let mut child = Command::new("timeout")

@@ -1,9 +1,7 @@
 //! Tests the README against the program: every option with its default, the number of planted bugs,
 //! and the width of its prose.
 
-mod common;
-
-use common::run;
+use crate::common::run;
 
 const COMMANDS: [&str; 4] = ["serve", "send", "load", "sniff"];
 

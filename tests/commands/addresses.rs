@@ -1,14 +1,14 @@
 //! Tests the forms of an address that the command line accepts, and their effect on sockets: zones,
 //! host names, and IPv4 and IPv6 on one port.
 
-mod common;
-
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
-use common::lab::Lab;
-use common::{ANY_PACE, Ended, Process, Serve, TIMEOUT, read, until, unused_address, upcase};
+use crate::common::lab::Lab;
+use crate::common::{
+    ANY_PACE, Ended, Process, Serve, TIMEOUT, read, until, unused_address, upcase,
+};
 use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 

@@ -1,8 +1,6 @@
 //! Tests `upcase sniff` as a process: the documented conversation, every kind of file, bad files,
 //! live captures, wrong servers.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
@@ -11,11 +9,11 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use common::files::{self, Frames, Shape};
-use common::lab::{Lab, SERVER};
-use common::told::{objects, of_kind, tell};
-use common::{
-    ANY_PACE, Ended, Process, Serve, Temporary, run, run_with_input, sniff, tshark, upcase,
+use crate::common::files::{self, Frames, Shape};
+use crate::common::lab::{Lab, SERVER};
+use crate::common::told::{objects, of_kind, tell};
+use crate::common::{
+    self, ANY_PACE, Ended, Process, Serve, Temporary, run, run_with_input, sniff, tshark, upcase,
 };
 use nix::sys::signal::Signal;
 use proptest::prelude::*;

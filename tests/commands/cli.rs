@@ -2,9 +2,7 @@
 //! line gives one clear line on standard error, nothing on standard output, and the right exit
 //! code. Other failures at run time are tested in the files of the commands.
 
-mod common;
-
-use common::{Serve, run};
+use crate::common::{self, Serve, run};
 
 /// Wrong command lines of `serve`, each with a part of its error message.
 const SERVE: &[(&str, &str)] = &[

@@ -1,12 +1,10 @@
 //! Tests `sniff` on small captures, each with one irregularity, and what it must report of them.
 
-mod common;
-
 use std::io::Write;
 use std::net::TcpListener;
 
-use common::told::{findings, objects, of_kind};
-use common::{Process, run, tshark, upcase};
+use crate::common::told::{findings, objects, of_kind};
+use crate::common::{self, Process, run, tshark, upcase};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 

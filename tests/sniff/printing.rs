@@ -2,18 +2,16 @@
 //! and zone, windows and options, rows that fit a terminal, and outputs that cannot be written. The
 //! outputs of the other commands are tested in the same way.
 
-mod common;
-
 use std::fs::File;
 use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::craft::{ACK, PSH, Talk};
-use common::files::Shape;
-use common::terminal::Terminal;
-use common::told::objects;
-use common::{ANY_PACE, Ended, Process, Serve, Temporary, run, sniff, upcase};
+use crate::common::craft::{ACK, PSH, Talk};
+use crate::common::files::Shape;
+use crate::common::terminal::Terminal;
+use crate::common::told::objects;
+use crate::common::{self, ANY_PACE, Ended, Process, Serve, Temporary, run, sniff, upcase};
 use nix::sys::signal::Signal;
 use proptest::prelude::*;
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
@@ -288,6 +286,12 @@ fn windows_are_in_bytes_and_in_brackets_as_they_stand_in_the_header() {
     );
 
     let told = run(&format!("{read} --format json")).expect(0).stdout;
+    let begins = |line: &str| {
+        let kinds = ["segment", "flow", "verdict"];
+        let begin = |kind| format!(r#"{{"kind":"{kind}","schema":"upcase.sniff/1","#);
+        kinds.map(begin).iter().any(|begin| line.starts_with(begin))
+    };
+    assert!(told.lines().all(begins), "{told}");
     let lines = objects(&told);
     let (syn, ack) = (&lines[0], &lines[2]);
     assert_eq!(
@@ -682,7 +686,7 @@ fn one_of_a_thing_is_no_plural() {
 
 #[test]
 fn the_readme_shows_what_is_printed() {
-    let readme = include_str!("../README.md");
+    let readme = include_str!("../../README.md");
     let (_, rest) = readme
         .split_once("The beginning and the end of `upcase ")
         .unwrap();

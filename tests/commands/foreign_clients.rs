@@ -1,13 +1,11 @@
 //! Tests `upcase serve` with clients written in other languages and by others: Python, netcat,
 //! socat. Replies must be exact for text, for all 256 byte values and for UTF-8.
 
-mod common;
-
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use common::{Serve, noise};
+use crate::common::{self, Serve, noise};
 
 /// Starts `program` with the server's host and port in its arguments, feeds its standard input and
 /// checks its standard output, for each kind of content.

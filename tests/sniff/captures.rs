@@ -2,16 +2,14 @@
 //! transcript must equal that of the plain conversation; and each of them truncated, damaged and at
 //! its limits.
 
-mod common;
-
 use std::io::{Cursor, Write};
 use std::process::Command;
 use std::time::Duration;
 
-use common::files::{self, Blocks, Shape, gzip};
-use common::told::{findings, objects, of_kind, tell};
-use common::wrap::{self, WRAPS, talk};
-use common::{Process, Temporary, run, upcase};
+use crate::common::files::{self, Blocks, Shape, gzip};
+use crate::common::told::{findings, objects, of_kind, tell};
+use crate::common::wrap::{self, WRAPS, talk};
+use crate::common::{self, Process, Temporary, run, upcase};
 use nix::sys::signal::Signal;
 use proptest::prelude::*;
 use serde_json::Value;

@@ -1,16 +1,14 @@
 //! Tests excerpts, the files that `sniff --read --write` writes: they hold the packets of the
 //! selected flows, in the format of the original and with everything that is in their records.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::files::{Blocks, Frames, NANOSECONDS, Shape, frames_of, gzip, timed};
-use common::told::{objects, of_kind};
-use common::wrap::{self, talk};
-use common::{Ended, Temporary, run, run_with_input, sniff, tshark, upcase};
+use crate::common::files::{Blocks, Frames, NANOSECONDS, Shape, frames_of, gzip, timed};
+use crate::common::told::{objects, of_kind};
+use crate::common::wrap::{self, talk};
+use crate::common::{Ended, Temporary, run, run_with_input, sniff, tshark, upcase};
 use serde_json::Value;
 
 /// Returns all frames of a capture, and those of its first conversation. The capture holds two

@@ -51,7 +51,7 @@ fn files_under(folder: &str) -> Vec<File> {
 
 /// Returns the layers of the picture in `lib.rs`: the layer of each file, and whether it is pure.
 fn layers() -> BTreeMap<String, (u32, bool)> {
-    let library = include_str!("../src/lib.rs");
+    let library = include_str!("../../src/lib.rs");
     let picture = library
         .split("```text\n")
         .nth(1)
@@ -235,7 +235,7 @@ fn nothing_panics_on_purpose_outside_of_tests() {
 /// Phrases of `data/dialect.txt`, one a line: words and beginnings that a stranger does not
 /// understand. A line that begins with `^` is the beginning of an item's documentation.
 fn dialect() -> (Vec<String>, Vec<String>) {
-    let phrases = include_str!("data/dialect.txt").lines();
+    let phrases = include_str!("../data/dialect.txt").lines();
     let phrases = phrases.filter(|line| !line.is_empty() && !line.starts_with('#'));
     let (beginnings, phrases): (Vec<&str>, Vec<&str>) =
         phrases.partition(|line| line.starts_with('^'));

@@ -1,0 +1,11 @@
+//! Tests the commands as processes that can run beside each other: wrong command lines, the forms
+//! of addresses, `send`, clients written by others, and a kernel that is too old.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod addresses;
+mod cli;
+mod foreign_clients;
+mod old_kernel;
+mod send;
