@@ -39,8 +39,8 @@ struct Report {
     depth: u32,
     payload: &'static str,
     seed: u64,
-    arrivals: Option<&'static str>,
-    pacing: Option<&'static str>,
+    arrivals: Option<Arrivals>,
+    pacing: Option<Pacing>,
     think_s: Option<f64>,
     duration_s: Option<f64>,
     messages: Option<u64>,
@@ -416,23 +416,12 @@ fn report(judged: &Judged, exit_code: u8) -> Report {
     }
 }
 
-fn pace(pace: Pace) -> (Option<&'static str>, Option<&'static str>, Option<f64>) {
+fn pace(pace: Pace) -> (Option<Arrivals>, Option<Pacing>, Option<f64>) {
     match pace {
         Pace::Closed { think } => (None, None, Some(think.as_secs_f64())),
         Pace::Open {
             arrivals, pacing, ..
-        } => {
-            let arrivals = match arrivals {
-                Arrivals::Constant => "constant",
-                Arrivals::Poisson => "poisson",
-            };
-            let pacing = match pacing {
-                Pacing::Global => "global",
-                Pacing::FirstFree => "first-free",
-                Pacing::PerConnection => "per-connection",
-            };
-            (Some(arrivals), Some(pacing), None)
-        }
+        } => (Some(arrivals), Some(pacing), None),
     }
 }
 

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use serde::Serialize;
 
 use crate::load::plan::payload::Content;
 use crate::load::plan::schedule::{Arrivals, End, Part, Rate};
@@ -86,7 +87,8 @@ pub enum Pace {
 }
 
 /// The rule by which a scheduled message is assigned to a connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Pacing {
     /// The targets in turn, and there the connection that has been free longest.
     #[default]

@@ -19,6 +19,7 @@ use std::fmt;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use serde::Serialize;
 
 use crate::load::plan::random::{Purpose, RandomStream};
 use crate::units::{grouped, nanoseconds};
@@ -35,7 +36,8 @@ pub struct Rate {
 }
 
 /// The distribution of the gaps between messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Arrivals {
     /// All gaps are equal.
     #[default]

@@ -44,8 +44,8 @@ const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Maximum number of clients at a time: a few scrapers, a load balancer, a person.
 const CLIENTS_MAX: usize = 16;
 
-/// Number of descriptors that the monitor needs: reactor, listener, two files, clients, and one
-/// more for a client that is accepted before another is closed.
+/// Number of descriptors that the metrics server needs: reactor, listener, two files, clients, and
+/// one more for a client that is accepted before another is closed.
 pub const DESCRIPTORS: u64 =
     descriptor_limit::DESCRIPTORS_OF_A_REACTOR + 3 + CLIENTS_MAX as u64 + 1;
 
