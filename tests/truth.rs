@@ -51,6 +51,8 @@ struct Row {
     situation: &'static Situation,
     /// The number of runs by their verdict, in the order of [`WORDS`].
     words: [usize; WORDS.len()],
+    /// The words that were right in a run.
+    right_words: [bool; WORDS.len()],
     right: usize,
     inconclusive: usize,
     wrong_side: usize,
@@ -64,6 +66,7 @@ impl Row {
         Row {
             situation,
             words: [0; WORDS.len()],
+            right_words: [false; WORDS.len()],
             right: 0,
             inconclusive: 0,
             wrong_side: 0,
@@ -74,7 +77,9 @@ impl Row {
 
     fn count(&mut self, report: &Report, mark: Mark) {
         let place = WORDS.iter().position(|it| *it == word(report));
-        self.words[place.expect("one of the words")] += 1;
+        let place = place.expect("one of the words");
+        self.words[place] += 1;
+        self.right_words[place] |= mark == Mark::Right;
         *match mark {
             Mark::Right => &mut self.right,
             Mark::Inconclusive => &mut self.inconclusive,
@@ -88,14 +93,16 @@ impl Row {
         let Row {
             situation: _,
             words,
+            right_words,
             right,
             inconclusive,
             wrong_side,
             false_valid,
             lost,
         } = other;
-        for (sum, count) in self.words.iter_mut().zip(words) {
-            *sum += count;
+        for place in 0..WORDS.len() {
+            self.words[place] += words[place];
+            self.right_words[place] |= right_words[place];
         }
         self.right += right;
         self.inconclusive += inconclusive;
@@ -219,8 +226,8 @@ fn print_matrix(is_busy: bool, rows: &[Row]) {
             .filter(|_| is_busy)
             .unwrap_or(situation.right);
         print!("{:<58}{:<24}", situation.name, right.join(" "));
-        for (word, count) in WORDS.iter().zip(row.words) {
-            let is_right = right.contains(word);
+        let words = WORDS.iter().zip(row.words).zip(row.right_words);
+        for ((word, count), is_right) in words {
             let mark = match count {
                 0 => String::new(),
                 _ if is_right => format!("{count}*"),

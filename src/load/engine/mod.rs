@@ -53,7 +53,7 @@ use std::time::{Duration, Instant};
 use crate::load::engine::connection::Connection;
 use crate::load::engine::dialer::Dialer;
 use crate::load::engine::pacer::Pacer;
-use crate::load::engine::presence::{CHECK, Presence};
+use crate::load::engine::presence::{CHECK, Exposed, Presence};
 use crate::load::engine::world::{Socket, Timer, World};
 use crate::load::plan::payload::Payload;
 use crate::load::plan::schedule::Part;
@@ -398,7 +398,8 @@ impl<S: Socket> Engine<S> {
                 self.note_backlog(ended);
             }
         }
-        self.presence.begin_wait(ended);
+        let read = self.recorder.verified_so_far();
+        self.presence.begin_wait(ended, read);
     }
 
     /// Serves the connections that spent their budget, or have their first messages to send.
@@ -788,6 +789,7 @@ impl<S: Socket> Engine<S> {
         self.conclude_targets(now);
         if self.is_under_way() {
             self.check_presence(world);
+            self.presence.end();
             self.presence_next = None;
             self.sending_ended.get_or_insert(now);
             self.settle(now);
@@ -920,9 +922,12 @@ impl<S: Socket> Engine<S> {
     #[inline(never)]
     fn check_presence<W: World<Socket = S>>(&mut self, world: &W) {
         let (now, cpu) = (world.now(), world.cpu());
-        // Messages that wait for a connection are delayed as well, since replies are not read.
-        let waiting = self.pacer.as_mut().map_or(0, |pacer| pacer.waiting(now));
-        self.presence.check(now, cpu, self.outstanding + waiting);
+        let exposed = Exposed {
+            read: self.recorder.verified_so_far(),
+            outstanding: self.outstanding,
+            waiting: self.pacer.as_mut().map_or(0, |pacer| pacer.waiting(now)),
+        };
+        self.presence.check(now, cpu, exposed);
     }
 
     /// Carries out the periodic scan: samples paths, and gives up what has exceeded its timeout.

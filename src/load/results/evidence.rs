@@ -44,7 +44,7 @@ pub struct Absences {
     /// The longest absence of any thread.
     pub longest: Duration,
     /// The absences longer than [`crate::load::results::VISIBLE_LATENESS`] of all threads, each
-    /// counted once for every message that was outstanding in it.
+    /// counted once for every message that it delayed.
     pub held: Latency,
 }
 
