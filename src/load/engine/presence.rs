@@ -64,7 +64,7 @@ pub struct Exposed {
 #[derive(Debug)]
 struct Aftermath {
     absent: Duration,
-    /// As of the check, except `read`: the replies that had been read before the absence.
+    /// The counts at the check, but `read`: the number of replies read before the absence.
     exposed: Exposed,
     /// Number of turns that have yet to end.
     turns: u32,
