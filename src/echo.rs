@@ -3,6 +3,7 @@
 use std::fmt;
 
 use multiversion::multiversion;
+use serde::{Deserialize, Serialize};
 
 /// Converts ASCII letters to upper case. Many bytes are converted by the widest instructions that
 /// the processor has; for few, the call costs more than they save.
@@ -22,7 +23,7 @@ fn convert_many(bytes: &mut [u8]) {
 }
 
 /// A byte of a stream that differs from the expected one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     /// Its offset in the stream, from 0.
     pub offset: u64,

@@ -38,7 +38,8 @@
 //! | `send` | the console client |
 //! | `sniff` | captures: files, packets, flows, printed transcripts |
 //! | `address` | addresses as typed, name resolution, connecting to the first that answers |
-//! | `report` | the results of a load run as text and JSON |
+//! | `record` | load runs in directories: written while they go on, read, merged |
+//! | `report` | the results of a load run as text, JSON, tables and pages |
 //! | `cli` | the command line, one file a command |
 //! | `logging` | the log, which never blocks its callers |
 //!
@@ -50,17 +51,23 @@
 //! runs on the kernel and on the simulated streams of the tests.
 //!
 //! ```text
-//! 17 main
-//! 16 cli/mod
-//! 15 cli/args
-//! 14 cli/load  report/json*  report/text*
-//! 13 load/judge/verdict*
-//! 12 cli/sniff  load/judge/pace*  load/judge/server*
-//! 11 load/judge/client*  load/judge/connecting*  load/judge/network*  report/progress  sniff/mod
-//! 10 load/judge/failures*  load/judge/thresholds*  load/mod  sniff/analyzer*
+//! 18 main
+//! 17 cli/mod
+//! 16 cli/args
+//! 15 cli/report
+//! 14 cli/load  report/ci*  report/json*  report/page/curve*  report/page/mod*  report/page/tables*
+//! 14 report/page/verdict*  report/text*
+//! 13 load/judge/verdict*  report/progress/mod
+//! 12 cli/sniff  load/judge/pace*  load/judge/server*  record/merge*  report/progress/view*
+//! 11 load/judge/client*  load/judge/connecting*  load/judge/network*  record/reader  record/writer
+//! 11 report/page/timeline*  report/progress/connecting  sniff/mod
+//! 10 load/judge/failures*  load/judge/thresholds*  load/mod  record/run_file  report/page/heatmap*
+//! 10 report/page/plan*  sniff/analyzer*
 //! 9  load/engine/connections*  load/engine/messages*  load/engine/paths*  load/results/summary*
+//! 9  record/observer  report/csv*  report/page/columns*  report/progress/plain*
 //! 9  sniff/print/document*
-//! 8  load/engine/mod*  sniff/flow/flows*  sniff/print/json*
+//! 8  load/engine/mod*  record/interval*  record/series*  report/progress/figures*
+//! 8  sniff/flow/flows*  sniff/print/json*
 //! 7  load/engine/presence*  load/judge/assertion*  load/results/recorder*  load/results/targets*
 //! 7  sniff/flow/judge*  sniff/flow/retired*  sniff/flow/reuse*  sniff/print/results*
 //! 7  sniff/print/transcript*
@@ -68,29 +75,35 @@
 //! 5  load/engine/world*  load/probe/mod  server/engine/accepting*  server/engine/probing*
 //! 5  server/engine/serving*  server/engine/timeouts*  server/mod  sniff/flow/close*
 //! 5  sniff/flow/exchange*  sniff/flow/handshake*
-//! 4  cli/send  load/results/evidence*  server/engine/mod*  sniff/flow/sides*  sniff/live
-//! 3  cli/options  load/engine/pacer*  load/results/stalls*  send/mod  server/deadlines/mod*
+//! 4  cli/send  load/results/evidence*  record/hlog*  server/engine/mod*  sniff/flow/sides*
+//! 4  sniff/live
+//! 3  cli/options  load/engine/pacer*  load/latency/encoded*  load/results/stalls*  report/hgrm*
+//! 3  report/page/words*  report/percentiles*  send/mod  server/deadlines/mod*
 //! 3  server/engine/kernel  server/metrics/mod  sniff/file/mod  sniff/flow/observation*
 //! 3  sniff/flow/side*  sniff/packet/mod*  sniff/packet/tunnels*
-//! 2  address/happy_eyeballs  cli/values  load/engine/connection*  load/engine/dialer*
+//! 2  address/happy_eyeballs  cli/given*  cli/values  load/engine/connection*  load/engine/dialer*
 //! 2  load/latency/mod*  load/plan/mod*  logging/mod  reactor/interrupt  reactor/mod
-//! 2  server/admission*  server/connection*  server/keepalive*  server/metrics/page*
-//! 2  server/metrics/snapshots  sniff/file/pcap*  sniff/file/pcapng*  sniff/flow/analysis*
-//! 2  sniff/packet/fragments*  sniff/packet/ip*  sniff/packet/links*  sniff/print/calendar*
-//! 1  address/resolve  load/latency/blocks*  load/plan/payload*  load/plan/schedule*
-//! 1  load/preflight  logging/writer  reactor/signals  send/editor  server/deadlines/timer_wheel*
-//! 1  server/engine/world*  server/listener*  server/log_limit*  server/metrics/http*
-//! 1  server/stats*  sniff/file/drops*  sniff/file/input  sniff/file/record*  sniff/flow/finding*
-//! 1  sniff/flow/stream*  sniff/packet/layer*  sniff/packet/segment*  sniff/print/text*
-//! 1  sys/cpu_sample  sys/packet_socket  sys/sandbox  sys/socket
-//! 0  address/mod*  causes*  cli/numbers*  cli/output  cli/usage  echo*  load/engine/inline_queue*
-//! 0  load/judge/mod  load/latency/recent*  load/latency/statistics*  load/plan/random*
-//! 0  load/plan/sizes*  load/probe/icmp*  load/results/step*  logging/line*  logging/queue
-//! 0  logging/stamp  reactor/slots*  reactor/timers*  report/columns*  report/mod*  send/lines
-//! 0  server/connection_limit*  server/limits*  sniff/file/foreign*  sniff/file/linktype*
-//! 0  sniff/flow/account*  sniff/packet/bytes*  sniff/packet/networks*  sniff/print/markdown*
-//! 0  sniff/print/mod  stream*  sys/bpf*  sys/descriptor_limit  sys/errno*  sys/files
-//! 0  sys/interface  sys/mod  sys/poll  sys/process_stats  sys/sysctl  sys/systemd  sys/terminal
+//! 2  report/page/chart*  report/progress/layout*  server/admission*  server/connection*
+//! 2  server/keepalive*  server/metrics/page*  server/metrics/snapshots  sniff/file/pcap*
+//! 2  sniff/file/pcapng*  sniff/flow/analysis*  sniff/packet/fragments*  sniff/packet/ip*
+//! 2  sniff/packet/links*  sniff/print/calendar*
+//! 1  address/resolve  cli/numbers*  load/latency/blocks*  load/plan/payload*  load/plan/schedule*
+//! 1  load/preflight  logging/writer  reactor/signals  record/description  report/page/scale*
+//! 1  report/progress/sparkline*  send/editor  server/deadlines/timer_wheel*  server/engine/world*
+//! 1  server/listener*  server/log_limit*  server/metrics/http*  server/stats*  sniff/file/drops*
+//! 1  sniff/file/input  sniff/file/record*  sniff/flow/finding*  sniff/flow/stream*
+//! 1  sniff/packet/layer*  sniff/packet/segment*  sniff/print/text*  sys/cpu_sample
+//! 1  sys/packet_socket  sys/sandbox  sys/socket
+//! 0  address/mod*  causes*  cli/output  cli/usage  echo*  load/engine/inline_queue*
+//! 0  load/judge/mod  load/latency/percentile*  load/latency/recent*  load/latency/statistics*
+//! 0  load/plan/random*  load/plan/sizes*  load/probe/icmp*  load/results/pairs*
+//! 0  load/results/step*  logging/footer*  logging/line*  logging/queue  logging/stamp
+//! 0  reactor/slots*  reactor/timers*  record/mod*  report/columns*  report/mod*
+//! 0  report/page/escape*  send/lines  server/connection_limit*  server/limits*
+//! 0  sniff/file/foreign*  sniff/file/linktype*  sniff/flow/account*  sniff/packet/bytes*
+//! 0  sniff/packet/networks*  sniff/print/markdown*  sniff/print/mod  stream*  sys/bpf*
+//! 0  sys/descriptor_limit  sys/errno*  sys/files  sys/interface  sys/machine  sys/mod
+//! 0  sys/monotonic  sys/poll  sys/process_stats  sys/snmp  sys/sysctl  sys/systemd  sys/terminal
 //! 0  sys/thread  sys/timerfd  sys/timestamps  sys/worker  units*
 //! ```
 //!
@@ -153,6 +166,7 @@ pub mod echo;
 pub mod load;
 pub mod logging;
 pub mod reactor;
+pub mod record;
 pub mod report;
 pub mod send;
 pub mod server;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use common::lab::alone;
 use common::peers::{freeze, halt, intervals, server};
 use common::report::Report;
-use common::terminal::Terminal;
+use common::terminal::{Terminal, screen};
 use common::{ANY_PACE, Process, Serve, TIMEOUT, run, until, upcase};
 use nix::sys::signal::Signal;
 use upcase::units::grouped;
@@ -350,24 +350,80 @@ fn too_few_descriptors_are_said_before_anything_starts() {
     assert!(ended.stderr.contains("need 18,000,0"), "{}", ended.stderr);
 }
 
-#[test]
-fn a_progress_line_is_drawn_on_a_terminal_and_leaves_nothing_behind() {
-    let terminal = Terminal::new();
-    let mut command = upcase(&format!(
-        "load -q --connections 5 --duration 700ms --interval 200ms {ANY_PACE}"
-    ));
+/// Returns everything that `load` writes to a terminal with this number of columns, as standard
+/// error, in a run of less than a second.
+fn shown(columns: u16, arguments: &str, variables: &[(&str, &str)]) -> String {
+    let terminal = Terminal::with_columns(columns);
+    let command = format!("load --connections 5 --duration 900ms --interval 200ms {ANY_PACE}");
+    let mut command = upcase(&format!("{command} {arguments}"));
+    command.env("TERM", "xterm").env("LC_ALL", "C.UTF-8");
+    command.envs(variables.iter().copied());
     command.stdout(Stdio::null()).stderr(terminal.slave());
     let mut child = command.spawn().unwrap();
     drop(command);
     let shown = terminal.shown();
-    assert!(child.wait().unwrap().success());
-    for part in ["5 connections", "messages/s", "p99", "s left"] {
-        assert!(shown.contains(part), "{part} in {shown:?}");
+    // What a busy machine makes of such a short run does not matter here.
+    assert!(child.wait().unwrap().code().is_some(), "{shown}");
+    shown
+}
+
+#[test]
+fn the_live_view_stays_below_the_log_and_leaves_nothing_behind() {
+    for columns in [20, 80, 200] {
+        let shown = shown(columns, "-v", &[]);
+        // The last picture, and the screen after the run.
+        let (running, _) = shown.rsplit_once("\u{1b}[?7h").unwrap();
+        let running = screen(columns, running).join("\n");
+        for part in ["5 of 5 ", " up", "/s", "p50 ", "p99 ", " µs", "▁"] {
+            assert!(running.contains(part), "{part} in {running}");
+        }
+        let log = screen(columns, &shown);
+        assert!(log.len() > 4, "{log:?}");
+        for line in log {
+            let is_whole = line.starts_with("20") && line.contains("Z [") && line.len() > 40;
+            assert!(is_whole, "{line}");
+        }
     }
+}
+
+#[test]
+fn the_live_view_adapts_to_the_terminal() {
+    assert!(shown(80, "", &[]).contains("\u{1b}[36m"));
+    assert!(!shown(80, "", &[("NO_COLOR", "1")]).contains("\u{1b}[36m"));
+    let ascii = shown(80, "-q", &[("LC_ALL", "C")]);
+    assert!(ascii.is_ascii() && ascii.contains("[###"), "{ascii}");
+    for (arguments, variables) in [
+        ("", [("TERM", "dumb")]),
+        ("--progress plain", [("NO_COLOR", "1")]),
+        ("--progress none", [("NO_COLOR", "1")]),
+    ] {
+        let plain = shown(80, arguments, &variables);
+        assert!(!plain.contains('\u{1b}'), "{plain}");
+    }
+}
+
+#[test]
+fn without_a_terminal_the_progress_is_a_line_for_each_interval_if_asked_for() {
+    let command = format!("load --connections 5 --duration 900ms --interval 200ms {ANY_PACE}");
+    let ended = run(&format!("{command} --progress plain"));
+    let lines = ended
+        .stderr
+        .lines()
+        .filter(|line| line.contains("[INFO] running, 0."));
+    assert!(lines.count() >= 3, "{}", ended.stderr);
+    assert!(ended.stderr.contains(" s of 0.9 s: "), "{}", ended.stderr);
     assert!(
-        shown.ends_with("\u{1b}[2K"),
-        "the line is cleared: {shown:?}"
+        ended.stderr.contains(" messages/s, p50 "),
+        "{}",
+        ended.stderr
     );
+    for quiet in ["-q --progress plain", "-q", "--progress none", ""] {
+        let ended = run(&format!("{command} {quiet}"));
+        assert!(!ended.stderr.contains("running, "), "{}", ended.stderr);
+    }
+    let ended = run(&format!("{command} --progress live")).expect(2);
+    let reason = "--progress live needs a terminal, which standard error is not";
+    assert!(ended.stderr.contains(reason), "{}", ended.stderr);
 }
 
 #[test]

@@ -24,7 +24,7 @@ use situations::networks::long_way;
 use situations::servers::{KNEE, LOGNORMAL, TAIL, UNIFORM, apart, in_turn};
 use situations::{
     Bench, CLIENT_CPU, FAILED, INCONCLUSIVE, Mark, Pace, SERVER_CPU, Situation, VALID, WORDS, all,
-    can_be_made, is_disturbed, judge, ms, us, word,
+    can_be_made, is_disturbed, judge, ms, us, witness, word,
 };
 
 /// Number of runs of each situation on a quiet machine, and on a busy one.
@@ -119,8 +119,8 @@ impl Row {
 /// Runs a situation until there are `times` runs on the requested kind of machine, and prints every
 /// run. Returns the runs on a quiet and those on a busy machine.
 ///
-/// A run during which the host took more than 1 % of the time was not on a quiet
-/// machine, whatever was requested: it counts as one on a busy machine, and another one is made.
+/// A run during which the host took more than 1 % of the time was not on a quiet machine, whatever
+/// was requested: it counts as one on a busy machine, and another one is made.
 fn repeat(situation: &'static Situation, is_busy: bool, times: u64) -> [Row; 2] {
     let mut rows = [Row::new(situation), Row::new(situation)];
     let base = number("UPCASE_SEED", 1) * 1000;
@@ -133,8 +133,14 @@ fn repeat(situation: &'static Situation, is_busy: bool, times: u64) -> [Row; 2] 
             is_busy.then(|| [SERVER_CPU, CLIENT_CPU].map(|cpu| busy_loops_among_others(cpu, 1)));
         let begun = Instant::now();
         let judged = catch_unwind(AssertUnwindSafe(|| {
-            let report = (situation.inject)(&bench)?;
-            let was_busy = is_busy || is_disturbed(&report, begun.elapsed());
+            let witness = witness();
+            let report = (situation.inject)(&bench);
+            let witnessed = witness.end();
+            let report = report?;
+            let was_busy = is_busy || is_disturbed(situation, &report, witnessed, begun.elapsed());
+            if !witnessed.is_zero() {
+                println!("    the CPU was away for {witnessed:.1?}");
+            }
             // No busy loop runs beside server and generator then: what is right on a quiet machine
             // is right as well.
             let mark = match situation.mark(&report, is_busy) {

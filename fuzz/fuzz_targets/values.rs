@@ -1,13 +1,13 @@
-//! Fuzzes the values that a user types: addresses, rates, sizes, numbers, times and conditions. The
-//! first byte of the input chooses the place on the command line, from `A` on in the order of
-//! `PLACES`; the rest is the text at that place. Every text is read as an address, a rate and a
-//! condition as well.
+//! Fuzzes the values that a user types: addresses, rates, sizes, numbers, times, percentiles and
+//! conditions. The first byte of the input chooses the place on the command line, from `A` on in
+//! the order of `PLACES`; the rest is the text at that place. Every text is read as an address, a
+//! rate, a list of percentiles and a condition as well.
 //!
 //! Properties:
 //! - Nothing panics, neither in the parser nor in the output of the parsed value.
 //! - A refusal has a reason, on one line unless the text itself has several.
-//! - An address, an IP address, a rate, a size and a number are read as the same value from the
-//!   form in which they are displayed.
+//! - An address, an IP address, a rate, a size, a number and a percentile are read as the same
+//!   value from the form in which they are displayed.
 //! - A condition is evaluated without measurements, and is then named as it was typed.
 //!
 //! The parsers of options are private. They are called by parsing a command line; a parsed value is
@@ -23,6 +23,7 @@ use libfuzzer_sys::fuzz_target;
 use upcase::address::{Address, Zone, parse_ip};
 use upcase::cli::Cli;
 use upcase::load::judge::assertion::Condition;
+use upcase::load::latency::percentile::{Percentile, parse_list};
 use upcase::load::plan::schedule::Rate;
 use upcase::load::plan::sizes::Sizes;
 use upcase::load::results::Results;
@@ -64,6 +65,7 @@ const PLACES: &[(&[&str], &str)] = &[
     (&["sniff", "--read=-"], "--width="),
     (&["send", "--"], ""),
     (&["send", "host"], "--timeout="),
+    (&["load"], "--percentiles="),
 ];
 
 fn check(input: &[u8]) {
@@ -80,6 +82,7 @@ fn check(input: &[u8]) {
     }
     check_address(text);
     check_rate(text);
+    check_percentiles(text);
     check_condition(text);
     check_number(text);
     check_sizes(chosen, text);
@@ -142,6 +145,18 @@ fn check_rate(text: &str) {
     if rate.per_second() < ALLOWED {
         let option = format!("--rate={shown}");
         assert!(parsed(&["load"], &option).is_ok(), "{option}");
+    }
+}
+
+fn check_percentiles(text: &str) {
+    let Ok(list) = parse_list(text) else {
+        return;
+    };
+    assert!(list.is_sorted_by(|one, next| one < next), "{list:?}");
+    for percentile in list {
+        let (name, percent) = (percentile.to_string(), percentile.percent());
+        assert_eq!(name.parse::<Percentile>(), Ok(percentile));
+        assert_eq!(percent.to_string().parse::<Percentile>(), Ok(percentile));
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cli::load::LoadArgs;
+use crate::cli::report::ReportArgs;
 use crate::cli::send::SendArgs;
 use crate::cli::serve::ServeArgs;
 use crate::cli::sniff::SniffArgs;
@@ -34,6 +35,8 @@ pub(super) enum Command {
     Load(Box<LoadArgs>),
     /// Show TCP conversations packet by packet, live or from a file, and check them for faults
     Sniff(SniffArgs),
+    /// Print the report of a recorded run, or of several that are parts of one
+    Report(ReportArgs),
 }
 
 impl Command {
@@ -44,6 +47,7 @@ impl Command {
             Command::Send(_) => "send",
             Command::Load(_) => "load",
             Command::Sniff(_) => "sniff",
+            Command::Report(_) => "report",
         }
     }
 }
@@ -74,7 +78,7 @@ impl Cli {
             Command::Serve(args) => args.check(),
             Command::Load(args) => args.check(),
             Command::Sniff(args) => args.check(),
-            Command::Send(_) => Ok(()),
+            Command::Send(_) | Command::Report(_) => Ok(()),
         }
     }
 }

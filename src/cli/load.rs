@@ -1,10 +1,12 @@
 //! `upcase load`: its options, the run that they describe, and its report.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write, stdout};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{env, slice};
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
@@ -12,23 +14,32 @@ use log::{debug, info, warn};
 
 use crate::address::happy_eyeballs::{self, ConnectParameters};
 use crate::address::resolve::{display_ip, means_not_local};
+use crate::cli::given;
 use crate::cli::numbers::{duration, integer, positive_duration};
 use crate::cli::options::{BufferArgs, MssArg, options, resolve};
 use crate::cli::output::{COULD_NOT_RUN, Outcome, print};
-use crate::cli::values::{Source, Target, interval, message_sizes, rate, source, target};
+use crate::cli::values::{
+    Label, Percentiles, Source, Target, interval, label, message_sizes, percentiles, rate, source,
+    target,
+};
 use crate::load::judge::assertion::Condition;
 use crate::load::judge::verdict::{Judged, RunOutcome, Verdict};
+use crate::load::latency::percentile::{Percentile, with_standard};
 use crate::load::own_server::{OwnServer, Served};
 use crate::load::plan::payload::Content;
 use crate::load::plan::schedule::{Arrivals, Rate};
 use crate::load::plan::sizes::Sizes;
 use crate::load::plan::{Churn, Close, Pace, Pacing, Plan, Stop};
 use crate::load::preflight::{self, Routes};
+use crate::load::results::recorder::Interval;
 use crate::load::results::summary::Summary;
 use crate::load::{self, RunProgress};
-use crate::report;
-use crate::report::progress::{Connecting, Progress};
+use crate::record::description::{Description, OptionValue};
+use crate::record::observer::{MetricsUrl, Observer};
+use crate::record::writer::{self, Recording};
+use crate::report::progress::{Progress, Style};
 use crate::sys::{files, socket, terminal};
+use crate::{record, report};
 
 /// The default of `--duration`.
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
@@ -137,9 +148,33 @@ pub(super) struct LoadArgs {
     /// Write one JSON object per interval to this file, one per line, including warm-up and drain
     #[arg(long, value_name = "FILE")]
     interval_log: Option<PathBuf>,
+    /// Keep the run in this directory, which must be new or empty: its description, the times as
+    /// HdrHistogram logs, and a JSON object for each interval; `upcase report DIR` reads it
+    #[arg(long, value_name = "DIR")]
+    record: Option<PathBuf>,
+    /// Text to keep with the result: in the record and in the JSON report
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
+    /// Label to keep with the result; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    label: Vec<Label>,
+    /// Fetch the metrics of the server once an interval, from its `--metrics` address such as
+    /// http://10.0.0.1:9100/metrics, for the record or the interval log
+    #[arg(long, value_name = "URL", value_parser = clap::value_parser!(MetricsUrl))]
+    server_metrics: Option<MetricsUrl>,
+    /// Percentiles to print and to judge, such as 50,90,99,99.99: numbers above 0 and below 100
+    /// with up to 6 decimals, at most 16 of them
+    #[arg(long, value_name = "P,...", value_parser = percentiles, default_value = "50,90,99,99.9")]
+    percentiles: Percentiles,
+    /// How to show the progress of the run on standard error
+    #[arg(long, value_enum, default_value_t)]
+    progress: Style,
     /// Format of the report
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
+    /// The options as they were given, for the description of the run.
+    #[arg(skip)]
+    pub(super) given: BTreeMap<String, OptionValue>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -176,8 +211,33 @@ impl LoadArgs {
                 self.targets.len()
             ));
         }
+        self.progress.check()?;
+        self.check_record()?;
         if self.rate.is_none() && self.assert.iter().any(Condition::is_about_rate) {
             return Err("--assert rate needs --rate: a closed loop has no schedule".to_string());
+        }
+        Ok(())
+    }
+
+    /// Refuses a directory for the record that contains something, and labels with the same key.
+    fn check_record(&self) -> Result<(), String> {
+        if let Some(folder) = self.record.as_deref().filter(|folder| folder.exists()) {
+            let name = folder.display();
+            match writer::is_empty(folder) {
+                Ok(true) => {}
+                Ok(false) => {
+                    return Err(format!(
+                        "--record {name} is not empty: name a new directory"
+                    ));
+                }
+                Err(error) => return Err(format!("--record {name} cannot be used: {error}")),
+            }
+        }
+        let keys = self.label.iter().map(|label| &label.key);
+        for (place, key) in keys.clone().enumerate() {
+            if keys.clone().skip(place + 1).any(|other| other == key) {
+                return Err(format!("--label {key} is given more than once"));
+            }
         }
         Ok(())
     }
@@ -187,11 +247,18 @@ impl LoadArgs {
         let (no_rate, no_churn) = (self.rate.is_none(), self.churn.is_none());
         let schedule = "--rate, such as --rate 5000: without it there is no schedule";
         let churn = "--churn, such as --churn 10: without it no connection is replaced";
+        let record = "--record DIR or --interval-log FILE: the metrics are kept nowhere else";
+        let no_record = self.record.is_none() && self.interval_log.is_none();
         let needs = [
             ("--arrivals", self.arrivals.is_some() && no_rate, schedule),
             ("--pacing", self.pacing.is_some() && no_rate, schedule),
             ("--spin", self.spin && no_rate, schedule),
             ("--close", self.close.is_some() && no_churn, churn),
+            (
+                "--server-metrics",
+                self.server_metrics.is_some() && no_record,
+                record,
+            ),
         ];
         match needs.iter().find(|(_, is_alone, _)| *is_alone) {
             Some((option, _, needed)) => Err(format!("{option} needs {needed}")),
@@ -214,11 +281,21 @@ pub(super) fn run(args: LoadArgs) -> anyhow::Result<Outcome> {
     let targets = args.targets.iter();
     let targets = targets.map(|named| reachable(named, &sources));
     let mut targets = targets.collect::<anyhow::Result<Vec<_>>>()?;
-    let mut log = args.interval_log.as_deref().map(interval_log).transpose()?;
+    let log = args.interval_log.as_deref().map(interval_log).transpose()?;
     let own_server = targets.is_empty().then(|| own_server(&sources));
     let own_server = own_server.transpose()?;
     targets.extend(own_server.as_ref().map(OwnServer::address));
     let plan = plan(&args, targets, sources, content);
+    let description = describe(&args);
+    let recording = args.record.as_deref();
+    let recording = recording.map(|folder| Recording::begin(folder, description.clone(), &plan));
+    let mut outputs = Outputs {
+        observer: Observer::start(args.server_metrics.clone(), args.interval)?,
+        log,
+        unlogged: None,
+        recording: recording.transpose()?,
+        points: with_standard(&plan.percentiles),
+    };
     match socket::option_mismatches(&plan.options) {
         Ok(option_mismatches) => option_mismatches
             .iter()
@@ -228,7 +305,7 @@ pub(super) fn run(args: LoadArgs) -> anyhow::Result<Outcome> {
     if let Some(hint) = hint {
         warn!("{hint}");
     }
-    let measured = carry_out(plan, &mut log);
+    let measured = carry_out(plan, args.progress, &mut outputs);
     let served = match (own_server, &measured) {
         (None, _) => Served::default(),
         (Some(server), Ok(_)) => server.stop(),
@@ -240,32 +317,101 @@ pub(super) fn run(args: LoadArgs) -> anyhow::Result<Outcome> {
         (Err(error), None) => Err(error),
         (Ok(mut summary), failure) => {
             summary.own_server = served.totals;
-            let judged = Judged::new(summary, &args.assert, args.allow);
-            report(judged, args.format, failure)
+            summary.unlogged = outputs.unlogged;
+            let judge = |summary| Judged::new(summary, &args.assert, args.allow.clone());
+            let is_failed = failure.is_some();
+            let render = |judged: &Judged| {
+                report::json::render(
+                    judged,
+                    slice::from_ref(&description),
+                    code(judged, is_failed),
+                )
+            };
+            let judged = recorded(summary, outputs.recording, judge, render);
+            print(&match args.format {
+                Format::Text => report::text::render(&judged, terminal::columns(&stdout())),
+                Format::Json => render(&judged),
+            })?;
+            failure.map_or(Ok(outcome(&judged)), Err)
         }
     }
 }
 
-/// Prints the report of a run, and returns the outcome or the failure of the run's own server.
-fn report(
-    judged: Judged,
-    format: Format,
-    failure: Option<anyhow::Error>,
-) -> anyhow::Result<Outcome> {
-    let outcome = match judged.standing() {
+/// Returns the outcome of a command whose result is that of a run.
+pub(super) fn outcome(judged: &Judged) -> Outcome {
+    match judged.standing() {
         RunOutcome::Good => Outcome::Good,
         RunOutcome::Wrong => Outcome::Bad,
         RunOutcome::Inconclusive => Outcome::Inconclusive,
+    }
+}
+
+/// Returns the exit code after a run.
+fn code(judged: &Judged, is_failed: bool) -> u8 {
+    match is_failed {
+        true => COULD_NOT_RUN,
+        false => outcome(judged).exit_code(),
+    }
+}
+
+/// Completes the record of a run, if there is one, and judges the run.
+fn recorded(
+    mut summary: Summary,
+    recording: Option<Recording>,
+    judge: impl Fn(Summary) -> Judged,
+    render: impl Fn(&Judged) -> String,
+) -> Judged {
+    let Some(recording) = recording else {
+        return judge(summary);
     };
-    let code = match failure {
-        Some(_) => COULD_NOT_RUN,
-        None => outcome.exit_code(),
+    let folder = recording.folder().display().to_string();
+    summary.unrecorded = recording.incomplete().map(str::to_string);
+    let judged = judge(summary);
+    match recording.finish(&judged.summary, &render(&judged)) {
+        None => {
+            info!("the run is recorded in {folder}: `upcase report {folder}` prints its report");
+            judged
+        }
+        // Only now is it known that the record lacks the result.
+        Some(lacks) if judged.summary.unrecorded.is_none() => judge(Summary {
+            unrecorded: Some(lacks),
+            ..judged.summary
+        }),
+        Some(_) => judged,
+    }
+}
+
+/// Returns the value of an option as it would be typed.
+fn named(value: impl ValueEnum) -> OptionValue {
+    let name = value.to_possible_value();
+    OptionValue::One(name.map_or(String::new(), |name| name.get_name().to_string()))
+}
+
+/// Describes the run that the command line asks for, with the defaults that depend on other
+/// options.
+fn describe(args: &LoadArgs) -> Description {
+    let mut options = args.given.clone();
+    let mut set = |option: &str, value: OptionValue| {
+        options.insert(option.to_string(), value);
     };
-    print(&match format {
-        Format::Text => report::text::render(&judged, terminal::columns(&stdout())),
-        Format::Json => report::json::render(&judged, code),
-    })?;
-    failure.map_or(Ok(outcome), Err)
+    if args.messages.is_none() && args.duration.is_none() {
+        let duration = humantime::format_duration(DURATION_DEFAULT).to_string();
+        set("duration", OptionValue::One(duration));
+    }
+    if let Pace::Open {
+        arrivals, pacing, ..
+    } = pace(args)
+    {
+        set("arrivals", named(arrivals));
+        set("pacing", named(pacing));
+    }
+    if args.churn.is_some() {
+        set("close", named(args.close.unwrap_or_default()));
+    }
+    let labels = args.label.iter();
+    let labels = labels.map(|label| (label.key.clone(), label.value.clone()));
+    let command = given::quoted(env::args_os());
+    Description::new(command, options, args.note.clone(), labels.collect())
 }
 
 fn own_server(sources: &[SocketAddr]) -> anyhow::Result<OwnServer> {
@@ -312,6 +458,8 @@ fn plan(
         spin: args.spin,
         kernel_timestamps: args.kernel_timestamps.unwrap_or(0),
         interval: args.interval,
+        percentiles: args.percentiles.0.clone(),
+        record: args.record.is_some(),
     }
 }
 
@@ -353,37 +501,56 @@ fn content(payload: &Path) -> anyhow::Result<Content> {
     Ok(Content::Given(text.into()))
 }
 
-fn carry_out(plan: Plan, log: &mut Option<File>) -> anyhow::Result<Summary> {
-    let mut progress = Progress::new(&plan);
-    let mut connecting = Connecting::new(&plan);
-    let mut unlogged = None;
-    let summary = load::run(plan, |event| match event {
-        RunProgress::Snapshot(snapshot) => match &mut progress {
-            Some(progress) => progress.show(&snapshot),
-            None => connecting.note(&snapshot),
-        },
-        RunProgress::Interval(interval) => {
-            debug!("{}", report::text::interval(interval));
-            if let Some(progress) = &mut progress {
-                progress.note(interval);
-            }
-            if let Some(file) = log
-                && let Err(error) = file.write_all(report::json::interval(interval).as_bytes())
-            {
+/// The files to which the intervals of a run are written.
+struct Outputs {
+    observer: Observer,
+    log: Option<File>,
+    /// The error that ended the interval log.
+    unlogged: Option<String>,
+    recording: Option<Recording>,
+    points: Vec<Percentile>,
+}
+
+impl Outputs {
+    /// Writes an interval to all outputs. An error ends that output, and not the run.
+    fn write(&mut self, interval: &Interval) {
+        debug!("{}", report::text::interval(interval));
+        if self.log.is_none() && self.recording.is_none() {
+            return;
+        }
+        let surroundings = self.observer.observe();
+        if let Some(recording) = &mut self.recording {
+            recording.interval(interval, &surroundings);
+        }
+        if let Some(file) = &mut self.log {
+            let line = record::interval::line(interval, None, &surroundings, &self.points);
+            if let Err(error) = file.write_all(line.as_bytes()) {
                 warn!("cannot write to the interval log, which ends here: {error}");
-                unlogged = Some(error.to_string());
-                *log = None;
+                self.unlogged = Some(error.to_string());
+                self.log = None;
             }
+        }
+    }
+}
+
+fn carry_out(plan: Plan, style: Style, outputs: &mut Outputs) -> anyhow::Result<Summary> {
+    let mut progress = Progress::new(&plan, style);
+    let summary = load::run(plan, |event| match event {
+        RunProgress::Started(start) => {
+            if let Some(recording) = &mut outputs.recording {
+                recording.started(start);
+            }
+        }
+        RunProgress::Snapshot(snapshot) => progress.show(&snapshot),
+        RunProgress::Interval(interval) => {
+            outputs.write(interval);
+            progress.note(interval);
         }
     })?;
     if let Some(probe) = &summary.evidence.probe {
-        debug!("{}", report::text::probe(probe));
+        debug!("{}", report::text::probe(probe, &summary.plan.percentiles));
     }
-    // The result is still reported, and so is the fact that the log is incomplete.
-    Ok(Summary {
-        unlogged,
-        ..summary
-    })
+    Ok(summary)
 }
 
 /// Opens the interval log. Each interval is one write(2), so that it is kept if this process dies.

@@ -2,10 +2,12 @@
 //! command has its own file.
 
 mod args;
+mod given;
 mod load;
 mod numbers;
 mod options;
 mod output;
+mod report;
 mod send;
 mod serve;
 mod sniff;
@@ -30,7 +32,13 @@ impl Cli {
         let arguments = usage::joined(env::args_os());
         let mut command = usage::prepared(Cli::command());
         let parsed = command.try_get_matches_from_mut(&arguments);
-        let parsed = parsed.and_then(|matches| Cli::from_arg_matches(&matches));
+        let parsed = parsed.and_then(|matches| {
+            let mut cli = Cli::from_arg_matches(&matches)?;
+            if let Command::Load(args) = &mut cli.command {
+                args.given = given::options(&command, &matches);
+            }
+            Ok(cli)
+        });
         let cli = parsed.map_err(|error| match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match error.print() {
                 Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -71,6 +79,7 @@ impl Cli {
             Command::Send(args) => send::run(args),
             Command::Load(args) => load::run(*args),
             Command::Sniff(args) => sniff::run(args, self.log.verbose),
+            Command::Report(args) => report::run(args),
         }
     }
 }

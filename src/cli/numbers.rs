@@ -9,7 +9,8 @@ use std::fmt;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use indicatif::HumanCount;
+
+use crate::units::grouped;
 
 /// The longest time that can be given. The limit keeps arithmetic with instants from overflowing.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -27,7 +28,7 @@ pub(super) fn integer<T: TryFrom<u64>>(
 
 fn whole(text: &str, least: u64, most: u64) -> Result<u64, String> {
     const FORM: &str = "not a whole number such as 1000";
-    let at_least = || format!("at least {}", HumanCount(least));
+    let at_least = || format!("at least {}", grouped(least));
     if text.strip_prefix('-').is_some_and(begins_with_digit) {
         return Err(at_least());
     }
@@ -47,7 +48,7 @@ fn whole(text: &str, least: u64, most: u64) -> Result<u64, String> {
 }
 
 fn at_most(most: u64) -> String {
-    format!("at most {}", HumanCount(most))
+    format!("at most {}", grouped(most))
 }
 
 fn begins_with_digit(text: &str) -> bool {
@@ -336,7 +337,7 @@ mod tests {
         fn a_number_is_read_as_it_is_printed(number: u64) {
             let read = integer::<u64>(0, u64::MAX);
             prop_assert_eq!(read(&number.to_string()), Ok(number));
-            prop_assert_eq!(read(&HumanCount(number).to_string()), Ok(number));
+            prop_assert_eq!(read(&grouped(number).to_string()), Ok(number));
             prop_assert_eq!(bytes(&number.to_string(), 0, u64::MAX, ""), Ok(number));
         }
 

@@ -309,7 +309,11 @@ mod tests {
         for subcommand in command.get_subcommands() {
             let options = subcommand.get_arguments().filter(|arg| {
                 let names = arg.get_value_names().unwrap_or_default();
-                let is_free = |name: &str| ["PATH", "FILE", "IF"].iter().any(|n| name.contains(n));
+                let is_free = |name: &str| {
+                    ["PATH", "FILE", "DIR", "IF"]
+                        .iter()
+                        .any(|n| name.contains(n))
+                };
                 !arg.is_positional()
                     && arg.get_action().takes_values()
                     && !names.iter().any(|name| is_free(name))

@@ -10,6 +10,7 @@ use bytesize::ByteSize;
 use crate::address::resolve;
 use crate::address::{self, Address, Host, PORT_DEFAULT};
 use crate::cli::numbers::{bytes, decimal, duration, duration_or_off, integer, positive_duration};
+use crate::load::latency::percentile::{self, Percentile};
 use crate::load::plan::schedule::Rate;
 use crate::load::plan::sizes::Sizes;
 use crate::sys::socket::MSS_RANGE;
@@ -227,6 +228,37 @@ pub(super) fn keepalive(text: &str) -> Result<Timeout, String> {
 
 pub(super) fn bytes_a_second(text: &str) -> Result<u64, String> {
     bytes(text, 1, 1 << 40, "512 or 16KiB")
+}
+
+/// A label of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Label {
+    pub(super) key: String,
+    pub(super) value: String,
+}
+
+/// Reads a label: `KEY=VALUE`. The key can be used as the name of a column.
+pub(super) fn label(text: &str) -> Result<Label, String> {
+    let is_plain = |key: &str| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        !key.is_empty() && key.bytes().all(plain)
+    };
+    match text.split_once('=') {
+        Some((key, value)) if is_plain(key) => Ok(Label {
+            key: key.to_string(),
+            value: value.to_string(),
+        }),
+        _ => Err("use KEY=VALUE, with a key of letters, digits, '-', '_' and '.'".to_string()),
+    }
+}
+
+/// Percentiles in ascending order, each once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Percentiles(pub(super) Vec<Percentile>);
+
+/// Reads a list of percentiles: `50,90,99,99.99`.
+pub(super) fn percentiles(text: &str) -> Result<Percentiles, String> {
+    percentile::parse_list(text).map(Percentiles)
 }
 
 /// The shortest interval between reports. More frequent ones would be of no use to a reader.

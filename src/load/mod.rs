@@ -56,6 +56,8 @@ const TICK: Duration = Duration::from_millis(200);
 /// A report of a run in progress.
 #[derive(Debug)]
 pub enum RunProgress<'a> {
+    /// All connections are up; messages are due from this moment on. Once, before any interval.
+    Started(Instant),
     /// The progress of the run, several times a second.
     Snapshot(ProgressSnapshot),
     /// An interval is over.
@@ -133,9 +135,15 @@ pub fn run(plan: Plan, mut watch: impl FnMut(RunProgress)) -> anyhow::Result<Sum
     drop(sender);
 
     let mut next_snapshot = Instant::now() + TICK;
+    let mut is_announced = false;
     loop {
-        match reports.recv_timeout(next_snapshot.saturating_duration_since(Instant::now())) {
-            Ok(reports) => merger.take(reports, &mut watch),
+        let report = reports.recv_timeout(next_snapshot.saturating_duration_since(Instant::now()));
+        if !is_announced && let Some(start) = shared.start.get().copied().flatten() {
+            is_announced = true;
+            watch(RunProgress::Started(start));
+        }
+        match report {
+            Ok(report) => merger.take(report, &mut watch),
             Err(RecvTimeoutError::Timeout) => {
                 next_snapshot = Instant::now() + TICK;
                 watch(RunProgress::Snapshot(shared.snapshot()));

@@ -12,9 +12,12 @@
 //! lines again, to the other outputs at the end, and as a metric. The process ends after its last
 //! line is written, or after a bounded time.
 //!
+//! On a terminal, lines can stay below the log, see [`footer`].
+//!
 //! A panic is logged as well, on every output. In the sandbox it has no backtrace, since collecting
 //! one would violate the sandbox.
 
+pub mod footer;
 pub mod line;
 pub mod queue;
 pub mod stamp;
@@ -37,6 +40,7 @@ use anyhow::Context;
 use log::{Level, LevelFilter};
 use simplelog::{Config, ConfigBuilder, WriteLogger};
 
+use crate::logging::footer::FooterLine;
 use crate::logging::line::Style;
 use crate::logging::queue::Urgency;
 use crate::logging::stamp::record;
@@ -106,6 +110,22 @@ pub fn has_file() -> bool {
 pub fn reopen() {
     if let Some(file) = LOG_FILE.get() {
         file.reopen();
+    }
+}
+
+/// Shows these lines below the log on standard error, in place of those before; none erases them.
+/// Standard error must be a terminal that can move its cursor.
+pub fn show_footer(lines: Vec<FooterLine>) {
+    if let Some(stderr) = stderr() {
+        stderr.footer(lines);
+    }
+}
+
+/// Erases the lines below the log, and waits until they are erased, for a bounded time.
+pub fn erase_footer() {
+    if let Some(stderr) = stderr() {
+        stderr.footer(Vec::new());
+        stderr.flush();
     }
 }
 

@@ -14,24 +14,29 @@
 //! with a shared table, the kernel counts references in each system call of a reactor. In the
 //! sandbox the thread may make only the system calls for writing, and for a log file those for
 //! reopening it.
+//!
+//! On a terminal the thread also draws the lines below the log, see [`footer`](super::footer): what
+//! one thread writes does not mix.
 
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::Context;
 use log::Level;
 
+use crate::logging::footer::{Footer, FooterLine, Size};
 use crate::logging::line::{Style, message, styled};
 use crate::logging::queue::{Order, Queue, Urgency};
 use crate::logging::stamp::record;
 use crate::sys::files::append;
 use crate::sys::poll;
+use crate::sys::terminal;
 use crate::sys::thread::isolate;
 use crate::units::{agreeing, counted};
 
@@ -42,6 +47,8 @@ const STACK_BYTES: usize = 128 << 10;
 pub enum Task {
     /// Reopen the file by its path.
     Reopen,
+    /// Replace the footer by the newest one.
+    Footer,
     /// Run this in the thread of the writer, with the folders in which it opens files.
     Run(Work),
     /// End: no more orders will follow.
@@ -55,6 +62,7 @@ impl fmt::Debug for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Task::Reopen => "Reopen",
+            Task::Footer => "Footer",
             Task::Run(_) => "Run",
             Task::End => "End",
         })
@@ -67,7 +75,11 @@ pub struct Output {
     name: String,
     style: Style,
     queue: Arc<Queue<Task>>,
+    footer: Arc<NewestFooter>,
 }
+
+/// The newest footer, until the writer takes it: an output that stalls costs memory for one only.
+type NewestFooter = Mutex<Option<Vec<FooterLine>>>;
 
 /// A function that shows a writer's message about its own output on the others.
 pub type Notice = fn(&str, Level, &str);
@@ -100,9 +112,10 @@ impl Output {
         notice: Notice,
         open: impl FnOnce() -> io::Result<(File, Option<PathBuf>)> + Send + 'static,
     ) -> anyhow::Result<Output> {
-        let queue = Arc::new(Queue::new());
+        let (queue, footer) = (Arc::new(Queue::new()), Arc::new(NewestFooter::default()));
         let (opened, is_open) = mpsc::channel();
         let (queue_of_writer, name_of_writer) = (Arc::clone(&queue), name.clone());
+        let footer_of_writer = Arc::clone(&footer);
         let work = move || {
             isolate();
             match open() {
@@ -116,6 +129,8 @@ impl Output {
                         notice,
                         fault: None,
                         is_cut: false,
+                        newest_footer: footer_of_writer,
+                        footer: Footer::default(),
                     };
                     let _ = opened.send(Ok(()));
                     writer.run(&queue_of_writer);
@@ -133,7 +148,12 @@ impl Output {
         is_open
             .recv()?
             .with_context(|| format!("cannot open {name}"))?;
-        Ok(Output { name, style, queue })
+        Ok(Output {
+            name,
+            style,
+            queue,
+            footer,
+        })
     }
 
     /// Returns the name of the output in messages.
@@ -149,6 +169,15 @@ impl Output {
     /// Queues the last message of a failed command.
     pub fn message(&self, text: &str) {
         self.queue.push(message(self.style, text), Urgency::Urgent);
+    }
+
+    /// Replaces the lines that stay below the log. The output must be a terminal that can move its
+    /// cursor.
+    pub fn footer(&self, lines: Vec<FooterLine>) {
+        let mut newest = self.footer.lock().unwrap_or_else(PoisonError::into_inner);
+        if newest.replace(lines).is_none() {
+            self.queue.push_task(Task::Footer);
+        }
     }
 
     /// Queues a request to reopen the file.
@@ -200,6 +229,8 @@ struct Writer {
     fault: Option<Fault>,
     /// Whether the last line was written only in part.
     is_cut: bool,
+    newest_footer: Arc<NewestFooter>,
+    footer: Footer,
 }
 
 struct Fault {
@@ -224,6 +255,7 @@ impl Writer {
                 }
                 Order::Task(Task::End) => return,
                 Order::Task(Task::Reopen) => self.reopen(queue),
+                Order::Task(Task::Footer) => self.replace_footer(),
                 Order::Task(Task::Run(work)) => work(&self.folders),
             }
         }
@@ -257,16 +289,43 @@ impl Writer {
         }
     }
 
-    /// Writes a line. If the previous line was written only in part, ends that one first.
+    /// Writes a line, above the footer if there is one.
     fn write_line(&mut self, line: &str) -> io::Result<()> {
+        if self.footer.is_empty() {
+            return self.write_text(line);
+        }
+        let text = self.footer.with_log_line(line, self.size());
+        self.write_text(&text)
+    }
+
+    /// Writes a text. If the previous one was written only in part, ends its line first.
+    fn write_text(&mut self, text: &str) -> io::Result<()> {
         if self.is_cut {
             write_all(&mut self.file, b"\n").map_err(|(error, _)| error)?;
             self.is_cut = false;
         }
-        write_all(&mut self.file, line.as_bytes()).map_err(|(error, written)| {
+        write_all(&mut self.file, text.as_bytes()).map_err(|(error, written)| {
             self.is_cut = written > 0;
+            self.footer.forget();
             error
         })
+    }
+
+    /// Writes the newest footer in place of the one before. One that cannot be written is not
+    /// missed: the next one follows.
+    fn replace_footer(&mut self) {
+        let newest = &self.newest_footer;
+        let newest = newest.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(lines) = newest {
+            let text = self.footer.replaced(lines, self.size());
+            let _ = self.write_text(&text);
+        }
+    }
+
+    /// Returns the size of the output, if it is a terminal that reports it.
+    fn size(&self) -> Option<Size> {
+        let (columns, rows) = terminal::size(&self.file)?;
+        Some(Size { columns, rows })
     }
 
     fn reopen(&mut self, queue: &Queue<Task>) {

@@ -1,27 +1,28 @@
-//! Renders the result of a load run as one JSON object, and each of its intervals as another. Names
-//! and units are stable: within a `schema`, fields are added but never changed.
+//! Renders the result of a load run as one JSON object. Names and units are stable: within a
+//! `schema`, fields are added but never changed.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Serialize;
 
 use crate::load::judge::assertion::Outcome;
 use crate::load::judge::verdict::Judged;
-use crate::load::latency::{self, Bound, Distribution, Latency, Withheld};
-use crate::load::plan::payload::Content;
+use crate::load::latency::Latency;
+use crate::load::latency::percentile::Percentile;
 use crate::load::plan::schedule::Arrivals;
 use crate::load::plan::{Pace, Pacing, Stop};
 use crate::load::results::evidence::{self, Network};
-use crate::load::results::recorder;
 use crate::load::results::summary::Summary;
 use crate::load::results::{Counts, ErrorKind, Results};
+use crate::record::description::Description;
+use crate::report::percentiles::{Percentiles, microseconds, percentiles};
 use crate::server::stats::{CloseReason, Totals};
 use crate::sys::cpu_sample::HostCounters;
 use crate::units::share;
 
 #[derive(Serialize)]
-struct Report {
+struct Report<'a> {
     schema: &'static str,
     target: String,
     targets: Vec<String>,
@@ -74,13 +75,18 @@ struct Report {
     own_server: Option<OwnServer>,
     verdict: &'static str,
     /// The percentile above which the numbers of a valid run are the generator's.
-    valid_up_to: Option<&'static str>,
+    valid_up_to: Option<String>,
     evidence: Evidence,
     assertions: Vec<Assertion>,
     /// Whether the exit code is 0.
     ok: bool,
     /// 0: all is well; 1: something is wrong; 4: inconclusive, or the generator was the limit.
     exit_code: u8,
+    /// Why the record of the run is incomplete; `null`: it is complete, or there is none.
+    unrecorded: Option<String>,
+    /// What the run was: when, where, by which build, with which options. Several, if the result is
+    /// merged from several records.
+    runs: &'a [Description],
 }
 
 /// The results of one target. Times are in seconds after the start, and negative before the first
@@ -116,42 +122,6 @@ struct MessageOutcomes {
     errored: u64,
     timed_out: u64,
     unanswered: u64,
-}
-
-/// Statistics of a duration in microseconds; `null` when nothing was measured, or too few samples
-/// lie beyond.
-#[derive(Serialize)]
-struct Percentiles {
-    count: u64,
-    p50: Option<f64>,
-    p90: Option<f64>,
-    p99: Option<f64>,
-    p99_9: Option<f64>,
-    max: Option<f64>,
-    mean: Option<f64>,
-    /// The 95 % intervals; an upper end is `null` where it is not known.
-    intervals: Intervals,
-    /// The reason why a percentile has no interval: `too-short`, `trend`, `correlated`,
-    /// `few-events`. `null`: no intervals are computed for this duration.
-    intervals_withheld: Option<Reasons>,
-    /// The percentile from which on values are lower bounds; `null`: all are exact.
-    at_least_from: Option<f64>,
-}
-
-#[derive(Serialize)]
-struct Intervals {
-    p50: Option<(f64, Option<f64>)>,
-    p90: Option<(f64, Option<f64>)>,
-    p99: Option<(f64, Option<f64>)>,
-    p99_9: Option<(f64, Option<f64>)>,
-}
-
-#[derive(Serialize)]
-struct Reasons {
-    p50: Option<&'static str>,
-    p90: Option<&'static str>,
-    p99: Option<&'static str>,
-    p99_9: Option<&'static str>,
 }
 
 /// The parts of each response, on the connections for which the kernel records timestamps.
@@ -249,7 +219,7 @@ struct Host {
 /// Probes that the kernels of the targets answer, sent from before the first message on.
 #[derive(Serialize)]
 struct Probe {
-    how: Vec<&'static str>,
+    how: Vec<String>,
     /// Number of targets on other hosts that were probed: of many, the first few.
     targets: u32,
     /// Number of these that never answered.
@@ -289,64 +259,14 @@ struct Assertion {
     undecided: bool,
 }
 
-/// An interval of a run, one line of the interval log.
-#[derive(Serialize)]
-struct Interval {
-    schema: &'static str,
-    tag: &'static str,
-    from_s: f64,
-    to_s: f64,
-    connections: u32,
-    /// Since the start, as are the fields up to `outstanding`; due = the sum of the others.
-    due: u64,
-    verified: u64,
-    mismatched: u64,
-    errored: u64,
-    timed_out: u64,
-    unanswered: u64,
-    outstanding: u64,
-    /// Responses of this interval alone.
-    response_us: Percentiles,
-}
-
-/// Returns the JSON object as one line, with a newline. `exit_code`: the exit code of the command.
-pub fn render(judged: &Judged, exit_code: u8) -> String {
-    line(&report(judged, exit_code))
-}
-
-/// Returns an interval as one line, with a newline.
-pub fn interval(measured: &recorder::Interval) -> String {
-    let Counts {
-        verified,
-        mismatched,
-        errored,
-        timed_out,
-        unanswered,
-        ..
-    } = measured.identity.counts;
-    line(&Interval {
-        schema: "upcase.interval/1",
-        tag: measured.tag.name(),
-        from_s: measured.from.as_secs_f64(),
-        to_s: measured.to.as_secs_f64(),
-        connections: measured.up,
-        due: measured.identity.due,
-        verified,
-        mismatched,
-        errored,
-        timed_out,
-        unanswered,
-        outstanding: measured.identity.outstanding,
-        response_us: percentiles(&measured.response),
-    })
-}
-
-fn line(object: &impl Serialize) -> String {
+/// Returns the JSON object as one line, with a newline. `runs`: the descriptions of the run, or of
+/// its parts. `exit_code`: the exit code of the command.
+pub fn render(judged: &Judged, runs: &[Description], exit_code: u8) -> String {
     // The object holds only numbers and strings, so the serialization cannot fail.
-    serde_json::to_string(object).unwrap_or_default() + "\n"
+    serde_json::to_string(&report(judged, runs, exit_code)).unwrap_or_default() + "\n"
 }
 
-fn report(judged: &Judged, exit_code: u8) -> Report {
+fn report<'a>(judged: &Judged, runs: &'a [Description], exit_code: u8) -> Report<'a> {
     let summary = &judged.summary;
     let Summary { plan, results, .. } = summary;
     let (duration_s, messages) = match plan.stop {
@@ -355,6 +275,7 @@ fn report(judged: &Judged, exit_code: u8) -> Report {
     };
     let (arrivals, pacing, think) = pace(plan.pace);
     let differences = differences(results);
+    let times = |latency: &Latency| percentiles(latency, &plan.percentiles);
     Report {
         schema: "upcase.load/1",
         target: plan
@@ -372,11 +293,7 @@ fn report(judged: &Judged, exit_code: u8) -> Report {
         threads: plan.threads,
         size: plan.sizes.to_string(),
         depth: plan.depth,
-        payload: match plan.content {
-            Content::Text => "text",
-            Content::Bytes => "bytes",
-            Content::Given(_) => "file",
-        },
+        payload: plan.content.kind(),
         seed: plan.seed,
         arrivals,
         pacing,
@@ -394,12 +311,12 @@ fn report(judged: &Judged, exit_code: u8) -> Report {
         achieved_rate: summary.achieved_rate(),
         rate_share: summary.rate_share(),
         bytes_per_second: summary.bytes_per_second(),
-        response_us: percentiles(&results.response),
-        service_us: percentiles(&results.service),
-        lateness_us: percentiles(&results.lateness),
-        blocked_us: percentiles(&results.blocked),
-        own_us: percentiles(&results.own),
-        connect_us: percentiles(&results.connect),
+        response_us: times(&results.response),
+        service_us: times(&results.service),
+        lateness_us: times(&results.lateness),
+        blocked_us: times(&results.blocked),
+        own_us: times(&results.own),
+        connect_us: times(&results.connect),
         kernel: parts(summary),
         sends: sends(summary),
         errors: errors(&results.errors),
@@ -408,11 +325,13 @@ fn report(judged: &Judged, exit_code: u8) -> Report {
         interrupted: summary.times.interrupted,
         own_server: summary.own_server.as_ref().map(own_server),
         verdict: judged.findings.verdict.name(),
-        valid_up_to: judged.findings.valid_up_to.map(|(point, _)| point),
+        valid_up_to: judged.findings.valid_up_to.map(|it| it.to_string()),
         evidence: evidence(judged),
         assertions: judged.assertions.iter().map(assertion).collect(),
         ok: judged.is_good(),
         exit_code,
+        unrecorded: summary.unrecorded.clone(),
+        runs,
     }
 }
 
@@ -451,6 +370,7 @@ fn per_target(summary: &Summary) -> Vec<PerTarget> {
         let before = start.saturating_duration_since(at).as_secs_f64();
         at.saturating_duration_since(start).as_secs_f64() - before
     };
+    let times = |latency: &Latency| percentiles(latency, &summary.plan.percentiles);
     let targets = summary.plan.targets.iter().zip(&summary.targets);
     targets
         .map(|(address, target)| PerTarget {
@@ -459,8 +379,8 @@ fn per_target(summary: &Summary) -> Vec<PerTarget> {
             connections_failed: target.failed,
             share: summary.share_of(target),
             fates: fates(&target.tally.counts),
-            response_us: percentiles(&target.tally.response),
-            service_us: percentiles(&target.tally.service),
+            response_us: times(&target.tally.response),
+            service_us: times(&target.tally.service),
             errors: errors(&target.errors),
             gone_s: target.gone.map(|gone| after_start(gone.from)),
             away_s: target
@@ -493,12 +413,13 @@ fn differences(results: &Results) -> Vec<Difference> {
 
 fn parts(summary: &Summary) -> Option<ResponseParts> {
     let parts = summary.results.parts.as_ref()?;
+    let times = |latency: &Latency| percentiles(latency, &summary.plan.percentiles);
     Some(ResponseParts {
         connections: summary.plan.kernel_timestamps.min(summary.plan.connections),
-        lateness_us: percentiles(&parts.lateness),
-        send_queue_us: percentiles(&parts.send_queue),
-        wire_and_server_us: percentiles(&parts.wire_and_server),
-        receive_queue_us: percentiles(&parts.receive_queue),
+        lateness_us: times(&parts.lateness),
+        send_queue_us: times(&parts.send_queue),
+        wire_and_server_us: times(&parts.wire_and_server),
+        receive_queue_us: times(&parts.receive_queue),
         negative: parts.negative,
     })
 }
@@ -514,56 +435,9 @@ fn sends(summary: &Summary) -> Option<Sends> {
     })
 }
 
-fn percentiles(latency: &Latency) -> Percentiles {
-    let distribution = latency.distribution();
-    let all = distribution.as_ref();
-    let points = [50.0, 90.0, 99.0, 99.9];
-    let found = points.map(|percentile| {
-        let bound = all?.percentile(percentile)?;
-        Some((bound, latency.interval(percentile)))
-    });
-    let [p50, p90, p99, p99_9] = found;
-    type Found = Option<(Bound, Result<latency::Interval, Withheld>)>;
-    let value = |found: Found| Some(microseconds(found?.0.value));
-    let interval = |found: Found| {
-        let (low, high) = found?.1.ok()?;
-        Some((microseconds(low), high.map(microseconds)))
-    };
-    let reason = |found: Found| Some(found?.1.err()?.name());
-    let is_kept = !found
-        .iter()
-        .flatten()
-        .any(|it| it.1 == Err(Withheld::NoBlocks));
-    Percentiles {
-        count: latency.count(),
-        p50: value(p50),
-        p90: value(p90),
-        p99: value(p99),
-        p99_9: value(p99_9),
-        max: all.map(|all| microseconds(all.longest().value)),
-        mean: all.map(|all| microseconds(all.mean())),
-        intervals: Intervals {
-            p50: interval(p50),
-            p90: interval(p90),
-            p99: interval(p99),
-            p99_9: interval(p99_9),
-        },
-        intervals_withheld: is_kept.then(|| Reasons {
-            p50: reason(p50),
-            p90: reason(p90),
-            p99: reason(p99),
-            p99_9: reason(p99_9),
-        }),
-        at_least_from: all.and_then(Distribution::at_least_from),
-    }
-}
-
-fn microseconds(duration: Duration) -> f64 {
-    duration.as_nanos() as f64 / 1e3
-}
-
 fn evidence(judged: &Judged) -> Evidence {
     let seen = &judged.summary.evidence;
+    let points = &judged.summary.plan.percentiles;
     Evidence {
         sentences: judged.findings.evidence.clone(),
         advice: judged.findings.advice.clone(),
@@ -572,13 +446,13 @@ fn evidence(judged: &Judged) -> Evidence {
         cpu_us_per_message: microseconds(judged.summary.cpu_a_message()),
         stolen_s: seen.machine.stolen.as_secs_f64(),
         waited_for_own_server_s: judged.summary.waited_for_own_server().as_secs_f64(),
-        turns_us: percentiles(&seen.turns),
+        turns_us: percentiles(&seen.turns, points),
         growth: judged.summary.growth(),
         silence_s: seen.silence.as_secs_f64(),
         absent: seen.absences.share(),
         longest_absence_s: seen.absences.longest.as_secs_f64(),
         throttled_s: seen.machine.throttled.as_secs_f64(),
-        held_us: percentiles(&seen.absences.held),
+        held_us: percentiles(&seen.absences.held, points),
         segments: seen.network.segments,
         segments_resent: seen.network.resent,
         segments_resent_in_vain: seen.network.resent_in_vain,
@@ -587,8 +461,8 @@ fn evidence(judged: &Judged) -> Evidence {
         tcp_info_unread: seen.network.unread.values().sum(),
         window_limited: share(seen.network.window_limited, seen.network.busy),
         buffer_limited: share(seen.network.buffer_limited, seen.network.busy),
-        way: way(&seen.network),
-        probe: seen.probe.as_ref().map(probe),
+        way: way(&seen.network, points),
+        probe: seen.probe.as_ref().map(|it| probe(it, points)),
         host: host(&seen.machine.host),
     }
 }
@@ -602,7 +476,7 @@ fn host(host: &HostCounters) -> Host {
     }
 }
 
-fn probe(probe: &evidence::Probe) -> Probe {
+fn probe(probe: &evidence::Probe, points: &[Percentile]) -> Probe {
     Probe {
         how: probe.how.clone(),
         targets: probe.targets,
@@ -610,15 +484,15 @@ fn probe(probe: &evidence::Probe) -> Probe {
         least_us: probe.least.map(microseconds),
         answered: probe.round_trips.count(),
         lost: probe.lost,
-        round_trip_us: percentiles(&probe.round_trips),
-        growth_us: percentiles(&probe.growth),
+        round_trip_us: percentiles(&probe.round_trips, points),
+        growth_us: percentiles(&probe.growth, points),
     }
 }
 
-fn way(network: &Network) -> PathStatistics {
+fn way(network: &Network, points: &[Percentile]) -> PathStatistics {
     PathStatistics {
-        growth_us: percentiles(&network.growth),
-        deviation_us: percentiles(&network.deviation),
+        growth_us: percentiles(&network.growth, points),
+        deviation_us: percentiles(&network.deviation, points),
         looks_resent: network.looks_resent,
         delivery_rate: network.delivery_rate,
         under_way: network.under_way,

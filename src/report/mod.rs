@@ -1,7 +1,11 @@
-//! Renders the result of a run: as a page of text for a person, or as JSON for a program. Pure:
-//! data in, text out.
+//! Renders the result of a run: as text or a page for a person, as JSON or a table for a program.
+//! Pure: data in, text out.
 
+pub mod ci;
 pub mod columns;
+pub mod csv;
+pub mod hgrm;
 pub mod json;
+pub mod percentiles;
 pub mod progress;
 pub mod text;

@@ -8,6 +8,7 @@ use std::fmt::{self, Write};
 use std::net::SocketAddr;
 
 use crate::load::judge::verdict::{Judged, Verdict};
+use crate::load::latency::percentile::Percentile;
 use crate::load::latency::{Bound, Latency, Withheld};
 use crate::load::plan::schedule::Arrivals;
 use crate::load::plan::{Close, Pace, Pacing, Plan, Stop};
@@ -16,11 +17,9 @@ use crate::load::results::recorder::Interval;
 use crate::load::results::summary::Summary;
 use crate::load::results::targets::Target;
 use crate::load::results::{Counts, ResponseParts, Results};
+use crate::record::description::Description;
 use crate::report::columns::{self, Line, paragraphs};
 use crate::units::{counted, grouped, rate, short, throughput, with_interval};
-
-/// The percentiles that are shown.
-const POINTS: [(&str, f64); 4] = [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9)];
 
 /// The column at which the text of a line begins, after its label.
 const MARGIN: usize = 13;
@@ -46,7 +45,37 @@ pub fn render(judged: &Judged, columns: Columns) -> String {
     fitted
 }
 
-/// Returns an interval as one line.
+/// Returns what recorded runs were: when, where, by which build, with which note and labels.
+pub fn describe(runs: &[Description], columns: Columns) -> String {
+    let mut page = String::new();
+    for run in runs {
+        let Description { host, begun, .. } = run;
+        let cpu = host
+            .cpu
+            .as_deref()
+            .map_or(String::new(), |cpu| format!(" ({cpu})"));
+        let mut lines = vec![format!(
+            "run          {} on {}: {}{cpu}, {}; upcase {} ({})",
+            begun.utc,
+            host.name,
+            counted(host.cpus as u64, "CPU"),
+            host.kernel,
+            run.version,
+            run.build
+        )];
+        lines.extend(run.note.iter().map(|note| format!("note         {note}")));
+        let labels = run.labels.iter();
+        lines.extend(labels.map(|(key, value)| format!("label        {key}={value}")));
+        for line in lines {
+            // A note may contain anything; a terminal must not obey it.
+            let line = line.replace(char::is_control, "?");
+            paragraphs(&mut page, columns, MARGIN, &line);
+        }
+    }
+    page
+}
+
+/// Returns an interval as one line, with the standard percentiles.
 pub fn interval(interval: &Interval) -> String {
     let Counts {
         verified,
@@ -71,8 +100,8 @@ pub fn interval(interval: &Interval) -> String {
     )
 }
 
-/// Returns the results of the probes of a run as one line.
-pub fn probe(probe: &Probe) -> String {
+/// Returns the results of the probes of a run as one line, with these percentiles.
+pub fn probe(probe: &Probe, percentiles: &[Percentile]) -> String {
     let mut line = format!(
         "probes ({}): {} answered, {} lost",
         probe.how.join(", "),
@@ -84,9 +113,10 @@ pub fn probe(probe: &Probe) -> String {
     };
     let mut add = |name: &str, time| line += &format!("{name} {}", short(time));
     add("; round trip min", probe.least.unwrap_or_default());
-    for (point, percentile) in POINTS {
-        if probe.growth_at(percentile).is_some() {
-            add(&format!(", {point}"), round_trips.nearest(percentile).value);
+    for point in percentiles {
+        if probe.growth_at(point.percent()).is_some() {
+            let time = round_trips.nearest(point.percent()).value;
+            add(&format!(", {point}"), time);
         }
     }
     add(", max", round_trips.longest().value);
@@ -211,7 +241,7 @@ fn achieved(summary: &Summary) -> String {
 
 fn write_times(page: &mut String, judged: &Judged, columns: Columns) -> fmt::Result {
     let summary = &judged.summary;
-    let results = &summary.results;
+    let (percentiles, results) = (&summary.plan.percentiles, &summary.results);
     let valid_up_to = judged.findings.valid_up_to;
     let mut rows = vec![("response", &results.response)];
     if summary.asked_rate().is_some() {
@@ -223,16 +253,16 @@ fn write_times(page: &mut String, judged: &Judged, columns: Columns) -> fmt::Res
         ]);
     }
     rows.push(("connect", &results.connect));
-    write_table(page, &rows, valid_up_to.map(|(_, up_to)| up_to), columns)?;
-    if let Some((point, _)) = valid_up_to {
+    write_table(page, &rows, percentiles, valid_up_to, columns)?;
+    if let Some(point) = valid_up_to {
         writeln!(
             page,
             "{:MARGIN$}* above {point} the times are those of the generator",
             ""
         )?;
     }
-    write_unsupported(page, &rows)?;
-    write_withheld(page, &rows)?;
+    write_unsupported(page, &rows, percentiles)?;
+    write_withheld(page, &rows, percentiles)?;
     if let Some(parts) = &results.parts {
         write_parts(page, parts, summary, columns)?;
     }
@@ -246,7 +276,8 @@ fn write_parts(
     summary: &Summary,
     columns: Columns,
 ) -> fmt::Result {
-    let connections = summary.plan.kernel_timestamps.min(summary.plan.connections);
+    let plan = &summary.plan;
+    let connections = plan.kernel_timestamps.min(plan.connections);
     writeln!(
         page,
         "kernel       {} of the first {}, in four parts",
@@ -259,8 +290,8 @@ fn write_parts(
         ("  net+server", &parts.wire_and_server),
         ("  recv queue", &parts.receive_queue),
     ];
-    write_table(page, &rows, None, columns)?;
-    write_unsupported(page, &rows)?;
+    write_table(page, &rows, &plan.percentiles, None, columns)?;
+    write_unsupported(page, &rows, &plan.percentiles)?;
     match parts.negative {
         0 => Ok(()),
         count => writeln!(
@@ -272,6 +303,13 @@ fn write_parts(
     }
 }
 
+/// Columns of a target's row before those of the times: its address and two counts.
+const TARGET_HEADS: [&str; 3] = ["", "scheduled", "verified"];
+
+/// The highest percentile that is shown for each target, in percent: a target has only a part of
+/// the samples.
+const TARGET_MOST: f64 = 99.0;
+
 /// Writes how the messages were shared among several targets, and a row for each target; where the
 /// table is too wide, the cells of a row become a list. The failures of a target follow its row.
 fn write_targets(page: &mut String, summary: &Summary, columns: Columns) -> fmt::Result {
@@ -280,14 +318,18 @@ fn write_targets(page: &mut String, summary: &Summary, columns: Columns) -> fmt:
         return Ok(());
     }
     writeln!(page, "targets      {}", sharing(summary))?;
-    let heads = ["", "scheduled", "verified", "p50", "p90", "p99", "max"];
-    let mut table = vec![heads.map(str::to_string)];
-    table.extend(targets.map(|(address, target)| target_cells(address, target)));
+    let percentiles = summary.plan.percentiles.iter().copied();
+    let percentiles = percentiles.filter(|point| point.percent() <= TARGET_MOST);
+    let percentiles: Vec<Percentile> = percentiles.collect();
+    let heads = TARGET_HEADS.map(str::to_string).into_iter();
+    let heads = heads.chain(percentiles.iter().map(ToString::to_string));
+    let mut table = vec![heads.chain(["max".to_string()]).collect::<Vec<String>>()];
+    table.extend(targets.map(|(address, target)| target_cells(address, target, &percentiles)));
     let width = |column: usize| {
         let cells = table.iter().map(|row| row[column].chars().count());
         cells.max().unwrap_or(0)
     };
-    let widths: [usize; 7] = std::array::from_fn(width);
+    let widths: Vec<usize> = (0..table[0].len()).map(width).collect();
     let whole = widths.iter().sum::<usize>() + GAP.len() * (widths.len() - 1);
     let is_table = columns.is_none_or(|columns| whole <= columns);
     if is_table {
@@ -345,30 +387,26 @@ fn sharing(summary: &Summary) -> String {
     }
 }
 
-/// The percentiles that are shown for each target.
-const TARGET_POINTS: &[(&str, f64)] = POINTS.split_at(3).0;
-
 /// Returns the cells of a target's row.
-fn target_cells(address: &SocketAddr, target: &Target) -> [String; 7] {
+fn target_cells(address: &SocketAddr, target: &Target, percentiles: &[Percentile]) -> Vec<String> {
     let Counts {
         scheduled,
         verified,
         ..
     } = target.tally.counts;
     let distribution = target.tally.response.distribution();
-    let point = |place: usize| {
-        let (_, percentile) = TARGET_POINTS[place];
-        Some(bound(distribution.as_ref()?.percentile(percentile)?))
-    };
-    let longest = distribution.as_ref().map(|all| bound(all.longest()));
-    let [p50, p90, p99, max] =
-        [point(0), point(1), point(2), longest].map(|cell| cell.unwrap_or(UNKNOWN.to_string()));
-    let [scheduled, verified] = [scheduled, verified].map(|count| grouped(count).to_string());
-    [address.to_string(), scheduled, verified, p50, p90, p99, max]
+    let all = distribution.as_ref();
+    let time = |point: &Percentile| Some(bound(all?.percentile(point.percent())?));
+    let longest = all.map(|all| bound(all.longest()));
+    let times = percentiles.iter().map(time).chain([longest]);
+    let times = times.map(|cell| cell.unwrap_or(UNKNOWN.to_string()));
+    let counts = [scheduled, verified].map(|count| grouped(count).to_string());
+    let cells = [address.to_string()].into_iter().chain(counts);
+    cells.chain(times).collect()
 }
 
 /// Writes a row of the targets' table. Counts are right-aligned, all other cells left-aligned.
-fn write_target(page: &mut String, row: &[String; 7], widths: &[usize; 7]) -> fmt::Result {
+fn write_target(page: &mut String, row: &[String], widths: &[usize]) -> fmt::Result {
     let mut line = String::new();
     for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
         match column {
@@ -382,18 +420,20 @@ fn write_target(page: &mut String, row: &[String; 7], widths: &[usize; 7]) -> fm
 /// Writes a row of the targets' table as a list.
 fn list_target(
     page: &mut String,
-    names: &[String; 7],
-    row: &[String; 7],
+    names: &[String],
+    row: &[String],
     columns: Columns,
 ) -> fmt::Result {
-    let [address, scheduled, verified, ..] = row;
+    let ([_, _, _, points @ ..], [address, scheduled, verified, times @ ..]) = (names, row) else {
+        return Ok(());
+    };
     writeln!(page, "{address}")?;
     writeln!(
         page,
         "{:MARGIN$}{scheduled} scheduled, {verified} verified",
         ""
     )?;
-    write_list(page, "", &names[3..], &row[3..], columns);
+    write_list(page, "", points, times, columns);
     Ok(())
 }
 
@@ -433,24 +473,24 @@ fn trouble(target: &Target) -> Option<String> {
 fn write_table(
     page: &mut String,
     rows: &[(&str, &Latency)],
-    valid_up_to: Option<f64>,
+    percentiles: &[Percentile],
+    valid_up_to: Option<Percentile>,
     columns: Columns,
 ) -> fmt::Result {
-    let mark = |percentile| match valid_up_to {
-        Some(up_to) if percentile > up_to => "*",
-        _ => "",
-    };
-    let points = POINTS.iter().chain(&[("max", 100.0)]);
-    let heads = points.map(|&(point, percentile)| format!("{point}{}", mark(percentile)));
-    let mut table = vec![heads.collect::<Vec<String>>()];
-    table.extend(rows.iter().map(|(_, latency)| cells(latency)));
+    let mark = |is_beyond: bool| if is_beyond { "*" } else { "" };
+    let is_beyond = |point: &Percentile| valid_up_to.is_some_and(|up_to| *point > up_to);
+    let heads = percentiles.iter();
+    let heads = heads.map(|point| format!("{point}{}", mark(is_beyond(point))));
+    let max = format!("max{}", mark(valid_up_to.is_some()));
+    let mut table = vec![heads.chain([max]).collect::<Vec<String>>()];
+    table.extend(rows.iter().map(|(_, latency)| cells(latency, percentiles)));
     let names = [""].into_iter().chain(rows.iter().map(|(name, _)| *name));
     let width = |column: usize| {
         let cells = table.iter().map(|row| row[column].chars().count());
         cells.max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..=POINTS.len()).map(width).collect();
-    let whole = MARGIN + widths.iter().sum::<usize>() + GAP.len() * POINTS.len();
+    let widths: Vec<usize> = (0..=percentiles.len()).map(width).collect();
+    let whole = MARGIN + widths.iter().sum::<usize>() + GAP.len() * percentiles.len();
     if columns.is_some_and(|columns| columns < whole) {
         for ((name, _), row) in rows.iter().zip(&table[1..]) {
             write_list(page, name, &table[0], row, columns);
@@ -467,6 +507,9 @@ fn write_table(
     Ok(())
 }
 
+/// Minimum width of a name in a list, without a mark: that of the standard percentile p99.9.
+const NAME_WIDTH: usize = 5;
+
 /// Writes one duration as a list: as many percentiles per row as fit, but one per row on a narrow
 /// terminal. Percentiles that too few samples support are omitted.
 fn write_list(
@@ -476,6 +519,8 @@ fn write_list(
     cells: &[String],
     columns: Columns,
 ) {
+    let widths = points.iter().map(|name| name.trim_end_matches('*').len());
+    let width = widths.max().unwrap_or(0).max(NAME_WIDTH);
     let known = points
         .iter()
         .zip(cells)
@@ -486,7 +531,7 @@ fn write_list(
         let gap = if place == 0 { "" } else { GAP };
         if columns::is_narrow(columns) {
             line.next_row();
-            line.part("", &format!("{point:5} "));
+            line.part("", &format!("{point:width$} "));
             line.words(cell);
         } else {
             line.part(gap, &format!("{point} {cell}"));
@@ -496,17 +541,17 @@ fn write_list(
 }
 
 /// Returns a row of the table, with `-` for percentiles that too few samples support.
-fn cells(latency: &Latency) -> Vec<String> {
+fn cells(latency: &Latency, percentiles: &[Percentile]) -> Vec<String> {
     let distribution = latency.distribution();
-    let cell = |percentile| {
-        let found = distribution.as_ref()?.percentile(percentile)?;
-        Some(match latency.interval(percentile) {
+    let cell = |point: &Percentile| {
+        let found = distribution.as_ref()?.percentile(point.percent())?;
+        Some(match latency.interval(point.percent()) {
             Ok(interval) => sign(found).to_string() + &with_interval(found.value, interval),
             Err(_) => bound(found),
         })
     };
-    let points = POINTS.iter().map(|(_, percentile)| cell(*percentile));
     let longest = distribution.as_ref().map(|all| bound(all.longest()));
+    let points = percentiles.iter().map(cell);
     points
         .chain([longest])
         .map(|cell| cell.unwrap_or(UNKNOWN.to_string()))
@@ -514,11 +559,15 @@ fn cells(latency: &Latency) -> Vec<String> {
 }
 
 /// Writes what the table omits, and why. Rows with the same reason share a line.
-fn write_unsupported(page: &mut String, rows: &[(&str, &Latency)]) -> fmt::Result {
+fn write_unsupported(
+    page: &mut String,
+    rows: &[(&str, &Latency)],
+    percentiles: &[Percentile],
+) -> fmt::Result {
     let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
     for (name, latency) in rows {
         let count = counted(latency.count(), "sample");
-        let reason = match unsupported(latency) {
+        let reason = match unsupported(latency, percentiles) {
             Some(point) => format!("{point}: not supported by {count}"),
             None if latency.count() == 0 => "no samples".to_string(),
             None => continue,
@@ -537,15 +586,19 @@ fn write_unsupported(page: &mut String, rows: &[(&str, &Latency)]) -> fmt::Resul
 
 /// Writes which percentiles have no interval, and why. That the samples of a row are not kept in
 /// blocks is not reported.
-fn write_withheld(page: &mut String, rows: &[(&str, &Latency)]) -> fmt::Result {
+fn write_withheld(
+    page: &mut String,
+    rows: &[(&str, &Latency)],
+    percentiles: &[Percentile],
+) -> fmt::Result {
     let named = rows
         .iter()
-        .map(|(name, latency)| (name.trim_start(), withheld(latency)));
-    let named: Vec<(&str, Vec<(&str, Withheld)>)> = named.collect();
+        .map(|(name, latency)| (name.trim_start(), withheld(latency, percentiles)));
+    let named: Vec<(&str, Vec<(Percentile, Withheld)>)> = named.collect();
     for reason in WITHHELD {
-        let of_row = |(name, withheld): &(&str, Vec<(&str, Withheld)>)| {
+        let of_row = |(name, withheld): &(&str, Vec<(Percentile, Withheld)>)| {
             let points = withheld.iter().filter(|(_, found)| *found == reason);
-            let points: Vec<&str> = points.map(|(point, _)| *point).collect();
+            let points: Vec<String> = points.map(|(point, _)| point.to_string()).collect();
             (!points.is_empty()).then(|| format!("{name} {}", points.join(", ")))
         };
         let sentences: Vec<String> = named.iter().filter_map(of_row).collect();
@@ -563,14 +616,14 @@ fn write_withheld(page: &mut String, rows: &[(&str, &Latency)]) -> fmt::Result {
 }
 
 /// Returns the percentiles that are printed without an interval, each with the reason.
-fn withheld(latency: &Latency) -> Vec<(&'static str, Withheld)> {
+fn withheld(latency: &Latency, percentiles: &[Percentile]) -> Vec<(Percentile, Withheld)> {
     let Some(all) = latency.distribution() else {
         return Vec::new();
     };
-    let printed = POINTS
-        .iter()
-        .filter(|(_, it)| all.percentile(*it).is_some());
-    let reasons = printed.filter_map(|(point, it)| Some((*point, latency.interval(*it).err()?)));
+    let printed = percentiles.iter().copied();
+    let printed = printed.filter(|point| all.percentile(point.percent()).is_some());
+    let reason = |point: Percentile| latency.interval(point.percent()).err();
+    let reasons = printed.filter_map(|point| Some((point, reason(point)?)));
     reasons.collect()
 }
 
@@ -595,20 +648,19 @@ fn why(reason: Withheld) -> &'static str {
 }
 
 /// Returns the first percentile that too few samples support, if there is one.
-fn unsupported(latency: &Latency) -> Option<&'static str> {
+fn unsupported(latency: &Latency, percentiles: &[Percentile]) -> Option<Percentile> {
     let distribution = latency.distribution()?;
-    let mut points = POINTS.iter();
-    let unknown = points.find(|(_, percentile)| distribution.percentile(*percentile).is_none());
-    unknown.map(|(point, _)| *point)
+    let mut points = percentiles.iter().copied();
+    points.find(|point| distribution.percentile(point.percent()).is_none())
 }
 
-/// Formats the percentiles and the maximum in one line, without intervals.
+/// Formats the standard percentiles and the maximum in one line, without intervals.
 fn brief(latency: &Latency) -> String {
     let Some(distribution) = latency.distribution() else {
         return "-".to_string();
     };
-    let points = POINTS.iter().filter_map(|(point, percentile)| {
-        let found = distribution.percentile(*percentile)?;
+    let points = Percentile::STANDARD.iter().filter_map(|point| {
+        let found = distribution.percentile(point.percent())?;
         Some(format!("{point} {}", bound(found)))
     });
     let max = format!("max {}", bound(distribution.longest()));
@@ -657,7 +709,7 @@ fn write_verdict(page: &mut String, judged: &Judged) -> fmt::Result {
         ""
     };
     let up_to = findings.valid_up_to;
-    let up_to = up_to.map_or(String::new(), |(point, _)| format!(" up to {point}"));
+    let up_to = up_to.map_or(String::new(), |point| format!(" up to {point}"));
     let churn = judged.summary.plan.churn;
     let counts = &judged.summary.results.counts;
     let verified = match findings.verdict {
@@ -674,6 +726,9 @@ fn write_verdict(page: &mut String, judged: &Judged) -> fmt::Result {
     if let Some(error) = &judged.summary.unlogged {
         writeln!(page, "             the interval log is incomplete: {error}")?;
     }
+    if let Some(lacks) = &judged.summary.unrecorded {
+        writeln!(page, "             the record is incomplete: {lacks}")?;
+    }
     for sentence in &findings.evidence {
         writeln!(page, "             {sentence}")?;
     }
@@ -688,12 +743,52 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::load::latency::percentile::parse_list;
+
+    #[test]
+    fn a_table_has_the_percentiles_that_were_asked_for() {
+        let mut latency = Latency::default();
+        latency.record_many(Duration::from_micros(1), 20_000);
+        let rows = [("response", &latency)];
+        let percentiles = parse_list("75,99,99.9,99.99").unwrap();
+        let page = |valid_up_to, columns| {
+            let mut page = String::new();
+            write_table(&mut page, &rows, &percentiles, valid_up_to, columns).unwrap();
+            write_unsupported(&mut page, &rows, &percentiles).unwrap();
+            page
+        };
+        assert_eq!(
+            page(Some(percentiles[1]), None),
+            "             p75      p99      p99.9*   p99.99*  max*\n\
+             response     1.00 µs  1.00 µs  1.00 µs  -        1.00 µs\n\
+             \x20            p99.99: not supported by 20,000 samples (response)\n"
+        );
+        let narrow = page(None, Some(40));
+        for row in ["\n  p75    1.00 µs\n", "\n  max    1.00 µs\n"] {
+            assert!(narrow.contains(row), "{narrow}");
+        }
+    }
+
+    #[test]
+    fn the_row_of_a_target_has_the_percentiles_that_it_is_given() {
+        let mut target = Target::default();
+        for _ in 0..100 {
+            target.tally.response.record(Duration::from_micros(1));
+        }
+        let address: SocketAddr = "10.77.0.1:12000".parse().unwrap();
+        let cells = target_cells(&address, &target, &parse_list("75,99").unwrap());
+        assert_eq!(
+            cells,
+            ["10.77.0.1:12000", "0", "0", "1.00 µs", "-", "1.00 µs"]
+        );
+    }
 
     #[test]
     fn a_line_of_probes_has_the_percentiles_that_are_known() {
+        let probe = |seen: &Probe| probe(seen, &Percentile::STANDARD);
         let milliseconds = Duration::from_millis;
         let mut seen = Probe {
-            how: vec!["ICMP echo"],
+            how: vec!["ICMP echo".to_string()],
             lost: 2,
             ..Probe::default()
         };

@@ -8,11 +8,13 @@ use std::io;
 use std::ops::AddAssign;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::units::{counted, grouped};
 
 /// The reason for which a connection ended. An error that a peer causes is counted like any other
 /// reason.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CloseReason {
     /// The client closed its side and every byte was answered.
     Finished,
@@ -119,7 +121,7 @@ impl CloseReason {
 }
 
 /// Numbers of bytes that the server received and sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Bytes received from clients.
     pub bytes_in: u64,
@@ -139,7 +141,7 @@ impl AddAssign for Traffic {
 }
 
 /// The pauses in accepting.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pauses {
     /// Number of pauses.
     pub count: u64,
@@ -213,7 +215,7 @@ impl AddAssign for Turns {
 }
 
 /// The totals of one server since its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     /// Clients accepted.
     pub accepted: u64,
@@ -229,7 +231,8 @@ pub struct Totals {
     pub full: Pauses,
     /// Pauses in accepting because descriptors or memory had run out.
     pub exhausted: Pauses,
-    /// Turns of the event loop, by events and by duration.
+    /// Turns of the event loop, by events and by duration. They are not part of a recorded run.
+    #[serde(skip)]
     pub turns: Turns,
     closed: [u64; CloseReason::ALL.len()],
 }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
+use serde::{Deserialize, Serialize};
+
 use crate::units::share;
 
 /// The TCP counters of the thread's network namespace, see proc_net(5).
@@ -58,7 +60,7 @@ impl CpuSample {
 }
 
 /// The CPU time of the threads of a run, and what kept them from running.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CpuUsage {
     /// CPU time of the thread; of several threads, the sum.
     pub cpu: Duration,
@@ -83,7 +85,7 @@ pub struct CpuUsage {
 
 /// TCP counters over all connections of this host. They include those of other programs, so the
 /// verdict does not depend on them. See TcpExt in /proc/net/netstat.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostCounters {
     /// Segments that were received twice: TCPDSACKOldSent, TCPDSACKOfoSent. The acknowledgment of
     /// the first copy was lost or late.

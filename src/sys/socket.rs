@@ -18,6 +18,8 @@ use nix::sys::utsname::uname;
 use rustix::net::{self, RecvFlags, SendFlags, SocketFlags};
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 
+use serde::{Deserialize, Serialize};
+
 use crate::stream::Stream;
 use crate::sys::sysctl;
 
@@ -31,7 +33,7 @@ pub const MSS_RANGE: RangeInclusive<u16> = 88..=32767;
 pub const BACKLOG_DEFAULT: u32 = 4096;
 
 /// The socket options of a connection. `None` leaves an option at the kernel's default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
     /// TCP_MAXSEG in bytes, see [`MSS_RANGE`]. It limits both directions: the MSS that is announced
     /// to the peer, and the segments that are sent. With timestamps a segment carries 12 bytes less

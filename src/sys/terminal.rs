@@ -1,4 +1,4 @@
-//! Properties of a terminal: its width, whether it shows colours, and its settings.
+//! Properties of a terminal: its size, what it can show, and its settings.
 
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
@@ -28,6 +28,28 @@ impl Settings {
 pub fn columns(stream: &impl AsFd) -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(stream.as_fd()).ok()?;
     (size.ws_col > 0).then_some(size.ws_col.into())
+}
+
+/// Returns the numbers of columns and rows of the terminal that this stream is connected to; `None`
+/// when it is not a terminal, or the terminal does not report its size.
+pub fn size(stream: &impl AsFd) -> Option<(usize, usize)> {
+    let size = rustix::termios::tcgetwinsize(stream.as_fd()).ok()?;
+    (size.ws_col > 0 && size.ws_row > 0).then_some((size.ws_col.into(), size.ws_row.into()))
+}
+
+/// Returns whether TERM names no kind of terminal, or `dumb`, one that cannot move its cursor.
+pub fn is_dumb() -> bool {
+    let term = std::env::var_os("TERM");
+    term.is_none_or(|term| term.is_empty() || term == "dumb")
+}
+
+/// Returns whether the locale has the encoding UTF-8, by the variables of locale(7): LC_ALL,
+/// LC_CTYPE, LANG, of which the first that is not empty counts.
+pub fn has_unicode() -> bool {
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].map(std::env::var_os);
+    let locale = locale.into_iter().flatten().find(|name| !name.is_empty());
+    let locale = locale.unwrap_or_default().to_string_lossy().to_lowercase();
+    locale.contains("utf-8") || locale.contains("utf8")
 }
 
 /// Returns whether to use colours on this stream: it is a terminal that supports them, and the user

@@ -290,6 +290,18 @@ const LOAD: &[(&str, &str)] = &[
     ),
     ("load --interval 1ms", "at least 10ms"),
     (
+        "load --percentiles 50,100",
+        "'100' is not a percentile: use a number above 0 and below 100, such as 99.9",
+    ),
+    (
+        "load --percentiles 99.1234567",
+        "'99.1234567' has more than 6 decimals: use at most 6",
+    ),
+    (
+        "load --percentiles 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17",
+        "17 percentiles are too many for a table: use at most 16",
+    ),
+    (
         "load 127.0.0.1:0",
         "nothing can listen on port 0: name the port of the server, such as 12000",
     ),
@@ -435,6 +447,7 @@ const TAKEN: &[&str] = &[
     "load --messages 1k --churn 10 --close rst",
     "load --assert p99<=2ms --assert errors=0 --assert p50>0ms",
     "load --drain 0s --warmup 0s",
+    "load --percentiles 99.99,p50,50",
 ];
 
 #[test]

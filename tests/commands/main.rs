@@ -1,5 +1,5 @@
 //! Tests the commands as processes that can run beside each other: wrong command lines, the forms
-//! of addresses, `send`, clients written by others, and a kernel that is too old.
+//! of addresses, `send`, recorded runs, clients written by others, and a kernel that is too old.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -8,4 +8,5 @@ mod addresses;
 mod cli;
 mod foreign_clients;
 mod old_kernel;
+mod record;
 mod send;

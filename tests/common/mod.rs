@@ -21,6 +21,7 @@ pub mod terminal;
 pub mod told;
 pub mod totals;
 pub mod tshark;
+pub mod witness;
 pub mod wrap;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -103,14 +103,20 @@ pub fn pinned_among_others(cpu: u32, command: &Command) -> Command {
 /// Moves the calling thread to one CPU; if `first`, with real-time priority where that is
 /// permitted.
 pub fn settle(cpu: u32, first: bool) {
+    settle_with(cpu, u32::from(first));
+}
+
+/// Moves the calling thread to one CPU, with this real-time priority where that is permitted; 0:
+/// with normal priority.
+pub fn settle_with(cpu: u32, priority: u32) {
     let mut only = CpuSet::new();
     only.set(cpu as usize).unwrap();
     // If there is no such CPU, the thread stays where it is.
     let _ = sched_setaffinity(Pid::from_raw(0), &only);
-    if first {
+    if priority > 0 {
         let mut chrt = Command::new("chrt");
-        let thread = gettid().to_string();
-        let _ = chrt.args(["--rr", "--pid", "1", &thread]).output();
+        let (priority, thread) = (priority.to_string(), gettid().to_string());
+        let _ = chrt.args(["--rr", "--pid", &priority, &thread]).output();
     }
 }
 

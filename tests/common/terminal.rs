@@ -62,3 +62,14 @@ impl Terminal {
         String::from_utf8_lossy(&shown).into_owned()
     }
 }
+
+/// Returns the lines of a terminal to which this was written, those included that have left the
+/// screen. A line that continues in the next row is one line.
+pub fn screen(columns: u16, written: &str) -> Vec<String> {
+    let mut terminal = avt::Vt::builder().size(columns.into(), 50).build();
+    terminal.feed_str(written);
+    let mut lines = terminal.text();
+    let used = lines.iter().rposition(|line| !line.is_empty());
+    lines.truncate(used.map_or(0, |last| last + 1));
+    lines
+}

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use upcase::load::judge::verdict::Judged;
 use upcase::load::plan::Stop;
 use upcase::load::results::ErrorKind;
+use upcase::load::results::recorder::{Interval, Recorder};
+use upcase::report::json;
 
 use crate::chance::Chance;
 use crate::faults::faults;
@@ -28,7 +30,8 @@ impl Drop for Replay {
 fn run(seed: u64, begun: Instant) -> (String, Judged) {
     let _replay = Replay(seed);
     let mut chance = Chance::new(seed);
-    let (plan, faults) = (plan(&mut chance), faults(&mut chance));
+    let (mut plan, faults) = (plan(&mut chance), faults(&mut chance));
+    plan.record = true;
     let mut stops = Vec::new();
     if chance.one_in(5) {
         stops.push(chance.microseconds(0, 200_000));
@@ -61,8 +64,41 @@ fn run(seed: u64, begun: Instant) -> (String, Judged) {
         let settled = identity.counts.settled();
         assert_eq!(identity.due, settled + identity.outstanding, "seed {seed}");
     }
+    check_times_so_far(seed, &rest.intervals, &done.recorder);
     let judged = rest.judged(done);
-    (upcase::report::json::render(&judged, 0), judged)
+    let report = json::render(&judged, &[], 0);
+    if seed.is_multiple_of(10) {
+        let again = json::render(&read_again(&judged), &[], 0);
+        assert_eq!(again, report, "seed {seed}");
+    }
+    (report, judged)
+}
+
+/// Checks that the times which the intervals report are in the end those of the result.
+fn check_times_so_far(seed: u64, intervals: &[Interval], recorder: &Recorder) {
+    let Some(last) = intervals.last() else { return };
+    let times = last.times.as_ref().expect("the plan asks for them");
+    for (times, results) in [
+        (&times.run, &recorder.run),
+        (&times.warmup, &recorder.warmup),
+    ] {
+        for (found, expected) in [
+            (&times.response, &results.response),
+            (&times.service, &results.service),
+            (&times.lateness, &results.lateness),
+            (&times.blocked, &results.blocked),
+            (&times.own, &results.own),
+        ] {
+            assert_eq!(found.known(), expected.known(), "seed {seed}");
+            assert_eq!(found.censored(), expected.censored(), "seed {seed}");
+        }
+    }
+}
+
+/// Returns the result as it is after it was written to a file and read again.
+fn read_again(judged: &Judged) -> Judged {
+    let text = serde_json::to_string(&judged.summary).unwrap();
+    Judged::new(serde_json::from_str(&text).unwrap(), &[], Vec::new())
 }
 
 #[test]

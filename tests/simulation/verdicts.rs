@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use upcase::load::judge::assertion::Condition;
 use upcase::load::judge::verdict::{Judged, RunOutcome, Verdict, judge};
+use upcase::load::latency::percentile::parse_list;
 use upcase::load::plan::schedule::{Arrivals, Rate};
 use upcase::load::plan::sizes::Sizes;
 use upcase::load::plan::{Pace, Pacing, Plan};
@@ -55,12 +56,47 @@ fn a_client_that_was_stopped_is_blamed_as_far_as_it_is_seen() {
     for plan in [closed(), steady(10, Pacing::Global)] {
         let findings = stopped(plan, Duration::from_millis(80), (20_000, 20_000));
         assert_eq!(findings.verdict, Verdict::Valid, "{findings:?}");
-        assert_eq!(findings.valid_up_to, Some(("p99", 99.0)), "{findings:?}");
+        let up_to = findings.valid_up_to.map(|it| it.to_string());
+        assert_eq!(up_to.as_deref(), Some("p99"), "{findings:?}");
     }
     // Six hundred of 10,000 messages waited.
     let plan = steady(10, Pacing::Global);
     let findings = stopped(plan, second * 3 / 5, (100, 100));
     assert_eq!(findings.verdict, Verdict::ClientBound, "{findings:?}");
+}
+
+#[test]
+fn a_client_is_blamed_whatever_is_printed() {
+    let second = Duration::from_secs(1);
+    let stopped = |printed, length, delay| {
+        let faults = Faults {
+            away: Some((second, length)),
+            delay,
+            ..quick()
+        };
+        let plan = Plan {
+            percentiles: parse_list(printed).unwrap(),
+            ..steady(10, Pacing::Global)
+        };
+        carry_out(plan, faults).findings
+    };
+    // Eighty of 10,000 messages waited: p99 is the server's. Where no percentile below p99.9 is
+    // printed, that one is named.
+    for (printed, valid) in [
+        ("50,90,99.9", "p90"),
+        ("90,99,99.5,99.99", "p99"),
+        ("99.9,99.99", "p99"),
+    ] {
+        let findings = stopped(printed, Duration::from_millis(80), (20_000, 20_000));
+        assert_eq!(findings.verdict, Verdict::Valid, "{findings:?}");
+        let up_to = findings.valid_up_to.map(|it| it.to_string());
+        assert_eq!(up_to.as_deref(), Some(valid), "{findings:?}");
+    }
+    // Six hundred of 10,000 messages waited: p99 is the client's.
+    for printed in ["50", "99.9", "50,99"] {
+        let findings = stopped(printed, second * 3 / 5, (100, 100));
+        assert_eq!(findings.verdict, Verdict::ClientBound, "{findings:?}");
+    }
 }
 
 #[test]

@@ -29,6 +29,7 @@ use crate::common::lab::{Lab, done, words};
 use crate::common::peers::{intervals, pinned, pinned_among_others, settle};
 use crate::common::program::Program;
 use crate::common::report::Report;
+use crate::common::witness::Witness;
 use crate::common::{self, Process, Serve, upcase};
 
 pub const SERVER_CPU: u32 = 0;
@@ -318,9 +319,26 @@ const ATTEMPTS: u64 = 3;
 const HOST_SHARE: f64 = 0.01;
 
 /// Returns whether the host took so much CPU time during a run of this length that the run may be
-/// client-bound, whatever else was done to it.
-pub fn is_disturbed(report: &Report, elapsed: Duration) -> bool {
-    report.number("evidence/stolen_s") > HOST_SHARE * elapsed.as_secs_f64()
+/// client-bound, whatever else was done to it: by its steal time, or by the time for which a
+/// witness saw the generator's CPU do nothing. The latter decides nothing where the generator is to
+/// be blamed anyway: its busy loops may use up the time of all real-time threads, sched(7).
+pub fn is_disturbed(
+    situation: &Situation,
+    report: &Report,
+    witnessed: Duration,
+    elapsed: Duration,
+) -> bool {
+    let stolen = report.number("evidence/stolen_s");
+    let witnessed = match situation.right.contains(&CLIENT) {
+        true => 0.0,
+        false => witnessed.as_secs_f64(),
+    };
+    stolen.max(witnessed) > HOST_SHARE * elapsed.as_secs_f64()
+}
+
+/// Starts a witness of the generator's CPU.
+pub fn witness() -> Witness {
+    Witness::start(CLIENT_CPU)
 }
 
 /// Tests the verdict of `load` in situations, each at most [`ATTEMPTS`] times. A wrong word that
@@ -347,11 +365,13 @@ pub fn judge(variable: &str, situations: impl Iterator<Item = &'static Situation
                 is_busy: false,
                 seed: attempt,
             };
-            let begun = Instant::now();
-            let Some(report) = (situation.inject)(&bench) else {
+            let (begun, witness) = (Instant::now(), witness());
+            let report = (situation.inject)(&bench);
+            let witnessed = witness.end();
+            let Some(report) = report else {
                 break;
             };
-            let is_disturbed = is_disturbed(&report, begun.elapsed());
+            let is_disturbed = is_disturbed(situation, &report, witnessed, begun.elapsed());
             let (verdict, sentences) = (report.verdict(), report.sentences());
             println!("    {verdict}: {sentences}");
             if situation.mark(&report, false) == Mark::Right {

@@ -3,7 +3,7 @@
 
 use crate::common::run;
 
-const COMMANDS: [&str; 4] = ["serve", "send", "load", "sniff"];
+const COMMANDS: [&str; 5] = ["serve", "send", "load", "sniff", "report"];
 
 const COLUMNS_MAX: usize = 100;
 

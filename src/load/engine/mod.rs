@@ -603,6 +603,8 @@ impl<S: Socket> Engine<S> {
     fn interval(&mut self, now: Instant) -> Interval {
         let start = self.start.unwrap_or(now);
         let (from, to) = (self.reported_until, now.max(self.reported_until));
+        let response = self.recorder.take_recent();
+        let times = self.plan.record.then(|| self.recorder.times_so_far());
         Interval {
             tag: match self.stage {
                 Stage::Running if from < self.recorder.warmup_end() => Tag::Warmup,
@@ -613,7 +615,11 @@ impl<S: Socket> Engine<S> {
             to: to.saturating_duration_since(start),
             up: self.up,
             identity: self.identity(now),
-            response: self.recorder.take_recent(),
+            response,
+            warmup: self.recorder.warmup.counts,
+            errors: self.recorder.errors(),
+            targets: self.recorder.counts_of_targets(),
+            times: times.map(Box::new),
         }
     }
 
@@ -786,9 +792,11 @@ impl<S: Socket> Engine<S> {
     /// server's.
     fn close<W: World<Socket = S>>(&mut self, world: &mut W) {
         let now = world.now();
-        self.conclude_targets(now);
         if self.is_under_way() {
             self.check_presence(world);
+        }
+        self.conclude_targets(now);
+        if self.is_under_way() {
             self.presence.end();
             self.presence_next = None;
             self.sending_ended.get_or_insert(now);
@@ -858,6 +866,9 @@ impl<S: Socket> Engine<S> {
         }
         for (target, waiting) in self.targets.iter_mut().zip(waiting) {
             target.conclude(now, waiting);
+            if let Some(silence) = &mut target.silence {
+                silence.absent = self.presence.absent_since(silence.from);
+            }
         }
     }
 

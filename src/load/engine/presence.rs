@@ -19,6 +19,7 @@
 //! to send. The thread reads the delayed ones when it runs again, so an absence is held against the
 //! replies that are read until the end of the turn after the one that detects it.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::load::results::VISIBLE_LATENESS;
@@ -46,8 +47,14 @@ pub struct Presence {
     woke_late: bool,
     /// The last absence, while the replies that it delayed are being read.
     aftermath: Option<Aftermath>,
+    /// The last absences that were visible, each with the time of the check that detected it.
+    recent: VecDeque<(Instant, Duration)>,
     absences: Absences,
 }
+
+/// Maximum number of absences in `recent`. A thread that is absent all the time has one at every
+/// check, so these are at least those of the last half second.
+const RECENT_MOST: usize = 64;
 
 /// The messages that an absence may have delayed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -82,6 +89,7 @@ impl Presence {
             read_at_wait: 0,
             woke_late: false,
             aftermath: None,
+            recent: VecDeque::new(),
             absences: Absences::default(),
         }
     }
@@ -121,6 +129,10 @@ impl Presence {
         self.absences.absent += absent;
         self.absences.longest = self.absences.longest.max(absent);
         if absent > VISIBLE_LATENESS {
+            if self.recent.len() == RECENT_MOST {
+                self.recent.pop_front();
+            }
+            self.recent.push_back((now, absent));
             self.settle(exposed.read);
             // An absence during a wait began after the replies of the turn before. Others began at
             // an unknown time since the last check.
@@ -138,6 +150,16 @@ impl Presence {
         self.since = now;
         self.cpu = cpu;
         self.read_at_check = exposed.read;
+    }
+
+    /// Returns how much of the time from `since` to the last check the thread was absent, as far as
+    /// absences are remembered.
+    pub fn absent_since(&self, since: Instant) -> Duration {
+        let within = |(end, absent): &(Instant, Duration)| {
+            let after = end.saturating_duration_since(since);
+            after.min(*absent)
+        };
+        self.recent.iter().map(within).sum()
     }
 
     #[cold]
@@ -266,6 +288,21 @@ mod tests {
             let held = presence.finish().held;
             assert_eq!(held.count(), delayed, "{outstanding} {waiting} {read:?}");
         }
+    }
+
+    #[test]
+    fn absences_are_remembered_for_a_while() {
+        let start = Instant::now();
+        let mut presence = Presence::new(start, Duration::ZERO);
+        for number in 1..=100 {
+            // Absent for all of the time.
+            presence.check(start + 10 * number * MS, Duration::ZERO, NONE);
+        }
+        let absent = |after: u32| presence.absent_since(start + after * MS);
+        assert_eq!(absent(1000), Duration::ZERO);
+        assert_eq!(absent(995), 5 * MS);
+        assert_eq!(absent(900), 100 * MS);
+        assert_eq!(absent(0), 10 * RECENT_MOST as u32 * MS);
     }
 
     #[test]

@@ -3,29 +3,52 @@
 //!
 //! The generator's part in a response is its own lateness and its absences at the same percentile,
 //! plus the wait for connections whose replies it did not read because it was absent. It is judged
-//! at every percentile that is printed. Delays that these cannot explain are not attributed to the
-//! generator, however busy it was.
+//! at every percentile that is printed, and at the standard ones up to p99 even if they are not:
+//! whether a run is client-bound does not depend on what is printed. Delays that these parts cannot
+//! explain are not attributed to the generator, however busy it was.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::load::judge::thresholds::{
-    AWAY, JUDGED_MOST, LATE_SHARE, LIMITED, LOADED, POINTS, SATURATED, STARVED, STARVED_LEAST,
+    AWAY, JUDGED_MOST, LATE_SHARE, LIMITED, LOADED, SATURATED, STARVED, STARVED_LEAST, WAKING,
     of_all_time, visible, window_was_closed,
 };
 use crate::load::latency::Latency;
+use crate::load::latency::percentile::Percentile;
+use crate::load::plan::Plan;
 use crate::load::results::VISIBLE_LATENESS;
 use crate::load::results::summary::Summary;
 use crate::units::short;
 
-/// The generator's part in the response at a percentile.
+/// The generator's part in the response at a point of its distribution.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Part {
-    /// The name of the percentile, as it is printed.
-    pub(super) point: &'static str,
+    /// The point.
+    pub(super) point: Point,
     /// The time for which the generator itself held messages up.
     pub(super) own: Duration,
-    /// The response at this percentile.
+    /// The response at this point.
     pub(super) response: Duration,
+}
+
+/// A point of a distribution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Point {
+    /// A percentile.
+    At(Percentile),
+    /// The longest sample.
+    Max,
+}
+
+/// Formats the point as it is printed: `p99.9` or `max`.
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Point::At(percentile) => percentile.fmt(f),
+            Point::Max => f.pad("max"),
+        }
+    }
 }
 
 /// Returns evidence that the generator or its send buffers held messages up.
@@ -41,7 +64,7 @@ pub(super) fn client_limits(summary: &Summary) -> Vec<String> {
     sentences
 }
 
-/// Returns the generator's part at the lowest printed percentile at which it is visible; for a
+/// Returns the generator's part at the lowest judged percentile at which it is visible; for a
 /// schedule with too few samples for any percentile, at the maximum.
 pub(super) fn first_visible(summary: &Summary) -> Option<Part> {
     let excused = summary.waited_for_own_server();
@@ -56,10 +79,22 @@ pub(super) fn first_visible(summary: &Summary) -> Option<Part> {
     }
 }
 
-/// Returns the next lower printed percentile.
-pub(super) fn point_below(point: &str) -> Option<(&'static str, f64)> {
-    let place = POINTS.iter().position(|(name, _)| *name == point)?;
-    POINTS.get(place.checked_sub(1)?).copied()
+/// Returns the highest printed percentile below this point; if none is printed below, the highest
+/// judged one. `None`: the point is the maximum or the lowest percentile.
+pub(super) fn percentile_below(point: Point, plan: &Plan) -> Option<Percentile> {
+    let Point::At(point) = point else { return None };
+    let below = |list: &[Percentile]| list.iter().copied().filter(|it| *it < point).max();
+    below(&plan.percentiles).or_else(|| below(&judged_percentiles(plan)))
+}
+
+/// Returns the percentiles at which the generator's part is judged, in ascending order.
+fn judged_percentiles(plan: &Plan) -> Vec<Percentile> {
+    let standard = Percentile::STANDARD.into_iter();
+    let always = standard.filter(|percentile| percentile.percent() <= JUDGED_MOST);
+    let mut judged: Vec<Percentile> = plan.percentiles.iter().copied().chain(always).collect();
+    judged.sort();
+    judged.dedup();
+    judged
 }
 
 /// Returns whether the generator had no idle time, waits for the run's own server excluded.
@@ -67,10 +102,10 @@ pub(super) fn has_no_time(summary: &Summary) -> bool {
     summary.busy() + away(summary) > SATURATED
 }
 
-/// Returns the generator's part at each percentile that the samples support.
+/// Returns the generator's part at each judged percentile that the samples support.
 fn parts(summary: &Summary) -> impl Iterator<Item = Part> {
-    let points = POINTS.iter();
-    points.filter_map(|&(point, percentile)| part(point, percentile, summary))
+    let percentiles = judged_percentiles(&summary.plan).into_iter();
+    percentiles.filter_map(|percentile| part(percentile, summary))
 }
 
 fn longest(summary: &Summary) -> Option<Part> {
@@ -79,18 +114,19 @@ fn longest(summary: &Summary) -> Option<Part> {
     let response = longest(&summary.results.response)?;
     let own = longest(&summary.results.own).max(held).unwrap_or_default();
     Some(Part {
-        point: "max",
+        point: Point::Max,
         own: own.min(response),
         response,
     })
 }
 
 /// Returns the generator's part in the response at a percentile, if the samples support it.
-fn part(point: &'static str, percentile: f64, summary: &Summary) -> Option<Part> {
+fn part(percentile: Percentile, summary: &Summary) -> Option<Part> {
     let results = &summary.results;
     let response = results.response.distribution()?;
-    let value = response.percentile(percentile)?.value;
-    let longer = (response.count() as f64 * (1.0 - percentile / 100.0)) as u64;
+    let percent = percentile.percent();
+    let value = response.percentile(percent)?.value;
+    let longer = (response.count() as f64 * (1.0 - percent / 100.0)) as u64;
     let above = |latency: &Latency| {
         let distribution = latency.distribution()?;
         Some(distribution.below_longest(longer)?.value)
@@ -103,7 +139,7 @@ fn part(point: &'static str, percentile: f64, summary: &Summary) -> Option<Part>
     let is_turnover = held.is_some_and(|held| held > service / 2);
     let blocked = above(&results.blocked).filter(|_| is_turnover);
     Some(Part {
-        point,
+        point: Point::At(percentile),
         own: (own + blocked.unwrap_or_default()).min(value),
         response: value,
     })
@@ -140,12 +176,12 @@ fn limits_of_a_schedule(summary: &Summary, rate: f64) -> Vec<String> {
             away(summary) * 100.0
         ));
     }
-    // If the server is too slow as well, the generator has some idle time while it waits for
-    // replies.
+    // If the server is too slow as well, the generator has idle time while it waits for replies.
     let scheduled = summary.scheduled_rate().unwrap_or(rate);
     let needed = scheduled * summary.cpu_a_message().as_secs_f64();
     let is_loaded = summary.busy() + away(summary) > LOADED;
-    if is_loaded && needed > f64::from(summary.plan.threads) {
+    let overstated = if is_loaded { 1.0 } else { WAKING };
+    if needed > overstated * f64::from(summary.plan.threads) {
         sentences.push(format!(
             "the generator needs {} of CPU time per message: {needed:.1} CPUs for this rate",
             short(summary.cpu_a_message())
@@ -179,11 +215,12 @@ fn limits_of_a_closed_loop(summary: &Summary) -> Vec<String> {
     sentences
 }
 
-/// Returns whether a part that is visible at this percentile makes a run client-bound.
-fn is_judged(point: &str) -> bool {
-    let mut points = POINTS.iter();
-    let percentile = points.find(|(name, _)| *name == point);
-    percentile.is_none_or(|(_, percentile)| *percentile <= JUDGED_MOST)
+/// Returns whether a part that is visible at this point makes a run client-bound.
+fn is_judged(point: Point) -> bool {
+    match point {
+        Point::At(percentile) => percentile.percent() <= JUDGED_MOST,
+        Point::Max => true,
+    }
 }
 
 /// Returns what held the generator up, as far as the kernel's counters show it.

@@ -8,12 +8,8 @@ use crate::load::results::VISIBLE_LATENESS;
 use crate::load::results::summary::Summary;
 use crate::units::share;
 
-/// The percentiles that are printed and judged.
-pub(super) const POINTS: [(&str, f64); 4] =
-    [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9)];
-
 /// The highest percentile at which a visible part of the generator makes a run client-bound. Where
-/// it is visible only above, the run is valid up to this percentile.
+/// it is visible only above, the run is valid up to a lower percentile.
 pub(super) const JUDGED_MOST: f64 = 99.0;
 
 /// Divisor of the response: a lateness above the quotient, and above [`VISIBLE_LATENESS`], is
@@ -43,6 +39,10 @@ pub(super) const SATURATED: f64 = 0.90;
 /// The busy share above which the CPU time per message is close to its minimum: a thread that
 /// sleeps a lot spends most of its CPU time on waking up.
 pub(super) const LOADED: f64 = 0.50;
+
+/// The factor by which the CPU time per message of a thread that sleeps a lot may exceed its
+/// minimum: 6 µs become up to 60 µs.
+pub(super) const WAKING: f64 = 10.0;
 
 /// The share of segments that may be lost or late without an effect on a 99.9th percentile.
 pub(super) const DISTURBED: f64 = 0.001;

@@ -11,12 +11,13 @@
 //! | network-bound | segments were lost, or delayed on the path (`network`) | 1 |
 //! | server-bound | the server did not keep up, or stopped for a while (`server`) | 1 |
 //! | valid | none of these; in a closed loop, it is known what set the pace (`pace`) | 0 |
-//! | inconclusive | none of these, and it is not known | 4 |
+//! | inconclusive | none of these, and it is not known; or a part of the run is not known | 4 |
 //!
 //! A run that its own client limited shows nothing about the server, so client-bound precedes the
 //! verdicts that blame the network or the server. Messages that a generator without idle time did
 //! not get to send, or whose replies it did not get to read, are no failure. A valid run in which
-//! the generator's part is visible only above p99 is valid up to the percentile below.
+//! the generator's part is visible only above p99 is valid up to the highest printed percentile
+//! below.
 //!
 //! Open and closed loops are judged by the same rules. A closed loop requests no rate, so a slow
 //! server does not fail it: the server sets the pace, and so may a generator that is busy all the
@@ -41,13 +42,14 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use crate::load::judge::assertion::{Assertion, Condition, Outcome};
-use crate::load::judge::client::{client_limits, first_visible, has_no_time, point_below};
+use crate::load::judge::client::{client_limits, first_visible, has_no_time, percentile_below};
 use crate::load::judge::connecting::slow_connecting;
 use crate::load::judge::failures::{absence, failures, nothing_measured, own_lack};
 use crate::load::judge::network::{network_limits, unanswered_probes};
 use crate::load::judge::pace::pace;
 use crate::load::judge::server::server_limits;
 use crate::load::judge::thresholds::visible;
+use crate::load::latency::percentile::Percentile;
 use crate::load::results::ErrorKind;
 use crate::load::results::summary::Summary;
 use crate::units::{counted, short};
@@ -75,9 +77,9 @@ pub enum Verdict {
 pub struct Findings {
     /// The verdict.
     pub verdict: Verdict,
-    /// The percentile up to which a valid run is valid, by name and in percent; above it, the
-    /// numbers are the generator's. `None`: the run is valid at every percentile.
-    pub valid_up_to: Option<(&'static str, f64)>,
+    /// The percentile up to which a valid run is valid; above it, the numbers are the generator's.
+    /// `None`: the run is valid at every percentile.
+    pub valid_up_to: Option<Percentile>,
     /// The sentences of evidence, those that decided first.
     pub evidence: Vec<String>,
     /// The advice; empty when there is nothing to do.
@@ -120,7 +122,7 @@ impl Judged {
             );
         let valid_up_to = match findings.valid_up_to {
             _ if is_open => 0.0,
-            Some((_, percentile)) => percentile,
+            Some(percentile) => percentile.percent(),
             None => 100.0,
         };
         let rate = summary.rate_share();
@@ -147,7 +149,7 @@ impl Judged {
             outcomes.any(|found| found == outcome)
         };
         match verdict {
-            _ if any(Outcome::Fails) || self.summary.unlogged.is_some() => RunOutcome::Wrong,
+            _ if any(Outcome::Fails) || self.summary.lacks_a_file() => RunOutcome::Wrong,
             Verdict::NetworkBound | Verdict::ServerBound | Verdict::Failed
                 if !self.allowed.contains(&verdict) =>
             {
@@ -210,6 +212,9 @@ pub fn judge(summary: &Summary) -> Findings {
     } else {
         judge_failed(summary, failures)
     };
+    if !summary.gaps.is_empty() {
+        findings = of_a_part(findings, &summary.gaps);
+    }
     if let Verdict::ClientBound | Verdict::Inconclusive = findings.verdict {
         findings.advice.push(format!(
             "--allow {} accepts such a run: exit code 0 instead of 4",
@@ -222,6 +227,18 @@ pub fn judge(summary: &Summary) -> Findings {
         }
     }
     findings
+}
+
+/// Returns the findings about a run of which only a part is known: a fault or a limit in that part
+/// remains one, but the part does not show that the whole run was valid.
+fn of_a_part(findings: Findings, gaps: &[String]) -> Findings {
+    if findings.verdict == Verdict::Valid {
+        return Findings::new(Verdict::Inconclusive, gaps.to_vec(), &[]);
+    }
+    Findings {
+        evidence: [findings.evidence, gaps.to_vec()].concat(),
+        ..findings
+    }
 }
 
 /// Returns whether nothing is wrong except unanswered messages that a generator without idle time
@@ -346,7 +363,7 @@ fn judge_unlimited(summary: &Summary, is_open: bool) -> Findings {
     };
     let mut findings = Findings::new(Verdict::Valid, vec![kept], &[]);
     if let Some(part) = first_visible(summary) {
-        findings.valid_up_to = point_below(part.point);
+        findings.valid_up_to = percentile_below(part.point, &summary.plan);
         findings.evidence.push(format!(
             "from {} on the generator itself delayed messages: {} of a response of {}",
             part.point,

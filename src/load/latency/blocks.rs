@@ -74,6 +74,45 @@ impl Blocks {
         }
     }
 
+    /// Returns the length of a block, and the entries of each block.
+    pub(super) fn entries(&self) -> (Duration, impl Iterator<Item = &[u32]>) {
+        let blocks = self.blocks.iter();
+        (self.length, blocks.map(|block| block.entries.as_slice()))
+    }
+
+    /// Creates blocks of this length from the entries of each; `None` where
+    /// [`entries`](Blocks::entries) cannot have returned these.
+    pub(super) fn from_entries(length: Duration, entries: Vec<Vec<u32>>) -> Option<Blocks> {
+        let count = entries.len();
+        let doublings = length.as_nanos().checked_div(LENGTH_LEAST.as_nanos())?;
+        let is_length = doublings.is_power_of_two() && LENGTH_LEAST * doublings as u32 == length;
+        let blocks = entries.into_iter().map(|entries| Block {
+            compact: entries.len(),
+            entries,
+        });
+        let is_valid = is_length && (1..=BLOCKS_MAX).contains(&count);
+        is_valid.then(|| Blocks {
+            blocks: blocks.collect(),
+            length,
+        })
+    }
+
+    /// Appends the blocks of a later part of the same run, as if no time had passed between the
+    /// two.
+    pub fn append(&mut self, later: &Blocks) {
+        let mut later = later.clone();
+        while self.length < later.length {
+            self.double();
+        }
+        while later.length < self.length {
+            later.double();
+        }
+        self.blocks.append(&mut later.blocks);
+        while self.blocks.len() > BLOCKS_MAX {
+            self.double();
+        }
+    }
+
     /// Ends the open block and opens the next one. Returns when the new one ends, as a time after
     /// the beginning of the first block.
     pub fn end(&mut self) -> Duration {

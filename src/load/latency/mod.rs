@@ -13,6 +13,8 @@
 //! An interval that would not be reliable is withheld, and the reason is returned instead.
 
 pub mod blocks;
+pub mod encoded;
+pub mod percentile;
 pub mod recent;
 pub mod statistics;
 
@@ -227,6 +229,79 @@ impl Latency {
         }
     }
 
+    /// Returns the samples, without the blocks in which they were recorded.
+    pub fn without_blocks(&self) -> Latency {
+        Latency {
+            known: self.known.clone(),
+            censored: self.censored.clone(),
+            longest: self.longest,
+            blocks: None,
+        }
+    }
+
+    /// Returns the samples that were added since `earlier`, a state of this histogram. The longest
+    /// and the least of them are known as precisely as their steps.
+    pub fn since(&self, earlier: &Latency) -> Latency {
+        let censored = self.censored.as_ref().map(|all| {
+            let before = earlier.censored.as_ref();
+            difference(&all.histogram, before.map(|before| &before.histogram))
+        });
+        let known = difference(&self.known, Some(&earlier.known));
+        Latency::from_histograms(known, censored)
+    }
+
+    /// Creates a histogram from its measured and its censored samples.
+    pub fn from_histograms(known: Histogram<u64>, censored: Option<Histogram<u64>>) -> Latency {
+        let censored = censored.filter(|censored| !censored.is_empty());
+        let longest = censored.as_ref().map_or(0, Histogram::max).max(known.max());
+        Latency {
+            known,
+            censored: censored.map(|histogram| {
+                let least = histogram.lowest_equivalent(histogram.min());
+                Box::new(Censored { histogram, least })
+            }),
+            longest,
+            blocks: None,
+        }
+    }
+
+    /// Returns the measured samples.
+    pub fn known(&self) -> &Histogram<u64> {
+        &self.known
+    }
+
+    /// Returns the censored samples; `None` when there are none.
+    pub fn censored(&self) -> Option<&Histogram<u64>> {
+        Some(&self.censored.as_ref()?.histogram)
+    }
+
+    /// Calls `call` for each step of durations that has samples, in ascending order, first those
+    /// that were measured and then the censored ones: with the least duration of the step in
+    /// nanoseconds, the number of samples, and whether they are censored.
+    pub fn each(&self, mut call: impl FnMut(u64, u64, bool)) {
+        let histograms = [(Some(&self.known), false), (self.censored(), true)];
+        for (histogram, is_censored) in histograms {
+            let Some(histogram) = histogram else { continue };
+            for step in histogram.iter_recorded() {
+                let least = histogram.lowest_equivalent(step.value_iterated_to());
+                call(least, step.count_at_value(), is_censored);
+            }
+        }
+    }
+
+    /// Returns these samples and those of a later part of the same run. The blocks of the later
+    /// part follow those of this one.
+    pub fn followed_by(&self, later: &Latency) -> Latency {
+        let mut both = self.without_blocks();
+        both.merge(later);
+        if let (Some(first), Some(then)) = (&self.blocks, &later.blocks) {
+            let mut blocks = first.clone();
+            blocks.append(then);
+            both.blocks = Some(blocks);
+        }
+        both
+    }
+
     /// Returns the number of samples, including censored ones.
     pub fn count(&self) -> u64 {
         let censored = self.censored.as_ref();
@@ -302,6 +377,16 @@ impl Latency {
     }
 }
 
+/// Returns the samples of `all` without those of an earlier state of the same histogram.
+fn difference(all: &Histogram<u64>, before: Option<&Histogram<u64>>) -> Histogram<u64> {
+    let mut left = all.clone();
+    if let Some(before) = before {
+        left.subtract(before)
+            .expect("an earlier state has no sample that a later one lacks");
+    }
+    left
+}
+
 fn drift(all: &Distribution, blocks: &Blocks) -> Option<Trend> {
     let median = all.nearest(50.0).value.as_secs_f64();
     trend(all, blocks).filter(|trend| trend.growth() > median * DRIFT)
@@ -371,6 +456,11 @@ fn add(to: &mut Histogram<u64>, from: &Histogram<u64>) {
 }
 
 impl Distribution {
+    /// Returns the samples, with the censored ones at their age.
+    pub fn histogram(&self) -> &Histogram<u64> {
+        &self.all
+    }
+
     /// Returns the number of samples.
     pub fn count(&self) -> u64 {
         self.all.len()

@@ -10,8 +10,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::load::latency::percentile::Percentile;
 use crate::load::plan::payload::Content;
 use crate::load::plan::schedule::{Arrivals, End, Part, Rate};
 use crate::load::plan::sizes::Sizes;
@@ -19,7 +20,7 @@ use crate::sys::socket::Options;
 use crate::units::nanoseconds;
 
 /// The parameters of a load run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
     /// Addresses of the servers, used in turn; at least one.
     pub targets: Vec<SocketAddr>,
@@ -41,6 +42,7 @@ pub struct Plan {
     /// Sizes of the messages, in bytes.
     pub sizes: Sizes,
     /// Content of the messages.
+    #[serde(with = "payload::content")]
     pub content: Content,
     /// Whether replies are compared with what was sent. Only a benchmark turns this off, to measure
     /// its cost; no run that a user starts does.
@@ -64,10 +66,14 @@ pub struct Plan {
     pub kernel_timestamps: u32,
     /// The length of the intervals at which the run reports its progress.
     pub interval: Duration,
+    /// The percentiles that are printed and judged, in ascending order.
+    pub percentiles: Vec<Percentile>,
+    /// Whether the reports of progress contain all times so far, for a record of the run.
+    pub record: bool,
 }
 
 /// The rule by which messages become due: a closed loop, or a schedule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pace {
     /// A fixed time after the previous reply: the server sets the pace.
     Closed {
@@ -87,7 +93,7 @@ pub enum Pace {
 }
 
 /// The rule by which a scheduled message is assigned to a connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Pacing {
     /// The targets in turn, and there the connection that has been free longest.
@@ -100,7 +106,7 @@ pub enum Pacing {
 }
 
 /// The condition after which a run stops sending.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stop {
     /// After this time.
     After(Duration),
@@ -109,7 +115,7 @@ pub enum Stop {
 }
 
 /// The replacement of connections during a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Churn {
     /// Number of messages after which a connection is replaced.
     pub messages: u64,
@@ -118,7 +124,7 @@ pub struct Churn {
 }
 
 /// The way in which the run closes a connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum Close {
     /// A FIN before the server's, which leaves the local port in TIME_WAIT.
     #[default]
@@ -221,6 +227,8 @@ impl Plan {
             spin: false,
             kernel_timestamps: 0,
             interval: Duration::from_secs(1),
+            percentiles: Percentile::STANDARD.to_vec(),
+            record: false,
         }
     }
 

@@ -28,6 +28,41 @@ pub enum Content {
     Given(Arc<[u8]>),
 }
 
+/// Serializes the kind of the content. The bytes of a file are not written, so a file becomes an
+/// empty [`Content::Given`] when it is read again.
+pub mod content {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::Content;
+
+    /// Writes [`Content::kind`].
+    pub fn serialize<S: Serializer>(content: &Content, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(content.kind())
+    }
+
+    /// Reads what [`serialize`] has written.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Content, D::Error> {
+        match String::deserialize(from)?.as_str() {
+            "text" => Ok(Content::Text),
+            "bytes" => Ok(Content::Bytes),
+            "file" => Ok(Content::Given([].into())),
+            other => Err(D::Error::custom(format!("an unknown content: {other}"))),
+        }
+    }
+}
+
+impl Content {
+    /// Returns the kind of the content, as reports name it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Content::Text => "text",
+            Content::Bytes => "bytes",
+            Content::Given(_) => "file",
+        }
+    }
+}
+
 /// The byte streams of all connections of a run.
 #[derive(Clone, Debug)]
 pub struct Payload {

@@ -19,7 +19,7 @@ use std::fmt;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::load::plan::random::{Purpose, RandomStream};
 use crate::units::{grouped, nanoseconds};
@@ -28,7 +28,7 @@ use crate::units::{grouped, nanoseconds};
 const SECOND: u64 = 1_000_000_000;
 
 /// A number of messages per second, as a fraction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
     messages: u64,
     /// The time, in nanoseconds, in which that many messages are due.
@@ -36,7 +36,7 @@ pub struct Rate {
 }
 
 /// The distribution of the gaps between messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Arrivals {
     /// All gaps are equal.
@@ -47,7 +47,7 @@ pub enum Arrivals {
 }
 
 /// One of several parts of a whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
     /// Its index, from 0.
     pub index: u32,
@@ -114,6 +114,20 @@ impl Rate {
             messages,
             nanoseconds,
         })
+    }
+
+    /// Returns the sum of two rates; of sums that 64 bits cannot hold, the nearest.
+    pub fn plus(self, other: Rate) -> Rate {
+        let nanoseconds = self.nanoseconds.max(other.nanoseconds);
+        // Both are a second multiplied by a power of ten.
+        let scaled = |rate: Rate| {
+            rate.messages
+                .saturating_mul(nanoseconds / rate.nanoseconds.max(1))
+        };
+        Rate {
+            messages: scaled(self).saturating_add(scaled(other)),
+            nanoseconds,
+        }
     }
 
     /// Returns the number of messages per second.

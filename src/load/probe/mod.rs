@@ -138,8 +138,8 @@ fn ask_all(
     let mut probed: Vec<ProbedHost> = opened.flatten().collect();
     for one in &probed {
         let how = one.kind.name();
-        if !probe.how.contains(&how) {
-            probe.how.push(how);
+        if !probe.how.iter().any(|known| known == how) {
+            probe.how.push(how.to_string());
         }
     }
     while !is_over.load(Ordering::Relaxed) {

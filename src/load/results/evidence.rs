@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::load::latency::Latency;
 use crate::load::results::stalls::Silences;
 use crate::sys::cpu_sample::CpuUsage;
 use crate::units::share;
 
 /// The measurements of the generator and the network while messages were due.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Evidence {
     /// CPU time and scheduling of the generator's threads.
     pub machine: CpuUsage,
@@ -35,7 +37,7 @@ pub struct Evidence {
 /// Times in which a thread should have worked and was not running, see
 /// [`crate::load::engine::presence`]. For several threads, `watched` and `absent` are those of the
 /// thread that was absent for the largest share of its time.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Absences {
     /// The time that the other values cover.
     pub watched: Duration,
@@ -75,10 +77,10 @@ impl Absences {
 /// Round trips of packets that the kernels of the targets answer. They depend neither on the server
 /// program nor on delayed acknowledgments, so they distinguish a queue on the path from a slow
 /// server even where TCP's round trips cannot.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Probe {
     /// The kinds of packets that were sent to the targets, each kind once.
-    pub how: Vec<&'static str>,
+    pub how: Vec<String>,
     /// The number of probed hosts: the first few of the targets' hosts, without this host.
     pub targets: u32,
     /// The number of probed hosts that never answered.
@@ -174,7 +176,7 @@ pub struct LastSample {
 }
 
 /// Sums and distributions over the paths of all connections.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Network {
     /// See [`Path::segments`]. The sum over all connections, like the other counters.
     pub segments: u64,

@@ -4,6 +4,7 @@
 //! at the end of a run nothing is outstanding.
 
 pub mod evidence;
+pub mod pairs;
 pub mod recorder;
 pub mod stalls;
 pub mod step;
@@ -15,11 +16,14 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::echo::Difference;
 use crate::load::engine::connection::Message;
 use crate::load::engine::world::KernelTimes;
 use crate::load::latency::Latency;
 use crate::load::results::step::Step;
+use crate::sys::monotonic;
 
 /// Maximum number of wrong bytes that are kept with their offsets: enough to see a pattern, and a
 /// bound on the memory.
@@ -30,7 +34,7 @@ pub const DIFFERENCES_MAX: usize = 1000;
 pub const VISIBLE_LATENESS: Duration = Duration::from_millis(1);
 
 /// The measurements of a run, or of its warm-up, or of one thread.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Results {
     /// Counts of connections and messages.
     pub counts: Counts,
@@ -55,6 +59,7 @@ pub struct Results {
     /// Time from the call of connect(2) until the connection was established.
     pub connect: Latency,
     /// Number of broken connections and failed attempts, by cause.
+    #[serde(with = "pairs")]
     pub errors: BTreeMap<ErrorKind, u64>,
     /// The first wrong byte of each connection that received one, with the number of that
     /// connection; at most [`DIFFERENCES_MAX`].
@@ -66,7 +71,7 @@ pub struct Results {
 }
 
 /// The parts of a response. The four follow one another, and their sum is the response.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ResponseParts {
     /// Time from when the message was due until the send that took its last byte.
     pub lateness: Latency,
@@ -84,7 +89,7 @@ pub struct ResponseParts {
 pub const CLOCK_SLACK: Duration = Duration::from_micros(2);
 
 /// The times of a run, or of one thread of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunTimes {
     /// Number of lines that had a connection at some time.
     pub lines_up: u32,
@@ -101,13 +106,14 @@ pub struct RunTimes {
     /// Whether a signal ended the run.
     pub interrupted: bool,
     /// The time from which messages were due.
+    #[serde(with = "monotonic::optional")]
     pub start: Option<Instant>,
 }
 
 /// Messages that were due and not settled yet, at the end of the first quarter of a run and in the
 /// last quarter. Of the last quarter the minimum counts, since a backlog that shrinks again does
 /// not grow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backlog {
     /// Their number at the end of the first quarter.
     pub first: u64,
@@ -126,7 +132,7 @@ const WANDERING: f64 = 0.002;
 const BY_CHANCE: f64 = 4.0;
 
 /// The first and the last send of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sends {
     /// The first send.
     pub first: Send,
@@ -135,16 +141,17 @@ pub struct Sends {
 }
 
 /// A send that completed a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Send {
     /// The time of the send that took the last byte of its message.
+    #[serde(with = "monotonic")]
     pub at: Instant,
     /// The lateness of that message.
     pub lateness: Duration,
 }
 
 /// Outcomes of connections and messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Connections that were established, reopened ones included.
     pub opened: u64,
@@ -167,7 +174,7 @@ pub struct Counts {
 }
 
 /// Outcomes and times of the messages of one target.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct TargetResults {
     /// Counts of messages only; connections are not counted here.
     pub counts: Counts,
@@ -191,7 +198,7 @@ pub enum Loss {
 }
 
 /// The cause of a broken connection or of a failed attempt to connect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ErrorKind {
     /// Nothing listens at the port, or the socket connected to itself.
     Refused,
@@ -505,6 +512,20 @@ impl RunTimes {
         });
         self.interrupted |= *interrupted;
         self.start = self.start.min(*start);
+    }
+
+    /// Returns the times of this part of a run and of a later one together. The backlogs of two
+    /// schedules do not form one.
+    pub fn followed_by(&self, later: &RunTimes) -> RunTimes {
+        RunTimes {
+            lines_up: self.lines_up.max(later.lines_up),
+            sending: self.sending + later.sending,
+            elapsed: self.elapsed + later.elapsed,
+            verified_in_time: self.verified_in_time + later.verified_in_time,
+            backlog: None,
+            interrupted: later.interrupted,
+            start: self.start,
+        }
     }
 }
 

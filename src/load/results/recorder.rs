@@ -10,13 +10,16 @@
 //! interval. Service times are recorded in the same way, but not for the interval. With several
 //! targets both times are recorded for the target as well.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 use crate::load::engine::connection::Message;
 use crate::load::engine::world::KernelTimes;
 use crate::load::latency::Latency;
 use crate::load::latency::recent::RecentSamples;
-use crate::load::results::{Counts, Loss, Results, TargetResults};
+use crate::load::results::{Counts, ErrorKind, Loss, Results, TargetResults};
 use crate::units::nanoseconds;
 
 /// The measurements of one thread.
@@ -63,6 +66,35 @@ pub struct Interval {
     /// Response times of the messages that ended in this interval; for a message that was not
     /// verified, its age as a lower bound.
     pub response: Latency,
+    /// The outcomes of the messages that were due in the warm-up; `identity` includes them.
+    pub warmup: Counts,
+    /// Broken connections and failed attempts since the start of the run, by cause.
+    pub errors: BTreeMap<ErrorKind, u64>,
+    /// The outcomes of the messages of each target since the warm-up; empty when there is only one
+    /// target.
+    pub targets: Vec<Counts>,
+    /// The times since the start of the run; `None` unless the plan asks for them.
+    pub times: Option<Box<TimesSoFar>>,
+}
+
+/// The times of all messages that have ended since the start of a run.
+#[derive(Clone, Debug, Default)]
+pub struct TimesSoFar {
+    /// Those of the messages that were due in the warm-up.
+    pub warmup: Times,
+    /// Those of the others.
+    pub run: Times,
+}
+
+/// The times of messages; see the fields of the same name of [`Results`].
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs)]
+pub struct Times {
+    pub response: Latency,
+    pub service: Latency,
+    pub lateness: Latency,
+    pub blocked: Latency,
+    pub own: Latency,
 }
 
 /// Counts that account for every message. At any time
@@ -78,7 +110,8 @@ pub struct Identity {
 }
 
 /// A part of a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Tag {
     /// The warm-up: messages that are due in it are not part of the result.
     Warmup,
@@ -246,6 +279,28 @@ impl Recorder {
         std::mem::take(&mut self.interval_response)
     }
 
+    /// Returns the errors of warm-up and run, by cause.
+    pub fn errors(&self) -> BTreeMap<ErrorKind, u64> {
+        let mut errors = self.warmup.errors.clone();
+        for (kind, count) in &self.run.errors {
+            *errors.entry(*kind).or_default() += count;
+        }
+        errors
+    }
+
+    /// Returns the counts of each target since the warm-up; empty when there is only one.
+    pub fn counts_of_targets(&self) -> Vec<Counts> {
+        self.tallies.iter().map(|tally| tally.counts).collect()
+    }
+
+    /// Returns all times so far. [`Recorder::take_recent`] must have been called at the same time.
+    pub fn times_so_far(&self) -> TimesSoFar {
+        TimesSoFar {
+            warmup: Times::of(&self.warmup),
+            run: Times::of(&self.run),
+        }
+    }
+
     fn gather(&mut self) {
         let results = [&mut self.warmup, &mut self.run];
         for (results, recent) in results.into_iter().zip(&mut self.recent) {
@@ -289,6 +344,46 @@ impl Recorder {
     }
 }
 
+impl Times {
+    /// Returns the times of these results.
+    pub fn of(results: &Results) -> Times {
+        Times {
+            response: results.response.without_blocks(),
+            service: results.service.without_blocks(),
+            lateness: results.lateness.clone(),
+            blocked: results.blocked.clone(),
+            own: results.own.clone(),
+        }
+    }
+
+    /// Returns the times that were added since an earlier moment of the same run.
+    pub fn since(&self, earlier: &Times) -> Times {
+        Times {
+            response: self.response.since(&earlier.response),
+            service: self.service.since(&earlier.service),
+            lateness: self.lateness.since(&earlier.lateness),
+            blocked: self.blocked.since(&earlier.blocked),
+            own: self.own.since(&earlier.own),
+        }
+    }
+
+    /// Adds the times of another thread.
+    pub fn merge(&mut self, other: &Times) {
+        let Times {
+            response,
+            service,
+            lateness,
+            blocked,
+            own,
+        } = other;
+        self.response.merge(response);
+        self.service.merge(service);
+        self.lateness.merge(lateness);
+        self.blocked.merge(blocked);
+        self.own.merge(own);
+    }
+}
+
 impl Interval {
     /// Returns what a thread contributes to all intervals after this one, its last.
     pub fn ended(&self) -> Interval {
@@ -308,6 +403,10 @@ impl Interval {
             up,
             identity,
             response,
+            warmup,
+            errors,
+            targets,
+            times,
         } = other;
         self.tag = self.tag.min(*tag);
         self.from = self.from.max(*from);
@@ -317,5 +416,16 @@ impl Interval {
         self.identity.counts.merge(&identity.counts);
         self.identity.outstanding += identity.outstanding;
         self.response.merge(response);
+        self.warmup.merge(warmup);
+        for (kind, count) in errors {
+            *self.errors.entry(*kind).or_default() += count;
+        }
+        for (counts, other) in self.targets.iter_mut().zip(targets) {
+            counts.merge(other);
+        }
+        if let (Some(times), Some(other)) = (&mut self.times, times) {
+            times.warmup.merge(&other.warmup);
+            times.run.merge(&other.run);
+        }
     }
 }

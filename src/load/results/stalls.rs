@@ -16,6 +16,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::load::latency::Distribution;
 
 /// Minimum length of a stall: a shorter silence may be a scheduling delay, or a delayed
@@ -35,7 +37,7 @@ const KEPT: usize = 16;
 pub const WAITS_MAX: usize = 1000;
 
 /// A time without a reply.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Silence {
     /// The length of the silence.
     pub length: Duration,
@@ -47,7 +49,7 @@ pub struct Silence {
 }
 
 /// The silences of a run that may be stalls.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Silences(Vec<Silence>);
 
 impl Silence {

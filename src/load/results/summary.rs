@@ -1,7 +1,9 @@
 //! The result of a load run. Pure data: measuring cannot print, and printing cannot measure.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 use crate::load::engine::ThreadResult;
 use crate::load::plan::{Pace, Plan};
@@ -13,7 +15,7 @@ use crate::sys::cpu_sample::CpuUsage;
 use crate::units::share;
 
 /// The result of a load run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Summary {
     /// The plan of the run.
     pub plan: Arc<Plan>,
@@ -33,13 +35,34 @@ pub struct Summary {
     pub own_server: Option<Totals>,
     /// The error that left the interval log incomplete, if there was one.
     pub unlogged: Option<String>,
+    /// What the record of this run lacks, and why, if it lacks anything.
+    pub unrecorded: Option<String>,
+    /// What is missing from this result because it was read from records that do not form a whole
+    /// run, one sentence each.
+    pub gaps: Vec<String>,
 }
 
 impl Summary {
+    /// Returns the result of a run that measured nothing.
+    pub fn empty(plan: &Arc<Plan>) -> Summary {
+        Summary {
+            plan: Arc::clone(plan),
+            results: Results::default(),
+            warmup: Results::default(),
+            evidence: Evidence::default(),
+            times: RunTimes::default(),
+            targets: plan.targets.iter().map(|_| Target::default()).collect(),
+            is_local: false,
+            own_server: None,
+            unlogged: None,
+            unrecorded: None,
+            gaps: Vec::new(),
+        }
+    }
+
     /// Returns the result of one thread.
     pub fn new(plan: &Arc<Plan>, done: ThreadResult, machine: CpuUsage) -> Summary {
         Summary {
-            plan: Arc::clone(plan),
             results: done.recorder.run,
             warmup: done.recorder.warmup,
             evidence: Evidence {
@@ -48,21 +71,70 @@ impl Summary {
             },
             times: done.times,
             targets: done.targets,
-            is_local: false,
-            own_server: None,
-            unlogged: None,
+            ..Summary::empty(plan)
         }
     }
 
     /// Adds the result of another thread.
     pub fn add(&mut self, done: ThreadResult, machine: CpuUsage) {
-        self.results.merge(&done.recorder.run);
-        self.warmup.merge(&done.recorder.warmup);
-        self.evidence.merge(&done.evidence);
-        self.evidence.machine.merge(&machine);
-        self.times.merge(&done.times);
-        for (target, other) in self.targets.iter_mut().zip(&done.targets) {
+        let plan = Arc::clone(&self.plan);
+        self.merge(&Summary::new(&plan, done, machine));
+    }
+
+    /// Adds the result of another part of the run, which took place at the same time: of a thread,
+    /// or of another machine. The plan stays as it is.
+    pub fn merge(&mut self, other: &Summary) {
+        let Summary {
+            plan: _,
+            results,
+            warmup,
+            evidence,
+            times,
+            targets,
+            is_local: _,
+            own_server: _,
+            unlogged,
+            unrecorded,
+            gaps,
+        } = other;
+        self.results.merge(results);
+        self.warmup.merge(warmup);
+        self.evidence.merge(evidence);
+        self.times.merge(times);
+        for (target, other) in self.targets.iter_mut().zip(targets) {
             target.merge(other);
+        }
+        self.unlogged = self.unlogged.take().or(unlogged.clone());
+        self.unrecorded = self.unrecorded.take().or(unrecorded.clone());
+        self.gaps.extend_from_slice(gaps);
+    }
+
+    /// Adds the result of a later part of the run, which was carried out by itself after this one.
+    pub fn append(&mut self, later: &Summary) {
+        let (response, service) = (self.results.response.clone(), self.results.service.clone());
+        let times = self.times;
+        self.merge(later);
+        // Side by side, the blocks of both parts would be merged.
+        let of_later = &later.results;
+        self.results.response = response.followed_by(&of_later.response);
+        self.results.service = service.followed_by(&of_later.service);
+        self.times = times.followed_by(&later.times);
+    }
+
+    /// Returns whether a file about the run, which was asked for, could not be written in full.
+    pub fn lacks_a_file(&self) -> bool {
+        self.unlogged.is_some() || self.unrecorded.is_some()
+    }
+
+    /// Changes every instant of the result in the same way: to the clock of another machine.
+    pub fn shift(&mut self, to: impl Fn(Instant) -> Instant) {
+        self.times.start = self.times.start.map(&to);
+        if let Some(sends) = &mut self.results.sends {
+            sends.first.at = to(sends.first.at);
+            sends.last.at = to(sends.last.at);
+        }
+        for target in &mut self.targets {
+            target.shift(&to);
         }
     }
 

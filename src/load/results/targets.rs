@@ -21,15 +21,18 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::load::results::stalls::STALL_LEAST;
-use crate::load::results::{ErrorKind, TargetResults};
+use crate::load::results::{ErrorKind, TargetResults, pairs};
+use crate::sys::monotonic;
 
 /// A server that has just lost its last connection may be connected again shortly: it is not absent
 /// before an attempt has failed, or this time has passed.
 const MOMENT: Duration = Duration::from_millis(100);
 
 /// The history of one target.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Target {
     /// Connections that were established.
     pub opened: u64,
@@ -38,26 +41,32 @@ pub struct Target {
     /// Outcomes and times of its messages after the warm-up.
     pub tally: TargetResults,
     /// Causes of broken connections and failed attempts, by kind.
+    #[serde(with = "pairs")]
     pub errors: BTreeMap<ErrorKind, u64>,
     /// The absence that lasted until the run closed its connections.
     pub gone: Option<Absence>,
     /// The longest absence that ended because a connection was established, and its end.
+    #[serde(with = "monotonic::optional_end")]
     pub away: Option<(Absence, Instant)>,
     /// The messages that were never answered, if there are any.
     pub silence: Option<Silence>,
     /// The time at which bytes of a reply last arrived.
+    #[serde(with = "monotonic::optional")]
     pub last_reply: Option<Instant>,
     /// Number of connections that are up.
+    #[serde(skip)]
     up: u32,
     /// The losses since a connection was last established, as the absence that they form if no
     /// connection is left.
+    #[serde(skip)]
     losses: Option<Absence>,
 }
 
 /// A time in which no connection to a server was up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Absence {
     /// The time at which it began.
+    #[serde(with = "monotonic")]
     pub from: Instant,
     /// The error that broke the first connection, or with which the first attempt failed.
     pub how: ErrorKind,
@@ -66,13 +75,17 @@ pub struct Absence {
 }
 
 /// Messages that were sent and had no reply when the run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Silence {
     /// The time of the last reply of this server, or the due time of the oldest of these messages
     /// if that is later.
+    #[serde(with = "monotonic")]
     pub from: Instant,
     /// The time at which the run gave them up.
+    #[serde(with = "monotonic")]
     pub to: Instant,
+    /// The part of this time in which the thread that would have read replies did not run.
+    pub absent: Duration,
     /// The number of messages.
     pub messages: u64,
     /// Number of connections on which they were sent, if none of these ever had a reply while
@@ -92,9 +105,10 @@ pub struct Waiting {
 }
 
 impl Silence {
-    /// Returns the length of the silence.
+    /// Returns for how long the server was silent while its replies would have been read.
     pub fn length(&self) -> Duration {
-        self.to.saturating_duration_since(self.from)
+        let length = self.to.saturating_duration_since(self.from);
+        length.saturating_sub(self.absent)
     }
 }
 
@@ -172,6 +186,7 @@ impl Target {
                 .last_reply
                 .map_or(waiting.oldest, |last| last.max(waiting.oldest)),
             to: now,
+            absent: Duration::ZERO,
             messages: waiting.messages,
             mute: waiting.mute.filter(|_| self.last_reply.is_some()),
         });
@@ -216,6 +231,7 @@ impl Target {
             (Some(mine), Some(theirs)) => Some(Silence {
                 from: mine.from.max(theirs.from),
                 to: mine.to.max(theirs.to),
+                absent: mine.absent.max(theirs.absent),
                 messages: mine.messages + theirs.messages,
                 mute: mine
                     .mute
@@ -233,6 +249,22 @@ impl Target {
         for (kind, count) in errors {
             *self.errors.entry(*kind).or_default() += count;
         }
+    }
+
+    /// Changes every instant in the same way.
+    pub fn shift(&mut self, to: &impl Fn(Instant) -> Instant) {
+        let moved = |absence: Absence| Absence {
+            from: to(absence.from),
+            ..absence
+        };
+        self.gone = self.gone.map(moved);
+        self.away = self.away.map(|(away, end)| (moved(away), to(end)));
+        self.silence = self.silence.map(|silence| Silence {
+            from: to(silence.from),
+            to: to(silence.to),
+            ..silence
+        });
+        self.last_reply = self.last_reply.map(to);
     }
 
     /// Moves the beginning of the absence to the last reply: a server that still replied after a

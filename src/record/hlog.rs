@@ -1,0 +1,275 @@
+//! Writes and reads HdrHistogram logs: the times of a run, one histogram per interval, which other
+//! programs can read. Pure.
+//!
+//! ```text
+//!   #[Histogram log format version 1.3]
+//!   #[StartTime: 1764500000.250 (seconds since epoch), 2026-11-30T10:53:20.25Z]
+//!   #[BaseTime: 1764500000.250 (seconds since epoch)]
+//!   "StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram"
+//!   0.012000,1.000000,3.251,HISTFAAAAC...
+//!   Tag=unanswered,0.012000,1.000000,1000.342,HISTFAAAAB...
+//! ```
+//!
+//! Each interval has one line without a tag: the messages of the run that ended in it. Lines with a
+//! tag follow where there are such messages: those without a correct reply, with their age as a
+//! lower bound, and those of the warm-up. Each message is in one line only, so a reader that
+//! ignores tags counts each message once. Times before the start of the run belong to connecting.
+//!
+//! The version line, the legend and the base are needed by some readers: HdrHistogram_c refuses a
+//! log without a version or with a longer line than 127 bytes before the first interval,
+//! and the Java reader omits intervals whose time it cannot place. Values
+//! are in nanoseconds; by convention the column of the maximum is in milliseconds.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::load::latency::Latency;
+use crate::load::latency::encoded::{decode, encode};
+use crate::record::description::Begun;
+
+/// The legend of the columns.
+const LEGEND: &str =
+    r#""StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram""#;
+
+/// Maximum length of a line before the first interval, in bytes, with its end: HdrHistogram_c reads
+/// such a line into a buffer of 128.
+#[cfg(test)]
+const HEADER_LINE_MOST: usize = 127;
+
+/// The divisor of the maximum: nanoseconds in a millisecond.
+const MAX_DIVISOR: f64 = 1e6;
+
+/// The tags of the lines of an interval; see the module's docs.
+const UNANSWERED: &str = "unanswered";
+const WARMUP: &str = "warmup";
+const WARMUP_UNANSWERED: &str = "warmup-unanswered";
+
+/// One interval of a log.
+#[derive(Clone, Debug, Default)]
+pub struct LogInterval {
+    /// The beginning of the interval, as a time after the base of the log.
+    pub from: Duration,
+    /// The length of the interval.
+    pub length: Duration,
+    /// Messages of the warm-up.
+    pub warmup: Latency,
+    /// Messages of the run.
+    pub run: Latency,
+}
+
+/// What a log contains.
+#[derive(Clone, Debug, Default)]
+pub struct Log {
+    /// The intervals in the order of the file.
+    pub intervals: Vec<LogInterval>,
+    /// Lines that could not be read, each with its number and the reason.
+    pub problems: Vec<String>,
+}
+
+/// Returns the beginning of a log. `what` names the values.
+pub fn header(begun: &Begun, what: &str) -> String {
+    let Begun { unix_s, utc, .. } = begun;
+    format!(
+        "#[Histogram log format version 1.3]\n\
+         #[upcase: {what}]\n\
+         #[upcase: values in nanoseconds, Interval_Max in milliseconds]\n\
+         #[upcase: tag {UNANSWERED}: ages of messages without a correct reply]\n\
+         #[upcase: tags {WARMUP} and {WARMUP_UNANSWERED}: messages due in the warm-up]\n\
+         #[StartTime: {unix_s:.3} (seconds since epoch), {utc}]\n\
+         #[BaseTime: {unix_s:.3} (seconds since epoch)]\n\
+         {LEGEND}\n"
+    )
+}
+
+/// Returns the lines of an interval.
+pub fn lines(interval: &LogInterval) -> String {
+    let LogInterval {
+        from,
+        length,
+        warmup,
+        run,
+    } = interval;
+    let tagged = [
+        (UNANSWERED, run.censored()),
+        (WARMUP, Some(warmup.known())),
+        (WARMUP_UNANSWERED, warmup.censored()),
+    ];
+    let mut text = line(None, *from, *length, run.known());
+    for (tag, histogram) in tagged {
+        if let Some(histogram) = histogram.filter(|histogram| !histogram.is_empty()) {
+            text += &line(Some(tag), *from, *length, histogram);
+        }
+    }
+    text
+}
+
+fn line(tag: Option<&str>, from: Duration, length: Duration, of: &Histogram<u64>) -> String {
+    let tag = tag.map_or(String::new(), |tag| format!("Tag={tag},"));
+    format!(
+        "{tag}{:.6},{:.6},{:.3},{}\n",
+        from.as_secs_f64(),
+        length.as_secs_f64(),
+        of.max() as f64 / MAX_DIVISOR,
+        encode(of)
+    )
+}
+
+/// Reads a log. Lines that cannot be read are left out and named. The rest of a line at the end
+/// that has no line end was never written: that is no problem of the file.
+pub fn parse(text: &str) -> Log {
+    let mut log = Log::default();
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    for (number, line) in whole.lines().enumerate() {
+        if line.is_empty() || line.starts_with('#') || line.starts_with('"') {
+            continue;
+        }
+        if let Err(error) = log.add(line) {
+            log.problems.push(format!("line {}: {error}", number + 1));
+        }
+    }
+    log
+}
+
+impl Log {
+    fn add(&mut self, line: &str) -> Result<(), String> {
+        let (tag, rest) = match line.strip_prefix("Tag=") {
+            Some(tagged) => tagged.split_once(',').ok_or("a tag and nothing else")?,
+            None => ("", line),
+        };
+        let mut fields = rest.splitn(4, ',');
+        let mut field = |name: &str| fields.next().ok_or(format!("{name} is missing"));
+        let from = seconds(field("the start")?)?;
+        let length = seconds(field("the length")?)?;
+        field("the maximum")?;
+        let histogram = decode(field("the histogram")?)?;
+        if tag.is_empty() {
+            self.intervals.push(LogInterval {
+                from,
+                length,
+                run: Latency::from_histograms(histogram, None),
+                ..LogInterval::default()
+            });
+            return Ok(());
+        }
+        let known = Latency::default().known().clone();
+        let last = self.intervals.last_mut();
+        let interval = last.ok_or("a line with a tag before the first without one")?;
+        match tag {
+            UNANSWERED => {
+                let ages = Latency::from_histograms(known, Some(histogram));
+                interval.run.merge(&ages);
+            }
+            WARMUP => {
+                let times = Latency::from_histograms(histogram, None);
+                interval.warmup.merge(&times);
+            }
+            WARMUP_UNANSWERED => {
+                let ages = Latency::from_histograms(known, Some(histogram));
+                interval.warmup.merge(&ages);
+            }
+            other => return Err(format!("an unknown tag: {other}")),
+        }
+        Ok(())
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: Option<f64> = text.parse().ok();
+    let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    duration.ok_or(format!("not a time in seconds: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn begun() -> Begun {
+        Begun {
+            utc: "2026-11-30T10:53:20.25Z".to_string(),
+            unix_s: 1_764_500_000.25,
+            monotonic_s: 12.0,
+        }
+    }
+
+    fn latency() -> impl Strategy<Value = Latency> {
+        let values = || prop::collection::vec(0u64..1 << 40, 0..20);
+        (values(), values()).prop_map(|(known, censored)| {
+            let mut latency = Latency::default();
+            known
+                .iter()
+                .for_each(|n| latency.record(Duration::from_nanos(*n)));
+            censored
+                .iter()
+                .for_each(|n| latency.record_at_least(Duration::from_nanos(*n)));
+            latency
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_what_was_written(
+            intervals in prop::collection::vec((latency(), latency()), 0..6),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut text = header(&begun(), "response times");
+            let mut ends = vec![text.len()];
+            for (number, (warmup, run)) in intervals.iter().enumerate() {
+                text += &lines(&LogInterval {
+                    from: Duration::from_millis(number as u64 * 1000),
+                    length: Duration::from_secs(1),
+                    warmup: warmup.clone(),
+                    run: run.clone(),
+                });
+                ends.push(text.len());
+            }
+            let log = parse(&text);
+            prop_assert!(log.problems.is_empty(), "{:?}", log.problems);
+            prop_assert_eq!(log.intervals.len(), intervals.len());
+            for (found, (warmup, run)) in log.intervals.iter().zip(&intervals) {
+                for (found, written) in [(&found.warmup, warmup), (&found.run, run)] {
+                    prop_assert_eq!(found.known(), written.known());
+                    prop_assert_eq!(found.censored(), written.censored());
+                }
+            }
+            // A file that was cut anywhere holds what was complete, and is no broken file.
+            let cut = cut.index(text.len() + 1);
+            let log = parse(&text[..cut]);
+            prop_assert!(log.problems.is_empty(), "{:?}", log.problems);
+            let complete = ends.iter().filter(|end| **end <= cut).count();
+            prop_assert!(log.intervals.len() + 1 >= complete);
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_broken_is_named_and_the_others_are_read() {
+        let good = lines(&LogInterval::default());
+        let text = format!("{good}0.0,1.0,2.0,no sense\nTag=x,{good}0.0,soon,1.0,AAAA\n{good}");
+        let log = parse(&text);
+        assert_eq!(log.intervals.len(), 2);
+        assert_eq!(log.problems.len(), 3);
+        assert!(log.problems[0].starts_with("line 2: not base64"), "{log:?}");
+        assert_eq!(log.problems[1], "line 3: an unknown tag: x");
+        assert_eq!(log.problems[2], "line 4: not a time in seconds: soon");
+    }
+
+    #[test]
+    fn a_log_begins_with_what_readers_need() {
+        let header = header(&begun(), "response times");
+        let lines: Vec<&str> = header.lines().collect();
+        assert_eq!(lines[0], "#[Histogram log format version 1.3]");
+        for (_, what) in crate::record::LOGS {
+            let header = super::header(&begun(), what);
+            assert!(header.lines().all(|line| line.len() < HEADER_LINE_MOST));
+        }
+        let start = "#[StartTime: 1764500000.250 (seconds since epoch), 2026-11-30T10:53:20.25Z]";
+        assert_eq!(lines[5], start);
+        assert_eq!(
+            lines[6],
+            "#[BaseTime: 1764500000.250 (seconds since epoch)]"
+        );
+        assert_eq!(lines.last(), Some(&LEGEND));
+    }
+}

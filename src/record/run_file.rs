@@ -1,0 +1,124 @@
+//! The files `run.json` and `measured.json` of a recorded run.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::load::plan::Plan;
+use crate::load::plan::schedule::Part;
+use crate::load::results::summary::Summary;
+use crate::record::description::{Begun, Description};
+
+/// The format of `run.json`.
+const RUN_SCHEMA: &str = "upcase.run/1";
+
+/// The format of `measured.json`. It mirrors the types of the program, so that it changes more
+/// often than the other files.
+const MEASURED_SCHEMA: &str = "upcase.measured/1";
+
+/// The content of `run.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunFile {
+    /// The format.
+    pub schema: String,
+    /// What the run is.
+    #[serde(flatten)]
+    pub description: Description,
+    /// Which part of a larger run it is.
+    pub part: Part,
+    /// The plan that follows from the options, with the addresses of the targets.
+    pub plan: Plan,
+    /// The time from which messages were due; `None` until all connections were up.
+    pub started: Option<Begun>,
+    /// The JSON report of the run, once it has ended.
+    pub report: Option<serde_json::Value>,
+}
+
+/// The content of `measured.json`.
+#[derive(Serialize, Deserialize)]
+struct Measured {
+    schema: String,
+    summary: Summary,
+}
+
+/// The fields by which the format of any version is recognized.
+#[derive(Deserialize)]
+struct Format {
+    schema: String,
+    #[serde(default)]
+    version: String,
+}
+
+impl RunFile {
+    /// Describes a run that is about to begin.
+    pub fn new(description: Description, plan: &Plan) -> RunFile {
+        RunFile {
+            schema: RUN_SCHEMA.to_string(),
+            description,
+            part: Part::WHOLE,
+            plan: plan.clone(),
+            started: None,
+            report: None,
+        }
+    }
+
+    /// Writes the file, replacing an earlier state of it as a whole.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        // The description consists of numbers and strings, so the serialization cannot fail.
+        let text = serde_json::to_string_pretty(self).unwrap_or_default();
+        replace(path, &(text + "\n"))
+    }
+
+    /// Reads the file. The error is one sentence without the name of the file.
+    pub fn read(path: &Path) -> Result<RunFile, String> {
+        read(path, RUN_SCHEMA)
+    }
+}
+
+/// Writes everything that a run measured.
+pub fn write_measured(path: &Path, summary: &Summary) -> io::Result<()> {
+    let measured = Measured {
+        schema: MEASURED_SCHEMA.to_string(),
+        summary: summary.clone(),
+    };
+    let text = serde_json::to_string(&measured).map_err(io::Error::other)?;
+    replace(path, &(text + "\n"))
+}
+
+/// Reads everything that a run measured. The error is one sentence without the name of the file.
+pub fn read_measured(path: &Path) -> Result<Summary, String> {
+    read::<Measured>(path, MEASURED_SCHEMA).map(|measured| measured.summary)
+}
+
+fn read<T: DeserializeOwned>(path: &Path, schema: &str) -> Result<T, String> {
+    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let format: Format = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    if format.schema != schema {
+        let by = match format.version.as_str() {
+            "" => String::new(),
+            version => format!(", written by upcase {version}"),
+        };
+        return Err(format!(
+            "it has the format {}{by}; upcase {} reads {schema}",
+            format.schema,
+            env!("CARGO_PKG_VERSION")
+        ));
+    }
+    serde_json::from_str(&text).map_err(|error| error.to_string())
+}
+
+/// Replaces a file so that a reader finds either the earlier content or the new one.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let unfinished = path.with_extension("unfinished");
+    let write = || {
+        File::create(&unfinished)?.write_all(text.as_bytes())?;
+        fs::rename(&unfinished, path)
+    };
+    write().inspect_err(|_| {
+        // What was written of it only takes up room.
+        let _ = fs::remove_file(&unfinished);
+    })
+}
