@@ -280,7 +280,7 @@ fn damage_is_named_and_the_rest_is_read() {
     let path = folder.path().join("service.hlog");
     let text = fs::read_to_string(&path).unwrap();
     let mut lines: Vec<&str> = text.lines().collect();
-    lines[7] = "no sense";
+    lines[8] = "no sense";
     fs::write(&path, lines.join("\n") + "\n").unwrap();
     let ended = run(&format!("report {}", folder.name()));
     let ended = ended.expect(0); // Inconclusive runs are allowed.
@@ -288,7 +288,7 @@ fn damage_is_named_and_the_rest_is_read() {
         ended.stdout.contains("verdict      inconclusive"),
         "{ended:#?}"
     );
-    for text in ["service.hlog, line 8: ", "service.hlog holds "] {
+    for text in ["service.hlog, line 9: ", "service.hlog holds "] {
         assert!(ended.stdout.contains(text), "{ended:#?}");
     }
 }
