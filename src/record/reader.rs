@@ -167,7 +167,8 @@ impl Course {
             results: results(counts, |interval| &interval.run),
             warmup: results(warmup, |interval| &interval.warmup),
             times: RunTimes {
-                lines_up: last.map_or(0, |last| last.connections),
+                // Which lines never had a connection is not recorded: none is blamed for it.
+                lines_up: run.plan.connections,
                 sending,
                 elapsed: sending,
                 verified_in_time: counts.verified + warmup.verified,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::load::latency::{Bound, Distribution, Latency};
 use crate::load::results::recorder::Tag;
+use crate::report::page::words::bound;
 use crate::units::nanoseconds;
 
 /// Number of cells of the heat map for a factor of ten: one of them is 21 % longer than the one
@@ -180,6 +181,12 @@ impl Point {
             bound: all.nearest(percentile),
             is_faint: all.percentile(percentile).is_none(),
         }
+    }
+
+    /// Returns the value as text, with a mark if it is hardly known.
+    pub fn text(self) -> String {
+        let mark = if self.is_faint { "~" } else { "" };
+        format!("{mark}{}", bound(self.bound))
     }
 }
 

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::report::page::chart::{self, Chart, Key, Values};
-use crate::report::page::columns::{CELLS_A_DECADE, Cell, Column, Columns, Times};
+use crate::report::page::columns::{CELLS_A_DECADE, Cell, Column, Columns, Point, Times};
 use crate::report::page::escape::escape;
 use crate::report::page::scale::{self, Axis, Tick};
-use crate::report::page::words::{bound, estimate};
+use crate::report::page::words::{UNKNOWN, bound};
 use crate::units::{counted, grouped};
 
 /// The number of colours.
@@ -91,9 +91,10 @@ pub fn render(columns: &Columns, time: &Axis, across: Vec<Tick>, shade: &str) ->
 
 /// Returns the values of a column, in the order of their names.
 fn values(times: &Times) -> Vec<String> {
-    let longest = times.longest.map_or("–".to_string(), bound);
+    let longest = times.longest.map_or(UNKNOWN.to_string(), bound);
+    let text = |point: Option<Point>| point.map_or(UNKNOWN.to_string(), Point::text);
     let count = grouped(times.count).to_string();
-    vec![count, estimate(times.p50), estimate(times.p99), longest]
+    vec![count, text(times.p50), text(times.p99), longest]
 }
 
 fn facts(columns: &Columns) -> String {

@@ -1,4 +1,5 @@
-//! Joins the intervals of a recorded run to as many columns as the width of a figure can show. Pure.
+//! Joins the intervals of a recorded run to as many columns as the width of a figure can show.
+//! Pure.
 //!
 //! Invariant: a joined column has the sums of the counts and the merged histograms of its
 //! intervals, so its percentiles are those of all of its messages and never a mean of percentiles.

@@ -90,7 +90,7 @@ pub fn render(runs: &[Description]) -> String {
     };
     let _ = writeln!(html, "<p>{repeat}</p>");
     for command in commands {
-        let _ = writeln!(html, "<pre><code>{}</code></pre>", escape(command));
+        let _ = writeln!(html, "<pre><code>{}</code></pre>", words(command));
     }
     html.push_str("<h3>Every option with its value</h3>\n");
     html.push_str(&definitions(&options(runs)));
@@ -99,6 +99,14 @@ pub fn render(runs: &[Description]) -> String {
     html.push_str("<h3>Settings of the kernel</h3>\n");
     html.push_str(&definitions(&alike(runs, |run| run.sysctls.clone())));
     html + "</section>\n"
+}
+
+/// Returns a command with an element for each word, so that a line ends between two words.
+fn words(command: &str) -> String {
+    let words = command
+        .split(' ')
+        .map(|word| format!("<span>{}</span>", escape(word)));
+    words.collect::<Vec<String>>().join(" ")
 }
 
 fn options(runs: &[Description]) -> Vec<(String, String)> {
@@ -239,7 +247,7 @@ mod tests {
         let html = render(&[hostile]);
         assert!(!html.contains("<script"), "{html}");
         assert!(
-            html.contains("<pre><code>upcase load --note &#39;&lt;/code&gt;"),
+            html.contains("<span>--note</span> <span>&#39;&lt;/code&gt;"),
             "{html}"
         );
     }

@@ -12,7 +12,7 @@ use crate::report::page::chart::{self, Chart, Key, Places, Values};
 use crate::report::page::columns::{Column, Columns, Point, number};
 use crate::report::page::heatmap;
 use crate::report::page::scale::{self, Axis, Tick};
-use crate::report::page::words::{UNKNOWN, bound, bytes, estimate};
+use crate::report::page::words::{UNKNOWN, bound, bytes};
 use crate::units::{grouped, rate};
 
 /// Maximum number of labels beside a row of lines.
@@ -252,7 +252,7 @@ impl Section<'_> {
             title: "Lateness of the client",
             caption: "99th percentiles of the time from when a message was due to its send, and of \
                       its two parts: no connection was free (blocked), or the client itself was \
-                      late (own). Of joined intervals, the largest one.",
+                      late (own). Of joined intervals, the largest one. Faint: hardly known.",
             unit: "time",
             kind: Kind::Durations,
         };
@@ -417,7 +417,7 @@ impl Value {
 
     fn point(found: Point) -> Value {
         Value {
-            text: estimate(Some(found)),
+            text: found.text(),
             is_faint: found.is_faint,
             ..Value::bound(found.bound)
         }

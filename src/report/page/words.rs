@@ -2,7 +2,6 @@
 
 use crate::load::latency::percentile::Percentile;
 use crate::load::latency::{Bound, Latency};
-use crate::report::page::columns::Point;
 use crate::units::short;
 
 /// The text of a value that is not known.
@@ -17,15 +16,6 @@ pub fn bound(bound: Bound) -> String {
 /// Returns a duration, or a dash if it is not known.
 pub fn known(found: Option<Bound>) -> String {
     found.map_or(UNKNOWN.to_string(), bound)
-}
-
-/// Returns a percentile, marked if it is hardly known, or a dash if there is none.
-pub fn estimate(found: Option<Point>) -> String {
-    let text = |point: Point| match point.is_faint {
-        true => format!("~{}", bound(point.bound)),
-        false => bound(point.bound),
-    };
-    found.map_or(UNKNOWN.to_string(), text)
 }
 
 /// Returns the percentiles and the maximum of durations in words: `p50 1.20 ms, p99 3.00 ms,
