@@ -60,14 +60,14 @@
 //! 13 load/judge/verdict*  report/progress/mod
 //! 12 cli/sniff  load/judge/pace*  load/judge/server*  record/merge*  report/progress/view*
 //! 11 load/judge/client*  load/judge/connecting*  load/judge/network*  record/reader  record/writer
-//! 11 report/page/timeline*  report/progress/connecting  sniff/mod
-//! 10 load/judge/failures*  load/judge/thresholds*  load/mod  record/run_file  report/page/heatmap*
-//! 10 report/page/plan*  sniff/analyzer*
+//! 11 report/progress/connecting  sniff/mod
+//! 10 load/judge/failures*  load/judge/thresholds*  load/mod  record/run_file  report/page/plan*
+//! 10 report/page/timeline*  sniff/analyzer*
 //! 9  load/engine/connections*  load/engine/messages*  load/engine/paths*  load/results/summary*
-//! 9  record/observer  report/csv*  report/page/columns*  report/progress/plain*
-//! 9  sniff/print/document*
-//! 8  load/engine/mod*  record/interval*  record/series*  report/progress/figures*
-//! 8  sniff/flow/flows*  sniff/print/json*
+//! 9  record/course  record/observer  report/csv*  report/page/heatmap*  report/page/join*
+//! 9  report/progress/plain*  sniff/print/document*
+//! 8  load/engine/mod*  record/interval*  record/series*  report/page/columns*
+//! 8  report/progress/figures*  sniff/flow/flows*  sniff/print/json*
 //! 7  load/engine/presence*  load/judge/assertion*  load/results/recorder*  load/results/targets*
 //! 7  sniff/flow/judge*  sniff/flow/retired*  sniff/flow/reuse*  sniff/print/results*
 //! 7  sniff/print/transcript*

@@ -1,6 +1,7 @@
 //! `upcase load`: its options, the run that they describe, and its report.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write, stdout};
 use std::net::SocketAddr;
@@ -410,7 +411,9 @@ fn describe(args: &LoadArgs) -> Description {
     }
     let labels = args.label.iter();
     let labels = labels.map(|label| (label.key.clone(), label.value.clone()));
-    let command = given::quoted(env::args_os());
+    // The program is named as it is installed, not as it was found.
+    let program = [OsString::from(env!("CARGO_PKG_NAME"))].into_iter();
+    let command = given::quoted(program.chain(env::args_os().skip(1)));
     Description::new(command, options, args.note.clone(), labels.collect())
 }
 

@@ -12,9 +12,11 @@ use crate::cli::values::{Percentiles, percentiles};
 use crate::load::judge::assertion::Condition;
 use crate::load::judge::verdict::{Judged, Verdict};
 use crate::record::description::Description;
-use crate::record::merge::{Merged, merge};
+use crate::record::merge::{Merged, Series, merge};
 use crate::record::reader::Recorded;
 use crate::report;
+use crate::report::page::columns::Columns;
+use crate::report::page::join::Joiner;
 use crate::sys::terminal;
 
 #[derive(Debug, Args)]
@@ -44,6 +46,8 @@ enum Format {
     Text,
     /// One JSON object on one line, as `load` prints it
     Json,
+    /// A page that needs no network: verdict, figures over time, plan, all numbers
+    Html,
     /// A row of comma-separated values for each interval
     Csv,
     /// The distribution of the response times, for the plotters of HdrHistogram
@@ -85,13 +89,22 @@ pub(super) fn run(args: ReportArgs) -> anyhow::Result<Outcome> {
             report::text::describe(&runs, columns) + &report::text::render(&judged, columns)
         }
         Format::Json => report::json::render(&judged, &runs, outcome.exit_code()),
-        Format::Csv => report::csv::render(&series, &points),
+        Format::Csv => report::csv::render(series.moments(), &points),
+        Format::Html => report::page::render(&judged, &runs, &joined(&series)),
         Format::Hgrm => report::hgrm::render(&judged.summary.results.response),
         Format::Bencher => report::ci::bencher(&judged, &runs),
         Format::Github => report::ci::github(&judged, &runs),
         Format::Otava => report::ci::otava(&judged, &runs),
     })?;
     Ok(outcome)
+}
+
+/// Joins the intervals of a run to the columns of the figures, one interval at a time.
+fn joined(series: &Series) -> Columns {
+    let (from, to) = series.span();
+    let mut joiner = Joiner::new(series.count(), from, to);
+    series.moments().for_each(|moment| joiner.add(&moment));
+    joiner.finish()
 }
 
 /// Returns the values of an option: those that were typed, or else those that the run was given.

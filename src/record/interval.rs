@@ -91,7 +91,7 @@ pub struct Outcomes {
 }
 
 /// A line as it is read: the fields that a report needs.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct Read {
     /// The format, `upcase.interval/1`.
     pub schema: String,

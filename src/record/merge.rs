@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crate::load::plan::{Pace, Plan, Stop};
 use crate::load::results::summary::Summary;
+use crate::record::course::{Course, seconds};
 use crate::record::description::{Description, OptionValue};
 use crate::record::reader::Recorded;
 use crate::record::series::Moment;
@@ -43,9 +44,17 @@ pub struct Merged {
     /// The result.
     pub summary: Summary,
     /// The course over time, from the start of the first part.
-    pub series: Vec<Moment>,
+    pub series: Series,
     /// The descriptions of the parts, in the order of their start.
     pub runs: Vec<Description>,
+}
+
+/// The courses of the parts as one.
+#[derive(Clone, Debug)]
+pub struct Series {
+    /// The course of each part, and how long after the first one it started.
+    parts: Vec<(Course, Duration)>,
+    is_parallel: bool,
 }
 
 /// The times of a part in seconds since 1970.
@@ -64,11 +73,9 @@ pub fn merge(mut parts: Vec<Recorded>) -> Option<Merged> {
     let runs = runs.collect();
     let origin = span(parts.first()?).from;
     let mut parts = parts.into_iter();
-    let Recorded {
-        mut summary,
-        mut series,
-        ..
-    } = parts.next()?;
+    let first = parts.next()?;
+    let mut summary = first.summary;
+    let mut courses = vec![(first.course, Duration::ZERO)];
     for part in parts {
         let later = Duration::try_from_secs_f64(span(&part).from - origin).unwrap_or_default();
         let (ours, theirs) = (summary.times.start, part.summary.times.start);
@@ -86,13 +93,74 @@ pub fn merge(mut parts: Vec<Recorded>) -> Option<Merged> {
             false => summary.append(&other),
         }
         summary.plan = Arc::new(plan);
-        add_series(&mut series, part.series, later, is_parallel);
+        courses.push((part.course, later));
     }
     summary.gaps.splice(0..0, gaps);
     Some(Merged {
         summary,
-        series,
+        series: Series {
+            parts: courses,
+            is_parallel,
+        },
         runs,
+    })
+}
+
+impl Series {
+    /// Returns the number of intervals.
+    pub fn count(&self) -> usize {
+        let counts = self.parts.iter().map(|(course, _)| course.lines.len());
+        match self.is_parallel {
+            true => counts.max().unwrap_or(0),
+            false => counts.sum(),
+        }
+    }
+
+    /// Returns the beginning of the first interval and the end of the last.
+    pub fn span(&self) -> (Duration, Duration) {
+        let lines = self.parts.iter().flat_map(|(course, later)| {
+            let lines = course.lines.iter();
+            lines.map(|line| (*later + seconds(line.from_s), *later + seconds(line.to_s)))
+        });
+        let from = lines.clone().map(|(from, _)| from).min();
+        let to = lines.map(|(_, to)| to).max();
+        (from.unwrap_or_default(), to.unwrap_or_default())
+    }
+
+    /// Returns the intervals one after the other. Of parts side by side, the intervals with the
+    /// same index are added.
+    pub fn moments(&self) -> impl Iterator<Item = Moment> {
+        (0..self.count()).filter_map(|place| match self.is_parallel {
+            true => self.beside(place),
+            false => self.following(place),
+        })
+    }
+
+    fn beside(&self, place: usize) -> Option<Moment> {
+        let parts = self.parts.iter();
+        let moments = parts.filter_map(|(course, later)| moved(course.moment(place)?, *later));
+        moments.reduce(|mut sum, moment| {
+            sum.merge(&moment);
+            sum
+        })
+    }
+
+    fn following(&self, mut place: usize) -> Option<Moment> {
+        for (course, later) in &self.parts {
+            match place.checked_sub(course.lines.len()) {
+                None => return moved(course.moment(place)?, *later),
+                Some(rest) => place = rest,
+            }
+        }
+        None
+    }
+}
+
+fn moved(moment: Moment, later: Duration) -> Option<Moment> {
+    Some(Moment {
+        from: moment.from + later,
+        to: moment.to + later,
+        ..moment
     })
 }
 
@@ -241,20 +309,6 @@ fn together(one: &Plan, other: &Plan, is_parallel: bool) -> Plan {
     plan
 }
 
-/// Adds the course of a part that started `later` than the first one.
-fn add_series(series: &mut Vec<Moment>, part: Vec<Moment>, later: Duration, is_parallel: bool) {
-    for (place, moment) in part.into_iter().enumerate() {
-        match series.get_mut(place).filter(|_| is_parallel) {
-            Some(ours) => ours.merge(&moment),
-            None => series.push(Moment {
-                from: moment.from + later,
-                to: moment.to + later,
-                ..moment
-            }),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
@@ -266,6 +320,7 @@ mod tests {
     use crate::load::latency::encoded::encode;
     use crate::load::plan::schedule::Part;
     use crate::record::description::{Begun, Host};
+    use crate::record::interval::Read;
     use crate::record::run_file::RunFile;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -306,11 +361,14 @@ mod tests {
             folder: PathBuf::from(format!("part{index}")),
             run,
             summary,
-            series: vec![Moment {
-                to: SECOND,
-                due: 1,
-                ..Moment::default()
-            }],
+            course: Course {
+                lines: vec![Read {
+                    to_s: 1.0,
+                    due: 1,
+                    ..Read::default()
+                }],
+                ..Course::default()
+            },
         }
     }
 
@@ -397,12 +455,15 @@ mod tests {
         let beside = merged(0.0).unwrap();
         assert_eq!(beside.summary.plan.connections, 2);
         assert_eq!(beside.summary.times.sending, 10 * SECOND);
-        assert_eq!(beside.series.len(), 1);
-        assert_eq!(beside.series[0].due, 2);
+        let moments: Vec<Moment> = beside.series.moments().collect();
+        assert_eq!(moments.len(), 1);
+        assert_eq!(moments[0].due, 2);
         let after = merged(10.0).unwrap();
         assert_eq!(after.summary.plan.connections, 1);
         assert_eq!(after.summary.times.sending, 20 * SECOND);
-        assert_eq!(after.series.len(), 2);
-        assert_eq!(after.series[1].from, 10 * SECOND);
+        let moments: Vec<Moment> = after.series.moments().collect();
+        assert_eq!(moments.len(), 2);
+        assert_eq!(moments[1].from, 10 * SECOND);
+        assert_eq!(after.series.span(), (Duration::ZERO, 11 * SECOND));
     }
 }

@@ -14,6 +14,7 @@
 //! report only once all other files are complete. The histograms of a log add up to those of the
 //! result exactly.
 
+pub mod course;
 pub mod description;
 pub mod hlog;
 pub mod interval;

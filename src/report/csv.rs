@@ -15,7 +15,7 @@ const COLUMNS: &str = "tag,from_s,to_s,connections,due,verified,lost,outstanding
 
 /// Returns the table. A cell is empty where a figure is not known. A percentile that is only a
 /// lower bound has a column beside it that is 1.
-pub fn render(series: &[Moment], points: &[Percentile]) -> String {
+pub fn render(series: impl Iterator<Item = Moment>, points: &[Percentile]) -> String {
     let mut table = COLUMNS.to_string();
     for name in ["response", "service", "lateness"] {
         for point in points {
@@ -26,7 +26,7 @@ pub fn render(series: &[Moment], points: &[Percentile]) -> String {
     }
     table.push_str("\r\n");
     for moment in series {
-        write_row(&mut table, moment, points);
+        write_row(&mut table, &moment, points);
     }
     table
 }
@@ -92,7 +92,10 @@ mod tests {
             known.response.record(Duration::from_millis(milliseconds));
         }
         known.response.record_at_least(Duration::from_secs(1));
-        let table = render(&[Moment::default(), known], &Percentile::STANDARD);
+        let table = render(
+            [Moment::default(), known].into_iter(),
+            &Percentile::STANDARD,
+        );
         let rows: Vec<Vec<&str>> = table
             .split_terminator("\r\n")
             .map(|row| row.split(',').collect())

@@ -8,5 +8,6 @@ mod addresses;
 mod cli;
 mod foreign_clients;
 mod old_kernel;
+mod page;
 mod record;
 mod send;

@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use crate::common::{self, Ended, Process, Serve, Temporary, run, upcase};
 
 /// A directory that does not exist yet, and is removed when this is dropped.
-struct Folder(PathBuf);
+pub struct Folder(PathBuf);
 
 impl Folder {
-    fn new() -> Folder {
+    pub fn new() -> Folder {
         let file = Temporary::new(b"");
         Folder(file.0.with_extension("record"))
     }
@@ -27,7 +27,7 @@ impl Folder {
         &self.0
     }
 
-    fn name(&self) -> String {
+    pub fn name(&self) -> String {
         self.0.display().to_string()
     }
 
@@ -54,7 +54,7 @@ impl Drop for Folder {
 }
 
 /// Records a short run; returns its end.
-fn record(folder: &Folder, arguments: &str) -> Ended {
+pub fn record(folder: &Folder, arguments: &str) -> Ended {
     let name = folder.name();
     run(&format!(
         "load --record {name} --allow client-bound,inconclusive {arguments}"

@@ -22,7 +22,8 @@ const COLUMNS_MAX: usize = 300;
 /// The factor by which an interval is shorter than another one if it is too short to be seen.
 const SHORT: f64 = 4.0;
 
-/// Joins the intervals of a run. They need not be in order, and there may be gaps.
+/// Joins intervals that are in memory together; they need not be in order.
+#[cfg(test)]
 pub fn join(series: &[Moment]) -> Columns {
     let mut moments: Vec<&Moment> = series.iter().collect();
     moments.sort_by_key(|moment| moment.from);

@@ -31,10 +31,8 @@ pub mod words;
 
 use crate::load::judge::verdict::Judged;
 use crate::record::description::Description;
-use crate::record::series::Moment;
 use crate::report::page::columns::Columns;
 use crate::report::page::escape::escape;
-use crate::report::page::join::join;
 
 /// The style sheet of the page.
 const STYLE: &str = include_str!("style.css");
@@ -46,26 +44,9 @@ const SCRIPT: &str = include_str!("script.js");
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
                       img-src data:; base-uri 'none'; form-action 'none'";
 
-/// The content of a page.
-#[derive(Clone, Copy, Debug)]
-pub struct Page<'a> {
-    /// The result and its judgement.
-    pub judged: &'a Judged,
-    /// The descriptions of the recorded runs; usually one.
-    pub runs: &'a [Description],
-    /// The intervals of the run: warm-up, run, drain. There may be none.
-    pub series: &'a [Moment],
-}
-
-/// Returns the page: one self-contained HTML file.
-pub fn render(page: &Page) -> String {
-    with_columns(page, &join(page.series))
-}
-
-/// Returns the page of a run whose intervals have been joined already, so that they need not be in
-/// memory together, see [`join::Joiner`]. `page.series` is not used.
-pub fn with_columns(page: &Page, columns: &Columns) -> String {
-    let Page { judged, runs, .. } = page;
+/// Returns the page: one self-contained HTML file. `runs`: the descriptions of the run or of its
+/// parts. `columns`: the course of the run, as a [`join::Joiner`] joins its intervals.
+pub fn render(judged: &Judged, runs: &[Description], columns: &Columns) -> String {
     let summary = &judged.summary;
     let title = format!(
         "{}: upcase load {}",
@@ -108,7 +89,9 @@ mod tests {
     use crate::load::plan::{Plan, Stop};
     use crate::load::results::recorder::Tag;
     use crate::load::results::summary::Summary;
+    use crate::record::series::Moment;
     use crate::report::page::columns::{Cell, Column};
+    use crate::report::page::join::join;
 
     /// The limit for an hour's run.
     const BYTES_MAX: usize = 1_000_000;
@@ -119,12 +102,7 @@ mod tests {
         let mut summary = Summary::empty(&plan);
         change(&mut summary);
         let judged = Judged::new(summary, &[], Vec::new());
-        let page = Page {
-            judged: &judged,
-            runs: &[],
-            series: &[],
-        };
-        with_columns(&page, columns)
+        render(&judged, &[], columns)
     }
 
     #[test]
