@@ -62,7 +62,7 @@ fn a_browser_shows_every_page_as_it_should_be() {
         "--connections 20 --duration 500ms --interval 20ms --churn 3 --warmup 100ms",
         slow,
         "--rate 1000 --duration 1s --interval 10ms --note \
-         a-note-of-one-word-that-is-longer-than-the-screen-of-a-telephone-is-wide-and-must-be-broken",
+         one-word-that-is-longer-than-the-screen-of-a-telephone-is-wide-must-be-broken",
     ];
     let files: Vec<Temporary> = pages
         .iter()
