@@ -234,6 +234,14 @@ impl LoadArgs {
                 Err(error) => return Err(format!("--record {name} cannot be used: {error}")),
             }
         }
+        if let (Some(folder), Some(log)) = (&self.record, &self.interval_log)
+            && log.starts_with(folder)
+        {
+            return Err(format!(
+                "--interval-log {} lies in the directory of --record, which must be empty",
+                log.display()
+            ));
+        }
         let keys = self.label.iter().map(|label| &label.key);
         for (place, key) in keys.clone().enumerate() {
             if keys.clone().skip(place + 1).any(|other| other == key) {
@@ -291,7 +299,7 @@ pub(super) fn run(args: LoadArgs) -> anyhow::Result<Outcome> {
     let recording = args.record.as_deref();
     let recording = recording.map(|folder| Recording::begin(folder, description.clone(), &plan));
     let mut outputs = Outputs {
-        observer: Observer::start(args.server_metrics.clone(), args.interval)?,
+        observer: observer(&args)?,
         log,
         unlogged: None,
         recording: recording.transpose()?,
@@ -506,7 +514,7 @@ fn content(payload: &Path) -> anyhow::Result<Content> {
 
 /// The files to which the intervals of a run are written.
 struct Outputs {
-    observer: Observer,
+    observer: Option<Observer>,
     log: Option<File>,
     /// The error that ended the interval log.
     unlogged: Option<String>,
@@ -514,14 +522,21 @@ struct Outputs {
     points: Vec<Percentile>,
 }
 
+/// Begins to observe the surroundings of the run, if a file is to have them.
+fn observer(args: &LoadArgs) -> anyhow::Result<Option<Observer>> {
+    let is_wanted = args.record.is_some() || args.interval_log.is_some();
+    let start = || Observer::start(args.server_metrics.clone(), args.interval);
+    Ok(is_wanted.then(start).transpose()?)
+}
+
 impl Outputs {
     /// Writes an interval to all outputs. An error ends that output, and not the run.
     fn write(&mut self, interval: &Interval) {
         debug!("{}", report::text::interval(interval));
-        if self.log.is_none() && self.recording.is_none() {
+        let Some(observer) = &self.observer else {
             return;
-        }
-        let surroundings = self.observer.observe();
+        };
+        let surroundings = observer.observe();
         if let Some(recording) = &mut self.recording {
             recording.interval(interval, &surroundings);
         }

@@ -37,22 +37,31 @@ impl Course {
                 String::new()
             })
         };
-        let logs = LOGS.map(|(name, _)| hlog::parse(&text(name)));
+        let mut logs = LOGS.map(|(name, _)| hlog::parse(&text(name)));
         let intervals = text(INTERVALS);
         for ((name, _), log) in LOGS.iter().zip(&logs) {
             let of_log = log.problems.iter();
             problems.extend(of_log.map(|problem| format!("{name}, {problem}")));
         }
         let whole = intervals.rfind('\n').map_or("", |end| &intervals[..end]);
-        let mut lines = Vec::new();
+        let mut lines: Vec<Read> = Vec::new();
         for (number, line) in whole.lines().enumerate() {
             match Read::parse(line) {
                 Ok(read) => lines.push(read),
                 Err(error) => {
                     problems.push(format!("{INTERVALS}, line {}: {error}", number + 1));
+                    // Counts go on in the next line, and histograms stay in their places.
+                    let before = lines.last().cloned().unwrap_or_default();
+                    lines.push(Read {
+                        from_s: before.to_s,
+                        ..before
+                    });
                 }
             }
         }
+        // Of an interval that was being written when the process ended, only what all files have
+        // counts.
+        logs.iter_mut().for_each(|log| log.truncate(lines.len()));
         Course {
             logs,
             lines,
@@ -116,7 +125,9 @@ impl Course {
             failed: more(|line| line.connections_failed),
             errors: errors.collect(),
             resent: resent.map(|(now, before)| now.saturating_sub(before)),
-            cpu: cpu.map(|(now, before)| (now - before) / (to - from).as_secs_f64().max(1e-9)),
+            cpu: cpu.map(|(now, before)| {
+                (now - before) / to.saturating_sub(from).as_secs_f64().max(1e-9)
+            }),
             resident_bytes: line.client.resident_bytes,
             blocked_p99: point(&line.blocked_us, "p99"),
             own_p99: point(&line.own_us, "p99"),
@@ -125,7 +136,12 @@ impl Course {
     }
 }
 
-/// Returns a time of a line.
+/// The longest time in a record, in seconds: 30 years. A file may contain any number, and sums of
+/// times must not overflow.
+const SECONDS_MOST: f64 = 1e9;
+
+/// Returns a time of a record.
 pub fn seconds(seconds: f64) -> Duration {
+    let seconds = seconds.clamp(0.0, SECONDS_MOST);
     Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }

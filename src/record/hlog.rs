@@ -40,6 +40,9 @@ const HEADER_LINE_MOST: usize = 127;
 /// The divisor of the maximum: nanoseconds in a millisecond.
 const MAX_DIVISOR: f64 = 1e6;
 
+/// The beginning of a line with a tag.
+const TAG: &str = "Tag=";
+
 /// The tags of the lines of an interval; see the module's docs.
 const UNANSWERED: &str = "unanswered";
 const WARMUP: &str = "warmup";
@@ -75,18 +78,36 @@ pub struct Log {
 /// written, which takes a hundredth of the memory.
 #[derive(Clone, Debug, Default)]
 pub struct LoggedInterval {
-    /// The texts, each with whether its samples are lower bounds.
-    texts: Vec<(String, bool)>,
+    texts: Vec<Encoded>,
+}
+
+/// The text of a histogram.
+#[derive(Clone, Debug)]
+struct Encoded {
+    text: String,
+    /// Whether its samples are lower bounds.
+    is_bound: bool,
+    is_warmup: bool,
 }
 
 impl LoggedInterval {
     /// Returns the times of the interval, with those of the warm-up.
     pub fn times(&self) -> Latency {
+        let mut times = self.part(false);
+        times.merge(&self.part(true));
+        times
+    }
+
+    fn part(&self, is_warmup: bool) -> Latency {
         let mut times = Latency::default();
-        for (text, is_bound) in &self.texts {
+        for encoded in self
+            .texts
+            .iter()
+            .filter(|encoded| encoded.is_warmup == is_warmup)
+        {
             // The text was decoded before.
-            if let Ok(histogram) = decode(text) {
-                times.merge(&latency(histogram, *is_bound));
+            if let Ok(histogram) = decode(&encoded.text) {
+                times.merge(&latency(histogram, encoded.is_bound));
             }
         }
         times
@@ -139,7 +160,7 @@ pub fn lines(interval: &LogInterval) -> String {
 }
 
 fn line(tag: Option<&str>, from: Duration, length: Duration, of: &Histogram<u64>) -> String {
-    let tag = tag.map_or(String::new(), |tag| format!("Tag={tag},"));
+    let tag = tag.map_or(String::new(), |tag| format!("{TAG}{tag},"));
     format!(
         "{tag}{:.6},{:.6},{:.3},{}\n",
         from.as_secs_f64(),
@@ -160,14 +181,26 @@ pub fn parse(text: &str) -> Log {
         }
         if let Err(error) = log.add(line) {
             log.problems.push(format!("line {}: {error}", number + 1));
+            // The intervals after it stay in their places.
+            if !line.starts_with(TAG) {
+                log.intervals.push(LoggedInterval::default());
+            }
         }
     }
     log
 }
 
 impl Log {
+    /// Removes all intervals but the first `count`.
+    pub fn truncate(&mut self, count: usize) {
+        for extra in self.intervals.drain(count.min(self.intervals.len())..) {
+            self.warmup = self.warmup.since(&extra.part(true));
+            self.run = self.run.since(&extra.part(false));
+        }
+    }
+
     fn add(&mut self, line: &str) -> Result<(), String> {
-        let (tag, rest) = match line.strip_prefix("Tag=") {
+        let (tag, rest) = match line.strip_prefix(TAG) {
             Some(tagged) => tagged.split_once(',').ok_or("a tag and nothing else")?,
             None => ("", line),
         };
@@ -190,7 +223,11 @@ impl Log {
         }
         let last = self.intervals.last_mut();
         let interval = last.ok_or("a line with a tag before the first without one")?;
-        interval.texts.push((text.to_string(), is_bound));
+        interval.texts.push(Encoded {
+            text: text.to_string(),
+            is_bound,
+            is_warmup,
+        });
         let sum = if is_warmup {
             &mut self.warmup
         } else {
@@ -259,16 +296,19 @@ mod tests {
             for (found, (warmup, run)) in log.intervals.iter().zip(&intervals) {
                 let mut written = warmup.clone();
                 written.merge(run);
-                let found = found.times();
-                prop_assert_eq!(found.known(), written.known());
-                prop_assert_eq!(found.censored(), written.censored());
+                prop_assert!(found.times().has_same_samples(&written));
                 all_warmup.merge(warmup);
                 all_run.merge(run);
             }
             for (found, written) in [(&log.warmup, all_warmup), (&log.run, all_run)] {
-                prop_assert_eq!(found.known(), written.known());
-                prop_assert_eq!(found.censored(), written.censored());
+                prop_assert!(found.has_same_samples(&written));
             }
+            let mut first = log.clone();
+            first.truncate(1);
+            let of_first = log.intervals.first().map(LoggedInterval::times).unwrap_or_default();
+            let mut kept = first.warmup.clone();
+            kept.merge(&first.run);
+            prop_assert!(kept.has_same_samples(&of_first));
             // A file that was cut anywhere holds what was complete, and is no broken file.
             let cut = cut.index(text.len() + 1);
             let log = parse(&text[..cut]);
@@ -283,7 +323,8 @@ mod tests {
         let good = lines(&LogInterval::default());
         let text = format!("{good}0.0,1.0,2.0,no sense\nTag=x,{good}0.0,soon,1.0,AAAA\n{good}");
         let log = parse(&text);
-        assert_eq!(log.intervals.len(), 2);
+        // Those that cannot be read keep their places.
+        assert_eq!(log.intervals.len(), 4);
         assert_eq!(log.problems.len(), 3);
         assert!(log.problems[0].starts_with("line 2: not base64"), "{log:?}");
         assert_eq!(log.problems[1], "line 3: an unknown tag: x");

@@ -127,6 +127,8 @@ pub struct Read {
     pub connections_failed: u64,
     /// Broken connections and failed attempts, by cause.
     pub errors: BTreeMap<String, u64>,
+    /// The messages of each of several targets since the warm-up.
+    pub targets: Vec<Outcomes>,
     /// The client's process and host.
     pub client: Client,
     /// Percentiles of the part of the lateness in which no connection was free.
@@ -227,7 +229,10 @@ impl Read {
 
     /// Returns the number of messages that ended without a correct reply.
     pub fn lost(&self) -> u64 {
-        self.mismatched + self.errored + self.timed_out + self.unanswered
+        let others = [self.errored, self.timed_out, self.unanswered];
+        others
+            .into_iter()
+            .fold(self.mismatched, u64::saturating_add)
     }
 }
 

@@ -21,18 +21,27 @@ use crate::record::series::Moment;
 use crate::units::short;
 
 /// Options that may differ between the parts of a run, since they do not change its load.
-const FREE_OPTIONS: [&str; 10] = [
-    "record",
-    "note",
-    "label",
-    "source",
-    "interval-log",
-    "log-file",
+const FREE_OPTIONS: [&str; 16] = [
+    "allow",
+    "assert",
     "format",
-    "seed",
-    "progress",
+    "interval-log",
+    "label",
+    "log-file",
+    "note",
     "percentiles",
+    "progress",
+    "quiet",
+    "record",
+    "seed",
+    "server-metrics",
+    "source",
+    "targets",
+    "verbose",
 ];
+
+/// Maximum number of parts that are listed in one sentence.
+const LISTED_MOST: usize = 10;
 
 /// The difference of two times up to which they count as the same, in seconds: parts are started by
 /// hand or by a script.
@@ -52,9 +61,19 @@ pub struct Merged {
 /// The courses of the parts as one.
 #[derive(Clone, Debug)]
 pub struct Series {
-    /// The course of each part, and how long after the first one it started.
-    parts: Vec<(Course, Duration)>,
-    is_parallel: bool,
+    parts: Vec<Part>,
+    /// The length of an interval, for parts side by side; `None`: they follow each other.
+    step: Option<Duration>,
+}
+
+/// The course of one part.
+#[derive(Clone, Debug)]
+struct Part {
+    course: Course,
+    /// How long after the first part it started.
+    later: Duration,
+    /// Whether an earlier part was carried out by the same host, whose figures count once.
+    shares_host: bool,
 }
 
 /// The times of a part in seconds since 1970.
@@ -67,17 +86,28 @@ struct Span {
 /// Merges the parts of a run; `None` when there are none.
 pub fn merge(mut parts: Vec<Recorded>) -> Option<Merged> {
     parts.sort_by(|one, other| span(one).from.total_cmp(&span(other).from));
-    let gaps = [differences(&parts), numbers(&parts), times(&parts)].concat();
+    let gaps = [
+        differences(&parts),
+        targets(&parts),
+        numbers(&parts),
+        times(&parts),
+    ];
     let is_parallel = coincide(&parts);
     let runs = parts.iter().map(|part| part.run.description.clone());
     let runs = runs.collect();
     let origin = span(parts.first()?).from;
     let mut parts = parts.into_iter();
     let first = parts.next()?;
+    let mut hosts = vec![first.run.description.host.name.clone()];
     let mut summary = first.summary;
-    let mut courses = vec![(first.course, Duration::ZERO)];
+    let step = summary.plan.interval;
+    let mut courses = vec![Part {
+        course: first.course,
+        later: Duration::ZERO,
+        shares_host: false,
+    }];
     for part in parts {
-        let later = Duration::try_from_secs_f64(span(&part).from - origin).unwrap_or_default();
+        let later = seconds(span(&part).from - origin);
         let (ours, theirs) = (summary.times.start, part.summary.times.start);
         let mut other = part.summary;
         if let (Some(ours), Some(theirs)) = (ours, theirs) {
@@ -89,18 +119,24 @@ pub fn merge(mut parts: Vec<Recorded>) -> Option<Merged> {
         }
         let plan = together(&summary.plan, &other.plan, is_parallel);
         match is_parallel {
-            true => summary.merge(&other),
+            true => summary.merge_part(&other),
             false => summary.append(&other),
         }
         summary.plan = Arc::new(plan);
-        courses.push((part.course, later));
+        let host = part.run.description.host.name;
+        courses.push(Part {
+            course: part.course,
+            later,
+            shares_host: hosts.contains(&host),
+        });
+        hosts.push(host);
     }
-    summary.gaps.splice(0..0, gaps);
+    summary.gaps.splice(0..0, gaps.concat());
     Some(Merged {
         summary,
         series: Series {
             parts: courses,
-            is_parallel,
+            step: is_parallel.then_some(step),
         },
         runs,
     })
@@ -109,78 +145,131 @@ pub fn merge(mut parts: Vec<Recorded>) -> Option<Merged> {
 impl Series {
     /// Returns the number of intervals.
     pub fn count(&self) -> usize {
-        let counts = self.parts.iter().map(|(course, _)| course.lines.len());
-        match self.is_parallel {
-            true => counts.max().unwrap_or(0),
-            false => counts.sum(),
+        match self.step {
+            Some(step) => self.cells(step).len(),
+            None => self.parts.iter().map(|part| part.course.lines.len()).sum(),
         }
     }
 
     /// Returns the beginning of the first interval and the end of the last.
     pub fn span(&self) -> (Duration, Duration) {
-        let lines = self.parts.iter().flat_map(|(course, later)| {
-            let lines = course.lines.iter();
-            lines.map(|line| (*later + seconds(line.from_s), *later + seconds(line.to_s)))
+        let times = self.parts.iter().flat_map(|part| {
+            let lines = part.course.lines.iter();
+            lines.map(|line| {
+                (
+                    part.later + seconds(line.from_s),
+                    part.later + seconds(line.to_s),
+                )
+            })
         });
-        let from = lines.clone().map(|(from, _)| from).min();
-        let to = lines.map(|(_, to)| to).max();
+        let from = times.clone().map(|(from, _)| from).min();
+        let to = times.map(|(_, to)| to).max();
         (from.unwrap_or_default(), to.unwrap_or_default())
     }
 
-    /// Returns the intervals one after the other. Of parts side by side, the intervals with the
-    /// same index are added.
-    pub fn moments(&self) -> impl Iterator<Item = Moment> {
-        (0..self.count()).filter_map(|place| match self.is_parallel {
-            true => self.beside(place),
-            false => self.following(place),
-        })
+    /// Returns the intervals one after the other. Those of parts side by side are added in steps of
+    /// an interval, each where its middle is.
+    pub fn moments(&self) -> Box<dyn Iterator<Item = Moment> + '_> {
+        let Some(step) = self.step else {
+            let each = self.parts.iter().flat_map(|part| {
+                let places = 0..part.course.lines.len();
+                places.filter_map(|place| part.moment(place))
+            });
+            return Box::new(each);
+        };
+        let cells = self.cells(step);
+        Box::new(cells.into_iter().filter_map(move |(cell, places)| {
+            let moment = self.added(&places)?;
+            let from = step.saturating_mul(cell);
+            Some(Moment {
+                from,
+                to: from + step,
+                ..moment
+            })
+        }))
     }
 
-    fn beside(&self, place: usize) -> Option<Moment> {
-        let parts = self.parts.iter();
-        let moments = parts.filter_map(|(course, later)| moved(course.moment(place)?, *later));
-        moments.reduce(|mut sum, moment| {
-            sum.merge(&moment);
-            sum
-        })
-    }
-
-    fn following(&self, mut place: usize) -> Option<Moment> {
-        for (course, later) in &self.parts {
-            match place.checked_sub(course.lines.len()) {
-                None => return moved(course.moment(place)?, *later),
-                Some(rest) => place = rest,
+    /// Returns for each step that has intervals their places: of which part, and which interval.
+    fn cells(&self, step: Duration) -> BTreeMap<u32, Vec<(usize, usize)>> {
+        let mut cells: BTreeMap<u32, Vec<(usize, usize)>> = BTreeMap::new();
+        for (number, part) in self.parts.iter().enumerate() {
+            for (place, line) in part.course.lines.iter().enumerate() {
+                let middle = part.later + seconds(f64::midpoint(line.from_s, line.to_s));
+                let cell = middle.as_nanos() / step.as_nanos().max(1);
+                let cell = u32::try_from(cell).unwrap_or(u32::MAX);
+                cells.entry(cell).or_default().push((number, place));
             }
         }
-        None
+        cells
+    }
+
+    /// Returns the sum of intervals: those of one part follow each other, and the parts are beside
+    /// each other.
+    fn added(&self, places: &[(usize, usize)]) -> Option<Moment> {
+        let mut sum: Option<Moment> = None;
+        for of_part in places.chunk_by(|one, other| one.0 == other.0) {
+            let mut joined: Option<Moment> = None;
+            for (number, place) in of_part {
+                let moment = self.parts.get(*number)?.moment(*place)?;
+                match &mut joined {
+                    Some(joined) => joined.append(&moment),
+                    None => joined = Some(moment),
+                }
+            }
+            match (&mut sum, joined) {
+                (_, None) => {}
+                (Some(sum), Some(joined)) => sum.merge(&joined),
+                (None, joined) => sum = joined,
+            }
+        }
+        sum
     }
 }
 
-fn moved(moment: Moment, later: Duration) -> Option<Moment> {
-    Some(Moment {
-        from: moment.from + later,
-        to: moment.to + later,
-        ..moment
-    })
+impl Part {
+    fn moment(&self, place: usize) -> Option<Moment> {
+        let moment = self.course.moment(place)?;
+        Some(Moment {
+            from: moment.from + self.later,
+            to: moment.to + self.later,
+            resent: match self.shares_host {
+                true => moment.resent.map(|_| 0),
+                false => moment.resent,
+            },
+            ..moment
+        })
+    }
 }
 
 fn span(part: &Recorded) -> Span {
     let begun = part.run.started.as_ref();
     let from = begun.map_or(part.run.description.begun.unix_s, |begun| begun.unix_s);
-    let length = part.summary.plan.warmup + part.summary.times.sending;
+    let from = from.clamp(0.0, SECONDS_MOST);
+    let last = part.course.lines.last();
+    let length = match part.summary.unfinished {
+        true => last.map_or(Duration::ZERO, |last| seconds(last.to_s)),
+        false => {
+            let sending = part.summary.times.sending;
+            part.summary.plan.warmup.saturating_add(sending)
+        }
+    };
     Span {
         from,
         to: from + length.as_secs_f64(),
     }
 }
 
+/// The latest time of a part, in seconds since 1970: in the year 5138.
+const SECONDS_MOST: f64 = 1e11;
+
 /// Returns whether the parts ran side by side: each shares more than half of its time with the
-/// first.
+/// first that has any.
 fn coincide(parts: &[Recorded]) -> bool {
-    let Some(first) = parts.first().map(span) else {
-        return false;
+    let spans = || parts.iter().map(span).filter(|span| span.to > span.from);
+    let Some(first) = spans().next() else {
+        return true;
     };
-    parts.iter().map(span).all(|span| {
+    spans().all(|span| {
         let shared = first.to.min(span.to) - first.from.max(span.from);
         let shorter = (first.to - first.from).min(span.to - span.from);
         shared * 2.0 > shorter
@@ -189,27 +278,67 @@ fn coincide(parts: &[Recorded]) -> bool {
 
 /// Names gaps, overlaps and late starts.
 fn times(parts: &[Recorded]) -> Vec<String> {
+    let Some((first, others)) = parts.split_first() else {
+        return Vec::new();
+    };
     let is_parallel = coincide(parts);
-    let pairs = parts.iter().zip(parts.iter().skip(1));
-    let named = pairs.filter_map(|(one, other)| {
-        let (before, after) = (span(one), span(other));
-        let (one, other) = (one.folder.display(), other.folder.display());
+    let mut sentences = Vec::new();
+    // The part that ends last so far.
+    let mut before = first;
+    for part in others {
+        let (one, other) = (before.folder.display(), part.folder.display());
         let apart = match is_parallel {
-            true => after.from - before.from,
-            false => after.from - before.to,
+            true => span(part).from - span(first).from,
+            false => span(part).from - span(before).to,
         };
-        let time = Duration::try_from_secs_f64(apart.abs()).unwrap_or_default();
+        let time = short(seconds(apart.abs()));
         match is_parallel {
-            true if apart > SLACK => Some(format!("{other} started {} after {one}", short(time))),
-            false if apart > SLACK => Some(format!(
-                "nothing was recorded for {} between {one} and {other}",
-                short(time)
-            )),
-            false if apart < -SLACK => {
-                Some(format!("{one} and {other} overlap by {}", short(time)))
+            true if apart > SLACK => {
+                let first = first.folder.display();
+                sentences.push(format!("{other} started {time} after {first}"));
             }
-            _ => None,
+            false if apart > SLACK => {
+                let between = format!("between {one} and {other}");
+                sentences.push(format!("nothing was recorded for {time} {between}"));
+            }
+            false if apart < -SLACK => {
+                sentences.push(format!("{one} and {other} overlap by {time}"));
+            }
+            _ => {}
         }
+        if span(part).to > span(before).to {
+            before = part;
+        }
+    }
+    sentences
+}
+
+/// Names targets that differ. A built-in server is another one in each part.
+fn targets(parts: &[Recorded]) -> Vec<String> {
+    let Some((first, others)) = parts.split_first() else {
+        return Vec::new();
+    };
+    let differs = |part: &&Recorded| {
+        let is_built_in = |part: &Recorded| part.summary.own_server.is_some();
+        let is_other = part.summary.plan.targets != first.summary.plan.targets;
+        is_other && !(is_built_in(first) && is_built_in(part))
+    };
+    let shown = |part: &Recorded| {
+        let targets = part.summary.plan.targets.iter();
+        targets
+            .map(ToString::to_string)
+            .collect::<Vec<String>>()
+            .join(", ")
+    };
+    let others = others.iter().filter(differs);
+    let named = others.map(|part| {
+        format!(
+            "the targets differ: {} in {}, and {} in {}",
+            shown(first),
+            first.folder.display(),
+            shown(part),
+            part.folder.display()
+        )
     });
     named.collect()
 }
@@ -263,22 +392,31 @@ fn numbers(parts: &[Recorded]) -> Vec<String> {
     if of <= 1 {
         return Vec::new();
     }
-    let count = |index| {
-        let same = parts.iter().filter(|part| part.run.part.index == index);
-        same.count()
+    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+    for part in parts {
+        *counts.entry(part.run.part.index).or_default() += 1;
+    }
+    let listed = |indices: &mut dyn Iterator<Item = u32>| {
+        let mut some: Vec<String> = Vec::new();
+        for index in indices {
+            if some.len() == LISTED_MOST {
+                some.push("and more".to_string());
+                break;
+            }
+            some.push(index.to_string());
+        }
+        (!some.is_empty()).then(|| some.join(", "))
     };
-    let indices = |wanted: fn(usize) -> bool| {
-        let found = (0..of).filter(|index| wanted(count(*index)));
-        let found: Vec<String> = found.map(|index| index.to_string()).collect();
-        (!found.is_empty()).then(|| found.join(", "))
-    };
+    let missing = listed(&mut (0..of).filter(|index| !counts.contains_key(index)));
+    let repeated = counts.iter().filter(|(_, count)| **count > 1);
+    let twice = listed(&mut repeated.map(|(index, _)| *index));
     let mut sentences = Vec::new();
-    if let Some(missing) = indices(|count| count == 0) {
+    if let Some(missing) = missing {
         sentences.push(format!(
             "of {of} parts these are missing: {missing} (counted from 0)"
         ));
     }
-    if let Some(twice) = indices(|count| count > 1) {
+    if let Some(twice) = twice {
         sentences.push(format!(
             "of {of} parts these are given more than once: {twice}"
         ));
@@ -293,15 +431,17 @@ fn numbers(parts: &[Recorded]) -> Vec<String> {
 fn together(one: &Plan, other: &Plan, is_parallel: bool) -> Plan {
     let mut plan = one.clone();
     plan.stop = match (one.stop, other.stop) {
-        (Stop::Messages(one), Stop::Messages(other)) => Stop::Messages(one + other),
-        (Stop::After(one), Stop::After(other)) if !is_parallel => Stop::After(one + other),
+        (Stop::Messages(one), Stop::Messages(other)) => Stop::Messages(one.saturating_add(other)),
+        (Stop::After(one), Stop::After(other)) if !is_parallel => {
+            Stop::After(one.saturating_add(other))
+        }
         (stop, _) => stop,
     };
     if !is_parallel {
         return plan;
     }
-    plan.connections += other.connections;
-    plan.threads += other.threads;
+    plan.connections = plan.connections.saturating_add(other.connections);
+    plan.threads = plan.threads.saturating_add(other.threads);
     plan.sources.extend_from_slice(&other.sources);
     if let (Pace::Open { rate, .. }, Pace::Open { rate: more, .. }) = (&mut plan.pace, other.pace) {
         *rate = rate.plus(more);
@@ -429,6 +569,16 @@ mod tests {
         assert_eq!(gaps(pair(7.0, 17.0)), ["part0 and part1 overlap by 3.00 s"]);
         assert_eq!(gaps(pair(0.5, 10.5)), none);
         assert_eq!(gaps(pair(2.0, 12.0)), ["part1 started 2.00 s after part0"]);
+        // Each is late for the first, though not for the one before.
+        let chain = (0..4).map(|index| part(index, 1, 0.9 * f64::from(index), 10.0));
+        assert_eq!(gaps(chain.collect()).len(), 2);
+        // What an earlier part covers is no gap.
+        let within = vec![
+            part(0, 1, 0.0, 100.0),
+            part(1, 1, 10.0, 20.0),
+            part(2, 1, 101.0, 300.0),
+        ];
+        assert_eq!(gaps(within), ["part0 and part1 overlap by 90.0 s"]);
     }
 
     #[test]
@@ -447,6 +597,48 @@ mod tests {
         assert_eq!(gaps(vec![first.clone(), with("note", "x")]), none);
         let differs = "the plans differ: rate is not given in part0, and 5 in part1";
         assert_eq!(gaps(vec![first, with("rate", "5")]), [differs]);
+    }
+
+    #[test]
+    fn a_part_without_a_message_spoils_nothing() {
+        let mut killed = part(1, 1, 0.2, 0.2);
+        killed.run.started = None;
+        killed.summary.times.start = None;
+        killed.summary.unfinished = true;
+        killed.course.lines.clear();
+        let mut whole = part(0, 1, 0.0, 10.0);
+        whole.summary.times.start = Some(std::time::Instant::now());
+        for parts in [vec![whole.clone(), killed.clone()], vec![killed, whole]] {
+            let merged = merge(parts).unwrap().summary;
+            assert_eq!(merged.times.sending, 10 * SECOND);
+            assert_eq!(merged.plan.connections, 2);
+            assert!(merged.times.start.is_some() && merged.unfinished);
+        }
+    }
+
+    #[test]
+    fn intervals_of_parts_that_start_apart_have_their_length() {
+        let with_lines = |index, from: f64| {
+            let mut part = part(index, 1, from, from + 3.0);
+            let line = |second: u64| Read {
+                from_s: second as f64,
+                to_s: second as f64 + 1.0,
+                due: 1000 * (second + 1),
+                ..Read::default()
+            };
+            part.course.lines = (0..3).map(line).collect();
+            part
+        };
+        for offset in [0.0, 0.3, 0.9] {
+            let merged = merge(vec![with_lines(0, 0.0), with_lines(1, offset)]).unwrap();
+            let moments: Vec<Moment> = merged.series.moments().collect();
+            assert_eq!(moments.len(), merged.series.count());
+            assert!(moments.iter().all(|moment| moment.length() == SECOND));
+            assert_eq!(moments.iter().map(|moment| moment.due).sum::<u64>(), 6000);
+            assert!(moments.iter().all(|moment| moment.due <= 2000), "{offset}");
+            let pairs = moments.windows(2);
+            assert!(pairs.clone().all(|pair| pair[0].to <= pair[1].from));
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::str::FromStr;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::warn;
 
@@ -24,8 +24,11 @@ use crate::sys::snmp;
 /// Maximum time for connecting to the metrics server, and for each read.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Maximum time for a whole answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Maximum size of an answer in bytes. That of `upcase serve` has about 10 KB.
-const ANSWER_MOST: u64 = 1 << 20;
+const ANSWER_MOST: usize = 1 << 20;
 
 /// Maximum number of metrics that are kept of an answer: each is in every line of the record.
 const METRICS_MOST: usize = 500;
@@ -171,8 +174,7 @@ fn fetch(url: &MetricsUrl) -> io::Result<BTreeMap<String, f64>> {
     } = url;
     let request = format!("GET {path} HTTP/1.0\r\nHost: {authority}\r\n\r\n");
     stream.write_all(request.as_bytes())?;
-    let mut answer = Vec::new();
-    stream.take(ANSWER_MOST).read_to_end(&mut answer)?;
+    let answer = read_all(stream)?;
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut response = httparse::Response::new(&mut headers);
     let wrong = || io::Error::other("the answer is not HTTP");
@@ -186,6 +188,22 @@ fn fetch(url: &MetricsUrl) -> io::Result<BTreeMap<String, f64>> {
             "the answer has the status {code}"
         ))),
         None => Err(wrong()),
+    }
+}
+
+/// Reads an answer until its end.
+fn read_all(mut stream: TcpStream) -> io::Result<Vec<u8>> {
+    let deadline = Instant::now() + ANSWER_TIMEOUT;
+    let mut answer = Vec::new();
+    let mut piece = [0; 16 * 1024];
+    loop {
+        match stream.read(&mut piece)? {
+            0 => return Ok(answer),
+            count => answer.extend_from_slice(&piece[..count]),
+        }
+        if answer.len() > ANSWER_MOST || Instant::now() > deadline {
+            return Err(io::Error::other("the answer is too long or takes too long"));
+        }
     }
 }
 

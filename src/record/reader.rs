@@ -9,15 +9,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 
 use crate::load::latency::Latency;
+use crate::load::plan::Plan;
+use crate::load::results::recorder::Tag;
 use crate::load::results::summary::Summary;
-use crate::load::results::{Counts, Results, RunTimes};
+use crate::load::results::targets::Target;
+use crate::load::results::{Counts, ErrorKind, Results, RunTimes};
 use crate::record::course::{Course, seconds};
 use crate::record::hlog::Log;
 use crate::record::interval::{Outcomes, Read};
-use crate::record::run_file::{RunFile, read_measured};
+use crate::record::run_file::{RunFile, Unreadable, read_measured};
 use crate::record::{LOGS, MEASURED, RUN};
 use crate::sys::monotonic;
 use crate::units::{counted, grouped};
@@ -40,29 +43,32 @@ impl Recorded {
     /// version can read.
     pub fn read(folder: &Path) -> anyhow::Result<Recorded> {
         let path = folder.join(RUN);
-        let run = RunFile::read(&path)
-            .map_err(|error| anyhow!("{error}"))
-            .with_context(|| format!("cannot read {}", path.display()))?;
+        let cannot = |path: &Path| format!("cannot read {}", path.display());
+        let run = RunFile::read(&path).with_context(|| cannot(&path))?;
         let course = Course::read(folder, run.plan.connections);
-        let summary = match run.report {
-            None => None,
-            Some(_) => {
-                let path = folder.join(MEASURED);
-                let measured = read_measured(&path)
-                    .map_err(|error| anyhow!("{error}"))
-                    .with_context(|| format!("cannot read {}", path.display()));
-                Some(measured?)
+        let mut gaps: Vec<String> = Vec::new();
+        let mut measured = None;
+        if run.report.is_some() {
+            let path = folder.join(MEASURED);
+            match read_measured(&path) {
+                Ok(summary) => measured = Some(summary),
+                Err(error @ Unreadable::OtherFormat(_)) => {
+                    return Err(error).with_context(|| cannot(&path));
+                }
+                Err(error) => gaps.push(format!("cannot read {MEASURED}: {error}")),
+            }
+        }
+        let mut summary = match measured {
+            Some(summary) => {
+                gaps.extend(missing(&course, &summary));
+                summary
+            }
+            None => {
+                gaps.push(unfinished(&course));
+                summary_so_far(&course, &run)
             }
         };
-        let is_whole = summary.is_some();
-        let mut summary = summary.unwrap_or_else(|| summary_so_far(&course, &run));
         let name = folder.display();
-        let mut gaps: Vec<String> = Vec::new();
-        if !is_whole {
-            gaps.push(unfinished(&course));
-        } else if summary.unrecorded.is_none() {
-            gaps.extend(missing(&course, &summary));
-        }
         gaps.extend(course.problems.iter().cloned());
         let named = gaps.into_iter().map(|gap| format!("{name}: {gap}"));
         summary.gaps.extend(named);
@@ -90,11 +96,20 @@ fn summary_so_far(course: &Course, run: &RunFile) -> Summary {
     let last = course.lines.last();
     let warmup = last.map_or(Counts::default(), |last| settled(&last.warmup));
     let counts = last.map_or(Counts::default(), |last| counts(last, &warmup));
-    let to = last.map_or(Duration::ZERO, |last| seconds(last.to_s));
+    // No message was due in the drain.
+    let mut lines = course.lines.iter().rev();
+    let sent = lines.find(|line| line.tag != Tag::Drain);
+    let to = sent.map_or(Duration::ZERO, |line| seconds(line.to_s));
     let sending = to.saturating_sub(run.plan.warmup);
     let started = run.started.as_ref();
+    let named = last.map_or(Vec::new(), errors);
     Summary {
-        results: results(counts, |log| &log.run),
+        unfinished: true,
+        targets: targets(last, &counts, &run.plan),
+        results: Results {
+            errors: named.into_iter().collect(),
+            ..results(counts, |log| &log.run)
+        },
         warmup: results(warmup, |log| &log.warmup),
         times: RunTimes {
             // Which lines never had a connection is not recorded: none is blamed for it.
@@ -110,6 +125,32 @@ fn summary_so_far(course: &Course, run: &RunFile) -> Summary {
     }
 }
 
+/// Returns the errors whose kind the line names.
+fn errors(last: &Read) -> Vec<(ErrorKind, u64)> {
+    let errors = last.errors.iter();
+    let named = errors.filter_map(|(name, count)| Some((ErrorKind::named(name)?, *count)));
+    named.collect()
+}
+
+/// Returns the history of each target as far as the last line shows it.
+fn targets(last: Option<&Read>, counts: &Counts, plan: &Plan) -> Vec<Target> {
+    let is_only = plan.targets.len() == 1;
+    let of_place = |place: usize| {
+        let of_line = last.and_then(|last| last.targets.get(place));
+        let mut target = Target::default();
+        target.tally.counts = match of_line {
+            _ if is_only => *counts,
+            Some(outcomes) => settled(outcomes),
+            None => Counts::default(),
+        };
+        if is_only {
+            (target.opened, target.failed) = (counts.opened, counts.failed);
+        }
+        target
+    };
+    (0..plan.targets.len()).map(of_place).collect()
+}
+
 /// Describes a run without a summary.
 fn unfinished(course: &Course) -> String {
     let Some(last) = course.lines.last() else {
@@ -122,7 +163,7 @@ fn unfinished(course: &Course) -> String {
         counted(last.outstanding, "message")
     );
     for (cause, count) in &last.errors {
-        sentence += &format!("; {cause}: {}", counted(*count, "connection"));
+        sentence += &format!("; {cause}: {}", grouped(*count));
     }
     sentence
 }
@@ -141,7 +182,7 @@ fn missing(course: &Course, summary: &Summary) -> Vec<String> {
         .zip([response, service, lateness]);
     let differs = pairs.filter_map(|(((name, _), log), result)| {
         let sum = &log.run;
-        let is_same = sum.known() == result.known() && sum.censored() == result.censored();
+        let is_same = sum.has_same_samples(result);
         (!is_same).then(|| {
             format!(
                 "{name} holds {} of the run, and the result {}",
@@ -193,6 +234,7 @@ fn counts(last: &Read, warmup: &Counts) -> Counts {
     Counts {
         opened: last.connections_opened,
         failed: last.connections_failed,
+        scheduled: last.due.saturating_sub(warmup.scheduled),
         ..all
     }
 }

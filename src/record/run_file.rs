@@ -1,5 +1,6 @@
 //! The files `run.json` and `measured.json` of a recorded run.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
@@ -72,8 +73,8 @@ impl RunFile {
         replace(path, &(text + "\n"))
     }
 
-    /// Reads the file. The error is one sentence without the name of the file.
-    pub fn read(path: &Path) -> Result<RunFile, String> {
+    /// Reads the file.
+    pub fn read(path: &Path) -> Result<RunFile, Unreadable> {
         read(path, RUN_SCHEMA)
     }
 }
@@ -88,33 +89,55 @@ pub fn write_measured(path: &Path, summary: &Summary) -> io::Result<()> {
     replace(path, &(text + "\n"))
 }
 
-/// Reads everything that a run measured. The error is one sentence without the name of the file.
-pub fn read_measured(path: &Path) -> Result<Summary, String> {
+/// The reason why a file cannot be read, as one sentence without its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// It has the format of another version.
+    OtherFormat(String),
+    /// It is missing or damaged.
+    Damaged(String),
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unreadable::OtherFormat(reason) | Unreadable::Damaged(reason) => f.write_str(reason),
+        }
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
+/// Reads everything that a run measured.
+pub fn read_measured(path: &Path) -> Result<Summary, Unreadable> {
     read::<Measured>(path, MEASURED_SCHEMA).map(|measured| measured.summary)
 }
 
-fn read<T: DeserializeOwned>(path: &Path, schema: &str) -> Result<T, String> {
-    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
-    let format: Format = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+fn read<T: DeserializeOwned>(path: &Path, schema: &str) -> Result<T, Unreadable> {
+    let damaged = |error: &dyn fmt::Display| Unreadable::Damaged(error.to_string());
+    let text = fs::read_to_string(path).map_err(|error| damaged(&error))?;
+    let format: Format = serde_json::from_str(&text).map_err(|error| damaged(&error))?;
     if format.schema != schema {
         let by = match format.version.as_str() {
             "" => String::new(),
             version => format!(", written by upcase {version}"),
         };
-        return Err(format!(
+        return Err(Unreadable::OtherFormat(format!(
             "it has the format {}{by}; upcase {} reads {schema}",
             format.schema,
             env!("CARGO_PKG_VERSION")
-        ));
+        )));
     }
-    serde_json::from_str(&text).map_err(|error| error.to_string())
+    serde_json::from_str(&text).map_err(|error| damaged(&error))
 }
 
 /// Replaces a file so that a reader finds either the earlier content or the new one.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let unfinished = path.with_extension("unfinished");
     let write = || {
-        File::create(&unfinished)?.write_all(text.as_bytes())?;
+        let mut file = File::create(&unfinished)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_data()?;
         fs::rename(&unfinished, path)
     };
     write().inspect_err(|_| {

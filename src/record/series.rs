@@ -98,6 +98,25 @@ impl Moment {
         self.own_p99 = self.own_p99.max(*own_p99);
     }
 
+    /// Adds the next interval of the same part of the run.
+    pub fn append(&mut self, next: &Moment) {
+        let (ours, theirs) = (self.length().as_secs_f64(), next.length().as_secs_f64());
+        let cpu = self.cpu.zip(next.cpu).map(|(one, other)| {
+            (one * ours + other * theirs) / (ours + theirs).max(f64::MIN_POSITIVE)
+        });
+        let Moment {
+            to,
+            up,
+            outstanding,
+            resident_bytes,
+            ..
+        } = *next;
+        self.merge(next);
+        self.cpu = cpu;
+        (self.to, self.up, self.outstanding) = (to, up, outstanding);
+        self.resident_bytes = resident_bytes;
+    }
+
     /// Returns the length of the interval.
     pub fn length(&self) -> Duration {
         self.to.saturating_sub(self.from)

@@ -120,11 +120,22 @@ impl Recording {
     /// Completes the record with the result of the run and its JSON report. Returns why the record
     /// is incomplete, if it is.
     pub fn finish(mut self, summary: &Summary, report: &str) -> Option<String> {
-        let measured = write_measured(&self.folder.join(MEASURED), summary);
-        self.check(measured, summary.times.sending);
-        self.run.report = serde_json::from_str(report).ok();
-        let written = self.run.write(&self.folder.join(RUN));
-        self.check(written, summary.times.sending);
+        // Some file systems report only now that they could not keep what was written.
+        let mut files = self.files.iter();
+        let kept = files.try_for_each(|file| file.file.sync_data());
+        self.check(kept, Duration::ZERO);
+        let mut written = write_measured(&self.folder.join(MEASURED), summary);
+        if written.is_ok() {
+            self.run.report = serde_json::from_str(report).ok();
+            written = self.run.write(&self.folder.join(RUN));
+        }
+        if let Err(error) = written
+            && self.incomplete.is_none()
+        {
+            let folder = self.folder.display();
+            warn!("cannot write the result of the run to {folder}: {error}");
+            self.incomplete = Some(format!("{folder} lacks the result of the run: {error}"));
+        }
         self.incomplete
     }
 

@@ -41,6 +41,11 @@ pub fn render(judged: &Judged, columns: Columns) -> String {
     let (mut page, mut fitted) = (String::new(), String::new());
     // Writing to a string cannot fail.
     let _ = write(&mut page, judged, columns);
+    // Parts of a record that was read may contain anything; a terminal must not obey it.
+    let page = page.replace(
+        |character: char| character.is_control() && character != '\n',
+        "?",
+    );
     paragraphs(&mut fitted, columns, MARGIN, &page);
     fitted
 }
@@ -216,8 +221,13 @@ fn outcomes(counts: &Counts) -> String {
         0 => String::new(),
         count => format!(" + {} timed out", grouped(count)),
     };
+    let outstanding = match counts.scheduled.saturating_sub(counts.settled()) {
+        0 => String::new(),
+        count => format!(" + {} outstanding", grouped(count)),
+    };
     format!(
-        "{} scheduled = {} verified + {} mismatched + {} errored{timed_out} + {} unanswered",
+        "{} scheduled = {} verified + {} mismatched + {} errored{timed_out} + {} unanswered\
+         {outstanding}",
         grouped(counts.scheduled),
         grouped(counts.verified),
         grouped(counts.mismatched),
@@ -715,6 +725,7 @@ fn write_verdict(page: &mut String, judged: &Judged) -> fmt::Result {
     let verified = match findings.verdict {
         Verdict::Failed => "",
         _ if counts.scheduled == 0 || counts.verified < counts.scheduled => "",
+        _ if !judged.summary.gaps.is_empty() => "",
         _ if churn.is_some_and(|churn| churn.close == Close::Rst) => ": every reply verified",
         _ => ": every reply verified, every connection closed cleanly",
     };

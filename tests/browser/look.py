@@ -2,7 +2,7 @@
 person would see: no text overlaps another or leaves the page, every figure has a name, nothing is
 written to the console, and nothing is requested from anywhere.
 
-    look.py [--pictures FOLDER] [--widths 360,1280] PAGE...
+    look.py [--pictures FOLDER] [--height PIXELS] [--widths 360,1280] PAGE...
 
 Prints a line for each page, and what is wrong with it. Exit code 1: something is wrong. Needs
 Debian's `chromium` and PyPI's `websocket-client`.
@@ -149,7 +149,7 @@ class Browser:
 
     def picture(self, path, width, height):
         self.resize(width, height)
-        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+        shot = self.call("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def close(self):
@@ -161,6 +161,7 @@ class Browser:
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--pictures", type=pathlib.Path)
+    parser.add_argument("--height", type=int)
     parser.add_argument("--widths", default="360,480,768,1024,1280,1600")
     parser.add_argument("pages", nargs="+", type=pathlib.Path)
     arguments = parser.parse_args()
@@ -180,7 +181,8 @@ def main():
                     count += len(faults)
                     if arguments.pictures:
                         name = f"{page.stem}-{scheme}-{width}.png"
-                        browser.picture(arguments.pictures / name, width, found["height"])
+                        height = arguments.height or found["height"]
+                        browser.picture(arguments.pictures / name, width, height)
     finally:
         browser.close()
     sys.exit(1 if count else 0)

@@ -385,7 +385,13 @@ fn kill_and_check(target: &str, after: Duration, check: impl Fn(&Folder)) -> usi
     if intervals > 0 {
         let last: Value = serde_json::from_str(whole.lines().last().unwrap()).unwrap();
         assert_eq!(report["verified"], last["verified"]);
+        // Of an interval that was being written, nothing counts.
+        assert_eq!(report["response_us"]["count"], last["verified"]);
+        assert_eq!(report["scheduled"], last["due"]);
     }
+    assert_eq!(report["rate_share"], Value::Null);
+    let text = run(&format!("report {}", folder.name())).expect(4).stdout;
+    assert!(!text.contains("every reply verified"), "{text}");
     check(&folder);
     intervals
 }

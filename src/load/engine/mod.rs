@@ -62,7 +62,7 @@ use crate::load::plan::{
     Stop, TURN_CONNECTIONS,
 };
 use crate::load::results::evidence::{Evidence, LastSample};
-use crate::load::results::recorder::{Identity, Interval, Recorder, Tag};
+use crate::load::results::recorder::{Identity, Interval, Recorder, Tag, TimesSoFar};
 use crate::load::results::step::Step;
 use crate::load::results::targets::{Target, Waiting};
 use crate::load::results::{Backlog, ErrorKind, Loss, RunTimes};
@@ -599,12 +599,17 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Returns the interval that ends now.
-    fn interval(&mut self, now: Instant) -> Interval {
+    /// Returns all times so far, for a run whose intervals report them.
+    fn times_so_far(&mut self) -> Option<Arc<TimesSoFar>> {
+        let times = self.plan.record.then(|| self.recorder.times_so_far());
+        times.map(Arc::new)
+    }
+
+    /// Returns the interval that ends now, with all times so far.
+    fn interval(&mut self, now: Instant, times: Option<Arc<TimesSoFar>>) -> Interval {
         let start = self.start.unwrap_or(now);
         let (from, to) = (self.reported_until, now.max(self.reported_until));
         let response = self.recorder.take_recent();
-        let times = self.plan.record.then(|| self.recorder.times_so_far());
         Interval {
             tag: match self.stage {
                 Stage::Running if from < self.recorder.warmup_end() => Tag::Warmup,
@@ -619,7 +624,7 @@ impl<S: Socket> Engine<S> {
             warmup: self.recorder.warmup.counts,
             errors: self.recorder.errors(),
             targets: self.recorder.counts_of_targets(),
-            times: times.map(Box::new),
+            times,
         }
     }
 
@@ -879,7 +884,8 @@ impl<S: Socket> Engine<S> {
             pacer.cut(now);
         }
         self.end_due_by(now, Loss::Unanswered, now);
-        let interval = self.interval(now);
+        let times = self.times_so_far();
+        let interval = self.interval(now, times);
         self.intervals.push_back(interval);
     }
 
@@ -889,8 +895,10 @@ impl<S: Socket> Engine<S> {
             return;
         }
         let now = world.now();
+        // After a stop of the process there are many intervals at once, which share the times.
+        let times = self.times_so_far();
         loop {
-            let interval = self.interval(now);
+            let interval = self.interval(now, times.clone());
             self.intervals.push_back(interval);
             self.reported_until = now;
             self.next_report = self.next_interval(self.next_report.min(now));

@@ -55,7 +55,13 @@ pub(super) const LIMITED: f64 = 0.10;
 
 /// Returns a time that is summed over all connections, as a share of their total time.
 pub(super) fn of_all_time(time: Duration, summary: &Summary) -> f64 {
-    share(time, summary.times.sending * summary.plan.connections)
+    share(
+        time,
+        summary
+            .times
+            .sending
+            .saturating_mul(summary.plan.connections),
+    )
 }
 
 /// Returns a part of the response at the highest supported percentile, with the name of that

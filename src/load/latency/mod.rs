@@ -224,8 +224,11 @@ impl Latency {
                 add(&mut ours.histogram, &theirs.histogram);
             }
         }
-        if let (Some(ours), Some(theirs)) = (&mut self.blocks, blocks) {
-            ours.merge(theirs);
+        match (&mut self.blocks, blocks) {
+            (Some(ours), Some(theirs)) => ours.merge(theirs),
+            // The blocks would hold only a part of the samples.
+            (Some(_), None) if other.count() > 0 => self.blocks = None,
+            _ => {}
         }
     }
 
@@ -300,6 +303,16 @@ impl Latency {
             both.blocks = Some(blocks);
         }
         both
+    }
+
+    /// Returns whether both hold the same samples, to the precision of their steps.
+    pub fn has_same_samples(&self, other: &Latency) -> bool {
+        let samples = |latency: &Latency| {
+            let mut samples = Vec::new();
+            latency.each(|least, count, is_censored| samples.push((least, count, is_censored)));
+            samples
+        };
+        samples(self) == samples(other)
     }
 
     /// Returns the number of samples, including censored ones.

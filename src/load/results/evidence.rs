@@ -97,6 +97,32 @@ pub struct Probe {
     pub growth: Latency,
 }
 
+impl Probe {
+    /// Adds the probes of another part of the run.
+    pub fn merge(&mut self, other: &Probe) {
+        let Probe {
+            how,
+            targets,
+            silent,
+            lost,
+            least,
+            round_trips,
+            growth,
+        } = other;
+        for kind in how {
+            if !self.how.contains(kind) {
+                self.how.push(kind.clone());
+            }
+        }
+        self.targets = self.targets.max(*targets);
+        self.silent = self.silent.max(*silent);
+        self.lost += *lost;
+        self.least = self.least.into_iter().chain(*least).min();
+        self.round_trips.merge(round_trips);
+        self.growth.merge(growth);
+    }
+}
+
 /// The time after which a packet without an answer counts as lost.
 pub const PROBE_LOST: Duration = Duration::from_secs(1);
 

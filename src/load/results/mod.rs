@@ -249,6 +249,24 @@ impl ErrorKind {
         }
     }
 
+    /// Returns the kind with this name, as it is displayed; `None` for the errors of other system
+    /// calls.
+    pub fn named(name: &str) -> Option<ErrorKind> {
+        let kinds = [
+            ErrorKind::Refused,
+            ErrorKind::TimedOut,
+            ErrorKind::Reset,
+            ErrorKind::ClosedEarly,
+            ErrorKind::ClosedAtOnce,
+            ErrorKind::WrongReply,
+            ErrorKind::SurplusBytes,
+            ErrorKind::NotClosed,
+            ErrorKind::NoPort,
+            ErrorKind::NoSource,
+        ];
+        kinds.into_iter().find(|kind| kind.to_string() == name)
+    }
+
     /// Returns whether this error can be caused by a server that is down, or by a path that is
     /// interrupted.
     pub fn may_be_server_down(self) -> bool {
@@ -511,7 +529,7 @@ impl RunTimes {
             due: ours.due + theirs.due,
         });
         self.interrupted |= *interrupted;
-        self.start = self.start.min(*start);
+        self.start = self.start.into_iter().chain(*start).min();
     }
 
     /// Returns the times of this part of a run and of a later one together. The backlogs of two
@@ -524,7 +542,7 @@ impl RunTimes {
             verified_in_time: self.verified_in_time + later.verified_in_time,
             backlog: None,
             interrupted: later.interrupted,
-            start: self.start,
+            start: self.start.or(later.start),
         }
     }
 }

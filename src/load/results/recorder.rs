@@ -11,6 +11,7 @@
 //! targets both times are recorded for the target as well.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -74,7 +75,7 @@ pub struct Interval {
     /// target.
     pub targets: Vec<Counts>,
     /// The times since the start of the run; `None` unless the plan asks for them.
-    pub times: Option<Box<TimesSoFar>>,
+    pub times: Option<Arc<TimesSoFar>>,
 }
 
 /// The times of all messages that have ended since the start of a run.
@@ -293,8 +294,9 @@ impl Recorder {
         self.tallies.iter().map(|tally| tally.counts).collect()
     }
 
-    /// Returns all times so far. [`Recorder::take_recent`] must have been called at the same time.
-    pub fn times_so_far(&self) -> TimesSoFar {
+    /// Adds all recent samples to the results, and returns all times so far.
+    pub fn times_so_far(&mut self) -> TimesSoFar {
+        self.gather();
         TimesSoFar {
             warmup: Times::of(&self.warmup),
             run: Times::of(&self.run),
@@ -420,12 +422,22 @@ impl Interval {
         for (kind, count) in errors {
             *self.errors.entry(*kind).or_default() += count;
         }
-        for (counts, other) in self.targets.iter_mut().zip(targets) {
-            counts.merge(other);
+        if self.targets.is_empty() {
+            self.targets.clone_from(targets);
+        } else {
+            for (counts, other) in self.targets.iter_mut().zip(targets) {
+                counts.merge(other);
+            }
         }
-        if let (Some(times), Some(other)) = (&mut self.times, times) {
-            times.warmup.merge(&other.warmup);
-            times.run.merge(&other.run);
+        // A thread that has reported no interval yet has no times.
+        match (&mut self.times, times) {
+            (_, None) => {}
+            (None, Some(other)) => self.times = Some(Arc::clone(other)),
+            (Some(times), Some(other)) => {
+                let times = Arc::make_mut(times);
+                times.warmup.merge(&other.warmup);
+                times.run.merge(&other.run);
+            }
         }
     }
 }

@@ -40,6 +40,9 @@ pub struct Summary {
     /// What is missing from this result because it was read from records that do not form a whole
     /// run, one sentence each.
     pub gaps: Vec<String>,
+    /// Whether the run, or a part of it, ended without a result, so that this one goes only as far
+    /// as its record: messages are outstanding, and nobody knows what became of them.
+    pub unfinished: bool,
 }
 
 impl Summary {
@@ -57,6 +60,7 @@ impl Summary {
             unlogged: None,
             unrecorded: None,
             gaps: Vec::new(),
+            unfinished: false,
         }
     }
 
@@ -96,6 +100,7 @@ impl Summary {
             unlogged,
             unrecorded,
             gaps,
+            unfinished,
         } = other;
         self.results.merge(results);
         self.warmup.merge(warmup);
@@ -107,13 +112,43 @@ impl Summary {
         self.unlogged = self.unlogged.take().or(unlogged.clone());
         self.unrecorded = self.unrecorded.take().or(unrecorded.clone());
         self.gaps.extend_from_slice(gaps);
+        self.unfinished |= *unfinished;
+    }
+
+    /// Adds the result of a part of the run that another process carried out at the same time. What
+    /// the threads of one process share is added here.
+    pub fn merge_part(&mut self, other: &Summary) {
+        let process = self.evidence.machine.process + other.evidence.machine.process;
+        let probe = match (self.evidence.probe.take(), &other.evidence.probe) {
+            (Some(mut ours), Some(theirs)) => {
+                ours.merge(theirs);
+                Some(ours)
+            }
+            (ours, theirs) => ours.or(theirs.clone()),
+        };
+        self.merge(other);
+        self.evidence.machine.process = process;
+        self.evidence.probe = probe;
+        self.is_local &= other.is_local;
+        self.own_server = match (self.own_server.take(), other.own_server) {
+            (Some(mut ours), Some(theirs)) => {
+                ours += theirs;
+                Some(ours)
+            }
+            (ours, theirs) => ours.or(theirs),
+        };
     }
 
     /// Adds the result of a later part of the run, which was carried out by itself after this one.
     pub fn append(&mut self, later: &Summary) {
         let (response, service) = (self.results.response.clone(), self.results.service.clone());
-        let times = self.times;
-        self.merge(later);
+        let (times, targets) = (self.times, self.targets.clone());
+        self.merge_part(later);
+        self.targets = targets;
+        let resumed = later.times.start;
+        for (target, later) in self.targets.iter_mut().zip(&later.targets) {
+            target.append(later, resumed);
+        }
         // Side by side, the blocks of both parts would be merged.
         let of_later = &later.results;
         self.results.response = response.followed_by(&of_later.response);
@@ -236,8 +271,11 @@ impl Summary {
     /// that became due in 1 - g seconds. That is the share, however long replies take and however
     /// many messages are in flight at the beginning and at the end. Messages without a reply at the
     /// end are then the rest of the queue. Without growth they count as missing; lost messages
-    /// always do.
+    /// always do. Of an unfinished run nothing of this is known.
     pub fn rate_share(&self) -> Option<f64> {
+        if self.unfinished {
+            return None;
+        }
         self.scheduled_rate().filter(|rate| *rate > 0.0)?;
         let counts = &self.results.counts;
         let lost = counts.mismatched + counts.errored + counts.timed_out;

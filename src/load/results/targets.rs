@@ -251,6 +251,21 @@ impl Target {
         }
     }
 
+    /// Adds the history of the same target in a later part of the run, which began at `resumed`. A
+    /// server that was gone at the end of this part and was connected in the later one was away
+    /// until then.
+    pub fn append(&mut self, later: &Target, resumed: Option<Instant>) {
+        let returned = self.gone.zip(resumed).filter(|_| later.opened > 0);
+        let away = [self.away, later.away, returned].into_iter().flatten();
+        let longest = away.max_by_key(|(away, end)| end.saturating_duration_since(away.from));
+        let (gone, silence) = (later.gone, later.silence.or(self.silence));
+        let gone = gone.or(self.gone.filter(|_| later.opened == 0));
+        self.merge(later);
+        self.away = longest;
+        self.gone = gone;
+        self.silence = silence;
+    }
+
     /// Changes every instant in the same way.
     pub fn shift(&mut self, to: &impl Fn(Instant) -> Instant) {
         let moved = |absence: Absence| Absence {
