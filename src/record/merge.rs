@@ -70,7 +70,7 @@ pub struct Series {
 #[derive(Clone, Debug)]
 struct Part {
     course: Course,
-    /// How long after the first part it started.
+    /// The time by which it started after the first part.
     later: Duration,
     /// Whether an earlier part was carried out by the same host, whose figures count once.
     shares_host: bool,

@@ -41,7 +41,7 @@ pub struct Summary {
     /// run, one sentence each.
     pub gaps: Vec<String>,
     /// Whether the run, or a part of it, ended without a result, so that this one goes only as far
-    /// as its record: messages are outstanding, and nobody knows what became of them.
+    /// as its record: the outcome of the outstanding messages is not known.
     pub unfinished: bool,
 }
 
