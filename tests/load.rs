@@ -846,6 +846,10 @@ fn how_long_connecting_takes_is_said_when_it_takes_long() {
     let arguments = "--connections 5000 --connect-rate 10 --duration 1s";
     let mut load = Process::piped(upcase(&format!("load {} {arguments}", serve.address())));
     load.wait_for_stderr("connecting will take 8m 20s: 5,000 connections at 10 per second");
+    // The first connection is opened only when signals are handled.
+    common::until("a connection is open", || {
+        !serve.log_state("accepted").contains("accepted 0")
+    });
     load.signal(Signal::SIGINT);
     let page = load.ended().expect(4).stdout;
     assert!(
