@@ -33,6 +33,7 @@ COLORS = {"31": "#d1242f", "32": "#1a7f37", "33": "#9a6700", "34": "#0969da", "3
 
 TERMINAL = """<!DOCTYPE html><meta charset="utf-8"><title>upcase load</title>
 <style>body{{margin:0;background:#fff;color:#1f2328}}
+@media (prefers-color-scheme: dark){{body{{background:#0d1117;color:#e6edf3}}}}
 pre{{margin:16px;font:15px/1.35 "DejaVu Sans Mono",monospace}}</style>
 <body><pre>{}</pre>"""
 
@@ -96,7 +97,7 @@ def main():
             server.wait()
         live = folder / "live.html"
         live.write_text(TERMINAL.format(as_html(screen)))
-        picture(live, "live", 800, 220)
+        picture(live, "live", 800, 160)
         page = folder / "page.html"
         with page.open("w") as file:
             report = [PROGRAM, "report", record, "--format", "html"]
