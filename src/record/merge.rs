@@ -62,7 +62,8 @@ pub struct Merged {
 #[derive(Clone, Debug)]
 pub struct Series {
     parts: Vec<Part>,
-    /// The length of an interval, for parts side by side; `None`: they follow each other.
+    /// The length of an interval, for several parts side by side; `None`: their intervals follow
+    /// each other as they were recorded.
     step: Option<Duration>,
 }
 
@@ -136,7 +137,7 @@ pub fn merge(mut parts: Vec<Recorded>) -> Option<Merged> {
         summary,
         series: Series {
             parts: courses,
-            step: is_parallel.then_some(step),
+            step: (is_parallel && hosts.len() > 1).then_some(step),
         },
         runs,
     })
@@ -244,7 +245,7 @@ impl Part {
 fn span(part: &Recorded) -> Span {
     let begun = part.run.started.as_ref();
     let from = begun.map_or(part.run.description.begun.unix_s, |begun| begun.unix_s);
-    let from = from.clamp(0.0, SECONDS_MOST);
+    let from = from.clamp(0.0, LATEST);
     let last = part.course.lines.last();
     let length = match part.summary.unfinished {
         true => last.map_or(Duration::ZERO, |last| seconds(last.to_s)),
@@ -260,7 +261,7 @@ fn span(part: &Recorded) -> Span {
 }
 
 /// The latest time of a part, in seconds since 1970: in the year 5138.
-const SECONDS_MOST: f64 = 1e11;
+const LATEST: f64 = 1e11;
 
 /// Returns whether the parts ran side by side: each shares more than half of its time with the
 /// first that has any.
@@ -614,6 +615,24 @@ mod tests {
             assert_eq!(merged.plan.connections, 2);
             assert!(merged.times.start.is_some() && merged.unfinished);
         }
+    }
+
+    #[test]
+    fn the_intervals_of_one_record_stay_as_they_are() {
+        let mut only = part(0, 1, 0.0, 10.0);
+        let line = |from_s, to_s| Read {
+            from_s,
+            to_s,
+            ..Read::default()
+        };
+        only.course.lines = vec![line(0.0, 0.25), line(0.25, 1.0), line(1.0, 1.001)];
+        let series = merge(vec![only]).unwrap().series;
+        let times = series.moments().map(|moment| (moment.from, moment.to));
+        let times: Vec<(u128, u128)> = times
+            .map(|(from, to)| (from.as_millis(), to.as_millis()))
+            .collect();
+        assert_eq!(times, [(0, 250), (250, 1000), (1000, 1001)]);
+        assert_eq!(series.count(), 3);
     }
 
     #[test]
