@@ -69,8 +69,8 @@
 //! 8  load/engine/mod*  record/interval*  record/series*  report/page/columns*
 //! 8  report/progress/figures*  sniff/flow/flows*  sniff/print/json*
 //! 7  load/engine/presence*  load/judge/assertion*  load/results/recorder*  load/results/targets*
-//! 7  sniff/flow/judge*  sniff/flow/retired*  sniff/flow/reuse*  sniff/print/results*
-//! 7  sniff/print/transcript*
+//! 7  report/outcomes*  sniff/flow/judge*  sniff/flow/retired*  sniff/flow/reuse*
+//! 7  sniff/print/results*  sniff/print/transcript*
 //! 6  cli/serve  load/engine/kernel  load/own_server  load/results/mod*  sniff/flow/mod*
 //! 5  load/engine/world*  load/probe/mod  server/engine/accepting*  server/engine/probing*
 //! 5  server/engine/serving*  server/engine/timeouts*  server/mod  sniff/flow/close*

@@ -148,14 +148,23 @@ pub fn rate(per_second: f64) -> String {
 /// Returns a rate in bytes a second with a decimal unit, and three significant digits from 1 kB on:
 /// `85 B/s`, `1.28 kB/s`, `10.7 MB/s`.
 pub fn throughput(bytes_per_second: f64) -> String {
-    let (divisor, unit) = match bytes_per_second {
-        b if b < 999.5 => return format!("{} B/s", rate(bytes_per_second)),
-        b if b < 999.5e3 => (1e3, "kB/s"),
-        b if b < 999.5e6 => (1e6, "MB/s"),
-        b if b < 999.5e9 => (1e9, "GB/s"),
-        _ => (1e12, "TB/s"),
+    match bytes_per_second {
+        b if b < 999.5 => format!("{} B/s", rate(b)),
+        b => bytes(b) + "/s",
+    }
+}
+
+/// Returns a size in bytes with a decimal unit, and three significant digits from 1 kB on: `512 B`,
+/// `12.3 MB`.
+pub fn bytes(bytes: f64) -> String {
+    let (divisor, unit) = match bytes {
+        b if b < 999.5 => return format!("{b:.0} B"),
+        b if b < 999.5e3 => (1e3, "kB"),
+        b if b < 999.5e6 => (1e6, "MB"),
+        b if b < 999.5e9 => (1e9, "GB"),
+        _ => (1e12, "TB"),
     };
-    let value = bytes_per_second / divisor;
+    let value = bytes / divisor;
     let decimals = decimals(value);
     format!("{value:.decimals$} {unit}")
 }
@@ -172,6 +181,12 @@ pub fn share(part: Duration, whole: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_decimal_units() {
+        let sizes = [512.0, 12_345.0, 1e8].map(bytes);
+        assert_eq!(sizes, ["512 B", "12.3 kB", "100 MB"]);
+    }
 
     #[test]
     fn durations_have_three_digits_and_a_unit() {

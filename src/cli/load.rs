@@ -25,7 +25,7 @@ use crate::cli::values::{
 };
 use crate::load::judge::assertion::Condition;
 use crate::load::judge::verdict::{Judged, RunOutcome, Verdict};
-use crate::load::latency::percentile::{Percentile, with_standard};
+use crate::load::latency::percentile::Percentile;
 use crate::load::own_server::{OwnServer, Served};
 use crate::load::plan::payload::Content;
 use crate::load::plan::schedule::{Arrivals, Rate};
@@ -303,7 +303,7 @@ pub(super) fn run(args: LoadArgs) -> anyhow::Result<Outcome> {
         log,
         unlogged: None,
         recording: recording.transpose()?,
-        points: with_standard(&plan.percentiles),
+        points: plan.percentiles.clone(),
     };
     match socket::option_mismatches(&plan.options) {
         Ok(option_mismatches) => option_mismatches

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::record::hlog::{self, Log, LoggedInterval};
 use crate::record::interval::{Read, point};
 use crate::record::series::Moment;
-use crate::record::{INTERVALS, LOGS};
+use crate::record::{INTERVALS, LOGS, whole_lines};
 
 /// The course of a run.
 #[derive(Clone, Debug, Default)]
@@ -43,9 +43,8 @@ impl Course {
             let of_log = log.problems.iter();
             problems.extend(of_log.map(|problem| format!("{name}, {problem}")));
         }
-        let whole = intervals.rfind('\n').map_or("", |end| &intervals[..end]);
         let mut lines: Vec<Read> = Vec::new();
-        for (number, line) in whole.lines().enumerate() {
+        for (number, line) in whole_lines(&intervals).enumerate() {
             match Read::parse(line) {
                 Ok(read) => lines.push(read),
                 Err(error) => {
@@ -118,8 +117,8 @@ impl Course {
             to,
             up: line.connections,
             due: more(|line| line.due),
-            verified: more(|line| line.verified),
-            lost: more(Read::lost),
+            verified: more(|line| line.outcomes.verified),
+            lost: more(|line| line.outcomes.lost()),
             outstanding: line.outstanding,
             opened,
             failed: more(|line| line.connections_failed),

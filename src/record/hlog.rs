@@ -16,9 +16,9 @@
 //! ignores tags counts each message once. Times before the start of the run belong to connecting.
 //!
 //! The version line, the legend and the base are needed by some readers: HdrHistogram_c refuses a
-//! log without a version or with a longer line than 127 bytes before the first interval,
-//! and the Java reader omits intervals whose time it cannot place. Values
-//! are in nanoseconds; by convention the column of the maximum is in milliseconds.
+//! log without a version or with a longer line than 127 bytes before the first interval, and the
+//! Java reader omits intervals whose time it cannot place. Values are in nanoseconds; by convention
+//! the column of the maximum is in milliseconds.
 
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use hdrhistogram::Histogram;
 use crate::load::latency::Latency;
 use crate::load::latency::encoded::{decode, encode};
 use crate::record::description::Begun;
+use crate::record::whole_lines;
 
 /// The legend of the columns.
 const LEGEND: &str =
@@ -170,12 +171,10 @@ fn line(tag: Option<&str>, from: Duration, length: Duration, of: &Histogram<u64>
     )
 }
 
-/// Reads a log. Lines that cannot be read are left out and named. The rest of a line at the end
-/// that has no line end was never written: that is no problem of the file.
+/// Reads a log. Lines that cannot be read are left out and named.
 pub fn parse(text: &str) -> Log {
     let mut log = Log::default();
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    for (number, line) in whole.lines().enumerate() {
+    for (number, line) in whole_lines(text).enumerate() {
         if line.is_empty() || line.starts_with('#') || line.starts_with('"') {
             continue;
         }

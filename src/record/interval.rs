@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::load::latency::percentile::Percentile;
+use crate::load::latency::percentile::{Percentile, with_standard};
 use crate::load::results::Counts;
 use crate::load::results::recorder::{Interval, Tag, Times};
+use crate::report::outcomes::{Outcomes, errors};
 use crate::report::percentiles::{Percentiles, percentiles};
 
 /// The format of the lines.
@@ -50,20 +51,17 @@ struct Line {
     connections: u32,
     /// Since the start, as are the fields up to `outstanding`; due = the sum of the others.
     due: u64,
-    verified: u64,
-    mismatched: u64,
-    errored: u64,
-    timed_out: u64,
-    unanswered: u64,
+    #[serde(flatten)]
+    outcomes: Outcomes,
     outstanding: u64,
     /// The part of these messages that was due in the warm-up.
-    warmup: Outcomes,
+    warmup: Part,
     /// Since the start, as are the fields up to `targets`.
     verified_bytes: u64,
     connections_opened: u64,
     connections_failed: u64,
     errors: BTreeMap<String, u64>,
-    targets: Vec<Outcomes>,
+    targets: Vec<Part>,
     client: Client,
     /// `null`: no metrics of the server are fetched.
     server: Option<BTreeMap<String, f64>>,
@@ -76,17 +74,16 @@ struct Line {
     own_us: Option<Percentiles>,
 }
 
-/// The outcomes of messages: of those of the warm-up, or of those of one of several targets since
-/// the warm-up.
+/// A part of the messages: those of the warm-up, or those of one of several targets since the
+/// warm-up.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct Outcomes {
+pub struct Part {
+    /// Messages that were due.
     pub scheduled: u64,
-    pub verified: u64,
-    pub mismatched: u64,
-    pub errored: u64,
-    pub timed_out: u64,
-    pub unanswered: u64,
+    /// The outcomes of these messages.
+    #[serde(flatten)]
+    pub outcomes: Outcomes,
+    /// Bytes of verified messages.
     pub verified_bytes: u64,
 }
 
@@ -105,20 +102,13 @@ pub struct Read {
     pub connections: u32,
     /// Messages, as in [`crate::load::results::recorder::Identity`].
     pub due: u64,
-    /// Messages with a correct reply.
-    pub verified: u64,
-    /// Messages with a wrong reply.
-    pub mismatched: u64,
-    /// Messages lost with their connection.
-    pub errored: u64,
-    /// Messages that exceeded the timeout.
-    pub timed_out: u64,
-    /// Messages without a reply at the end.
-    pub unanswered: u64,
+    /// The outcomes of these messages.
+    #[serde(flatten)]
+    pub outcomes: Outcomes,
     /// Messages without an outcome.
     pub outstanding: u64,
     /// The part of these messages that was due in the warm-up.
-    pub warmup: Outcomes,
+    pub warmup: Part,
     /// Bytes of verified messages.
     pub verified_bytes: u64,
     /// Connections that were established.
@@ -128,7 +118,7 @@ pub struct Read {
     /// Broken connections and failed attempts, by cause.
     pub errors: BTreeMap<String, u64>,
     /// The messages of each of several targets since the warm-up.
-    pub targets: Vec<Outcomes>,
+    pub targets: Vec<Part>,
     /// The client's process and host.
     pub client: Client,
     /// Percentiles of the part of the lateness in which no connection was free.
@@ -137,25 +127,16 @@ pub struct Read {
     pub own_us: Option<BTreeMap<String, serde_json::Value>>,
 }
 
-/// Returns the line of an interval, with a newline. `times`: those of the interval alone.
+/// Returns the line of an interval, with a newline. `times`: those of the interval alone. It has
+/// the standard percentiles in addition to `points`, so that every line can be read.
 pub fn line(
     interval: &Interval,
     times: Option<&Times>,
     surroundings: &Surroundings,
     points: &[Percentile],
 ) -> String {
-    let Counts {
-        opened,
-        failed,
-        scheduled: _,
-        verified,
-        mismatched,
-        errored,
-        timed_out,
-        unanswered,
-        verified_bytes,
-    } = interval.identity.counts;
-    let errors = interval.errors.iter();
+    let counts = &interval.identity.counts;
+    let points = &with_standard(points);
     let line = Line {
         schema: SCHEMA,
         tag: interval.tag.name(),
@@ -163,20 +144,14 @@ pub fn line(
         to_s: interval.to.as_secs_f64(),
         connections: interval.up,
         due: interval.identity.due,
-        verified,
-        mismatched,
-        errored,
-        timed_out,
-        unanswered,
+        outcomes: Outcomes::of(counts),
         outstanding: interval.identity.outstanding,
-        warmup: Outcomes::of(&interval.warmup),
-        verified_bytes,
-        connections_opened: opened,
-        connections_failed: failed,
-        errors: errors
-            .map(|(kind, count)| (kind.to_string(), *count))
-            .collect(),
-        targets: interval.targets.iter().map(Outcomes::of).collect(),
+        warmup: Part::of(&interval.warmup),
+        verified_bytes: counts.verified_bytes,
+        connections_opened: counts.opened,
+        connections_failed: counts.failed,
+        errors: errors(&interval.errors),
+        targets: interval.targets.iter().map(Part::of).collect(),
         client: surroundings.client,
         server: surroundings.server.clone(),
         response_us: percentiles(&interval.response, points),
@@ -189,28 +164,18 @@ pub fn line(
     serde_json::to_string(&line).unwrap_or_default() + "\n"
 }
 
-impl Outcomes {
-    fn of(counts: &Counts) -> Outcomes {
-        let Counts {
-            scheduled,
-            verified,
-            mismatched,
-            errored,
-            timed_out,
-            unanswered,
-            verified_bytes,
-            opened: _,
-            failed: _,
-        } = *counts;
-        Outcomes {
-            scheduled,
-            verified,
-            mismatched,
-            errored,
-            timed_out,
-            unanswered,
-            verified_bytes,
+impl Part {
+    fn of(counts: &Counts) -> Part {
+        Part {
+            scheduled: counts.scheduled,
+            outcomes: Outcomes::of(counts),
+            verified_bytes: counts.verified_bytes,
         }
+    }
+
+    /// Returns the counts of the messages that have an outcome.
+    pub fn settled(&self) -> Counts {
+        self.outcomes.counts(self.verified_bytes)
     }
 }
 
@@ -225,14 +190,6 @@ impl Read {
                 read.schema
             )),
         }
-    }
-
-    /// Returns the number of messages that ended without a correct reply.
-    pub fn lost(&self) -> u64 {
-        let others = [self.errored, self.timed_out, self.unanswered];
-        others
-            .into_iter()
-            .fold(self.mismatched, u64::saturating_add)
     }
 }
 

@@ -49,3 +49,9 @@ pub const RUN: &str = "run.json";
 
 /// The name of the file with everything that was measured.
 pub const MEASURED: &str = "measured.json";
+
+/// Returns the lines of a file that grows. A line at the end that has no line end is left out: it
+/// was being written when the process ended, and is no fault of the file.
+fn whole_lines(text: &str) -> std::str::Lines<'_> {
+    text.rfind('\n').map_or("", |end| &text[..end]).lines()
+}

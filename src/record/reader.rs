@@ -19,7 +19,7 @@ use crate::load::results::targets::Target;
 use crate::load::results::{Counts, ErrorKind, Results, RunTimes};
 use crate::record::course::{Course, seconds};
 use crate::record::hlog::Log;
-use crate::record::interval::{Outcomes, Read};
+use crate::record::interval::Read;
 use crate::record::run_file::{RunFile, Unreadable, read_measured};
 use crate::record::{LOGS, MEASURED, RUN};
 use crate::sys::monotonic;
@@ -94,8 +94,8 @@ fn summary_so_far(course: &Course, run: &RunFile) -> Summary {
         }
     };
     let last = course.lines.last();
-    let warmup = last.map_or(Counts::default(), |last| settled(&last.warmup));
-    let counts = last.map_or(Counts::default(), |last| counts(last, &warmup));
+    let warmup = last.map_or(Counts::default(), |last| last.warmup.settled());
+    let counts = last.map_or(Counts::default(), counts);
     // No message was due in the drain.
     let mut lines = course.lines.iter().rev();
     let sent = lines.find(|line| line.tag != Tag::Drain);
@@ -140,7 +140,7 @@ fn targets(last: Option<&Read>, counts: &Counts, plan: &Plan) -> Vec<Target> {
         let mut target = Target::default();
         target.tally.counts = match of_line {
             _ if is_only => *counts,
-            Some(outcomes) => settled(outcomes),
+            Some(part) => part.settled(),
             None => Counts::default(),
         };
         if is_only {
@@ -194,47 +194,15 @@ fn missing(course: &Course, summary: &Summary) -> Vec<String> {
     differs.collect()
 }
 
-/// Returns the counts of messages of which all have an outcome.
-fn settled(outcomes: &Outcomes) -> Counts {
-    let Outcomes {
-        scheduled: _,
-        verified,
-        mismatched,
-        errored,
-        timed_out,
-        unanswered,
-        verified_bytes,
-    } = *outcomes;
-    let counts = Counts {
-        verified,
-        mismatched,
-        errored,
-        timed_out,
-        unanswered,
-        verified_bytes,
-        ..Counts::default()
-    };
-    Counts {
-        scheduled: counts.settled(),
-        ..counts
-    }
-}
-
-/// Returns the counts of the run, without the messages of the warm-up and those without an outcome.
-fn counts(last: &Read, warmup: &Counts) -> Counts {
-    let all = settled(&Outcomes {
-        scheduled: 0,
-        verified: last.verified.saturating_sub(warmup.verified),
-        mismatched: last.mismatched.saturating_sub(warmup.mismatched),
-        errored: last.errored.saturating_sub(warmup.errored),
-        timed_out: last.timed_out.saturating_sub(warmup.timed_out),
-        unanswered: last.unanswered.saturating_sub(warmup.unanswered),
-        verified_bytes: last.verified_bytes.saturating_sub(warmup.verified_bytes),
-    });
+/// Returns the counts of the run, without the messages of the warm-up. Those without an outcome
+/// are among the scheduled ones.
+fn counts(last: &Read) -> Counts {
+    let (all, warmup) = (&last.outcomes, &last.warmup);
+    let bytes = last.verified_bytes.saturating_sub(warmup.verified_bytes);
     Counts {
         opened: last.connections_opened,
         failed: last.connections_failed,
         scheduled: last.due.saturating_sub(warmup.scheduled),
-        ..all
+        ..all.since(&warmup.outcomes).counts(bytes)
     }
 }

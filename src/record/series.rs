@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::load::latency::Latency;
+use crate::load::results::pairs;
 use crate::load::results::recorder::Tag;
 
 /// One interval of a recorded run. Counts and times are those of this interval alone, unless a
@@ -84,9 +85,7 @@ impl Moment {
         self.outstanding += *outstanding;
         self.opened += *opened;
         self.failed += *failed;
-        for (cause, count) in errors {
-            *self.errors.entry(cause.clone()).or_default() += count;
-        }
+        pairs::add(&mut self.errors, errors);
         self.resent = sum(self.resent, *resent);
         self.cpu = self.cpu.zip(*cpu).map(|(one, other)| one + other);
         self.resident_bytes = sum(self.resident_bytes, *resident_bytes);

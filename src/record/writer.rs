@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use log::warn;
 
-use crate::load::latency::percentile::{Percentile, with_standard};
+use crate::load::latency::percentile::Percentile;
 use crate::load::plan::Plan;
 use crate::load::results::recorder::{Interval, TimesSoFar};
 use crate::load::results::summary::Summary;
@@ -68,7 +68,7 @@ impl Recording {
             begun,
             start: None,
             so_far: TimesSoFar::default(),
-            points: with_standard(&plan.percentiles),
+            points: plan.percentiles.clone(),
             incomplete: None,
         })
     }

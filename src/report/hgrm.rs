@@ -12,7 +12,7 @@ const TICKS: u32 = 5;
 const MILLISECOND: f64 = 1e6;
 
 /// Returns the table, in milliseconds. Messages without a reply count with their age; the last line
-/// then tells from which percentile on the values are lower bounds.
+/// then names the lowest percentile that is a lower bound.
 pub fn render(response: &Latency) -> String {
     let mut table = "       Value     Percentile TotalCount 1/(1-Percentile)\n\n".to_string();
     let Some(distribution) = response.distribution() else {

@@ -14,8 +14,9 @@ use crate::load::plan::schedule::Arrivals;
 use crate::load::plan::{Pace, Pacing, Stop};
 use crate::load::results::evidence::{self, Network};
 use crate::load::results::summary::Summary;
-use crate::load::results::{Counts, ErrorKind, Results};
+use crate::load::results::{Counts, Results};
 use crate::record::description::Description;
+use crate::report::outcomes::{Outcomes, errors};
 use crate::report::percentiles::{Percentiles, microseconds, percentiles};
 use crate::server::stats::{CloseReason, Totals};
 use crate::sys::cpu_sample::HostCounters;
@@ -117,11 +118,8 @@ struct PerTarget {
 #[derive(Serialize)]
 struct MessageOutcomes {
     scheduled: u64,
-    verified: u64,
-    mismatched: u64,
-    errored: u64,
-    timed_out: u64,
-    unanswered: u64,
+    #[serde(flatten)]
+    outcomes: Outcomes,
 }
 
 /// The parts of each response, on the connections for which the kernel records timestamps.
@@ -345,22 +343,9 @@ fn pace(pace: Pace) -> (Option<Arrivals>, Option<Pacing>, Option<f64>) {
 }
 
 fn fates(counts: &Counts) -> MessageOutcomes {
-    let Counts {
-        scheduled,
-        verified,
-        mismatched,
-        errored,
-        timed_out,
-        unanswered,
-        ..
-    } = *counts;
     MessageOutcomes {
-        scheduled,
-        verified,
-        mismatched,
-        errored,
-        timed_out,
-        unanswered,
+        scheduled: counts.scheduled,
+        outcomes: Outcomes::of(counts),
     }
 }
 
@@ -389,13 +374,6 @@ fn per_target(summary: &Summary) -> Vec<PerTarget> {
             last_reply_s: target.last_reply.map(after_start),
             without_reply: target.silence.map_or(0, |silence| silence.messages),
         })
-        .collect()
-}
-
-fn errors(errors: &BTreeMap<ErrorKind, u64>) -> BTreeMap<String, u64> {
-    errors
-        .iter()
-        .map(|(kind, count)| (kind.to_string(), *count))
         .collect()
 }
 

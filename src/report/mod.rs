@@ -6,6 +6,7 @@ pub mod columns;
 pub mod csv;
 pub mod hgrm;
 pub mod json;
+pub mod outcomes;
 pub mod page;
 pub mod percentiles;
 pub mod progress;

@@ -18,7 +18,7 @@ use crate::load::results::summary::Summary;
 use crate::load::results::targets::Target;
 use crate::load::results::{Counts, ResponseParts, Results};
 use crate::record::description::Description;
-use crate::report::columns::{self, Line, paragraphs};
+use crate::report::columns::{self, Line};
 use crate::units::{counted, grouped, rate, short, throughput, with_interval};
 
 /// The column at which the text of a line begins, after its label.
@@ -38,15 +38,20 @@ type Columns = Option<usize>;
 
 /// Returns the page, for a terminal with this number of columns.
 pub fn render(judged: &Judged, columns: Columns) -> String {
-    let (mut page, mut fitted) = (String::new(), String::new());
+    let mut page = String::new();
     // Writing to a string cannot fail.
     let _ = write(&mut page, judged, columns);
-    // Parts of a record that was read may contain anything; a terminal must not obey it.
-    let page = page.replace(
-        |character: char| character.is_control() && character != '\n',
-        "?",
-    );
-    paragraphs(&mut fitted, columns, MARGIN, &page);
+    fitted(&page, columns)
+}
+
+/// Returns lines that fit into a terminal. They may contain texts of a record, which may be
+/// anything: a terminal must not obey them.
+fn fitted(page: &str, columns: Columns) -> String {
+    let mut fitted = String::new();
+    for line in page.lines() {
+        let line = line.replace(char::is_control, "?");
+        columns::paragraph(&mut fitted, columns, MARGIN, &line);
+    }
     fitted
 }
 
@@ -71,13 +76,11 @@ pub fn describe(runs: &[Description], columns: Columns) -> String {
         lines.extend(run.note.iter().map(|note| format!("note         {note}")));
         let labels = run.labels.iter();
         lines.extend(labels.map(|(key, value)| format!("label        {key}={value}")));
-        for line in lines {
-            // A note may contain anything; a terminal must not obey it.
-            let line = line.replace(char::is_control, "?");
-            paragraphs(&mut page, columns, MARGIN, &line);
-        }
+        // A note with several lines is one line here.
+        let lines = lines.iter().map(|line| line.replace(char::is_control, "?"));
+        lines.for_each(|line| page += &(line + "\n"));
     }
-    page
+    fitted(&page, columns)
 }
 
 /// Returns an interval as one line, with the standard percentiles.

@@ -9,6 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::sys::snmp;
 use crate::units::share;
 
 /// The TCP counters of the thread's network namespace, see proc_net(5).
@@ -196,16 +197,9 @@ fn stolen() -> Option<Duration> {
     Some(Duration::from_millis(ticks * 10))
 }
 
-/// Parses the TCP counters: a line of names is followed by a line of their values.
+/// Parses the TCP counters. A counter that is missing is 0.
 fn host(netstat: &str) -> HostCounters {
-    let mut lines = netstat.lines().filter(|line| line.starts_with("TcpExt:"));
-    let names = lines.next().unwrap_or_default().split_whitespace();
-    let values = lines.next().unwrap_or_default().split_whitespace();
-    let counters: Vec<(&str, &str)> = names.zip(values).collect();
-    let count = |name: &str| -> u64 {
-        let found = counters.iter().find(|(known, _)| *known == name);
-        found.map_or(0, |(_, value)| value.parse().unwrap_or(0))
-    };
+    let count = |name| snmp::counter(netstat, "TcpExt:", name).unwrap_or(0);
     HostCounters {
         came_twice: count("TCPDSACKOldSent") + count("TCPDSACKOfoSent"),
         timeouts: count("TCPTimeouts"),

@@ -1,6 +1,6 @@
 //! Instants as numbers that can be kept in a file: readings of CLOCK_MONOTONIC, clock_gettime(2).
 //!
-//! [`Instant`] reads the same clock but does not tell its value. Both are read once, at about the
+//! [`Instant`] reads the same clock but does not expose its value. Both are read once, at about the
 //! same time, and every conversion uses that pair. So the difference of two instants is exact, and
 //! a conversion there and back yields the same instant.
 

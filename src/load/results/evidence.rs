@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::load::latency::Latency;
+use crate::load::results::pairs;
 use crate::load::results::stalls::Silences;
 use crate::sys::cpu_sample::CpuUsage;
 use crate::units::share;
@@ -425,9 +426,7 @@ impl Network {
         self.under_way += *under_way;
         self.examined += *examined;
         self.unacknowledged += *unacknowledged;
-        for (errno, count) in unread {
-            *self.unread.entry(*errno).or_default() += count;
-        }
+        pairs::add(&mut self.unread, unread);
     }
 }
 

@@ -434,9 +434,7 @@ impl Results {
         self.own.merge(own);
         self.waited += *waited;
         self.connect.merge(connect);
-        for (kind, count) in errors {
-            *self.errors.entry(*kind).or_default() += count;
-        }
+        pairs::add(&mut self.errors, errors);
         self.differences.extend(differences);
         self.differences.truncate(DIFFERENCES_MAX);
         if let Some(theirs) = parts {

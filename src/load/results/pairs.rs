@@ -1,8 +1,16 @@
-//! Serializes a map whose keys are no strings, which JSON does not have, as a list of pairs.
+//! Counts by kind: their sums, and their form in JSON, whose objects have strings as keys only. So
+//! such a map is written as a list of pairs. Pure.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Adds the counts of another map.
+pub fn add<K: Ord + Clone>(to: &mut BTreeMap<K, u64>, from: &BTreeMap<K, u64>) {
+    for (kind, count) in from {
+        *to.entry(kind.clone()).or_default() += count;
+    }
+}
 
 /// Writes the entries in the order of their keys.
 pub fn serialize<K: Serialize, V: Serialize, S: Serializer>(

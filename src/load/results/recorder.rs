@@ -20,7 +20,7 @@ use crate::load::engine::connection::Message;
 use crate::load::engine::world::KernelTimes;
 use crate::load::latency::Latency;
 use crate::load::latency::recent::RecentSamples;
-use crate::load::results::{Counts, ErrorKind, Loss, Results, TargetResults};
+use crate::load::results::{Counts, ErrorKind, Loss, Results, TargetResults, pairs};
 use crate::units::nanoseconds;
 
 /// The measurements of one thread.
@@ -283,9 +283,7 @@ impl Recorder {
     /// Returns the errors of warm-up and run, by cause.
     pub fn errors(&self) -> BTreeMap<ErrorKind, u64> {
         let mut errors = self.warmup.errors.clone();
-        for (kind, count) in &self.run.errors {
-            *errors.entry(*kind).or_default() += count;
-        }
+        pairs::add(&mut errors, &self.run.errors);
         errors
     }
 
@@ -419,9 +417,7 @@ impl Interval {
         self.identity.outstanding += identity.outstanding;
         self.response.merge(response);
         self.warmup.merge(warmup);
-        for (kind, count) in errors {
-            *self.errors.entry(*kind).or_default() += count;
-        }
+        pairs::add(&mut self.errors, errors);
         if self.targets.is_empty() {
             self.targets.clone_from(targets);
         } else {

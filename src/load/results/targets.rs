@@ -246,9 +246,7 @@ impl Target {
         self.tally.merge(tally);
         self.opened += *opened;
         self.failed += *failed;
-        for (kind, count) in errors {
-            *self.errors.entry(*kind).or_default() += count;
-        }
+        pairs::add(&mut self.errors, errors);
     }
 
     /// Adds the history of the same target in a later part of the run, which began at `resumed`. A

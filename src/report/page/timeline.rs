@@ -12,8 +12,8 @@ use crate::report::page::chart::{self, Chart, Key, Places, Values};
 use crate::report::page::columns::{Column, Columns, Point, number};
 use crate::report::page::heatmap;
 use crate::report::page::scale::{self, Axis, Tick};
-use crate::report::page::words::{UNKNOWN, bound, bytes};
-use crate::units::{grouped, rate};
+use crate::report::page::words::{UNKNOWN, bound};
+use crate::units::{bytes, grouped, rate};
 
 /// Maximum number of labels beside a row of lines.
 const LABELS_MAX: usize = 6;

@@ -32,23 +32,6 @@ pub fn percentiles(latency: &Latency) -> String {
     points.chain([longest]).collect::<Vec<_>>().join(", ")
 }
 
-/// Returns a size in bytes with a decimal unit and three significant digits: `12.3 MB`.
-pub fn bytes(bytes: f64) -> String {
-    let (divisor, unit) = match bytes {
-        bytes if bytes < 999.5 => return format!("{bytes:.0} B"),
-        bytes if bytes < 999.5e3 => (1e3, "kB"),
-        bytes if bytes < 999.5e6 => (1e6, "MB"),
-        _ => (1e9, "GB"),
-    };
-    let value = bytes / divisor;
-    let digits = match value {
-        value if value >= 99.95 => 0,
-        value if value >= 9.995 => 1,
-        _ => 2,
-    };
-    format!("{value:.digits$} {unit}")
-}
-
 /// Returns a share in percent: `12.3 %`.
 pub fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
@@ -66,8 +49,6 @@ mod tests {
         let at_least = true;
         assert_eq!(bound(Bound { value, at_least }), "≥ 5.00 ms");
         assert_eq!(known(None), "–");
-        let sizes = [512.0, 12_345.0, 1e8].map(bytes);
-        assert_eq!(sizes, ["512 B", "12.3 kB", "100 MB"]);
         assert_eq!(percent(0.123), "12.3 %");
         assert_eq!(percentiles(&Latency::default()), "no samples");
     }

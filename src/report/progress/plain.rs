@@ -9,10 +9,10 @@ use crate::load::results::recorder::{Interval, Tag};
 use crate::report::progress::figures::{Figures, asked, rates};
 use crate::units::{counted, grouped};
 
-/// The time between two lines that nobody asked for.
+/// The time between two lines unless `--progress plain` asks for one in each interval.
 const STEP: Duration = Duration::from_secs(10);
 
-/// The length of a run up to which there are no lines that nobody asked for.
+/// The length of a run up to which there are no lines unless `--progress plain` asks for them.
 const SHORT: Duration = Duration::from_secs(20);
 
 /// The lines about a run.
