@@ -93,11 +93,15 @@ struct Encoded {
     blocks: Option<EncodedBlocks>,
 }
 
-/// The blocks of a run: their length, and for all of them the number of entries and the entries, in
-/// 32 bits each, least significant byte first; compressed by zlib, in base64.
+/// The blocks of a run: their length, the width of their steps, and for all of them the number of
+/// entries and the entries, in 32 bits each, least significant byte first; compressed by zlib, in
+/// base64.
 #[derive(Serialize, Deserialize)]
 struct EncodedBlocks {
     length_ns: u64,
+    /// Absent in files from before steps were merged.
+    #[serde(default = "single_steps")]
+    step_width: usize,
     entries: String,
 }
 
@@ -131,7 +135,12 @@ impl<'de> Deserialize<'de> for Latency {
     }
 }
 
+fn single_steps() -> usize {
+    1
+}
+
 fn encode_blocks(blocks: &Blocks) -> EncodedBlocks {
+    let step_width = blocks.width();
     let (length, blocks) = blocks.entries();
     let mut numbers = Vec::new();
     for entries in blocks {
@@ -144,6 +153,7 @@ fn encode_blocks(blocks: &Blocks) -> EncodedBlocks {
     let compressed = encoder.write_all(&bytes).and_then(|()| encoder.finish());
     EncodedBlocks {
         length_ns: nanoseconds(length),
+        step_width,
         entries: BASE64_STANDARD.encode(compressed.unwrap_or_default()),
     }
 }
@@ -161,7 +171,8 @@ fn decode_blocks(encoded: &EncodedBlocks) -> Result<Blocks, String> {
         blocks.push(entries);
     }
     let length = Duration::from_nanos(encoded.length_ns);
-    Blocks::from_entries(length, blocks).ok_or("not the blocks of a run".to_string())
+    Blocks::from_entries(length, encoded.step_width, blocks)
+        .ok_or("not the blocks of a run".to_string())
 }
 
 #[cfg(test)]

@@ -439,6 +439,8 @@ fn effective_samples(
 /// the share that the percentile defines.
 fn shares(all: &Distribution, blocks: &Blocks, percentile: f64) -> Vec<Share> {
     let step = bucket_of(nanoseconds(all.nearest(percentile).value));
+    let step = step - step % blocks.width();
+    let next = step + blocks.width();
     let below = |step: usize| match bucket_min(step) {
         0 => 0,
         least => all.all.count_between(0, least - 1),
@@ -446,8 +448,8 @@ fn shares(all: &Distribution, blocks: &Blocks, percentile: f64) -> Vec<Share> {
     let wanted = all.count() as f64 * percentile / 100.0;
     let distance = |step| (below(step) as f64 - wanted).abs();
     let with_step =
-        below(step) > 0 && (below(step + 1) == all.count() || distance(step) < distance(step + 1));
-    blocks.shares(if with_step { step } else { step + 1 })
+        below(step) > 0 && (below(next) == all.count() || distance(step) < distance(next));
+    blocks.shares(if with_step { step } else { next })
 }
 
 #[inline]

@@ -37,9 +37,11 @@ pub fn bucket_min(step: usize) -> u64 {
     ((step - (octave << OCTAVE_BITS)) as u64) << octave
 }
 
-/// Returns the value in the middle of a step.
-pub fn bucket_middle(step: usize) -> f64 {
-    bucket_min(step) as f64 + ((1u64 << octave_of(step)) / 2) as f64
+/// Returns the mean of the least and the largest value of `width` steps that begin with `step`, all
+/// of one octave.
+pub fn steps_middle(step: usize, width: usize) -> f64 {
+    let values = width as f64 * (1u64 << octave_of(step)) as f64;
+    bucket_min(step) as f64 + (values - 1.0) / 2.0
 }
 
 fn octave_of(step: usize) -> usize {
@@ -113,7 +115,7 @@ mod tests {
             let least = bucket_min(step);
             prop_assert!(least <= value && (value - least) as f64 <= value as f64 / 1024.0);
             prop_assert!(least == 0 || bucket_of(least - 1) == step - 1);
-            prop_assert!((bucket_middle(step) - value as f64).abs() <= value as f64 / 1000.0);
+            prop_assert!((steps_middle(step, 1) - value as f64).abs() <= value as f64 / 1000.0);
         }
 
         #[test]
