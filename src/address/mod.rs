@@ -278,7 +278,9 @@ fn ipv6(text: &str) -> Result<Host, String> {
             Some(zone) => format!("%{zone} has no meaning here: {ip} is not a link-local address"),
         });
     }
-    let foreign = |c: char| c.is_whitespace() || c.is_control() || "/%:".contains(c);
+    // The kernel allows brackets in a name, but here one belongs to an address whose other bracket
+    // is missing.
+    let foreign = |c: char| c.is_whitespace() || c.is_control() || "/%:[]".contains(c);
     match zone {
         Some("") => Err("the interface is missing after the %".to_string()),
         Some(zone) if zone.len() > INTERFACE_NAME_BYTES_MAX || zone.contains(foreign) => Err(
@@ -364,6 +366,7 @@ mod tests {
             ("[febf::1]:80", "a link-local address needs %interface"),
             ("[fe80::1%]:80", "the interface is missing after the %"),
             ("[fe80::1%a%b]:80", "'a%b' is not the name of an interface"),
+            ("[fe80::1%a[b]:80", "'a[b' is not the name of an interface"),
             ("[fe80::1%sixteen-letters-]:80", "is not the name of an int"),
             (
                 "[::1%lo]:80",

@@ -48,7 +48,7 @@ pub struct Content {
 /// The state of a request, as parsed from the bytes received so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Request {
-    Incomplete,
+    Incomplete(Method),
     Asks(Resource, Method),
     Refused(Refusal, Method),
 }
@@ -141,7 +141,11 @@ impl Exchange {
         if let Phase::Requesting { request } = &self.phase
             && !request.is_empty()
         {
-            let reply = refusal(Refusal::TooSlow, Method::Get);
+            let method = match understand(request) {
+                Request::Incomplete(method) => method,
+                Request::Asks(_, method) | Request::Refused(_, method) => method,
+            };
+            let reply = refusal(Refusal::TooSlow, method);
             let _ = self.readiness.send(stream, &reply);
         }
     }
@@ -167,10 +171,10 @@ impl Exchange {
                     let reply = match understand(request) {
                         Request::Asks(resource, method) => reply(&find(resource), method),
                         Request::Refused(why, method) => refusal(why, method),
-                        Request::Incomplete if has_ended => {
-                            refusal(Refusal::Malformed, Method::Get)
+                        Request::Incomplete(method) if has_ended => {
+                            refusal(Refusal::Malformed, method)
                         }
-                        Request::Incomplete => continue,
+                        Request::Incomplete(_) => continue,
                     };
                     self.phase = Phase::Replying { reply, sent: 0 };
                 }
@@ -192,8 +196,10 @@ impl Exchange {
     }
 }
 
-/// Parses the bytes received so far on a connection.
+/// Parses the bytes received so far on a connection. The result does not depend on the pieces in
+/// which they arrive.
 fn understand(bytes: &[u8]) -> Request {
+    let bytes = &bytes[..bytes.len().min(REQUEST_MOST)];
     let mut headers = [EMPTY_HEADER; HEADERS_MOST];
     let mut request = httparse::Request::new(&mut headers);
     let parsed = request.parse(bytes);
@@ -203,9 +209,9 @@ fn understand(bytes: &[u8]) -> Request {
     };
     let refused = |why| Request::Refused(why, method);
     match parsed {
-        Ok(Parsed::Complete(length)) if length <= REQUEST_MOST => {}
-        Ok(Parsed::Partial) if bytes.len() < REQUEST_MOST => return Request::Incomplete,
-        Ok(_) | Err(Error::TooManyHeaders) => return refused(Refusal::TooLarge),
+        Ok(Parsed::Complete(_)) => {}
+        Ok(Parsed::Partial) if bytes.len() < REQUEST_MOST => return Request::Incomplete(method),
+        Ok(Parsed::Partial) | Err(Error::TooManyHeaders) => return refused(Refusal::TooLarge),
         Err(Error::Version) => return refused(Refusal::Version),
         Err(_) => return refused(Refusal::Malformed),
     }
@@ -309,8 +315,12 @@ mod tests {
             ("GET /metrics HTTP/2.0\r\n\r\n", refused(Refusal::Version)),
             ("GET /metrics\r\n\r\n", refused(Refusal::Malformed)),
             ("\u{16}\u{3}\u{1}", refused(Refusal::Malformed)),
-            ("GET /metrics HTTP/1.1\r\nHost: a\r\n", Request::Incomplete),
-            ("", Request::Incomplete),
+            (
+                "GET /metrics HTTP/1.1\r\nHost: a\r\n",
+                Request::Incomplete(Method::Get),
+            ),
+            ("HEAD /metrics", Request::Incomplete(Method::Head)),
+            ("", Request::Incomplete(Method::Get)),
         ];
         for (text, meant) in cases {
             assert_eq!(understand(text.as_bytes()), meant, "{text:?}");
@@ -326,7 +336,7 @@ mod tests {
         let begun = format!("GET /metrics HTTP/1.0\r\na: {}", "b".repeat(REQUEST_MOST));
         assert_eq!(
             understand(&begun.as_bytes()[..REQUEST_MOST - 1]),
-            Request::Incomplete
+            Request::Incomplete(Method::Get)
         );
         let too_large = refused(Refusal::TooLarge);
         assert_eq!(understand(&begun.as_bytes()[..REQUEST_MOST]), too_large);
@@ -336,6 +346,80 @@ mod tests {
             "a: b\r\n".repeat(HEADERS_MOST + 1)
         );
         assert_eq!(understand(many.as_bytes()), too_large);
+    }
+
+    /// A client whose request arrives in pieces, followed by a FIN.
+    struct Client<'a> {
+        pieces: std::vec::IntoIter<&'a [u8]>,
+        received: Vec<u8>,
+    }
+
+    impl Stream for Client<'_> {
+        fn recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let piece = self.pieces.next().unwrap_or_default();
+            buffer[..piece.len()].copy_from_slice(piece);
+            Ok(piece.len())
+        }
+
+        fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.received.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn shutdown_write(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Returns the reply to a request that arrives in pieces of this size and ends with a FIN.
+    fn answer(request: &str, piece: usize) -> String {
+        let pieces: Vec<&[u8]> = request.as_bytes().chunks(piece).collect();
+        let mut client = Client {
+            pieces: pieces.into_iter(),
+            received: Vec::new(),
+        };
+        let mut exchange = Exchange::default();
+        let find = |_| Content {
+            is_well: true,
+            kind: "text/plain",
+            text: "all".to_string(),
+        };
+        for _ in 0..=request.len() + 1 {
+            exchange.note(Hints {
+                readable: true,
+                writable: true,
+                exceptional: true,
+                ended: true,
+            });
+            if exchange.serve(&mut client, find) == Progress::Over {
+                break;
+            }
+        }
+        String::from_utf8(client.received).unwrap()
+    }
+
+    #[test]
+    fn the_reply_does_not_depend_on_the_pieces_of_the_request() {
+        let filler = "b".repeat(REQUEST_MOST);
+        let requests = [
+            ("GET /metrics HTTP/1.0\r\n\r\n".to_string(), "200"),
+            (format!("GET / HTTP/1.0\r\na: {filler}\0\r\n\r\n"), "431"),
+            (format!("GET / HTTP/1.0\r\na\0: {filler}\r\n\r\n"), "400"),
+            ("HEAD /metrics HTTP/1.0\r\n".to_string(), "400"),
+        ];
+        for (request, status) in requests {
+            let whole = answer(&request, 4096);
+            assert!(whole.starts_with(&format!("HTTP/1.1 {status} ")), "{whole}");
+            for piece in [1, 2, 7, 1000, 4000] {
+                assert_eq!(answer(&request, piece), whole);
+            }
+        }
+    }
+
+    #[test]
+    fn a_reply_to_head_has_no_body_also_when_the_request_is_cut_off() {
+        let reply = answer("HEAD /metrics HTTP/1.1\r\nHost: a\r\n", 5);
+        assert!(reply.ends_with("\r\n\r\n"), "{reply}");
     }
 
     #[test]
