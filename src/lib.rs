@@ -58,7 +58,8 @@
 //! 14 cli/load  report/ci*  report/json*  report/page/curve*  report/page/mod*  report/page/tables*
 //! 14 report/page/verdict*  report/text*
 //! 13 load/judge/verdict*  report/progress/mod
-//! 12 cli/sniff  load/judge/pace*  load/judge/server*  record/merge*  report/progress/view*
+//! 12 cli/sniff  load/judge/pace*  load/judge/server*  record/interval_writer  record/merge*
+//! 12 report/progress/view*
 //! 11 load/judge/client*  load/judge/connecting*  load/judge/network*  record/reader  record/writer
 //! 11 report/progress/connecting  sniff/mod
 //! 10 load/judge/failures*  load/judge/thresholds*  load/mod  record/run_file  report/page/plan*

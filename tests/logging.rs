@@ -296,6 +296,44 @@ fn a_fifo_with_a_reader_is_a_log_file_as_well() {
     assert!(next().starts_with("{\""));
 }
 
+/// The run and its report do not wait for the file. Once the file takes bytes again it gets
+/// everything, in fewer and longer intervals.
+#[test]
+fn an_interval_log_that_hangs_delays_no_run() {
+    let load = format!("load --connections 1 --duration 300ms --interval 10ms {ANY_PACE}");
+    let (fifo, mut both) = stalled::full_fifo();
+    let load = format!("{load} --interval-log {}", fifo.0.display());
+    let ended = run(&load).expect(1);
+    let lacks = "the interval log is incomplete: it lacks what was measured from 0.0 s on";
+    assert!(ended.stdout.contains(lacks), "{ended:?}");
+    assert!(ended.stdout.contains("300 ms"), "{ended:?}");
+
+    let mut process = Process::piped(upcase(&format!("{load} --format json")));
+    let mut text = String::new();
+    let mut next = || {
+        let mut bytes = [0; 4096];
+        let count = both.read(&mut bytes).unwrap();
+        text += &String::from_utf8_lossy(&bytes[..count]);
+        text.contains("{")
+    };
+    until("the first interval", &mut next);
+    // Now the pipe has room for all others.
+    let ended = process.ended().expect(0);
+    let report: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    ioctl_fionbio(&both, true).unwrap();
+    let mut rest = Vec::new();
+    both.read_to_end(&mut rest).expect_err("it stays open");
+    text += &String::from_utf8(rest).unwrap();
+    let lines = text.lines().filter(|line| !line.is_empty());
+    let lines: Vec<serde_json::Value> = lines.map(|it| serde_json::from_str(it).unwrap()).collect();
+    let mut end = 0.0;
+    for line in &lines {
+        assert_eq!(line["from_s"], end, "{text}");
+        end = line["to_s"].as_f64().unwrap();
+    }
+    assert_eq!(lines.last().unwrap()["due"], report["scheduled"]);
+}
+
 /// Reopening the log file fails then, in the sandbox, without further effect.
 #[test]
 fn a_fifo_whose_reader_has_gone_ends_no_server() {

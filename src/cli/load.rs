@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{Read, Write, stdout};
+use std::io::{Read, stdout};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,22 +25,21 @@ use crate::cli::values::{
 };
 use crate::load::judge::assertion::Condition;
 use crate::load::judge::verdict::{Judged, RunOutcome, Verdict};
-use crate::load::latency::percentile::Percentile;
 use crate::load::own_server::{OwnServer, Served};
 use crate::load::plan::payload::Content;
 use crate::load::plan::schedule::{Arrivals, Rate};
 use crate::load::plan::sizes::Sizes;
 use crate::load::plan::{Churn, Close, Pace, Pacing, Plan, Stop};
 use crate::load::preflight::{self, Routes};
-use crate::load::results::recorder::Interval;
 use crate::load::results::summary::Summary;
 use crate::load::{self, RunProgress};
 use crate::record::description::{Description, OptionValue};
+use crate::record::interval_writer::{IntervalFiles, IntervalWriter, Written};
 use crate::record::observer::{MetricsUrl, Observer};
 use crate::record::writer::{self, Recording};
+use crate::report;
 use crate::report::progress::{Progress, Style};
 use crate::sys::{files, socket, terminal};
-use crate::{record, report};
 
 /// The default of `--duration`.
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
@@ -298,13 +297,8 @@ pub(super) fn run(args: LoadArgs) -> anyhow::Result<Outcome> {
     let description = describe(&args);
     let recording = args.record.as_deref();
     let recording = recording.map(|folder| Recording::begin(folder, description.clone(), &plan));
-    let mut outputs = Outputs {
-        observer: observer(&args)?,
-        log,
-        unlogged: None,
-        recording: recording.transpose()?,
-        points: plan.percentiles.clone(),
-    };
+    let files = IntervalFiles::new(recording.transpose()?, log, plan.percentiles.clone());
+    let outputs = Outputs::start(&args, files)?;
     match socket::option_mismatches(&plan.options) {
         Ok(option_mismatches) => option_mismatches
             .iter()
@@ -314,7 +308,7 @@ pub(super) fn run(args: LoadArgs) -> anyhow::Result<Outcome> {
     if let Some(hint) = hint {
         warn!("{hint}");
     }
-    let measured = carry_out(plan, args.progress, &mut outputs);
+    let measured = carry_out(plan, args.progress, outputs.as_ref());
     let served = match (own_server, &measured) {
         (None, _) => Served::default(),
         (Some(server), Ok(_)) => server.stop(),
@@ -325,8 +319,11 @@ pub(super) fn run(args: LoadArgs) -> anyhow::Result<Outcome> {
         (Err(_), Some(failure)) => Err(failure),
         (Err(error), None) => Err(error),
         (Ok(mut summary), failure) => {
+            let written = outputs.map(|outputs| outputs.writer.finish());
+            let written: Written = written.unwrap_or_default();
             summary.own_server = served.totals;
-            summary.unlogged = outputs.unlogged;
+            summary.unlogged = written.unlogged;
+            summary.unrecorded = written.unrecorded;
             let judge = |summary| Judged::new(summary, &args.assert, args.allow.clone());
             let is_failed = failure.is_some();
             let render = |judged: &Judged| {
@@ -336,7 +333,7 @@ pub(super) fn run(args: LoadArgs) -> anyhow::Result<Outcome> {
                     code(judged, is_failed),
                 )
             };
-            let judged = recorded(summary, outputs.recording, judge, render);
+            let judged = recorded(summary, written.recording, judge, render);
             print(&match args.format {
                 Format::Text => report::text::render(&judged, terminal::columns(&stdout())),
                 Format::Json => render(&judged),
@@ -512,56 +509,39 @@ fn content(payload: &Path) -> anyhow::Result<Content> {
     Ok(Content::Given(text.into()))
 }
 
-/// The files to which the intervals of a run are written.
+/// What writes the intervals of a run to files, and observes what surrounds them.
 struct Outputs {
-    observer: Option<Observer>,
-    log: Option<File>,
-    /// The error that ended the interval log.
-    unlogged: Option<String>,
-    recording: Option<Recording>,
-    points: Vec<Percentile>,
-}
-
-/// Begins to observe the surroundings of the run, if a file is to have them.
-fn observer(args: &LoadArgs) -> anyhow::Result<Option<Observer>> {
-    let is_wanted = args.record.is_some() || args.interval_log.is_some();
-    let start = || Observer::start(args.server_metrics.clone(), args.interval);
-    Ok(is_wanted.then(start).transpose()?)
+    observer: Observer,
+    writer: IntervalWriter,
 }
 
 impl Outputs {
-    /// Writes an interval to all outputs. An error ends that output, and not the run.
-    fn write(&mut self, interval: &Interval) {
-        debug!("{}", report::text::interval(interval));
-        let Some(observer) = &self.observer else {
-            return;
-        };
-        let surroundings = observer.observe();
-        if let Some(recording) = &mut self.recording {
-            recording.interval(interval, &surroundings);
+    /// Starts both threads; `None` when no file is to have the intervals.
+    fn start(args: &LoadArgs, files: IntervalFiles) -> anyhow::Result<Option<Outputs>> {
+        if !files.any() {
+            return Ok(None);
         }
-        if let Some(file) = &mut self.log {
-            let line = record::interval::line(interval, None, &surroundings, &self.points);
-            if let Err(error) = file.write_all(line.as_bytes()) {
-                warn!("cannot write to the interval log, which ends here: {error}");
-                self.unlogged = Some(error.to_string());
-                self.log = None;
-            }
-        }
+        Ok(Some(Outputs {
+            observer: Observer::start(args.server_metrics.clone(), args.interval)?,
+            writer: IntervalWriter::start(files)?,
+        }))
     }
 }
 
-fn carry_out(plan: Plan, style: Style, outputs: &mut Outputs) -> anyhow::Result<Summary> {
+fn carry_out(plan: Plan, style: Style, outputs: Option<&Outputs>) -> anyhow::Result<Summary> {
     let mut progress = Progress::new(&plan, style);
     let summary = load::run(plan, |event| match event {
         RunProgress::Started(start) => {
-            if let Some(recording) = &mut outputs.recording {
-                recording.started(start);
+            if let Some(outputs) = outputs {
+                outputs.writer.started(start);
             }
         }
         RunProgress::Snapshot(snapshot) => progress.show(&snapshot),
         RunProgress::Interval(interval) => {
-            outputs.write(interval);
+            debug!("{}", report::text::interval(interval));
+            if let Some(Outputs { observer, writer }) = outputs {
+                writer.write(interval, observer.observe());
+            }
             progress.note(interval);
         }
     })?;

@@ -18,6 +18,7 @@ pub mod course;
 pub mod description;
 pub mod hlog;
 pub mod interval;
+pub mod interval_writer;
 pub mod merge;
 pub mod observer;
 pub mod reader;

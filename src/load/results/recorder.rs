@@ -394,6 +394,18 @@ impl Interval {
         }
     }
 
+    /// Appends the next interval of the same run.
+    pub fn append(&mut self, next: &Interval) {
+        let mut response = std::mem::take(&mut self.response);
+        response.merge(&next.response);
+        *self = Interval {
+            from: self.from,
+            tag: self.tag.min(next.tag),
+            response,
+            ..next.clone()
+        };
+    }
+
     /// Adds the same interval of another thread.
     pub fn merge(&mut self, other: &Interval) {
         let Interval {
