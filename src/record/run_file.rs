@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::load::plan::Plan;
 use crate::load::plan::schedule::Part;
@@ -19,6 +20,13 @@ const RUN_SCHEMA: &str = "upcase.run/1";
 /// The format of `measured.json`. It mirrors the types of the program, so that it changes more
 /// often than the other files.
 const MEASURED_SCHEMA: &str = "upcase.measured/1";
+
+/// The largest number of a record: 2^53, up to which programs that read JSON know each integer. In
+/// nanoseconds this is a hundred days, in bytes nine petabytes.
+const NUMBER_MOST: f64 = (1u64 << 53) as f64;
+
+/// The fields whose numbers may have any value.
+const UNCHECKED: [&str; 2] = ["report", "seed"];
 
 /// The content of `run.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,7 +43,7 @@ pub struct RunFile {
     /// The time from which messages were due; `None` until all connections were up.
     pub started: Option<Begun>,
     /// The JSON report of the run, once it has ended.
-    pub report: Option<serde_json::Value>,
+    pub report: Option<Value>,
 }
 
 /// The content of `measured.json`.
@@ -128,7 +136,29 @@ fn read<T: DeserializeOwned>(path: &Path, schema: &str) -> Result<T, Unreadable>
             env!("CARGO_PKG_VERSION")
         )));
     }
-    serde_json::from_str(&text).map_err(|error| damaged(&error))
+    let value: Value = serde_json::from_str(&text).map_err(|error| damaged(&error))?;
+    check_numbers(&value).map_err(|error| damaged(&error))?;
+    serde_json::from_value(value).map_err(|error| damaged(&error))
+}
+
+/// Checks that all numbers of a file are such that sums and products of them cannot overflow: none
+/// is negative or above [`NUMBER_MOST`]. Left out are the report, which is only shown, and seeds.
+fn check_numbers(value: &Value) -> Result<(), String> {
+    match value {
+        Value::Number(number) => match number.as_f64() {
+            Some(0.0..=NUMBER_MOST) => Ok(()),
+            _ => Err(format!("{number} cannot be a number of a run")),
+        },
+        Value::Array(items) => items.iter().try_for_each(check_numbers),
+        Value::Object(fields) => {
+            let computed = fields
+                .iter()
+                .filter(|(key, _)| !UNCHECKED.contains(&key.as_str()));
+            let mut checked = computed.map(|(_, field)| check_numbers(field));
+            checked.try_for_each(|checked| checked)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Replaces a file so that a reader finds either the earlier content or the new one.

@@ -7,6 +7,7 @@ mod common;
 mod addresses;
 mod cli;
 mod foreign_clients;
+mod hostile_records;
 mod old_kernel;
 mod page;
 mod record;

@@ -23,7 +23,7 @@ impl Folder {
         Folder(file.0.with_extension("record"))
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.0
     }
 
@@ -62,7 +62,7 @@ pub fn record(folder: &Folder, arguments: &str) -> Ended {
     .expect(0)
 }
 
-const SHORT: &str = "--connections 10 --rate 500 --duration 600ms --interval 100ms";
+pub const SHORT: &str = "--connections 10 --rate 500 --duration 600ms --interval 100ms";
 
 #[test]
 fn a_record_is_reported_as_the_run_was() {

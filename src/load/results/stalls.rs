@@ -55,7 +55,7 @@ pub struct Silences(Vec<Silence>);
 impl Silence {
     /// Returns the time that all messages together lost in the silence, in seconds.
     fn lost(&self) -> f64 {
-        let waits = self.waits.iter().map(|(from, to)| *to - *from);
+        let waits = self.waits.iter().map(|(from, to)| to.saturating_sub(*from));
         waits.sum::<Duration>().as_secs_f64() * self.weight
     }
 
