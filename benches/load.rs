@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use common::process::{Process, is_installed};
 use common::{callgrind, upcase as product};
 use ratio::Median;
+use upcase::echo::Expect;
 use upcase::load;
 use upcase::load::plan::{Plan, Stop};
 use upcase::load::results::summary::Summary;
@@ -118,7 +119,11 @@ fn instructions(target: SocketAddr, messages: u64, verify: bool) -> f64 {
 fn run(target: SocketAddr, connections: u32, messages: u64, verify: bool) -> Summary {
     let plan = Plan {
         connections,
-        verify,
+        expect: if verify {
+            Expect::Upper
+        } else {
+            Expect::Anything
+        },
         ..Plan::new(target, Stop::Messages(messages))
     };
     let summary = load::run(plan, |_| {}).expect("the run succeeds");

@@ -1,9 +1,54 @@
-//! The rule of the echo: a reply is the message with its ASCII letters in upper case. Pure.
+//! The rule of the echo: a reply is the message with its ASCII letters in upper case. Other servers
+//! may have another rule. Pure.
 
 use std::fmt;
 
+use clap::ValueEnum;
 use multiversion::multiversion;
 use serde::{Deserialize, Serialize};
+
+/// The rule by which replies are verified.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Expect {
+    /// The message with its ASCII letters in upper case
+    #[default]
+    Upper,
+    /// The message, unchanged
+    Same,
+    /// Anything: no byte of a reply is compared
+    #[value(name = "none")]
+    #[serde(rename = "none")]
+    Anything,
+}
+
+impl Expect {
+    /// Returns its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Expect::Upper => "upper",
+            Expect::Same => "same",
+            Expect::Anything => "none",
+        }
+    }
+
+    /// Returns the other rule by which bytes are compared, if this one compares them.
+    pub fn other(self) -> Option<Expect> {
+        match self {
+            Expect::Upper => Some(Expect::Same),
+            Expect::Same => Some(Expect::Upper),
+            Expect::Anything => None,
+        }
+    }
+
+    /// Returns the word for a message whose reply met the rule.
+    pub fn met(self) -> &'static str {
+        match self {
+            Expect::Upper | Expect::Same => "verified",
+            Expect::Anything => "answered",
+        }
+    }
+}
 
 /// Converts ASCII letters to upper case. Many bytes are converted by the widest instructions that
 /// the processor has; for few, the call costs more than they save.

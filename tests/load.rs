@@ -16,6 +16,7 @@ use common::report::Report;
 use common::terminal::{Terminal, screen};
 use common::{ANY_PACE, Process, Serve, TIMEOUT, run, until, upcase};
 use nix::sys::signal::Signal;
+use serde_json::json;
 use upcase::units::grouped;
 
 /// Replies in upper case until the client closes; `change` may alter a reply, whose offset it
@@ -156,16 +157,21 @@ fn all_connections_are_up_before_the_first_message() {
     assert!(server.join().unwrap());
 }
 
-#[test]
-fn a_server_that_does_not_convert_is_caught_at_once() {
-    let address = server(|_, mut stream| {
+/// Starts a server that returns what it receives unchanged.
+fn plain_echo() -> SocketAddr {
+    server(|_, mut stream| {
         let mut bytes = [0; 4096];
         while let Ok(count @ 1..) = stream.read(&mut bytes) {
             if stream.write_all(&bytes[..count]).is_err() {
                 return;
             }
         }
-    });
+    })
+}
+
+#[test]
+fn a_server_that_does_not_convert_is_caught_at_once() {
+    let address = plain_echo();
     let report = load(
         &format!("{address} --connections 3 --duration 10s --size 1"),
         1,
@@ -173,6 +179,56 @@ fn a_server_that_does_not_convert_is_caught_at_once() {
     assert_eq!(report.count("mismatched"), 3);
     assert_eq!(report.count("verified"), 0);
     assert_eq!(report.0["first_difference"]["offset"], 0);
+    let errors = json!({ "first reply unchanged, not in upper case": 3 });
+    assert_eq!(report.0["errors"], errors);
+    let advice = report.0["evidence"]["advice"].to_string();
+    assert!(advice.contains("use --expect same"), "{advice}");
+}
+
+#[test]
+fn a_server_with_another_rule_is_verified_by_that_rule() {
+    let address = plain_echo();
+    let arguments = format!("{address} --connections 3 --messages 300 --size 1..300");
+    for payload in ["text", "bytes"] {
+        let arguments = format!("{arguments} --payload {payload}");
+        let report = load(&format!("{arguments} --expect same"), 0);
+        assert_eq!(report.count("verified"), 300);
+        assert_eq!(report.0["expect"], "same");
+        assert_eq!(report.0["errors"], json!({}));
+    }
+    // Of a wrong byte in the middle it is not said that another rule holds.
+    let address = server(|_, mut stream| {
+        let mut message = [0; 64];
+        while stream.read_exact(&mut message).is_ok() {
+            message[5] ^= 1;
+            if stream.write_all(&message).is_err() {
+                return;
+            }
+        }
+    });
+    let report = load(&format!("{address} --connections 1 --expect same"), 1);
+    assert_eq!(report.0["errors"], json!({ "wrong reply": 1 }));
+    assert_eq!(report.0["first_difference"]["offset"], 5);
+
+    let ended = run(&format!(
+        "load {address} --connections 1 --messages 100 --expect none {ANY_PACE}"
+    ));
+    let text = ended.expect(0).stdout;
+    for told in [
+        "closed loop, replies not compared",
+        "100 scheduled = 100 answered + 0 mismatched",
+        ": no reply verified, every connection closed cleanly",
+        "nothing was verified: with --expect none ",
+    ] {
+        assert!(text.contains(told), "{text}");
+    }
+}
+
+#[test]
+fn a_server_that_converts_is_named_where_it_should_not() {
+    let report = load("--connections 2 --expect same", 1);
+    let errors = json!({ "first reply in upper case, not unchanged": 2 });
+    assert_eq!(report.0["errors"], errors);
 }
 
 #[test]

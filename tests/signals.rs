@@ -379,7 +379,7 @@ fn a_stalled_output_does_not_keep_a_process_alive() {
     let mut command = upcase("load --connections 1 --messages 1 -v");
     command.stdout(writer);
     let mut load = Process::start(command);
-    load.wait_for_stderr("1 due = 1 verified");
+    load.wait_for_stderr("1 due = 1 answered");
     until("it is blocked", || is_blocked_in_write(&load));
     load.signal(Signal::SIGTERM);
     assert_eq!(ends_soon(&mut load).signal(), Some(Signal::SIGTERM as i32));

@@ -23,13 +23,13 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
+use upcase::echo::Expect;
 use upcase::sniff::analyzer::Analyzer;
 use upcase::sniff::file::linktype::Link;
 use upcase::sniff::file::pcapng;
 use upcase::sniff::file::record::Unreadable;
 use upcase::sniff::file::{Next, Reader};
 use upcase::sniff::flow::account::{COMPLETE, INCOMPLETE, WRONG};
-use upcase::sniff::flow::stream::Expect;
 use upcase::sniff::print::calendar::Calendar;
 use upcase::sniff::print::document::{Document, Format};
 use upcase::sniff::print::results::Verdict;

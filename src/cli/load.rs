@@ -23,6 +23,7 @@ use crate::cli::values::{
     Label, Percentiles, Source, Target, interval, label, message_sizes, percentiles, rate, source,
     target,
 };
+use crate::echo::Expect;
 use crate::load::judge::assertion::Condition;
 use crate::load::judge::verdict::{Judged, RunOutcome, Verdict};
 use crate::load::own_server::{OwnServer, Served};
@@ -125,6 +126,10 @@ pub(super) struct LoadArgs {
     /// `bytes`, all 256 values; or a file, repeated as often as needed
     #[arg(long, value_name = "text|bytes|FILE", default_value = "text")]
     payload: PathBuf,
+    /// Replies that are correct: a server that is no upcase may return messages unchanged, or with
+    /// other bytes
+    #[arg(long, value_enum, default_value_t)]
+    expect: Expect,
     /// Seed from which the bytes, sizes and gaps are computed
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = integer::<u64>(0, u64::MAX))]
     seed: u64,
@@ -450,7 +455,7 @@ fn plan(
         depth: args.depth,
         sizes: args.size.clone(),
         content,
-        verify: true,
+        expect: args.expect,
         seed: args.seed,
         stop: match args.messages {
             Some(messages) => Stop::Messages(messages),

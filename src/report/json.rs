@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::echo::Expect;
 use crate::load::judge::assertion::Outcome;
 use crate::load::judge::verdict::Judged;
 use crate::load::latency::Latency;
@@ -40,6 +41,7 @@ struct Report<'a> {
     size: String,
     depth: u32,
     payload: &'static str,
+    expect: Expect,
     seed: u64,
     arrivals: Option<Arrivals>,
     pacing: Option<Pacing>,
@@ -292,6 +294,7 @@ fn report<'a>(judged: &Judged, runs: &'a [Description], exit_code: u8) -> Report
         size: plan.sizes.to_string(),
         depth: plan.depth,
         payload: plan.content.kind(),
+        expect: plan.expect,
         seed: plan.seed,
         arrivals,
         pacing,

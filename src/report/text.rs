@@ -7,6 +7,7 @@
 use std::fmt::{self, Write};
 use std::net::SocketAddr;
 
+use crate::echo::Expect;
 use crate::load::judge::verdict::{Judged, Verdict};
 use crate::load::latency::percentile::Percentile;
 use crate::load::latency::{Bound, Latency, Withheld};
@@ -95,7 +96,7 @@ pub fn interval(interval: &Interval) -> String {
     } = interval.identity.counts;
     let lost = mismatched + errored + timed_out + unanswered;
     format!(
-        "{} {:.2} to {:.2} s: {} due = {} verified + {} lost + {} outstanding, {} up; response {}",
+        "{} {:.2} to {:.2} s: {} due = {} answered + {} lost + {} outstanding, {} up; response {}",
         interval.tag.name(),
         interval.from.as_secs_f64(),
         interval.to.as_secs_f64(),
@@ -146,9 +147,17 @@ fn write(page: &mut String, judged: &Judged, columns: Columns) -> fmt::Result {
         },
     )?;
     if !plan.warmup.is_zero() {
-        writeln!(page, "warm-up      {}", outcomes(&summary.warmup.counts))?;
+        writeln!(
+            page,
+            "warm-up      {}",
+            outcomes(&summary.warmup.counts, summary.plan.expect)
+        )?;
     }
-    writeln!(page, "messages     {}", outcomes(&results.counts))?;
+    writeln!(
+        page,
+        "messages     {}",
+        outcomes(&results.counts, summary.plan.expect)
+    )?;
     writeln!(page, "rate         {}", achieved(summary))?;
     write_times(page, judged, columns)?;
     write_targets(page, summary, columns)?;
@@ -187,9 +196,14 @@ fn write_plan(page: &mut String, summary: &Summary) -> fmt::Result {
         size if size == "1" => "1 byte".to_string(),
         sizes => format!("{sizes} bytes"),
     };
+    let expect = match plan.expect {
+        Expect::Upper => "",
+        Expect::Same => ", replies unchanged",
+        Expect::Anything => ", replies not compared",
+    };
     writeln!(
         page,
-        "plan         {}, {sizes} per message, depth {}, {stop}, {}{threads}",
+        "plan         {}, {sizes} per message, depth {}, {stop}, {}{threads}{expect}",
         counted(plan.connections, "connection"),
         grouped(plan.depth),
         pace(plan),
@@ -219,7 +233,7 @@ fn pace(plan: &Plan) -> String {
     }
 }
 
-fn outcomes(counts: &Counts) -> String {
+fn outcomes(counts: &Counts, expect: Expect) -> String {
     let timed_out = match counts.timed_out {
         0 => String::new(),
         count => format!(" + {} timed out", grouped(count)),
@@ -229,10 +243,11 @@ fn outcomes(counts: &Counts) -> String {
         count => format!(" + {} outstanding", grouped(count)),
     };
     format!(
-        "{} scheduled = {} verified + {} mismatched + {} errored{timed_out} + {} unanswered\
+        "{} scheduled = {} {} + {} mismatched + {} errored{timed_out} + {} unanswered\
          {outstanding}",
         grouped(counts.scheduled),
         grouped(counts.verified),
+        expect.met(),
         grouped(counts.mismatched),
         grouped(counts.errored),
         grouped(counts.unanswered),
@@ -316,9 +331,6 @@ fn write_parts(
     }
 }
 
-/// Columns of a target's row before those of the times: its address and two counts.
-const TARGET_HEADS: [&str; 3] = ["", "scheduled", "verified"];
-
 /// The highest percentile that is shown for each target, in percent: a target has only a part of
 /// the samples.
 const TARGET_MOST: f64 = 99.0;
@@ -334,7 +346,8 @@ fn write_targets(page: &mut String, summary: &Summary, columns: Columns) -> fmt:
     let percentiles = summary.plan.percentiles.iter().copied();
     let percentiles = percentiles.filter(|point| point.percent() <= TARGET_MOST);
     let percentiles: Vec<Percentile> = percentiles.collect();
-    let heads = TARGET_HEADS.map(str::to_string).into_iter();
+    let heads = ["", "scheduled", summary.plan.expect.met()];
+    let heads = heads.map(str::to_string).into_iter();
     let heads = heads.chain(percentiles.iter().map(ToString::to_string));
     let mut table = vec![heads.chain(["max".to_string()]).collect::<Vec<String>>()];
     table.extend(targets.map(|(address, target)| target_cells(address, target, &percentiles)));
@@ -437,15 +450,11 @@ fn list_target(
     row: &[String],
     columns: Columns,
 ) -> fmt::Result {
-    let ([_, _, _, points @ ..], [address, scheduled, verified, times @ ..]) = (names, row) else {
+    let ([_, _, met, points @ ..], [address, scheduled, count, times @ ..]) = (names, row) else {
         return Ok(());
     };
     writeln!(page, "{address}")?;
-    writeln!(
-        page,
-        "{:MARGIN$}{scheduled} scheduled, {verified} verified",
-        ""
-    )?;
+    writeln!(page, "{:MARGIN$}{scheduled} scheduled, {count} {met}", "")?;
     write_list(page, "", points, times, columns);
     Ok(())
 }
@@ -723,14 +732,18 @@ fn write_verdict(page: &mut String, judged: &Judged) -> fmt::Result {
     };
     let up_to = findings.valid_up_to;
     let up_to = up_to.map_or(String::new(), |point| format!(" up to {point}"));
-    let churn = judged.summary.plan.churn;
+    let Plan { churn, expect, .. } = *judged.summary.plan;
     let counts = &judged.summary.results.counts;
+    let closed = match churn {
+        Some(churn) if churn.close == Close::Rst => "",
+        _ => ", every connection closed cleanly",
+    };
     let verified = match findings.verdict {
-        Verdict::Failed => "",
-        _ if counts.scheduled == 0 || counts.verified < counts.scheduled => "",
-        _ if !judged.summary.gaps.is_empty() => "",
-        _ if churn.is_some_and(|churn| churn.close == Close::Rst) => ": every reply verified",
-        _ => ": every reply verified, every connection closed cleanly",
+        Verdict::Failed => String::new(),
+        _ if counts.scheduled == 0 || counts.verified < counts.scheduled => String::new(),
+        _ if !judged.summary.gaps.is_empty() => String::new(),
+        _ if expect == Expect::Anything => format!(": no reply verified{closed}"),
+        _ => format!(": every reply verified{closed}"),
     };
     writeln!(
         page,

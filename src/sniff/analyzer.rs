@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use crate::echo::Expect;
 use crate::load::latency::Latency;
 use crate::sniff::file::Frame;
 use crate::sniff::file::record::Unreadable;
 use crate::sniff::flow::account::Conclusion;
 use crate::sniff::flow::flows::{BYTES_MAX, Flows};
-use crate::sniff::flow::stream::Expect;
 use crate::sniff::flow::{Packet, Timing};
 use crate::sniff::packet::bytes::Unread;
 use crate::sniff::packet::fragments::Lost;

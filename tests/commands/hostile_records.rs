@@ -123,7 +123,7 @@ impl Numbers {
     }
 }
 
-/// Changes records that were made with these arguments of `load`, in `count` ways, and reports each.
+/// Changes a record that was made with these arguments of `load` in `count` ways, and reports each.
 fn check(arguments: &str, first_seed: u64, count: u64) {
     let folder = Folder::new();
     record(&folder, arguments);
@@ -148,9 +148,9 @@ fn check(arguments: &str, first_seed: u64, count: u64) {
         let format = formats[numbers.below(formats.len())];
         let ended = report(&folder, format);
         let is_in_order = matches!(ended.code, Some(0 | 1 | 3 | 4));
-        let is_told = ended.code != Some(3) || ended.stderr.lines().count() == 1;
+        let has_reason = ended.code != Some(3) || ended.stderr.lines().count() == 1;
         assert!(
-            is_in_order && is_told && !ended.stderr.contains("panicked"),
+            is_in_order && has_reason && !ended.stderr.contains("panicked"),
             "seed {seed}, {format}, {}: {ended:#?}",
             names[which],
         );

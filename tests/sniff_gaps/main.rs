@@ -13,10 +13,10 @@ use std::time::Duration;
 use talk::{
     ACK, CLIENT, Capture, FIN, GARBAGE, Packet, RST, Rng, SERVER, SYN, Truth, USED_AGAIN_NEARBY,
 };
+use upcase::echo::Expect;
 use upcase::sniff::file::linktype::Link;
 use upcase::sniff::flow::account::Conclusion;
 use upcase::sniff::flow::flows::{BYTES_MAX, Finished, Flows};
-use upcase::sniff::flow::stream::Expect;
 use upcase::sniff::flow::{self, Fault, Finding, Role};
 use upcase::sniff::packet::parse;
 

@@ -81,7 +81,7 @@ impl After {
 /// An error in a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A byte is not the upper case of the byte that was sent at the same offset.
+    /// A byte is not the one that is expected in reply to the byte that was sent at its offset.
     Differs(Difference),
     /// A byte arrived before the byte at its offset was sent. The value is this offset.
     Surplus(u64),
@@ -266,6 +266,20 @@ impl Connection {
         } else {
             Err(Fault::Surplus(self.received))
         }
+    }
+
+    /// Returns whether these bytes, in which [`Connection::accept`] found a fault, belong to the
+    /// first reply and obey the other rule. `offset`: that of their first byte.
+    pub fn obeys_other_rule(&self, offset: u64, reply: &[u8], payload: &Payload) -> bool {
+        let is_first = self.unanswered.front().is_some_and(Message::is_first);
+        let owed = usize::try_from(self.sent - offset).unwrap_or(usize::MAX);
+        let reply = &reply[..owed.min(reply.len())];
+        is_first && payload.obeys_other_rule(self.source, offset, reply)
+    }
+
+    /// Returns the number of bytes that were received and accepted.
+    pub fn received(&self) -> u64 {
+        self.received
     }
 
     /// Counts received bytes without checking them. Returns false when more bytes were received

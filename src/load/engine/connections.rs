@@ -249,7 +249,7 @@ impl<S: Socket> Engine<S> {
         self.recorder.run.error(kind);
         self.target(peer.line).lost(kind, now);
         let mut loss = match kind {
-            ErrorKind::WrongReply => Loss::Mismatched,
+            kind if kind.is_wrong_reply() => Loss::Mismatched,
             _ => Loss::Errored,
         };
         let target = self.place_of(peer.line);
@@ -262,12 +262,11 @@ impl<S: Socket> Engine<S> {
             // connection.
             loss = Loss::Errored;
         }
-        match kind {
-            ErrorKind::WrongReply | ErrorKind::SurplusBytes => {
-                let quota = std::mem::take(&mut self.lines[peer.line as usize].quota);
-                self.quota_left = self.quota_left.saturating_sub(quota);
-            }
-            _ => self.reopen_later(world, peer.line as usize, now),
+        if kind.is_wrong_reply() || kind == ErrorKind::SurplusBytes {
+            let quota = std::mem::take(&mut self.lines[peer.line as usize].quota);
+            self.quota_left = self.quota_left.saturating_sub(quota);
+        } else {
+            self.reopen_later(world, peer.line as usize, now);
         }
     }
 

@@ -9,6 +9,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use crate::echo::Expect;
 use crate::load::engine::connection::Fault;
 use crate::load::engine::pacer::{Dispatch, Free, Pacer};
 use crate::load::engine::world::{Socket, Timer, World};
@@ -263,7 +264,8 @@ impl<S: Socket> Engine<S> {
         };
         let place = self.plan.target_of(self.part.member(peer.line));
         self.targets[place].last_reply = Some(now);
-        let reply = &self.scratch[bytes];
+        let offset = peer.connection.received();
+        let reply = &self.scratch[bytes.clone()];
         let checked = peer.connection.accept(reply, &self.payload);
         let mut failed = None;
         while let Some(message) = peer.connection.next_answered() {
@@ -295,8 +297,7 @@ impl<S: Socket> Engine<S> {
                 world.set_timer(now + think, Timer::Think(token, now + think));
             }
         }
-        let number = peer.number;
-        checked.map_err(|fault| self.fault(number, fault))?;
+        checked.map_err(|fault| self.fault(token, fault, offset, bytes))?;
         if let Some(kind) = failed {
             return Err(kind);
         }
@@ -380,14 +381,22 @@ impl<S: Socket> Engine<S> {
         }
     }
 
-    /// Returns the kind of error of a wrong reply, and records the wrong byte.
-    pub(super) fn fault(&mut self, connection: u32, fault: Fault) -> ErrorKind {
-        match fault {
-            Fault::Surplus(_) => ErrorKind::SurplusBytes,
-            Fault::Differs(difference) => {
-                self.recorder.run.difference(connection, difference);
-                ErrorKind::WrongReply
-            }
+    /// Returns the kind of error of a wrong reply, and records the wrong byte. The bytes that were
+    /// read begin at `offset` of the stream.
+    #[cold]
+    fn fault(&mut self, token: Token, fault: Fault, offset: u64, bytes: Range<usize>) -> ErrorKind {
+        let (Fault::Differs(difference), Some(peer)) = (fault, self.peers.get_mut(token)) else {
+            return ErrorKind::SurplusBytes;
+        };
+        self.recorder.run.difference(peer.number, difference);
+        let reply = &self.scratch[bytes];
+        let obeys_other = peer
+            .connection
+            .obeys_other_rule(offset, reply, &self.payload);
+        match self.plan.expect {
+            Expect::Upper if obeys_other => ErrorKind::UnchangedReply,
+            Expect::Same if obeys_other => ErrorKind::ConvertedReply,
+            _ => ErrorKind::WrongReply,
         }
     }
 

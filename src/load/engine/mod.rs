@@ -283,10 +283,8 @@ impl<S: Socket> Engine<S> {
         let quota = |index| plan.quota(part.member(index)).unwrap_or(u64::MAX);
         let lines: Vec<Line> = (0..count).map(|index| Line::new(quota(index))).collect();
         let quotas = lines.iter().map(|line| line.quota);
-        let mut payload = Payload::new(&plan.content, plan.seed, plan.sizes.smallest());
-        if !plan.verify {
-            payload = payload.unverified();
-        }
+        let payload = Payload::new(&plan.content, plan.seed, plan.sizes.smallest());
+        let payload = payload.expecting(plan.expect);
         let window = (CONNECT_WINDOW / part.of as usize).max(1);
         Engine {
             payload,

@@ -41,6 +41,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
+use crate::echo::Expect;
 use crate::load::judge::assertion::{Assertion, Condition, Outcome};
 use crate::load::judge::client::{client_limits, first_visible, has_no_time, percentile_below};
 use crate::load::judge::connecting::slow_connecting;
@@ -346,6 +347,10 @@ fn judge_limits(summary: &Summary) -> Findings {
 
 /// Returns the verdict about a run without any limit.
 fn judge_unlimited(summary: &Summary, is_open: bool) -> Findings {
+    let right = match summary.plan.expect {
+        Expect::Upper | Expect::Same => "correct",
+        Expect::Anything => "complete",
+    };
     let kept = if !is_open {
         match pace(summary) {
             Ok(pace) => pace,
@@ -357,11 +362,12 @@ fn judge_unlimited(summary: &Summary, is_open: bool) -> Findings {
             }
         }
     } else if visible(&summary.results.own, summary).is_some() {
-        "every reply was correct, and messages that were sent late had waited for the built-in \
-         server"
-            .to_string()
+        format!(
+            "every reply was {right}, and messages that were sent late had waited for the built-in \
+             server"
+        )
     } else {
-        "every message was sent in time, and every reply was correct".to_string()
+        format!("every message was sent in time, and every reply was {right}")
     };
     let mut findings = Findings::new(Verdict::Valid, vec![kept], &[]);
     if let Some(part) = first_visible(summary) {
@@ -380,6 +386,13 @@ fn judge_unlimited(summary: &Summary, is_open: bool) -> Findings {
 fn remarks(summary: &Summary) -> Vec<String> {
     let mut sentences = Vec::new();
     let evidence = &summary.evidence;
+    if summary.plan.expect == Expect::Anything && summary.results.counts.verified > 0 {
+        sentences.push(
+            "nothing was verified: with --expect none the bytes of the replies are counted, not \
+             compared"
+                .to_string(),
+        );
+    }
     if summary.asked_rate().is_some()
         && let Some((point, late)) = visible(&summary.results.own, summary)
         && late.value <= summary.waited_for_own_server()

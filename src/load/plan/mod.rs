@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::echo::Expect;
 use crate::load::latency::percentile::Percentile;
 use crate::load::plan::payload::Content;
 use crate::load::plan::schedule::{Arrivals, End, Part, Rate};
@@ -44,9 +45,9 @@ pub struct Plan {
     /// Content of the messages.
     #[serde(with = "payload::content")]
     pub content: Content,
-    /// Whether replies are compared with what was sent. Only a benchmark turns this off, to measure
-    /// its cost; no run that a user starts does.
-    pub verify: bool,
+    /// The rule by which replies are verified.
+    #[serde(default)]
+    pub expect: Expect,
     /// The seed of everything random.
     pub seed: u64,
     /// The condition after which the run stops sending.
@@ -217,7 +218,7 @@ impl Plan {
             depth: 1,
             sizes: Sizes::Fixed(64),
             content: Content::Text,
-            verify: true,
+            expect: Expect::Upper,
             seed: 1,
             stop,
             warmup: Duration::ZERO,

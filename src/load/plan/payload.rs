@@ -12,7 +12,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::echo::Difference;
+use crate::echo::{Difference, Expect};
 use crate::load::plan::random::{Purpose, RandomStream};
 
 /// The bytes that a message may hold.
@@ -68,7 +68,7 @@ impl Content {
 pub struct Payload {
     seed: u64,
     bytes: Bytes,
-    verify: bool,
+    expect: Expect,
 }
 
 #[derive(Clone, Debug)]
@@ -120,16 +120,13 @@ impl Payload {
         Payload {
             seed,
             bytes,
-            verify: true,
+            expect: Expect::Upper,
         }
     }
 
-    /// Returns this payload with verification off: it accepts every reply.
-    pub fn unverified(self) -> Self {
-        Payload {
-            verify: false,
-            ..self
-        }
+    /// Returns this payload with another rule for replies.
+    pub fn expecting(self, expect: Expect) -> Self {
+        Payload { expect, ..self }
     }
 
     /// Returns the stream of a connection, given its number in the run.
@@ -153,12 +150,21 @@ impl Payload {
         }
     }
 
-    /// Compares a reply with the upper case of the bytes that were sent from `offset` on. The error
-    /// is the first byte that differs.
+    /// Returns whether a reply is correct by the other rule.
+    pub fn obeys_other_rule(&self, source: Source, offset: u64, reply: &[u8]) -> bool {
+        let other = self.expect.other();
+        let other = other.map(|other| self.clone().expecting(other));
+        other.is_some_and(|other| other.check(source, offset, reply).is_ok())
+    }
+
+    /// Compares a reply with the one that is expected to the bytes that were sent from `offset` on.
+    /// The error is the first byte that differs.
     pub fn check(&self, source: Source, offset: u64, reply: &[u8]) -> Result<(), Difference> {
-        if !self.verify {
-            return Ok(());
-        }
+        let is_upper = match self.expect {
+            Expect::Upper => true,
+            Expect::Same => false,
+            Expect::Anything => return Ok(()),
+        };
         let mut place = offset;
         match &self.bytes {
             Bytes::Generated(mapping) => {
@@ -166,13 +172,16 @@ impl Payload {
                 for reply in reply.chunks(CHUNK) {
                     let expected = &mut expected[..reply.len()];
                     mapping.fill(source.random, place, expected);
-                    expected.make_ascii_uppercase();
+                    if is_upper {
+                        expected.make_ascii_uppercase();
+                    }
                     compare(&mut place, expected, reply)?;
                 }
             }
-            Bytes::Given { upper, .. } => {
+            Bytes::Given { text, upper } => {
                 let mut rest = reply;
-                for expected in turns(upper, source, offset, reply.len()) {
+                let answer = if is_upper { upper } else { text };
+                for expected in turns(answer, source, offset, reply.len()) {
                     let (reply, after) = rest.split_at(expected.len());
                     compare(&mut place, expected, reply)?;
                     rest = after;
@@ -302,6 +311,28 @@ mod tests {
             let offset = start + place as u64;
             let difference = Difference { offset, expected, found };
             prop_assert_eq!(payload.check(source, start, &reply), Err(difference));
+        }
+    }
+
+    #[test]
+    fn replies_are_checked_by_the_rule() {
+        let given = Content::Given((*b"some Text").into());
+        for content in [Content::Text, Content::Bytes, given] {
+            let payload = Payload::new(&content, 1, 64);
+            let same = bytes(&payload, 5, 10..1000);
+            let rules = [
+                (Expect::Upper, same.to_ascii_uppercase()),
+                (Expect::Same, same.clone()),
+            ];
+            for (expect, reply) in rules {
+                let source = payload.source(5);
+                let check = |rule| {
+                    let payload = payload.clone().expecting(rule);
+                    payload.check(source, 10, &reply).is_ok()
+                };
+                assert!(check(expect) && check(Expect::Anything));
+                assert!(!check(expect.other().unwrap()));
+            }
         }
     }
 

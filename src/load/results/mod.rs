@@ -213,6 +213,10 @@ pub enum ErrorKind {
     ClosedAtOnce,
     /// A reply was wrong.
     WrongReply,
+    /// The first reply was the message unchanged, and not in upper case.
+    UnchangedReply,
+    /// The first reply was the message in upper case, and not unchanged.
+    ConvertedReply,
     /// Bytes arrived that belong to no message.
     SurplusBytes,
     /// The server did not close its side in time, see [`crate::load::plan::Plan::close_timeout`].
@@ -259,12 +263,22 @@ impl ErrorKind {
             ErrorKind::ClosedEarly,
             ErrorKind::ClosedAtOnce,
             ErrorKind::WrongReply,
+            ErrorKind::UnchangedReply,
+            ErrorKind::ConvertedReply,
             ErrorKind::SurplusBytes,
             ErrorKind::NotClosed,
             ErrorKind::NoPort,
             ErrorKind::NoSource,
         ];
         kinds.into_iter().find(|kind| kind.to_string() == name)
+    }
+
+    /// Returns whether the bytes of a reply were wrong.
+    pub fn is_wrong_reply(self) -> bool {
+        matches!(
+            self,
+            ErrorKind::WrongReply | ErrorKind::UnchangedReply | ErrorKind::ConvertedReply
+        )
     }
 
     /// Returns whether this error can be caused by a server that is down, or by a path that is
@@ -311,6 +325,12 @@ impl ErrorKind {
                 "the server may accept no more connections from one address (its \
                  --max-connections-per-ip): use fewer --connections, or more --source addresses"
             }
+            ErrorKind::UnchangedReply => {
+                "if the server is to return messages unchanged, use --expect same"
+            }
+            ErrorKind::ConvertedReply => {
+                "if the server is to return messages in upper case, leave out --expect same"
+            }
             ErrorKind::NoPort => {
                 "use fewer --connections, more --source addresses or targets, or a larger --churn; \
                  or end replaced connections with --close rst: a connection closed with FIN holds \
@@ -340,6 +360,8 @@ impl fmt::Display for ErrorKind {
             ErrorKind::ClosedEarly => write!(f, "closed early by the server"),
             ErrorKind::ClosedAtOnce => write!(f, "closed at once by the server"),
             ErrorKind::WrongReply => write!(f, "wrong reply"),
+            ErrorKind::UnchangedReply => write!(f, "first reply unchanged, not in upper case"),
+            ErrorKind::ConvertedReply => write!(f, "first reply in upper case, not unchanged"),
             ErrorKind::SurplusBytes => write!(f, "surplus bytes"),
             ErrorKind::NotClosed => write!(f, "not closed by the server"),
             ErrorKind::NoPort => write!(f, "no local port left"),

@@ -187,20 +187,24 @@ fn messages(summary: &Summary) -> Table {
         let cells = columns.map(|counts| grouped(of(counts)).to_string());
         [name.to_string()].into_iter().chain(cells).collect()
     };
+    let met = summary.plan.expect.met();
     Table {
         title: "Messages and connections",
-        note: "Scheduled = verified + mismatched + errored + timed out + unanswered. Connections \
-               are those of the whole run."
-            .to_string(),
+        note: format!(
+            "Scheduled = {met} + mismatched + errored + timed out + unanswered. Connections are \
+             those of the whole run."
+        ),
         heads: heads(&["", "warm-up", "run"]),
         rows: vec![
             row("scheduled", |counts| counts.scheduled),
-            row("verified", |counts| counts.verified),
+            row(met, |counts| counts.verified),
             row("mismatched", |counts| counts.mismatched),
             row("errored", |counts| counts.errored),
             row("timed out", |counts| counts.timed_out),
             row("unanswered", |counts| counts.unanswered),
-            row("verified bytes, each way", |counts| counts.verified_bytes),
+            row(&format!("{met} bytes, each way"), |counts| {
+                counts.verified_bytes
+            }),
             row("connections opened", |counts| counts.opened),
             row("connection attempts failed", |counts| counts.failed),
         ],
@@ -305,7 +309,7 @@ fn targets(summary: &Summary) -> Option<Table> {
     let names = [
         "target",
         "scheduled",
-        "verified",
+        summary.plan.expect.met(),
         "p50",
         "p90",
         "p99",

@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 
+use crate::echo::Expect;
 use crate::load::judge::assertion::{Assertion, Outcome};
 use crate::load::judge::verdict::{Findings, Judged, RunOutcome, Verdict};
 use crate::report::page::escape::escape;
@@ -238,7 +239,10 @@ fn counts(judged: &Judged) -> [Tile; 3] {
             note: format!("{asked}, {}", throughput(summary.bytes_per_second())),
         },
         Tile {
-            name: "Messages verified",
+            name: match summary.plan.expect {
+                Expect::Anything => "Messages answered",
+                Expect::Upper | Expect::Same => "Messages verified",
+            },
             value: grouped(counts.verified).to_string(),
             note: format!("of {} scheduled", grouped(counts.scheduled)),
         },

@@ -4,13 +4,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::echo::Difference;
+use crate::echo::{Difference, Expect};
 use crate::sniff::flow::analysis::Analysis;
 use crate::sniff::flow::finding::Role;
 use crate::sniff::flow::observation::{Packet, Timing};
 use crate::sniff::flow::side::{Side, TIMED_MAX};
 use crate::sniff::flow::sides::Sides;
-use crate::sniff::flow::stream::{Comparison, Expect};
+use crate::sniff::flow::stream::Comparison;
 use crate::sniff::packet::segment::{Flags, Segment};
 
 /// Maximum capacity of the queue of requests that an idle connection keeps.

@@ -15,11 +15,11 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use slab::Slab;
 
+use crate::echo::Expect;
 use crate::sniff::flow::account::Conclusion;
 use crate::sniff::flow::analysis::Analysis;
 use crate::sniff::flow::retired::{Retired, RetiredFlows};
 use crate::sniff::flow::reuse::SetAside;
-use crate::sniff::flow::stream::Expect;
 use crate::sniff::flow::{Flow, FlowNumber, Judgement, Observation, Packet, Role, Timing};
 use crate::sniff::packet::networks::{self, Ends};
 use crate::sniff::packet::segment::Segment;

@@ -1,8 +1,8 @@
 //! Judges a connection after its last segment: adds to its faults what the capture lacks, and
 //! concludes from that and from the accounts of both directions. Pure.
 
+use crate::echo::Expect;
 use crate::sniff::flow::account::{Conclusion, Proof};
-use crate::sniff::flow::stream::Expect;
 use crate::sniff::flow::{Fault, Finding, Flow, Judgement, Note, Role};
 
 impl Flow {

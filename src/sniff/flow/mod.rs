@@ -40,7 +40,7 @@ pub mod stream;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::echo::Difference;
+use crate::echo::{Difference, Expect};
 use crate::sniff::flow::analysis::{Analysis, Credit, Window, analyse};
 use crate::sniff::flow::close::Close;
 use crate::sniff::flow::exchange::Exchange;
@@ -49,7 +49,6 @@ use crate::sniff::flow::handshake::Handshake;
 pub use crate::sniff::flow::observation::{Meaning, Observation, Packet, Timing};
 use crate::sniff::flow::side::Side;
 use crate::sniff::flow::sides::Sides;
-use crate::sniff::flow::stream::Expect;
 use crate::sniff::packet::segment::{Flags, Segment};
 
 /// The number of a flow in its capture, from 1, in the order of their first segments.

@@ -18,11 +18,11 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
+use crate::echo::Expect;
 use crate::sniff::flow::close::Close;
 use crate::sniff::flow::handshake::Handshake;
 use crate::sniff::flow::side::RetainedSide;
 use crate::sniff::flow::sides::Sides;
-use crate::sniff::flow::stream::Expect;
 use crate::sniff::flow::{Flow, FlowNumber, Role};
 use crate::sniff::packet::networks::Ends;
 use crate::units::nanoseconds;

@@ -21,9 +21,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use clap::ValueEnum;
-
-use crate::echo::Difference;
+use crate::echo::{Difference, Expect};
 
 /// Overhead that is counted for each piece in addition to its bytes, so that many small segments do
 /// not count as few bytes.
@@ -433,30 +431,6 @@ fn altered((offset, piece): (u64, &Piece), (start, _, payload): Part<'_>) -> Opt
     let again = payload.get((first - start) as usize..)?;
     let count = before.len().min(again.len());
     Difference::first(first, &before[..count], &again[..count])
-}
-
-/// The expected content of a reply.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Expect {
-    /// The request with its ASCII letters in upper case.
-    #[default]
-    Upper,
-    /// The request, unchanged.
-    Same,
-    /// Anything: only TCP is judged.
-    #[value(name = "none")]
-    Anything,
-}
-
-impl Expect {
-    /// Returns its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Expect::Upper => "upper",
-            Expect::Same => "same",
-            Expect::Anything => "none",
-        }
-    }
 }
 
 /// The comparison of the reply with its expected content, as far as both streams were delivered.

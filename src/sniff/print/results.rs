@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use crate::echo::Expect;
 use crate::sniff::flow::account::{COMPLETE, INCOMPLETE, WRONG};
-use crate::sniff::flow::stream::Expect;
 use crate::sniff::flow::{Finding, Flow, FlowNumber, Judgement};
 
 /// The result of a finished capture.
