@@ -269,8 +269,9 @@ fn a_run_that_its_client_limited_is_inconclusive_unless_that_is_allowed() {
     let mut unlogged = judged.clone();
     unlogged.summary.unlogged = Some("no space".to_string());
     assert_eq!(unlogged.standing(), RunOutcome::Wrong);
-    let good = Judged { allowed, ..judged };
+    let good = Judged::new(judged.summary, &[], allowed);
     assert_eq!(good.standing(), RunOutcome::Good);
+    assert!(!good.findings.advice.join("\n").contains("--allow"));
     assert!(good.is_good());
 }
 

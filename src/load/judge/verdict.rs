@@ -114,13 +114,19 @@ pub enum RunOutcome {
 impl Judged {
     /// Judges a run, and evaluates the assertions about it.
     pub fn new(summary: Summary, conditions: &[Condition], allowed: Vec<Verdict>) -> Judged {
-        let findings = judge(&summary);
+        let mut findings = judge(&summary);
         // With a verdict that is allowed, assertions are decided and may fail.
         let is_open = !allowed.contains(&findings.verdict)
             && matches!(
                 findings.verdict,
                 Verdict::ClientBound | Verdict::Inconclusive
             );
+        if is_open {
+            findings.advice.push(format!(
+                "--allow {} accepts such a run: exit code 0 instead of 4",
+                findings.verdict
+            ));
+        }
         let valid_up_to = match findings.valid_up_to {
             _ if is_open => 0.0,
             Some(percentile) => percentile.percent(),
@@ -217,12 +223,6 @@ pub fn judge(summary: &Summary) -> Findings {
     };
     if !summary.gaps.is_empty() {
         findings = of_a_part(findings, &summary.gaps);
-    }
-    if let Verdict::ClientBound | Verdict::Inconclusive = findings.verdict {
-        findings.advice.push(format!(
-            "--allow {} accepts such a run: exit code 0 instead of 4",
-            findings.verdict
-        ));
     }
     for sentences in remarks(summary) {
         if !findings.evidence.contains(&sentences) {
