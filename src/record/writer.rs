@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -31,7 +32,7 @@ pub struct Recording {
     /// The base of the times in the logs.
     begun: Instant,
     start: Option<Instant>,
-    so_far: TimesSoFar,
+    so_far: Arc<TimesSoFar>,
     points: Vec<Percentile>,
     incomplete: Option<String>,
 }
@@ -67,7 +68,7 @@ impl Recording {
             files,
             begun,
             start: None,
-            so_far: TimesSoFar::default(),
+            so_far: Arc::default(),
             points: plan.percentiles.clone(),
             incomplete: None,
         })
@@ -83,12 +84,12 @@ impl Recording {
 
     /// Records an interval, whose `times` must be known.
     pub fn interval(&mut self, interval: &Interval, surroundings: &Surroundings) {
-        let Some(times) = interval.times.as_deref() else {
+        let Some(times) = &interval.times else {
             return;
         };
         let warmup = times.warmup.since(&self.so_far.warmup);
         let run = times.run.since(&self.so_far.run);
-        self.so_far = times.clone();
+        self.so_far = Arc::clone(times);
         if self.incomplete.is_some() {
             return;
         }
