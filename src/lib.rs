@@ -40,6 +40,7 @@
 //! | `address` | addresses as typed, name resolution, connecting to the first that answers |
 //! | `record` | load runs in directories: written while they go on, read, merged |
 //! | `report` | the results of a load run as text, JSON, tables and pages |
+//! | `compare` | two sets of recorded runs: ratios with their intervals |
 //! | `cli` | the command line, one file a command |
 //! | `logging` | the log, which never blocks its callers |
 //!
@@ -51,12 +52,15 @@
 //! runs on the kernel and on the simulated streams of the tests.
 //!
 //! ```text
-//! 18 main
-//! 17 cli/mod
-//! 16 cli/args
-//! 15 cli/report
-//! 14 cli/load  report/ci*  report/json*  report/page/curve*  report/page/mod*  report/page/tables*
-//! 14 report/page/verdict*  report/text*
+//! 21 main
+//! 20 cli/mod
+//! 19 cli/args
+//! 18 cli/compare
+//! 17 compare/json*  compare/markdown*  compare/page*  compare/text*
+//! 16 compare/mod*
+//! 15 cli/report  compare/differences*
+//! 14 cli/load  compare/run*  report/ci*  report/json*  report/page/curve*  report/page/mod*
+//! 14 report/page/tables*  report/page/verdict*  report/text*
 //! 13 load/judge/verdict*  report/progress/mod
 //! 12 cli/sniff  load/judge/pace*  load/judge/server*  record/interval_writer  record/merge*
 //! 12 report/progress/view*
@@ -82,24 +86,24 @@
 //! 3  report/page/words*  report/percentiles*  send/mod  server/deadlines/mod*
 //! 3  server/engine/kernel  server/metrics/mod  sniff/file/mod  sniff/flow/observation*
 //! 3  sniff/flow/side*  sniff/packet/mod*  sniff/packet/tunnels*
-//! 2  address/happy_eyeballs  cli/given*  cli/values  load/engine/connection*  load/engine/dialer*
-//! 2  load/latency/mod*  load/plan/mod*  logging/mod  reactor/interrupt  reactor/mod
-//! 2  report/page/chart*  report/progress/layout*  server/admission*  server/connection*
-//! 2  server/keepalive*  server/metrics/page*  server/metrics/snapshots  sniff/file/pcap*
-//! 2  sniff/file/pcapng*  sniff/flow/analysis*  sniff/packet/fragments*  sniff/packet/ip*
-//! 2  sniff/packet/links*  sniff/print/calendar*
-//! 1  address/resolve  cli/numbers*  load/latency/blocks*  load/plan/payload*  load/plan/schedule*
-//! 1  load/preflight  logging/writer  reactor/signals  record/description  report/page/scale*
-//! 1  report/progress/sparkline*  send/editor  server/deadlines/timer_wheel*  server/engine/world*
-//! 1  server/listener*  server/log_limit*  server/metrics/http*  server/stats*  sniff/file/drops*
-//! 1  sniff/file/input  sniff/file/record*  sniff/flow/finding*  sniff/flow/stream*
-//! 1  sniff/packet/layer*  sniff/packet/segment*  sniff/print/text*  sys/cpu_sample
-//! 1  sys/packet_socket  sys/sandbox  sys/socket
-//! 0  address/mod*  causes*  cli/output  cli/usage  echo*  load/engine/inline_queue*
-//! 0  load/judge/mod  load/latency/percentile*  load/latency/recent*  load/latency/statistics*
-//! 0  load/plan/random*  load/plan/sizes*  load/probe/icmp*  load/results/pairs*
-//! 0  load/results/step*  logging/footer*  logging/line*  logging/queue  logging/stamp
-//! 0  reactor/slots*  reactor/timers*  record/mod*  report/columns*  report/mod*
+//! 2  address/happy_eyeballs  cli/given*  cli/values  compare/condition*  load/engine/connection*
+//! 2  load/engine/dialer*  load/latency/mod*  load/plan/mod*  logging/mod  reactor/interrupt
+//! 2  reactor/mod  report/page/chart*  report/progress/layout*  server/admission*
+//! 2  server/connection*  server/keepalive*  server/metrics/page*  server/metrics/snapshots
+//! 2  sniff/file/pcap*  sniff/file/pcapng*  sniff/flow/analysis*  sniff/packet/fragments*
+//! 2  sniff/packet/ip*  sniff/packet/links*  sniff/print/calendar*
+//! 1  address/resolve  cli/numbers*  compare/metric*  load/latency/blocks*  load/plan/payload*
+//! 1  load/plan/schedule*  load/preflight  logging/writer  reactor/signals  record/description
+//! 1  report/page/scale*  report/progress/sparkline*  send/editor  server/deadlines/timer_wheel*
+//! 1  server/engine/world*  server/listener*  server/log_limit*  server/metrics/http*
+//! 1  server/stats*  sniff/file/drops*  sniff/file/input  sniff/file/record*  sniff/flow/finding*
+//! 1  sniff/flow/stream*  sniff/packet/layer*  sniff/packet/segment*  sniff/print/text*
+//! 1  sys/cpu_sample  sys/packet_socket  sys/sandbox  sys/socket
+//! 0  address/mod*  causes*  cli/output  cli/usage  compare/ratio*  echo*
+//! 0  load/engine/inline_queue*  load/judge/mod  load/latency/percentile*  load/latency/recent*
+//! 0  load/latency/statistics*  load/plan/random*  load/plan/sizes*  load/probe/icmp*
+//! 0  load/results/pairs*  load/results/step*  logging/footer*  logging/line*  logging/queue
+//! 0  logging/stamp  reactor/slots*  reactor/timers*  record/mod*  report/columns*  report/mod*
 //! 0  report/page/escape*  send/lines  server/connection_limit*  server/limits*
 //! 0  sniff/file/foreign*  sniff/file/linktype*  sniff/flow/account*  sniff/packet/bytes*
 //! 0  sniff/packet/networks*  sniff/print/markdown*  sniff/print/mod  stream*  sys/bpf*
@@ -136,6 +140,8 @@
 //! - **engine | probe**: TCP's round trips, and packets that the targets' kernels answer; the probe
 //!   has a thread of its own and costs the engine nothing.
 //! - **results | judge | report**: measuring does not judge, judging does not print.
+//! - **run | comparison**: a run gives one value for each metric; samples of different runs are
+//!   never put together.
 //! - **segment | flow | transcript | document**: bytes, fields, meaning, words, pages.
 //! - **send**: blocking sockets and no reading or writing code in common with the server: the
 //!   independent witness.
@@ -163,6 +169,7 @@
 pub mod address;
 pub mod causes;
 pub mod cli;
+pub mod compare;
 pub mod echo;
 pub mod load;
 pub mod logging;

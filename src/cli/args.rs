@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cli::compare::CompareArgs;
 use crate::cli::load::LoadArgs;
 use crate::cli::report::ReportArgs;
 use crate::cli::send::SendArgs;
@@ -37,6 +38,8 @@ pub(super) enum Command {
     Sniff(SniffArgs),
     /// Print the report of a recorded run, or of several that are parts of one
     Report(ReportArgs),
+    /// Compare two recorded runs, or two sets of them: is B faster or slower than A?
+    Compare(CompareArgs),
 }
 
 impl Command {
@@ -48,6 +51,7 @@ impl Command {
             Command::Load(_) => "load",
             Command::Sniff(_) => "sniff",
             Command::Report(_) => "report",
+            Command::Compare(_) => "compare",
         }
     }
 }
@@ -78,6 +82,7 @@ impl Cli {
             Command::Serve(args) => args.check(),
             Command::Load(args) => args.check(),
             Command::Sniff(args) => args.check(),
+            Command::Compare(args) => args.check(),
             Command::Send(_) | Command::Report(_) => Ok(()),
         }
     }

@@ -2,6 +2,7 @@
 //! command has its own file.
 
 mod args;
+mod compare;
 mod given;
 mod load;
 mod numbers;
@@ -80,6 +81,7 @@ impl Cli {
             Command::Load(args) => load::run(*args),
             Command::Sniff(args) => sniff::run(args, self.log.verbose),
             Command::Report(args) => report::run(args),
+            Command::Compare(args) => compare::run(args),
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::record::series::Moment;
 use crate::units::short;
 
 /// Options that may differ between the parts of a run, since they do not change its load.
-const FREE_OPTIONS: [&str; 16] = [
+pub const FREE_OPTIONS: [&str; 16] = [
     "allow",
     "assert",
     "format",

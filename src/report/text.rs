@@ -47,7 +47,7 @@ pub fn render(judged: &Judged, columns: Columns) -> String {
 
 /// Returns lines that fit into a terminal. They may contain texts of a record, which may be
 /// anything: a terminal must not obey them.
-fn fitted(page: &str, columns: Columns) -> String {
+pub fn fitted(page: &str, columns: Columns) -> String {
     let mut fitted = String::new();
     for line in page.lines() {
         let line = line.replace(char::is_control, "?");

@@ -1,11 +1,13 @@
 //! Tests the commands as processes that can run beside each other: wrong command lines, the forms
-//! of addresses, `send`, recorded runs, clients written by others, and a kernel that is too old.
+//! of addresses, `send`, recorded runs and
+//! their comparison, clients written by others, and a kernel that is too old.
 
 #[path = "../common/mod.rs"]
 mod common;
 
 mod addresses;
 mod cli;
+mod compare;
 mod foreign_clients;
 mod hostile_records;
 mod old_kernel;

@@ -3,7 +3,7 @@
 
 use crate::common::run;
 
-const COMMANDS: [&str; 5] = ["serve", "send", "load", "sniff", "report"];
+const COMMANDS: [&str; 6] = ["serve", "send", "load", "sniff", "report", "compare"];
 
 const COLUMNS_MAX: usize = 100;
 
