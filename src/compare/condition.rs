@@ -97,7 +97,7 @@ impl Condition {
     pub fn check(&self, ratio: Option<Ratio>) -> Checked {
         let bound = self.bound;
         let (outcome, reason) = match ratio {
-            None => (Outcome::Undecided, "too few runs to tell".to_string()),
+            None => (Outcome::Undecided, "too few runs have a value".to_string()),
             Some(Ratio { low, high, .. }) => {
                 let (is_met, is_not_met) = match self.is_above {
                     true => (low > bound, high <= bound),
@@ -176,7 +176,7 @@ mod tests {
             assert_eq!(found, expected, "{condition}, {low} to {high}");
         }
         let condition: Condition = "p99  slower by 5 %".parse().unwrap();
-        let undecided = "p99 slower by 5 %: undecided, too few runs to tell";
+        let undecided = "p99 slower by 5 %: undecided, too few runs have a value";
         assert_eq!(condition.check(None).to_string(), undecided);
     }
 

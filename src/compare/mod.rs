@@ -33,8 +33,10 @@ use crate::compare::differences::{Difference, differences};
 use crate::compare::metric::{Metric, Word};
 use crate::compare::ratio::{Ratio, median, ratio};
 use crate::compare::run::{Lack, Run};
-use crate::load::judge::verdict::Verdict;
 use crate::units::{agreeing, counted};
+
+/// The ratio of the numbers of runs above which they are unequal.
+const UNEQUAL: f64 = 1.5;
 
 /// A comparison of two sets of runs.
 #[derive(Clone, Debug)]
@@ -191,12 +193,12 @@ fn notes(a: &[Run], b: &[Run], rows: &[Row]) -> Vec<String> {
     let mut notes = Vec::new();
     for (name, runs) in [("A", a), ("B", b)] {
         let part = runs.iter().filter(|run| run.left_out.is_none());
-        for run in part.filter(|run| is_doubtful(run)) {
+        for run in part.filter(|run| run.doubt.is_some()) {
             notes.push(format!(
                 "{} of {name} is {}: {}",
                 run.folder.display(),
                 run.verdict,
-                run.evidence
+                run.doubt.as_deref().unwrap_or_default()
             ));
         }
         let left = runs.iter().filter(|run| run.left_out.is_some()).count();
@@ -206,36 +208,62 @@ fn notes(a: &[Run], b: &[Run], rows: &[Row]) -> Vec<String> {
                 runs.len()
             ));
         }
-        notes.extend(rows.iter().flat_map(|row| lacks(row.metric, name, runs)));
+        notes.extend(lacks(rows, name, runs));
     }
     if rows.iter().any(|row| row.word == Word::TooFewRuns) {
-        let few = "nothing can be said at 95 % about fewer than 4 against 4 runs, or 3 against 5";
-        notes.push(few.to_string());
+        notes.push(
+            "a difference at 95 % takes at least 4 against 4 runs with a value, or 3 against 5"
+                .to_string(),
+        );
     }
+    notes.extend(unequal(rows));
     notes.extend(sequence(a, b));
     notes
 }
 
-/// Returns whether the numbers of a run are not, or not only, those of its server.
-fn is_doubtful(run: &Run) -> bool {
-    !matches!(run.verdict, Verdict::Valid | Verdict::ServerBound)
-}
-
-/// Names the runs of a set that have no value of a metric.
-fn lacks(metric: Metric, name: &str, runs: &[Run]) -> Vec<String> {
-    let mut reasons: BTreeMap<Lack, u64> = BTreeMap::new();
-    for value in runs.iter().filter_map(|run| run.value(metric)) {
-        if let Err(lack) = value {
-            *reasons.entry(lack).or_default() += 1;
+/// Names the runs of a set that have no value of some metrics, with the reason.
+fn lacks(rows: &[Row], name: &str, runs: &[Run]) -> Vec<String> {
+    let mut reasons: BTreeMap<(Lack, u64), Vec<String>> = BTreeMap::new();
+    for row in rows {
+        let mut counts: BTreeMap<Lack, u64> = BTreeMap::new();
+        for value in runs.iter().filter_map(|run| run.value(row.metric)) {
+            if let Err(lack) = value {
+                *counts.entry(lack).or_default() += 1;
+            }
+        }
+        for reason in counts {
+            reasons
+                .entry(reason)
+                .or_default()
+                .push(row.metric.to_string());
         }
     }
-    let sentence = |(lack, count): (Lack, u64)| {
+    let sentence = |((lack, count), metrics): ((Lack, u64), Vec<String>)| {
         let runs = counted(count, "run");
         let has = agreeing(count, "has", "have");
-        let reason = lack.words();
-        format!("{runs} of {name} {has} no value of {metric}: {reason}")
+        let (metrics, reason) = (metrics.join(", "), lack.words());
+        format!("{runs} of {name} {has} no value of {metrics}: {reason}")
     };
     reasons.into_iter().map(sentence).collect()
+}
+
+/// Names numbers of runs that are too unequal: if the smaller set varies more, its variation alone
+/// is called a difference in up to one of six comparisons.
+fn unequal(rows: &[Row]) -> Option<String> {
+    let is_unequal = |row: &&Row| {
+        let (fewer, more) = (
+            row.a.len().min(row.b.len()) as f64,
+            row.a.len().max(row.b.len()) as f64,
+        );
+        row.ratio.is_some() && more > UNEQUAL * fewer
+    };
+    let row = rows.iter().find(is_unequal)?;
+    Some(format!(
+        "{} of A against {} of B: if the smaller set varies more, that alone can look like a \
+         difference, so record equal numbers of runs",
+        counted(row.a.len() as u64, "run"),
+        row.b.len()
+    ))
 }
 
 /// Names sets of which one ended before the other began.

@@ -15,17 +15,17 @@ use crate::report::page::document;
 use crate::report::page::escape::escape;
 
 /// What the style sheet of the report does not have.
-const STYLE: &str = "<style>\n\
+const STYLE: &str = "\
     h1 + p { max-width: none; }\n\
     td.word { color: var(--tone); font-weight: 600; text-align: left; }\n\
     td.text { text-align: left; white-space: normal; }\n\
-    .strip { display: block; width: 100%; max-width: 44rem; height: 4.5rem; overflow: visible; }\n\
+    .plot { max-width: 44rem; }\n\
+    .strip { display: block; width: 100%; height: 4.5rem; overflow: visible; }\n\
     .strip circle { fill: var(--line); fill-opacity: 0.55; }\n\
     .strip .median { stroke: var(--line); stroke-width: 3; }\n\
     .strip .rule { stroke: var(--rule); stroke-width: 1; }\n\
     .strip text { fill: var(--ink); font-size: 0.875rem; }\n\
-    .ends { display: flex; justify-content: space-between; max-width: 44rem; }\n\
-    </style>\n";
+    .ends { display: flex; justify-content: space-between; padding: 0 2% 0 6%; }\n";
 
 /// The positions of the least and of the greatest value in a strip, in percent of its width.
 const ENDS: (f64, f64) = (6.0, 98.0);
@@ -37,6 +37,7 @@ pub fn render(comparison: &Comparison) -> String {
     let _ = write(&mut body, comparison);
     document(
         &format!("{}: upcase compare", headline(comparison)),
+        STYLE,
         &body,
         "",
     )
@@ -45,7 +46,7 @@ pub fn render(comparison: &Comparison) -> String {
 fn write(body: &mut String, comparison: &Comparison) -> fmt::Result {
     writeln!(
         body,
-        "{STYLE}<header>\n<p class=\"kicker\">upcase compare</p>\n<h1>{}</h1>",
+        "<header>\n<p class=\"kicker\">upcase compare</p>\n<h1>{}</h1>",
         escape(&headline(comparison))
     )?;
     for (name, runs) in comparison.sets() {

@@ -4,7 +4,8 @@
 //! of B and a run of A (Hodges and Lehmann, on logarithms). The ends of the interval are two of
 //! these ratios, chosen by rank from the distribution of the Mann-Whitney statistic: if the sets
 //! differ by a factor alone, whatever the shape of their distribution, an interval misses the
-//! factor in at most one of twenty comparisons.
+//! factor in at most one of twenty comparisons. If one set also varies more than the other, that is
+//! seven of a hundred at equal numbers of runs; but more where the smaller set varies more.
 //!
 //! Invariants: `low <= estimate <= high`. Exchanging A and B inverts all three. Equal values count
 //! on both sides, which widens the interval.

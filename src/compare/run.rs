@@ -27,8 +27,8 @@ pub struct Run {
     pub is_interrupted: bool,
     /// The verdict about it.
     pub verdict: Verdict,
-    /// The first sentence of the evidence for the verdict.
-    pub evidence: String,
+    /// Why its numbers may not be those of the server; `None`: they are.
+    pub doubt: Option<String>,
     /// Why the run is left out of the comparison; `None`: it takes part.
     pub left_out: Option<String>,
     /// Its value of each metric.
@@ -52,10 +52,10 @@ impl Lack {
     /// Returns the reason in words.
     pub fn words(self) -> &'static str {
         match self {
-            Lack::TooFewSamples => "too few samples lie beyond it",
-            Lack::LowerBound => "it is a lower bound, since messages were not answered",
-            Lack::OfGenerator => "it is the generator's: the run is valid up to a lower percentile",
-            Lack::Zero => "it is 0",
+            Lack::TooFewSamples => "too few samples lie beyond",
+            Lack::LowerBound => "a lower bound is none, and messages were not answered",
+            Lack::OfGenerator => "the generator's part shows from a lower percentile on",
+            Lack::Zero => "0 has no ratio",
         }
     }
 }
@@ -86,8 +86,12 @@ impl Run {
                 let evidence = evidence.as_deref().unwrap_or("no reason is known");
                 Some(format!("{verdict}: {evidence}"))
             }
-            _ if gap.is_some() && !is_allowed(Verdict::Inconclusive) => gap,
+            _ if !is_allowed(Verdict::Inconclusive) => gap.clone(),
             _ => None,
+        };
+        let doubt = match verdict {
+            Verdict::Valid | Verdict::ServerBound => gap,
+            _ => gap.or(evidence),
         };
         let find = |metric: &Metric| {
             let value = value(&judged, *metric, is_allowed(Verdict::ClientBound));
@@ -99,7 +103,7 @@ impl Run {
             target: target(&judged.summary),
             is_interrupted: judged.summary.times.interrupted,
             verdict,
-            evidence: evidence.unwrap_or_default(),
+            doubt,
             left_out,
             values: metrics.iter().map(find).collect(),
         }

@@ -84,7 +84,11 @@ fn table(page: &mut String, rows: &[Row], columns: Option<usize>) -> fmt::Result
     let whole: usize = widths.iter().sum::<usize>() + GAP.len() * (widths.len() - 1);
     if is_narrow(columns) || columns.is_some_and(|columns| whole > columns) {
         for [metric, a, b, ratio, interval, word] in &cells {
-            let text = format!("{word}: A {a}, B {b}, B/A {ratio} {interval}");
+            let ratio = match ratio == interval {
+                true => String::new(),
+                false => format!(", B/A {ratio} {interval}"),
+            };
+            let text = format!("{word}: A {a}, B {b}{ratio}");
             line(page, metric, &text)?;
         }
         return Ok(());

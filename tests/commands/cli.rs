@@ -372,11 +372,11 @@ const OTHERS: &[(&str, &str)] = &[
     ("laod", "there is no command 'laod': did you mean load?"),
     (
         "nonsense",
-        "there is no command 'nonsense': write serve, send, load, sniff, report or help",
+        "there is no command 'nonsense': write serve, send, load, sniff, report, compare or help",
     ),
     (
         "-v",
-        "the command is missing: serve, send, load, sniff, report or help",
+        "the command is missing: serve, send, load, sniff, report, compare or help",
     ),
     ("--log-file", "'--log-file <PATH>' needs a value"),
 ];

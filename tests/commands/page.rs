@@ -1,4 +1,5 @@
-//! Tests the page of `report --format html`: as a file, and as Chromium shows it.
+//! Tests the page of `report --format html`: as a file, and as Chromium shows it. The page of
+//! `compare` is shown as well.
 
 use std::fs;
 use std::process::Command;
@@ -45,6 +46,18 @@ fn a_page_is_one_file_that_refers_to_nothing_and_escapes_everything() {
     }
 }
 
+/// Returns the page of a comparison of two runs with different options.
+fn page_of_a_comparison() -> Temporary {
+    let (a, b) = (Folder::new(), Folder::new());
+    record(&a, RUN);
+    record(&b, &format!("{RUN} --size 100 --label commit=abc"));
+    let html = Temporary(Temporary::new(b"").0.with_extension("html"));
+    let allow = "--allow client-bound,inconclusive --format html";
+    let compared = run(&format!("compare {} {} {allow}", a.name(), b.name())).expect(0);
+    fs::write(&html.0, compared.stdout).unwrap();
+    html
+}
+
 #[test]
 #[ignore = "a minute, with Chromium"]
 fn a_browser_shows_every_page_as_it_should_be() {
@@ -64,7 +77,7 @@ fn a_browser_shows_every_page_as_it_should_be() {
         "--rate 1000 --duration 1s --interval 10ms --note \
          one-word-that-is-longer-than-the-screen-of-a-telephone-is-wide-must-be-broken",
     ];
-    let files: Vec<Temporary> = pages
+    let mut files: Vec<Temporary> = pages
         .iter()
         .map(|arguments| {
             let (folder, file) = (Folder::new(), Temporary::new(b""));
@@ -74,6 +87,7 @@ fn a_browser_shows_every_page_as_it_should_be() {
             page
         })
         .collect();
+    files.push(page_of_a_comparison());
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/look.py");
     let look = |files: &[&Temporary]| {
         let mut look = Command::new("python3");

@@ -65,12 +65,12 @@ pub fn render(judged: &Judged, runs: &[Description], columns: &Columns) -> Strin
         tables::render(judged, columns),
         "</main>\n".to_string(),
     ];
-    document(&title, &body.concat(), SCRIPT)
+    document(&title, "", &body.concat(), SCRIPT)
 }
 
-/// Returns a page with the style sheet and the policy of this one. `title` is escaped here, `body`
-/// is HTML, and a `script` may be empty.
-pub fn document(title: &str, body: &str, script: &str) -> String {
+/// Returns a page with the style sheet and the policy of this one. `title` is escaped here, `style`
+/// is added to the sheet, `body` is HTML, and a `script` may be empty.
+pub fn document(title: &str, style: &str, body: &str, script: &str) -> String {
     let script = match script {
         "" => String::new(),
         script => format!("<script>\n{script}</script>\n"),
@@ -80,7 +80,7 @@ pub fn document(title: &str, body: &str, script: &str) -> String {
          <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <link rel=\"icon\" href=\"data:,\">\n<title>{}</title>\n<style>\n{STYLE}</style>\n\
+         <link rel=\"icon\" href=\"data:,\">\n<title>{}</title>\n<style>\n{STYLE}{style}</style>\n\
          </head>\n<body>\n{body}{script}</body>\n</html>\n",
         escape(title),
     )
