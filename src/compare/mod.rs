@@ -32,7 +32,7 @@ use crate::compare::condition::{Checked, Condition, Outcome};
 use crate::compare::differences::{Difference, differences};
 use crate::compare::metric::{Metric, Word};
 use crate::compare::ratio::{Ratio, median, ratio};
-use crate::compare::run::{Lack, Run};
+use crate::compare::run::{Lack, Run, says_nothing};
 use crate::units::{agreeing, counted};
 
 /// The ratio of the numbers of runs above which they are unequal.
@@ -201,13 +201,7 @@ fn notes(a: &[Run], b: &[Run], rows: &[Row]) -> Vec<String> {
                 run.doubt.as_deref().unwrap_or_default()
             ));
         }
-        let left = runs.iter().filter(|run| run.left_out.is_some()).count();
-        if left > 0 && runs.len() > left {
-            notes.push(format!(
-                "{left} of {} runs of {name} are left out, and may be the slow ones",
-                runs.len()
-            ));
-        }
+        notes.extend(left_out(name, runs));
         notes.extend(lacks(rows, name, runs));
     }
     if rows.iter().any(|row| row.word == Word::TooFewRuns) {
@@ -219,6 +213,28 @@ fn notes(a: &[Run], b: &[Run], rows: &[Row]) -> Vec<String> {
     notes.extend(unequal(rows));
     notes.extend(sequence(a, b));
     notes
+}
+
+/// Says how many runs of a set are left out, and how they can be compared.
+fn left_out(name: &str, runs: &[Run]) -> Option<String> {
+    let left = runs.iter().filter(|run| run.left_out.is_some());
+    let count = left.clone().count();
+    let verdicts: BTreeSet<&str> = left
+        .filter(|run| says_nothing(run.verdict))
+        .map(|run| run.verdict.name())
+        .collect();
+    let verdicts = verdicts.into_iter().collect::<Vec<&str>>().join(",");
+    let advice = match verdicts.as_str() {
+        "" => String::new(),
+        verdicts => format!("; --allow {verdicts} compares them as well"),
+    };
+    (count > 0).then(|| {
+        format!(
+            "{count} of {} of {name} {} left out, and may be the slow ones{advice}",
+            counted(runs.len() as u64, "run"),
+            agreeing(count as u64, "is", "are")
+        )
+    })
 }
 
 /// Names the runs of a set that have no value of some metrics, with the reason.

@@ -80,9 +80,7 @@ impl Run {
                 "it is a part of a run on {} machines, not a run",
                 run.part.of
             )),
-            Verdict::ClientBound | Verdict::Failed | Verdict::Inconclusive
-                if !is_allowed(verdict) =>
-            {
+            _ if says_nothing(verdict) && !is_allowed(verdict) => {
                 let evidence = evidence.as_deref().unwrap_or("no reason is known");
                 Some(format!("{verdict}: {evidence}"))
             }
@@ -117,6 +115,14 @@ impl Run {
     }
 }
 
+/// Returns whether a run with this verdict says nothing about its server.
+pub fn says_nothing(verdict: Verdict) -> bool {
+    matches!(
+        verdict,
+        Verdict::ClientBound | Verdict::Failed | Verdict::Inconclusive
+    )
+}
+
 fn target(summary: &Summary) -> String {
     if summary.own_server.is_some() {
         return "a built-in server".to_string();
@@ -147,5 +153,67 @@ fn value(judged: &Judged, metric: Metric, is_generator_allowed: bool) -> Result<
     match value > 0.0 && value.is_finite() {
         true => Ok(value),
         false => Err(Lack::Zero),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::load::latency::percentile::Percentile;
+    use crate::load::plan::{Plan, Stop};
+
+    /// Returns a run with 1,000 responses of a millisecond, and then some without a reply.
+    fn judged(unanswered: u32) -> Judged {
+        let target = "127.0.0.1:7".parse().unwrap();
+        let plan = Arc::new(Plan::new(target, Stop::Messages(1)));
+        let mut summary = Summary::empty(&plan);
+        summary.times.elapsed = Duration::from_secs(2);
+        summary.results.counts.verified = 1000;
+        let response = &mut summary.results.response;
+        response.record_many(Duration::from_millis(1), 1000);
+        (0..unanswered).for_each(|_| response.record_at_least(Duration::from_secs(1)));
+        Judged::new(summary, &[], Vec::new())
+    }
+
+    fn found(judged: &Judged, metric: &str, is_generator_allowed: bool) -> Result<f64, Lack> {
+        value(judged, metric.parse().unwrap(), is_generator_allowed)
+    }
+
+    #[test]
+    fn a_value_is_measured_or_missing_with_its_reason() {
+        let run = judged(0);
+        assert_eq!(found(&run, "rate", false), Ok(500.0));
+        // A histogram knows a time to one part in a thousand.
+        let p99 = found(&run, "p99", false).unwrap();
+        assert!((p99 / 1000.0 - 1.0).abs() < 1e-3, "{p99}");
+        assert_eq!(found(&run, "p99.9", false), Err(Lack::TooFewSamples));
+        let run = judged(100);
+        assert!(found(&run, "p50", false).is_ok());
+        assert_eq!(found(&run, "p99", false), Err(Lack::LowerBound));
+    }
+
+    #[test]
+    fn what_is_above_the_valid_percentiles_is_no_value() {
+        let mut run = judged(0);
+        run.findings.valid_up_to = Some(Percentile::STANDARD[1]);
+        assert!(found(&run, "p90", false).is_ok());
+        assert_eq!(found(&run, "p95", false), Err(Lack::OfGenerator));
+        assert!(found(&run, "p95", true).is_ok());
+    }
+
+    #[test]
+    fn nothing_is_divided_by_zero() {
+        let mut run = judged(0);
+        run.summary.times.elapsed = Duration::ZERO;
+        assert_eq!(found(&run, "rate", false), Err(Lack::Zero));
+        run.summary.results.response = Default::default();
+        run.summary
+            .results
+            .response
+            .record_many(Duration::ZERO, 100);
+        assert_eq!(found(&run, "p50", false), Err(Lack::Zero));
     }
 }

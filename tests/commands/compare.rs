@@ -248,6 +248,8 @@ fn runs_that_say_nothing_about_the_server_are_left_out() {
     let ended = run(&format!("compare {a} {b}")).expect(0);
     let told = format!("left out     {a} of A is left out, failed: ");
     assert!(ended.stdout.contains(&told), "{ended:#?}");
+    let advice = "1 of 1 run of A is left out, and may be the slow ones; --allow failed compares";
+    assert!(ended.stdout.contains(advice), "{ended:#?}");
     let allowed = run(&format!("compare {a} {b} --allow failed --format json"))
         .expect(0)
         .json();
