@@ -25,10 +25,13 @@ const BLOCKS_MAX: usize = 128;
 /// add visibly to the CPU time of a run; a run of a quarter of a second has enough of this length.
 const LENGTH_LEAST: Duration = Duration::from_millis(10);
 
-/// Maximum number of steps of a block that hold samples, which limits the memory of the blocks to
-/// half a megabyte. Samples over eight octaves, from 100 µs to 25 ms, are then known to 1 %, and
-/// samples within one octave to one part in a thousand.
-const STEPS_MAX: usize = 1024;
+/// Maximum number of steps of a block that hold samples, which limits the memory of the blocks to a
+/// quarter of a megabyte. Samples over eight octaves, from 100 µs to 25 ms, are then known to 2 %,
+/// and samples within half an octave to one part in a thousand.
+const STEPS_MAX: usize = 512;
+
+/// The number of steps of an octave, so that all steps that are merged are of one octave.
+const WIDTH_MOST: usize = 1024;
 
 /// The number of low bits of an entry that hold its count.
 const COUNT_BITS: u32 = 16;
@@ -110,7 +113,7 @@ impl Blocks {
         let count = entries.len();
         let doublings = length.as_nanos().checked_div(LENGTH_LEAST.as_nanos())?;
         let is_length = doublings.is_power_of_two() && LENGTH_LEAST * doublings as u32 == length;
-        let is_width = width.is_power_of_two() && width <= STEPS_MAX;
+        let is_width = width.is_power_of_two() && width <= WIDTH_MOST;
         let mut all = entries.iter().flatten();
         let is_valid = is_length
             && is_width
