@@ -25,8 +25,9 @@ const MEASURED_SCHEMA: &str = "upcase.measured/1";
 /// nanoseconds this is a hundred days, in bytes nine petabytes.
 const NUMBER_MOST: f64 = (1u64 << 53) as f64;
 
-/// The fields whose numbers may have any value.
-const UNCHECKED: [&str; 2] = ["report", "seed"];
+/// The fields whose numbers may have any value: the report, which is only shown, and parts of the
+/// plan.
+const UNCHECKED: [&str; 4] = ["report", "seed", "messages", "Messages"];
 
 /// The content of `run.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -142,7 +143,7 @@ fn read<T: DeserializeOwned>(path: &Path, schema: &str) -> Result<T, Unreadable>
 }
 
 /// Checks that all numbers of a file are such that sums and products of them cannot overflow: none
-/// is negative or above [`NUMBER_MOST`]. Left out are the report, which is only shown, and seeds.
+/// is negative or above [`NUMBER_MOST`]. Left out are those in [`UNCHECKED`].
 fn check_numbers(value: &Value) -> Result<(), String> {
     match value {
         Value::Number(number) => match number.as_f64() {

@@ -69,6 +69,7 @@ fn a_record_is_reported_as_the_run_was() {
     for arguments in [
         "--warmup 200ms --threads 2 --percentiles 75,99.99 --assert p75<10s",
         "--arrivals poisson --churn 5 --timeout 1s --kernel-timestamps",
+        "--churn 18446744073709551615 --seed 18446744073709551615 --drain 365days",
     ] {
         let folder = Folder::new();
         let ended = record(&folder, &format!("{SHORT} {arguments} --format json"));
