@@ -7,21 +7,31 @@ mod reactor;
 
 mod common;
 
+use std::env;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
-use common::{ANY_PACE, connect, expect_fin, noise, read, run};
+use common::{ANY_PACE, Process, connect, expect_fin, noise, read, run};
+
+fn bind() -> reactor::Server {
+    reactor::Server::bind("127.0.0.1:0".parse().unwrap()).unwrap()
+}
+
+fn turn_for_ever(mut server: reactor::Server) -> ! {
+    loop {
+        server.turn().unwrap();
+    }
+}
 
 /// Starts the example's server in a thread that ends with the process.
 fn serve() -> SocketAddr {
-    let mut server = reactor::Server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let server = bind();
     let address = server.address().unwrap();
-    thread::spawn(move || {
-        loop {
-            server.turn().unwrap();
-        }
-    });
+    thread::spawn(move || turn_for_ever(server));
     address
 }
 
@@ -101,4 +111,47 @@ fn data_behind_an_urgent_byte_is_answered() {
         .unwrap();
     client.write_all(b"behind").unwrap();
     assert_eq!(read(&mut client, 12), b"BEFOREBEHIND");
+}
+
+/// The server is this test in another process, whose descriptors have all been opened. When they
+/// are closed, no event tells it.
+#[test]
+fn clients_that_found_no_descriptor_are_accepted_when_there_is_one() {
+    const NAME: &str = "clients_that_found_no_descriptor_are_accepted_when_there_is_one";
+    const IS_SERVER: &str = "UPCASE_TEST_IS_SERVER";
+    if env::var_os(IS_SERVER).is_some() {
+        serve_when_descriptors_are_closed();
+    }
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"ulimit -n 50 && exec "$0" "$@""#]);
+    command.arg(env::current_exe().unwrap());
+    command.args([NAME, "--exact", "--nocapture"]);
+    command.env(IS_SERVER, "1").stdin(Stdio::piped());
+    let mut server = Process::start(command);
+    server.wait_for_stderr(".\n");
+    let stderr = server.stderr();
+    let (_, rest) = stderr.split_once("listening on ").unwrap();
+    let address = rest.split_once(".\n").unwrap().0.parse().unwrap();
+    let mut client = connect(address);
+    client.write_all(b"abc").unwrap();
+    let patience = client.read_timeout().unwrap();
+    client
+        .set_read_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
+    client.read(&mut [0]).expect_err("it is not accepted yet");
+    client.set_read_timeout(patience).unwrap();
+    drop(server.child().stdin.take());
+    assert_eq!(read(&mut client, 3), b"ABC");
+}
+
+/// Serves with all descriptors open, until standard input ends.
+fn serve_when_descriptors_are_closed() -> ! {
+    let server = bind();
+    let files: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    eprintln!("listening on {}.", server.address().unwrap());
+    thread::spawn(move || {
+        let _ = std::io::stdin().read(&mut [0]);
+        drop(files);
+    });
+    turn_for_ever(server);
 }
