@@ -113,8 +113,8 @@ fn data_behind_an_urgent_byte_is_answered() {
     assert_eq!(read(&mut client, 12), b"BEFOREBEHIND");
 }
 
-/// The server is this test in another process, whose descriptors have all been opened. When they
-/// are closed, no event tells it.
+/// The server is this test in another process, whose descriptors have all been opened. That they
+/// are closed causes no event.
 #[test]
 fn clients_that_found_no_descriptor_are_accepted_when_there_is_one() {
     const NAME: &str = "clients_that_found_no_descriptor_are_accepted_when_there_is_one";

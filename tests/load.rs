@@ -845,6 +845,7 @@ fn slowed(milliseconds: u64) -> SocketAddr {
 }
 
 #[test]
+#[ignore = "ten seconds"]
 fn a_server_that_is_killed_or_stopped_amid_a_run_is_named_with_its_time() {
     for (stop, told, advice) in [
         (false, "went away at ", "find out why the server at "),

@@ -100,7 +100,7 @@ fn what_the_parent_blocked_or_ignored_works_all_the_same() {
             serve.process.signal(Signal::SIGUSR1);
             serve.process.wait_for_stderr("0 open, ");
             let load = format!(
-                "load {} --connections 2 --duration 1h -v {ANY_PACE}",
+                "load {} --connections 2 --duration 1h --interval 100ms -v {ANY_PACE}",
                 serve.address()
             );
             let mut load = Process::piped(by(starter, &upcase(&load)));
@@ -155,7 +155,7 @@ fn nohup_is_obeyed() {
         1,
     );
     let load = format!(
-        "load {} --connections 2 --duration 1h -v {ANY_PACE}",
+        "load {} --connections 2 --duration 1h --interval 100ms -v {ANY_PACE}",
         serve.address()
     );
     let mut load = Process::piped(by("env --ignore-signal=HUP", &upcase(&load)));
@@ -176,7 +176,7 @@ fn nohup_is_obeyed() {
 fn a_hangup_ends_a_run_and_a_server_without_a_log_file_in_order() {
     let mut serve = Serve::start("--shards 2");
     let load = format!(
-        "load {} --connections 2 --duration 1h -v {ANY_PACE}",
+        "load {} --connections 2 --duration 1h --interval 100ms -v {ANY_PACE}",
         serve.address()
     );
     let mut load = Process::piped(upcase(&load));

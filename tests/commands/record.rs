@@ -561,8 +561,10 @@ fn a_disk_that_fills_ends_the_record_and_not_the_run() {
     if !nix::unistd::geteuid().is_root() || !common::installed("unshare") {
         return common::skip("a small disk needs root and unshare");
     }
-    for size in ["80k", "140k", "200k", "320k"] {
-        let Some((codes, text, log)) = on_a_disk_of(size) else {
+    let sizes = ["80k", "140k", "200k", "320k"];
+    let runs = sizes.map(|size| (size, thread::spawn(move || on_a_disk_of(size))));
+    for (size, run) in runs {
+        let Some((codes, text, log)) = run.join().unwrap() else {
             return common::skip("cannot mount a small disk");
         };
         assert!(log.contains("No space left on device"), "{size}: {log}");
