@@ -134,12 +134,12 @@ fn clients_that_found_no_descriptor_are_accepted_when_there_is_one() {
     let address = rest.split_once(".\n").unwrap().0.parse().unwrap();
     let mut client = connect(address);
     client.write_all(b"abc").unwrap();
-    let patience = client.read_timeout().unwrap();
+    let timeout = client.read_timeout().unwrap();
     client
         .set_read_timeout(Some(Duration::from_millis(300)))
         .unwrap();
     client.read(&mut [0]).expect_err("it is not accepted yet");
-    client.set_read_timeout(patience).unwrap();
+    client.set_read_timeout(timeout).unwrap();
     drop(server.child().stdin.take());
     assert_eq!(read(&mut client, 3), b"ABC");
 }
