@@ -41,7 +41,7 @@ pub(super) struct CompareArgs {
     )]
     percentiles: Percentiles,
     /// Condition such as 'p99 slower by 5%' or 'rate slower by 2%': exit code 1 if the runs show
-    /// it, 4 if they do not tell; may be repeated
+    /// that it is met, 4 if they leave it undecided; may be repeated
     #[arg(long, value_name = "CONDITION", value_parser = clap::value_parser!(Condition))]
     fail_if: Vec<Condition>,
     /// Compare also runs with this verdict: client-bound, inconclusive or failed; they are left out
@@ -126,9 +126,11 @@ fn one(folder: &Path, metrics: &[Metric], allowed: &[Verdict]) -> anyhow::Result
 }
 
 fn outcome(comparison: &Comparison) -> Outcome {
-    match () {
-        () if comparison.any(condition::Outcome::Met) => Outcome::Bad,
-        () if comparison.any(condition::Outcome::Undecided) => Outcome::Inconclusive,
-        () => Outcome::Good,
+    if comparison.any(condition::Outcome::Met) {
+        Outcome::Bad
+    } else if comparison.any(condition::Outcome::Undecided) {
+        Outcome::Inconclusive
+    } else {
+        Outcome::Good
     }
 }

@@ -13,6 +13,7 @@ use crate::compare::run::Run;
 use crate::compare::{Comparison, Row, described};
 use crate::report::page::document;
 use crate::report::page::escape::escape;
+use crate::report::page::tables;
 
 /// What the style sheet of the report does not have.
 const STYLE: &str = "\
@@ -106,23 +107,9 @@ fn write_conditions(body: &mut String, comparison: &Comparison) -> fmt::Result {
     Ok(())
 }
 
-/// Writes the beginning of a table, which moves within its own box where it is too wide.
 fn begin_table(body: &mut String, title: &str, heads: &[&str]) -> fmt::Result {
-    write!(
-        body,
-        "<h2>{0}</h2>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{0}\">\n\
-         <table>\n<thead><tr>",
-        escape(title)
-    )?;
-    for head in heads {
-        write!(body, "<th scope=\"col\">{}</th>", escape(head))?;
-    }
-    body.push_str("</tr></thead>\n<tbody>\n");
-    Ok(())
-}
-
-fn end_table(body: &mut String) {
-    body.push_str("</tbody>\n</table>\n</div>\n");
+    let table = tables::begin(title, heads);
+    write!(body, "<h2>{}</h2>\n{table}", escape(title))
 }
 
 fn write_table(body: &mut String, comparison: &Comparison) -> fmt::Result {
@@ -146,7 +133,7 @@ fn write_table(body: &mut String, comparison: &Comparison) -> fmt::Result {
             row.word
         )?;
     }
-    end_table(body);
+    body.push_str(tables::END);
     body.push_str(
         "<p class=\"note\">A and B: the median of the runs. The run is the unit: the interval \
          comes from the variation between runs, each row by itself.</p>\n",
@@ -247,7 +234,7 @@ fn write_differences(body: &mut String, comparison: &Comparison) -> fmt::Result 
             escape(&b)
         )?;
     }
-    end_table(body);
+    body.push_str(tables::END);
     Ok(())
 }
 
@@ -262,7 +249,7 @@ fn write_runs(body: &mut String, comparison: &Comparison) -> fmt::Result {
             write_run(body, name, run, &metrics)?;
         }
     }
-    end_table(body);
+    body.push_str(tables::END);
     Ok(())
 }
 

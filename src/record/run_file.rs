@@ -125,7 +125,8 @@ pub fn read_measured(path: &Path) -> Result<Summary, Unreadable> {
 fn read<T: DeserializeOwned>(path: &Path, schema: &str) -> Result<T, Unreadable> {
     let damaged = |error: &dyn fmt::Display| Unreadable::Damaged(error.to_string());
     let text = fs::read_to_string(path).map_err(|error| damaged(&error))?;
-    let format: Format = serde_json::from_str(&text).map_err(|error| damaged(&error))?;
+    let value: Value = serde_json::from_str(&text).map_err(|error| damaged(&error))?;
+    let format = Format::deserialize(&value).map_err(|error| damaged(&error))?;
     if format.schema != schema {
         let by = match format.version.as_str() {
             "" => String::new(),
@@ -137,7 +138,6 @@ fn read<T: DeserializeOwned>(path: &Path, schema: &str) -> Result<T, Unreadable>
             env!("CARGO_PKG_VERSION")
         )));
     }
-    let value: Value = serde_json::from_str(&text).map_err(|error| damaged(&error))?;
     check_numbers(&value).map_err(|error| damaged(&error))?;
     serde_json::from_value(value).map_err(|error| damaged(&error))
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use serde_json::{Value, json};
+use upcase::load::plan::random::{Purpose, RandomStream};
 
 use crate::common::{Ended, upcase};
 use crate::record::{Folder, SHORT, record};
@@ -12,15 +13,23 @@ use crate::record::{Folder, SHORT, record};
 /// Maximum memory of a report in KiB.
 const MEMORY_MOST: u64 = 2 << 20;
 
-/// A source of numbers that are the same for the same seed: splitmix64.
-struct Numbers(u64);
+/// Numbers that are the same for the same seed.
+struct Numbers {
+    random: RandomStream,
+    place: u64,
+}
 
 impl Numbers {
+    fn new(seed: u64) -> Numbers {
+        Numbers {
+            random: RandomStream::new(seed, Purpose::Bytes, 0),
+            place: 0,
+        }
+    }
+
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.place += 1;
+        self.random.at(self.place)
     }
 
     fn below(&mut self, limit: usize) -> usize {
@@ -135,7 +144,7 @@ fn check(arguments: &str, first_seed: u64, count: u64) {
     ];
     let texts = names.map(|name| fs::read_to_string(folder.path().join(name)).unwrap());
     for seed in first_seed..first_seed + count {
-        let mut numbers = Numbers(seed);
+        let mut numbers = Numbers::new(seed);
         // Most of what is computed from a record is in the first of them.
         let which = [0, 0, 0, 1, 2, 2, 3][numbers.below(7)];
         let path = folder.path().join(names[which]);

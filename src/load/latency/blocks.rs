@@ -86,9 +86,10 @@ impl Blocks {
 
     /// Adds a sample of this step to the open block.
     pub fn record(&mut self, step: usize) {
-        let mut sample = Block::default();
-        sample.push(step, 1);
-        self.add(&sample);
+        if let Some(open) = self.blocks.last_mut() {
+            open.push(step - step % self.width, 1);
+        }
+        self.limit();
     }
 
     /// Returns the number of neighbouring steps that count as one: only multiples of it can be the

@@ -58,17 +58,9 @@ impl Table {
             ""
         };
         let mut html = format!(
-            "<div{class}>\n<h3>{title}</h3>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" \
-             aria-label=\"{title}\">\n<table>\n"
+            "<div{class}>\n<h3>{title}</h3>\n{}",
+            begin(self.title, &self.heads)
         );
-        if !self.heads.is_empty() {
-            html.push_str("<thead><tr>");
-            for head in &self.heads {
-                let _ = write!(html, "<th scope=\"col\">{}</th>", escape(head));
-            }
-            html.push_str("</tr></thead>\n");
-        }
-        html.push_str("<tbody>\n");
         for row in &self.rows {
             html.push_str("<tr>");
             for (place, cell) in row.iter().enumerate() {
@@ -80,12 +72,31 @@ impl Table {
             }
             html.push_str("</tr>\n");
         }
-        html.push_str("</tbody>\n</table>\n</div>\n");
+        html.push_str(END);
         if !self.note.is_empty() {
             let _ = writeln!(html, "<p class=\"note\">{}</p>", escape(&self.note));
         }
         html + "</div>\n"
     }
+}
+
+/// The end of a table and of its box.
+pub const END: &str = "</tbody>\n</table>\n</div>\n";
+
+/// Returns the beginning of a table in a box of its own, up to its first row.
+pub fn begin(title: &str, heads: &[impl AsRef<str>]) -> String {
+    let mut html = format!(
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{}\">\n<table>\n",
+        escape(title)
+    );
+    if !heads.is_empty() {
+        html.push_str("<thead><tr>");
+        for head in heads {
+            let _ = write!(html, "<th scope=\"col\">{}</th>", escape(head.as_ref()));
+        }
+        html.push_str("</tr></thead>\n");
+    }
+    html + "<tbody>\n"
 }
 
 fn heads(names: &[&str]) -> Vec<String> {
