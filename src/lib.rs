@@ -57,9 +57,9 @@
 //! 19 cli/args
 //! 18 cli/compare
 //! 17 compare/json*  compare/markdown*  compare/page*  compare/text*
-//! 16 compare/mod*
-//! 15 cli/report  compare/differences*
-//! 14 cli/load  compare/run*  report/ci*  report/json*  report/page/curve*  report/page/mod*
+//! 16 cli/load/mod  cli/report  compare/mod*
+//! 15 cli/load/measure  compare/differences*
+//! 14 cli/load/args  compare/run*  report/ci*  report/json*  report/page/curve*  report/page/mod*
 //! 14 report/page/tables*  report/page/verdict*  report/text*
 //! 13 load/judge/verdict*  report/progress/mod
 //! 12 cli/sniff  load/judge/pace*  load/judge/server*  record/interval_writer  record/merge*

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cli::compare::CompareArgs;
-use crate::cli::load::LoadArgs;
+use crate::cli::load::args::LoadArgs;
 use crate::cli::report::ReportArgs;
 use crate::cli::send::SendArgs;
 use crate::cli::serve::ServeArgs;

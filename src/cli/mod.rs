@@ -1,5 +1,5 @@
 //! The command line: parses the arguments, runs the command, and determines the exit code. Each
-//! command has its own file.
+//! command has its own file or folder.
 
 mod args;
 mod compare;

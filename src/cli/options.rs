@@ -10,7 +10,7 @@ use crate::address::{PORT_DEFAULT, check_target};
 use crate::cli::values::{Target, buffer_size, mss};
 use crate::sys::socket::Options;
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct MssArg {
     /// TCP_MAXSEG, 88 to 32767: maximum segment size, in both directions. Timestamps take 12 bytes
     /// of each segment
@@ -18,7 +18,7 @@ pub(super) struct MssArg {
     pub(super) mss: Option<u16>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct BufferArgs {
     /// SO_RCVBUF, such as 64KiB; the kernel doubles it for its own bookkeeping
     #[arg(long, value_name = "SIZE", value_parser = buffer_size)]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 
-use crate::cli::load::outcome;
+use crate::cli::load::measure::outcome;
 use crate::cli::output::{Outcome, print};
 use crate::cli::values::{Percentiles, percentiles};
 use crate::load::judge::assertion::Condition;
