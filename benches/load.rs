@@ -111,9 +111,9 @@ fn instructions(target: SocketAddr, messages: u64, verify: bool) -> f64 {
         .arg(verify.to_string())
         .output()
         .expect("valgrind runs");
-    let told = String::from_utf8_lossy(&output.stderr);
-    let count = callgrind::instructions(&told);
-    count.unwrap_or_else(|| panic!("no count in {told}")) as f64
+    let reported = String::from_utf8_lossy(&output.stderr);
+    let count = callgrind::instructions(&reported);
+    count.unwrap_or_else(|| panic!("no count in {reported}")) as f64
 }
 
 fn run(target: SocketAddr, connections: u32, messages: u64, verify: bool) -> Summary {

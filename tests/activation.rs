@@ -224,8 +224,8 @@ impl Manager {
     fn hears(&self, message: &str) {
         let mut bytes = [0; 4096];
         let length = self.0.recv(&mut bytes).expect("a message");
-        let told = String::from_utf8_lossy(&bytes[..length]);
-        assert!(told.starts_with(message), "{told}");
+        let reported = String::from_utf8_lossy(&bytes[..length]);
+        assert!(reported.starts_with(message), "{reported}");
     }
 }
 

@@ -37,8 +37,11 @@ fn the_table_holds_faults_of_every_kind() {
     };
     assert!(FAULTS.len() >= 12);
     let faults = FAULTS.iter().filter(|fault| fault.name != "nothing");
-    let told = format!("the verdict for {} faults", faults.count());
-    assert!(include_str!("../README.md").contains(&told), "{told}");
+    let reported = format!("the verdict for {} faults", faults.count());
+    assert!(
+        include_str!("../README.md").contains(&reported),
+        "{reported}"
+    );
     for verdict in [VALID, CLIENT, NETWORK, SERVER, FAILED] {
         assert!(of(verdict) >= 2, "{verdict}");
     }
@@ -56,15 +59,17 @@ fn stat(stolen: u32) -> Vec<u8> {
 #[test]
 fn what_the_host_takes_is_seen_and_printed() {
     // The run sees a substitute for /proc/stat, since a test cannot make the host steal CPU time.
-    let told = Temporary::new(&stat(100));
+    let reported = Temporary::new(&stat(100));
     let file = std::fs::OpenOptions::new()
         .write(true)
-        .open(&told.0)
+        .open(&reported.0)
         .unwrap();
     let script = "mount --bind \"$1\" /proc/stat || exit 77; shift; exec \"$@\"";
     for format in ["json", "text"] {
         let mut command = Command::new("unshare");
-        command.args(["-m", "sh", "-c", script, "sh"]).arg(&told.0);
+        command
+            .args(["-m", "sh", "-c", script, "sh"])
+            .arg(&reported.0);
         command.arg(env!("CARGO_BIN_EXE_upcase"));
         command
             .args(["load", "--format", format])

@@ -127,8 +127,8 @@ fn without_descriptors_it_sleeps_and_says_so_once_a_second() {
     assert!(sleeps <= 40.0, "woken {sleeps} times a second");
     let log = serve.process.stderr();
     check_rate(&log).unwrap();
-    let told = log.matches("accepting is paused with").count();
-    assert!((2..=4).contains(&told), "{log}");
+    let reported = log.matches("accepting is paused with").count();
+    assert!((2..=4).contains(&reported), "{log}");
 
     // When one client closes, its descriptor serves the waiting clients one after the other.
     leave(client);

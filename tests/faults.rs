@@ -269,12 +269,12 @@ fn start_fails(call: &str, error: &str, n: u32) -> bool {
         process.stderr()
     );
     process.wait_for_stderr("\n");
-    let told = process.stderr();
+    let reported = process.stderr();
     assert!(
-        told.starts_with("upcase: ") && told.contains("os error"),
-        "{inject}: {told}"
+        reported.starts_with("upcase: ") && reported.contains("os error"),
+        "{inject}: {reported}"
     );
-    assert_eq!(told.lines().count(), 1, "{inject}: {told}");
+    assert_eq!(reported.lines().count(), 1, "{inject}: {reported}");
     true
 }
 
@@ -553,7 +553,7 @@ fn check_books(
     let log = serve.process.stderr();
     let line = log.rsplit_once("stopped: ").map_or("", |(_, line)| line);
     let totals: Totals = line.trim_end().parse()?;
-    let told = || format!("{faults} faults, exit code {code:?}: {log}");
+    let reported = || format!("{faults} faults, exit code {code:?}: {log}");
     let lost = visits.iter().filter(|visit| visit.is_none()).count();
     let unfinished = totals.accepted - totals.closed("finished");
     let most = match case.harm {
@@ -561,24 +561,24 @@ fn check_books(
         Harm::OneClient => faults,
     };
     if code != Some(0) || log.contains("panicked") {
-        return Err(told());
+        return Err(reported());
     }
     if !totals.balance() || totals.accepted != visits.len() as u64 {
         return Err(format!(
             "wrong totals for {} clients: {}",
             visits.len(),
-            told()
+            reported()
         ));
     }
     if lost > most || unfinished > most as u64 {
-        return Err(format!("{lost} clients lost: {}", told()));
+        return Err(format!("{lost} clients lost: {}", reported()));
     }
     let strange = |reason: &&String| *reason != "finished" && *reason != case.end();
     if totals.closed.keys().any(|reason| strange(&reason)) {
-        return Err(format!("an unexpected close reason: {}", told()));
+        return Err(format!("an unexpected close reason: {}", reported()));
     }
     if faults == 0 {
-        return Err(format!("no call was made to fail: {}", told()));
+        return Err(format!("no call was made to fail: {}", reported()));
     }
     Ok(log)
 }

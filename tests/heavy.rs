@@ -89,7 +89,7 @@ fn memory_stays_flat_for_a_file_of_a_million_packets() {
         let path = std::env::temp_dir().join(format!("upcase-heavy-{}", std::process::id()));
         fs::write(&path, common::craft::capture_of(packets)).unwrap();
         let mut command = common::upcase(&format!("sniff --read {} --brief", path.display()));
-        let verdict = path.with_extension("told");
+        let verdict = path.with_extension("reported");
         command.stdout(fs::File::create(&verdict).unwrap());
         let mut sniff = Process::start(command);
         let mut peak = 0;
@@ -97,10 +97,10 @@ fn memory_stays_flat_for_a_file_of_a_million_packets() {
             peak = sniff.peak_resident().unwrap_or(0).max(peak);
             thread::sleep(std::time::Duration::from_millis(1));
         }
-        let told = fs::read_to_string(&verdict).unwrap();
+        let reported = fs::read_to_string(&verdict).unwrap();
         let all = upcase::units::counted(packets as u64, "packet");
         assert!(
-            told.contains(&format!("{all}, ")),
+            reported.contains(&format!("{all}, ")),
             "the end is not reported"
         );
         fs::remove_file(&path).unwrap();

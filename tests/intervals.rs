@@ -286,7 +286,7 @@ fn intervals_hold_or_are_withheld() {
             let all = all.distribution().unwrap();
             POINTS.map(|point| all.nearest(point).value.as_secs_f64())
         });
-        let mut told = [Printed::default(); 3];
+        let mut reported = [Printed::default(); 3];
         let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
         for run in 0..RUNS {
             let replies = (kind.draw)(Run::new(first + run), kind.seconds);
@@ -296,8 +296,8 @@ fn intervals_hold_or_are_withheld() {
                     Ok((low, high)) => {
                         let truth = Duration::from_secs_f64(truths[place]);
                         let high = high.expect("every message was answered");
-                        told[place].all += 1;
-                        told[place].held +=
+                        reported[place].all += 1;
+                        reported[place].held +=
                             u64::from(low.mul_f64(0.999) <= truth && truth <= high.mul_f64(1.001));
                     }
                     Err(reason) => *reasons.entry(reason.name()).or_default() += 1,
@@ -305,7 +305,7 @@ fn intervals_hold_or_are_withheld() {
             }
         }
         print!("{:24}{:>3} s", kind.name, kind.seconds);
-        for (point, Printed { all, held }) in POINTS.into_iter().zip(told) {
+        for (point, Printed { all, held }) in POINTS.into_iter().zip(reported) {
             let share = held as f64 / all.max(1) as f64;
             print!("   p{point}: {:5.1} % of {all:3}", share * 100.0);
             if all >= PRINTED_FEW && share < HELD {
@@ -316,7 +316,7 @@ fn intervals_hold_or_are_withheld() {
             }
         }
         println!("   withheld: {reasons:?}");
-        if kind.printed.is_empty() && told.iter().any(|told| told.all > 0) {
+        if kind.printed.is_empty() && reported.iter().any(|reported| reported.all > 0) {
             wrong.push(format!("{}: printed", kind.name));
         }
     }

@@ -103,10 +103,10 @@ fn medians(results: &Results) -> [f64; 5] {
         .expect("the kernel reports its timestamps");
     assert_eq!(*negative, 0, "parts below -2 us");
     // The kernel may begin to take timestamps a moment after it was requested to.
-    let (told, verified) = (lateness.count(), results.counts.verified);
+    let (reported, verified) = (lateness.count(), results.counts.verified);
     assert!(
-        told <= verified && told >= verified - verified / 5,
-        "{told} of {verified}"
+        reported <= verified && reported >= verified - verified / 5,
+        "{reported} of {verified}"
     );
     let median = |latency: &Latency| {
         let value = latency.distribution().unwrap().nearest(50.0).value;

@@ -53,8 +53,12 @@ fn the_mss_in_force_is_the_smaller_of_both_less_the_timestamps() {
     ] {
         let serve = serve(&lab, server);
         let ended = on_client(&lab, &format!("send {SERVER}:12000 hello -v {client}"));
-        let told = format!("MSS in force: {in_force} bytes of payload");
-        assert!(ended.stderr.contains(&told), "{told}: {}", ended.stderr);
+        let reported = format!("MSS in force: {in_force} bytes of payload");
+        assert!(
+            ended.stderr.contains(&reported),
+            "{reported}: {}",
+            ended.stderr
+        );
         serve.stop();
     }
 }
@@ -78,10 +82,10 @@ fn the_servers_own_segments_keep_to_the_mss() {
         });
         let mut ss = Command::new("ss");
         ss.args(["-Htni", "state", "established", "sport", "=", ":12000"]);
-        let told = format!(" mss:{in_force} ");
-        common::until(&told, || {
+        let reported = format!(" mss:{in_force} ");
+        common::until(&reported, || {
             let output = lab.on_server(&ss).output().unwrap();
-            String::from_utf8_lossy(&output.stdout).contains(&told)
+            String::from_utf8_lossy(&output.stdout).contains(&reported)
         });
         drop(load);
         serve.stop();
@@ -164,8 +168,8 @@ fn the_targets_kernel_is_asked_in_a_way_that_is_allowed() {
         assert!(expected.contains(&answered), "{probe:#}");
         let least = probe["least_us"].as_f64().unwrap();
         assert!(least > 0.0 && least < 1e6, "{probe:#}");
-        let told = format!("probes ({how}): {answered} answered, 0 lost; round trip min ");
-        assert!(line.contains(&told), "{line}");
+        let reported = format!("probes ({how}): {answered} answered, 0 lost; round trip min ");
+        assert!(line.contains(&reported), "{line}");
     }
 }
 
@@ -182,9 +186,9 @@ fn a_target_whose_kernel_does_not_answer_is_no_evidence() {
     let seen = (&probe["silent"], &probe["answered"], &probe["least_us"]);
     assert_eq!(seen, (&json!(1), &json!(0), &Value::Null), "{probe:#}");
     assert!(line.contains("probes (ICMP echo): 0 answered, "), "{line}");
-    let told = evidence["sentences"].to_string();
+    let reported = evidence["sentences"].to_string();
     let expected = "1 of 1 target did not answer probes (ICMP echo)";
-    assert!(told.contains(expected), "{told}");
+    assert!(reported.contains(expected), "{reported}");
 }
 
 #[test]
@@ -237,8 +241,8 @@ fn a_large_message_through_a_small_window_is_not_held_up_by_a_long_way() {
     let evidence = on_client(&lab, &load).json()["evidence"].clone();
     let examined = evidence["way"]["under_way_examined"].as_u64().unwrap();
     assert!(examined >= 10, "{evidence:#}");
-    let told = evidence["sentences"].to_string();
-    assert!(!told.contains("were not acknowledged"), "{evidence:#}");
+    let reported = evidence["sentences"].to_string();
+    assert!(!reported.contains("were not acknowledged"), "{evidence:#}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use common::files::frames_of;
 use common::lab::{Lab, SERVER};
-use common::told;
+use common::sniff_output;
 use common::wrap::{self, WRAPS, talk};
 use common::{Ended, Process, Serve, Temporary, run, tshark, upcase};
 use nix::sys::signal::Signal;
@@ -87,7 +87,7 @@ fn frames(file: &Temporary) -> Vec<Vec<u8>> {
 }
 
 fn objects(ended: &Ended, kind: &str) -> Vec<Value> {
-    let objects = told::objects(&ended.stdout).into_iter();
+    let objects = sniff_output::objects(&ended.stdout).into_iter();
     objects.filter(|value| value["kind"] == kind).collect()
 }
 

@@ -214,13 +214,13 @@ fn a_server_with_another_rule_is_verified_by_that_rule() {
         "load {address} --connections 1 --messages 100 --expect none {ANY_PACE}"
     ));
     let text = ended.expect(0).stdout;
-    for told in [
+    for reported in [
         "closed loop, replies not compared",
         "100 scheduled = 100 answered + 0 mismatched",
         ": no reply verified, every connection closed cleanly",
         "nothing was verified: with --expect none ",
     ] {
-        assert!(text.contains(told), "{text}");
+        assert!(text.contains(reported), "{text}");
     }
 }
 
@@ -381,8 +381,8 @@ fn nobody_listening_is_exit_code_3_and_one_line() {
     let ended = run(&format!("load {address}")).expect(3);
     assert_eq!(ended.stdout, "");
     assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
-    let told = format!("no server listens at {address} (connection refused)");
-    assert!(ended.stderr.contains(&told), "{}", ended.stderr);
+    let reported = format!("no server listens at {address} (connection refused)");
+    assert!(ended.stderr.contains(&reported), "{}", ended.stderr);
 }
 
 #[test]
@@ -650,8 +650,8 @@ fn a_connection_that_meets_itself_is_refused() {
         // No server listens on port 40000, which is the first local port that the kernel chooses.
         for _ in 0..3 {
             let ended = run("load 127.0.0.1:40000 --connections 2 -q").expect(3);
-            let told = "no server listens at 127.0.0.1:40000 (connection refused)";
-            assert!(ended.stderr.contains(told), "{}", ended.stderr);
+            let reported = "no server listens at 127.0.0.1:40000 (connection refused)";
+            assert!(ended.stderr.contains(reported), "{}", ended.stderr);
             let ended = run("send 127.0.0.1:40000 hello").expect(3);
             assert!(
                 ended.stderr.contains("connection refused"),
@@ -680,9 +680,12 @@ fn no_local_port_left_is_explained_at_the_start_and_amid_a_run() {
         let report = load("127.0.0.1:12000 --connections 2 --duration 200ms", 1);
         assert_eq!(report.count("connections_not_opened"), 1, "{}", report.0);
         let advice = report.0["evidence"]["advice"].to_string();
-        for told in [&ended.stderr, &advice] {
-            assert!(told.contains("net.ipv4.ip_local_port_range"), "{told}");
-            assert!(told.contains("--source"), "{told}");
+        for reported in [&ended.stderr, &advice] {
+            assert!(
+                reported.contains("net.ipv4.ip_local_port_range"),
+                "{reported}"
+            );
+            assert!(reported.contains("--source"), "{reported}");
         }
         assert!(
             ended.stderr.contains("no local port left"),
@@ -736,8 +739,8 @@ fn local_ports_used_up_by_churn_are_a_lack_of_this_machine() {
 #[test]
 fn a_source_that_is_none_of_this_host_is_named() {
     let ended = run("load --source 1.2.3.4 --connections 2").expect(3);
-    let told = "--source 1.2.3.4 is not an address of this host";
-    assert!(ended.stderr.contains(told), "{}", ended.stderr);
+    let reported = "--source 1.2.3.4 is not an address of this host";
+    assert!(ended.stderr.contains(reported), "{}", ended.stderr);
 }
 
 #[test]
@@ -760,9 +763,9 @@ fn a_server_that_takes_no_more_from_an_address_is_named_as_such() {
     let ended = run(&arguments);
     // A reset that arrives before the run checks a connection counts as a failure to connect.
     assert!(matches!(ended.code, Some(1 | 3)), "{ended:?}");
-    let told = ended.stdout + &ended.stderr;
-    assert!(told.contains("at once"), "{told}");
-    assert!(told.contains("--max-connections-per-ip"), "{told}");
+    let reported = ended.stdout + &ended.stderr;
+    assert!(reported.contains("at once"), "{reported}");
+    assert!(reported.contains("--max-connections-per-ip"), "{reported}");
 }
 
 #[test]
@@ -847,7 +850,7 @@ fn slowed(milliseconds: u64) -> SocketAddr {
 #[test]
 #[ignore = "ten seconds"]
 fn a_server_that_is_killed_or_stopped_amid_a_run_is_named_with_its_time() {
-    for (stop, told, advice) in [
+    for (stop, reported, advice) in [
         (false, "went away at ", "find out why the server at "),
         (true, "stopped answering at ", "is stopped or stuck"),
     ] {
@@ -867,7 +870,7 @@ fn a_server_that_is_killed_or_stopped_amid_a_run_is_named_with_its_time() {
             load.signal(Signal::SIGTERM);
         }
         let page = load.ended().expect(1).stdout;
-        let sentence = format!("the server at {address} {told}");
+        let sentence = format!("the server at {address} {reported}");
         let (_, rest) = page
             .split_once(&sentence)
             .unwrap_or_else(|| panic!("{page}"));

@@ -28,7 +28,7 @@ enum Cost {
 struct Fault {
     call: &'static str,
     error: &'static str,
-    told: &'static str,
+    reported: &'static str,
     cost: Cost,
     more: &'static str,
 }
@@ -37,7 +37,7 @@ const fn fault(call: &'static str, cost: Cost, more: &'static str) -> Fault {
     Fault {
         call,
         error: "ENOMEM",
-        told: "Cannot allocate memory",
+        reported: "Cannot allocate memory",
         cost,
         more,
     }
@@ -83,10 +83,10 @@ fn under(call: &str, error: &str, when: &str, arguments: &str) -> (Ended, u64) {
 }
 
 /// Returns the number of faults in a report: errors by errno, and evidence that could not be read.
-fn told(report: &serde_json::Value, text: &str) -> u64 {
+fn reported(report: &serde_json::Value, text: &str) -> u64 {
     let errors = report["errors"].as_object().unwrap().iter();
-    let told = errors.filter(|(kind, _)| kind.contains(text));
-    let errors: u64 = told.map(|(_, count)| count.as_u64().unwrap()).sum();
+    let reported = errors.filter(|(kind, _)| kind.contains(text));
+    let errors: u64 = reported.map(|(_, count)| count.as_u64().unwrap()).sum();
     errors + report["evidence"]["tcp_info_unread"].as_u64().unwrap()
 }
 
@@ -110,7 +110,11 @@ fn check(fault: &Fault, when: &str, serve: &Serve) -> bool {
     }
     assert!(matches!(ended.code, Some(0 | 1)), "{case}: {ended:?}");
     let report = ended.json();
-    assert_eq!(told(&report, fault.told), faults, "{case}: {report:#}");
+    assert_eq!(
+        reported(&report, fault.reported),
+        faults,
+        "{case}: {report:#}"
+    );
     let (verified, errored) = (&report["verified"], &report["errored"]);
     let lost = errored.as_u64().unwrap();
     match fault.cost {
@@ -159,10 +163,10 @@ fn a_source_that_goes_away_is_named_without_a_port() {
     for (target, source) in [("127.0.0.1:9", "127.0.0.1"), ("[::1]:9", "::1")] {
         let arguments = format!("load {target} --source {source} --connections 1");
         let (ended, _) = under("bind", "EADDRNOTAVAIL", "1", &arguments);
-        let told =
+        let reported =
             format!("upcase: --source {source} is not an address of this host: `ip address`");
         let line = ended.expect(3).stderr;
-        assert!(line.starts_with(&told), "{line}");
+        assert!(line.starts_with(&reported), "{line}");
     }
 }
 

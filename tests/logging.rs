@@ -182,8 +182,8 @@ fn a_reader_that_comes_back_is_reported_how_many_lines_are_missing() {
     for (number, line) in lines[..kept].iter().enumerate() {
         assert_eq!(line, &format!("{number:0>999}"));
     }
-    let told = format!("[WARN] {dropped} log lines were dropped here: the log file ");
-    assert!(lines[kept].contains(&told), "{}", lines[kept]);
+    let reported = format!("[WARN] {dropped} log lines were dropped here: the log file ");
+    assert!(lines[kept].contains(&reported), "{}", lines[kept]);
 }
 
 /// Another process that shares standard error may have made it non-blocking.
@@ -260,10 +260,10 @@ fn a_fifo_that_nobody_reads_is_named_in_one_line() {
     ] {
         let mut process = Process::start(upcase(&arguments));
         assert_eq!(process.wait().code(), Some(3), "{arguments}");
-        let told = process.stderr();
-        assert_eq!(told.lines().count(), 1, "{told}");
+        let reported = process.stderr();
+        assert_eq!(reported.lines().count(), 1, "{reported}");
         let reason = format!("{path}: no process reads from this FIFO (start its reader first)");
-        assert!(told.contains(&reason), "{told}");
+        assert!(reported.contains(&reason), "{reported}");
     }
 }
 
@@ -279,15 +279,15 @@ fn a_fifo_with_a_reader_is_a_log_file_as_well() {
         let count = reader.read(&mut bytes).unwrap();
         String::from_utf8_lossy(&bytes[..count]).into_owned()
     };
-    let mut told = String::new();
+    let mut reported = String::new();
     until("the first lines", || {
-        told += &next();
-        told.contains("serving at most")
+        reported += &next();
+        reported.contains("serving at most")
     });
     serve.process.signal(Signal::SIGHUP);
     until("it is opened again, in the sandbox", || {
-        told += &next();
-        told.contains("the log file was reopened")
+        reported += &next();
+        reported.contains("the log file was reopened")
     });
     serve.stop();
     assert!(next().contains("stopped: "));

@@ -37,13 +37,13 @@ impl Watched {
         let mut process = Process::start(command);
         let stdout = process.child().stdout.take().expect("a pipe");
         let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
-        let mut told = |before: &str, after: &str| -> SocketAddr {
+        let mut reported = |before: &str, after: &str| -> SocketAddr {
             let line = lines.next().unwrap_or_else(|| process.stderr());
             let address = line.strip_prefix(before).expect(&line);
             address.strip_suffix(after).expect(&line).parse().unwrap()
         };
-        let addresses = vec![told("listening on ", "")];
-        let page = told("metrics on http://", "/metrics");
+        let addresses = vec![reported("listening on ", "")];
+        let page = reported("metrics on http://", "/metrics");
         let serve = Serve { process, addresses };
         Watched { serve, page }
     }
@@ -56,7 +56,7 @@ impl Watched {
 
     /// Waits until a figure has this value, and returns the figures.
     #[track_caller]
-    fn tells(&self, name: &str, value: f64) -> Figures {
+    fn when(&self, name: &str, value: f64) -> Figures {
         let mut figures = self.scrape();
         until(&format!("{name} is {value}"), || {
             figures = self.scrape();
@@ -190,10 +190,10 @@ fn converse(serve: &Serve) -> TcpStream {
 }
 
 #[test]
-fn the_page_tells_what_has_happened() {
+fn the_page_has_what_has_happened() {
     let watched = Watched::start("--max-connections 77 --idle-timeout 1h");
     let client = converse(&watched.serve);
-    let figures = watched.tells("upcase_closed_total{reason=\"reset\"}", 1.0);
+    let figures = watched.when("upcase_closed_total{reason=\"reset\"}", 1.0);
     figures.balance();
     for (name, value) in [
         ("upcase_accepted_total", 3.0),
@@ -256,7 +256,7 @@ fn the_figures_of_the_process_are_those_of_the_kernel() {
 fn sigusr1_logs_the_totals_of_the_page_in_one_line() {
     let watched = Watched::start("--shards 3");
     let clients: Vec<TcpStream> = (0..8).map(|_| converse(&watched.serve)).collect();
-    let figures = watched.tells("upcase_closed_total{reason=\"reset\"}", 8.0);
+    let figures = watched.when("upcase_closed_total{reason=\"reset\"}", 8.0);
     assert_eq!(figures.get("upcase_accepted_total"), 24.0);
     assert_eq!(figures.get("upcase_connections"), clients.len() as f64);
     let line = format!(
@@ -272,8 +272,8 @@ fn sigusr1_logs_the_totals_of_the_page_in_one_line() {
     );
     watched.serve.process.signal(Signal::SIGUSR1);
     watched.serve.process.wait_for_stderr(&line);
-    let told = watched.serve.process.stderr();
-    assert_eq!(told.matches(" open, ").count(), 1, "{told}");
+    let reported = watched.serve.process.stderr();
+    assert_eq!(reported.matches(" open, ").count(), 1, "{reported}");
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn the_books_balance_on_every_page_while_clients_come_and_go() {
         (pages, most) = (pages + 1, received);
     }
     let report = load.ended().expect(0).json();
-    let figures = watched.tells("upcase_connections", 0.0);
+    let figures = watched.when("upcase_connections", 0.0);
     figures.balance();
     assert!(pages >= 10, "{pages} pages");
     let verified = report["verified"].as_f64().expect("a number");
@@ -430,7 +430,7 @@ fn a_stopping_server_is_unhealthy_and_still_serves_metrics() {
     let mut client = owed_replies(&watched.serve);
     assert!(watched.scrape().get("upcase_pending_bytes") > 0.0);
     watched.serve.process.signal(Signal::SIGTERM);
-    let figures = watched.tells("upcase_stopping", 1.0);
+    let figures = watched.when("upcase_stopping", 1.0);
     assert_eq!(figures.get("upcase_connections"), 1.0);
     let health = ask(watched.page, "GET /healthz HTTP/1.0\r\n\r\n");
     assert_eq!(health.status, "503 Service Unavailable");
@@ -438,7 +438,7 @@ fn a_stopping_server_is_unhealthy_and_still_serves_metrics() {
     // One shard has no clients and ends soon; a snapshot does not wait for it from then on.
     watched.serve.process.signal(Signal::SIGUSR1);
     watched.serve.process.wait_for_stderr("1 open, ");
-    watched.tells("upcase_silent_shards", 0.0);
+    watched.when("upcase_silent_shards", 0.0);
 
     // Neither the page nor a scraper of it keeps the process alive.
     let scraper = connect(watched.page);
@@ -464,12 +464,12 @@ fn an_address_in_use_is_one_line_and_exit_code_3() {
     let arguments = format!("serve --listen 127.0.0.1:0 --metrics {address}");
     let ended = run(&arguments).expect(3);
     assert_eq!(ended.stdout, "");
-    let told = format!(
+    let reported = format!(
         "upcase: cannot serve metrics on {address}: Address already in use (os error 98); \
          `ss -ltnp` shows the program that uses it. Two servers can share a port if both have \
          --reuse-port\n"
     );
-    assert_eq!(ended.stderr, told);
+    assert_eq!(ended.stderr, reported);
 }
 
 #[test]
@@ -486,8 +486,12 @@ fn promtool_accepts_the_page() {
         .stdin(fs::File::open(&page.0).unwrap())
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&checked.stderr) + String::from_utf8_lossy(&checked.stdout);
-    assert!(checked.status.success() && told.is_empty(), "{told}");
+    let reported =
+        String::from_utf8_lossy(&checked.stderr) + String::from_utf8_lossy(&checked.stdout);
+    assert!(
+        checked.status.success() && reported.is_empty(),
+        "{reported}"
+    );
 }
 
 #[test]

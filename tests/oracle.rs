@@ -113,7 +113,7 @@ fn mangle(frames: &Frames, seed: u64) -> Frames {
 }
 
 #[test]
-fn mangled_captures_are_reported_as_tshark_tells_them() {
+fn mangled_captures_are_reported_as_by_tshark() {
     let Some(lab) = Lab::build() else { return };
     if !tshark::is_there() {
         return;
@@ -137,7 +137,7 @@ fn mangled_captures_are_reported_as_tshark_tells_them() {
 }
 
 #[test]
-fn a_network_that_loses_packets_is_reported_as_tshark_tells_it() {
+fn a_network_that_loses_packets_is_reported_as_by_tshark() {
     let Some(lab) = Lab::build() else { return };
     if !tshark::is_there() {
         return;
@@ -223,7 +223,7 @@ while client.recv(100):
 ";
 
 #[test]
-fn odd_clients_are_reported_as_tshark_tells_them() {
+fn odd_clients_are_reported_as_by_tshark() {
     let Some(lab) = Lab::build() else { return };
     if !tshark::is_there() || !common::installed("python3") {
         return common::skip("no tshark or no python3");
@@ -244,7 +244,7 @@ fn odd_clients_are_reported_as_tshark_tells_them() {
     serve.stop();
     agrees(&file.0, "odd clients");
     // Check that the rare behaviour did occur.
-    let told = tshark::sniff(&file.0);
+    let reported = tshark::sniff(&file.0);
     for word in [
         "keep_alive",
         "keep_alive_ack",
@@ -253,12 +253,16 @@ fn odd_clients_are_reported_as_tshark_tells_them() {
         "window_full",
         "reused_ports",
     ] {
-        let seen = told
+        let seen = reported
             .values()
-            .any(|told| told.words.iter().any(|other| other == word));
+            .any(|reported| reported.words.iter().any(|other| other == word));
         assert!(seen, "{word} did not occur");
     }
-    assert!(told.values().any(|told| told.flags.contains("RST")));
+    assert!(
+        reported
+            .values()
+            .any(|reported| reported.flags.contains("RST"))
+    );
 }
 
 /// A sequence of numbers that looks random and is the same for the same seed.
@@ -348,7 +352,7 @@ fn nonsense(random: &mut Rng, flow: u16) -> Frames {
 }
 
 #[test]
-fn nonsense_is_reported_as_tshark_tells_it() {
+fn nonsense_is_reported_as_by_tshark() {
     if !tshark::is_there() {
         return;
     }
@@ -359,17 +363,17 @@ fn nonsense_is_reported_as_tshark_tells_it() {
         .collect();
     std::fs::write(&file.0, pcapng(IP, &frames)).unwrap();
     agrees(&file.0, "nonsense");
-    let told = tshark::sniff(&file.0);
+    let reported = tshark::sniff(&file.0);
     for word in tshark::WORDS.iter().filter(|word| **word != "reused_ports") {
-        let seen = told
+        let seen = reported
             .values()
-            .any(|told| told.words.iter().any(|other| other == word));
+            .any(|reported| reported.words.iter().any(|other| other == word));
         assert!(seen, "{word} did not occur");
     }
 }
 
 #[test]
-fn every_link_type_and_tunnel_is_reported_as_tshark_tells_it() {
+fn every_link_type_and_tunnel_is_reported_as_by_tshark() {
     if !tshark::is_there() {
         return;
     }
@@ -401,7 +405,7 @@ fn every_link_type_and_tunnel_is_reported_as_tshark_tells_it() {
 }
 
 #[test]
-fn fragments_are_reported_as_tshark_tells_them() {
+fn fragments_are_reported_as_by_tshark() {
     if !tshark::is_there() {
         return;
     }

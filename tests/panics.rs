@@ -57,14 +57,14 @@ fn whichever_shard_panics_the_others_serve_their_clients_to_the_end() {
         return skip("no strace");
     }
     for (shards, victim, backtrace) in [(1, 0, "0"), (2, 0, "1"), (2, 1, "0"), (3, 2, "0")] {
-        let told = format!("shard {victim} of {shards}");
+        let reported = format!("shard {victim} of {shards}");
         let mut command = upcase(&format!(
             "serve --listen 127.0.0.1:0 --sandbox off --shards {shards}"
         ));
         command.env("RUST_BACKTRACE", backtrace);
         let mut serve = Serve::launch(command, 1);
         let mut clients: Vec<TcpStream> = (0..CLIENTS).map(|_| serve.connect()).collect();
-        assert!(clients.iter_mut().all(is_answered), "{told}");
+        assert!(clients.iter_mut().all(is_answered), "{reported}");
 
         let mut command = Command::new("strace");
         command.args(["-o", "/dev/null", "-e", "trace=recvfrom", "-e", INJECT]);
@@ -83,12 +83,15 @@ fn whichever_shard_panics_the_others_serve_their_clients_to_the_end() {
             .filter_map(|client| is_answered(client).then_some(()));
         let answered = answered.count();
         drop(clients);
-        assert_eq!(serve.process.wait().code(), Some(3), "{told}");
+        assert_eq!(serve.process.wait().code(), Some(3), "{reported}");
         drop(strace);
         let log = serve.process.stderr();
         match shards {
-            1 => assert_eq!(answered, 0, "{told}: {log}"),
-            _ => assert!((1..CLIENTS).contains(&answered), "{told}: {answered} {log}"),
+            1 => assert_eq!(answered, 0, "{reported}: {log}"),
+            _ => assert!(
+                (1..CLIENTS).contains(&answered),
+                "{reported}: {answered} {log}"
+            ),
         }
         let last = format!("upcase: the server failed: shard {victim} panicked, see above");
         serve.process.wait_for_stderr(&last);
@@ -172,10 +175,10 @@ fn in_the_sandbox_the_others_go_on_as_well() {
             assert!(clients.iter_mut().any(is_answered), "{}", process.stderr());
             drop(clients);
             assert_eq!(process.wait().code(), Some(3), "{}", process.stderr());
-            let told = process.stderr();
-            assert!(told.contains("this is logged"), "{told}");
-            let has_no_backtrace = told.contains("(a backtrace needs --sandbox off)");
-            assert_eq!(has_no_backtrace, backtrace == "1", "{told}");
+            let reported = process.stderr();
+            assert!(reported.contains("this is logged"), "{reported}");
+            let has_no_backtrace = reported.contains("(a backtrace needs --sandbox off)");
+            assert_eq!(has_no_backtrace, backtrace == "1", "{reported}");
         }
     }
 }

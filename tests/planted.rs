@@ -215,8 +215,8 @@ impl Outcome {
             return None;
         }
         let panics = self.output.split("panicked at").skip(1);
-        let mut told = panics.map(|panic| panic.lines().nth(1).unwrap_or_default());
-        told.find(|told| !told.contains(COVERAGE))
+        let mut reported = panics.map(|panic| panic.lines().nth(1).unwrap_or_default());
+        reported.find(|reported| !reported.contains(COVERAGE))
     }
 
     /// Returns a seed with which the bug is found, or `-` if a test without random numbers finds
@@ -306,10 +306,10 @@ fn the_simulations_find_every_planted_bug() {
             count += 1;
             let (name, seconds) = (name(&patch), outcome.seconds);
             match outcome.finding() {
-                Some(told) => {
+                Some(reported) => {
                     let seed = outcome.seed(hunter);
-                    let told: String = told.chars().take(FINDING_SHOWN).collect();
-                    println!("{name:<48} {seconds:>7.1} {seed:>7}  {told}");
+                    let reported: String = reported.chars().take(FINDING_SHOWN).collect();
+                    println!("{name:<48} {seconds:>7.1} {seed:>7}  {reported}");
                 }
                 None => {
                     println!("{name:<48} {seconds:>7.1}          not found");

@@ -70,8 +70,8 @@ fn what_is_no_script_is_reported() {
             "a is defined twice",
         ),
     ] {
-        let told = scripts(text).expect_err(text);
-        assert!(told.contains(fault), "{told}");
+        let reported = scripts(text).expect_err(text);
+        assert!(reported.contains(fault), "{reported}");
     }
 }
 

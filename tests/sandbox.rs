@@ -125,9 +125,9 @@ fn serving_goes_on_in_the_sandbox_whatever_happens() {
     });
     serve.process.signal(Signal::SIGTERM);
     assert_eq!(serve.process.wait().code(), Some(1));
-    for told in [fs::read_to_string(&log.0).unwrap(), shown.join().unwrap()] {
+    for reported in [fs::read_to_string(&log.0).unwrap(), shown.join().unwrap()] {
         for words in ["sandbox: no files", "closed: reset", "accepted 3, closed 3"] {
-            assert!(told.contains(words), "{words}: {told}");
+            assert!(reported.contains(words), "{words}: {reported}");
         }
     }
 }
@@ -136,10 +136,10 @@ fn serving_goes_on_in_the_sandbox_whatever_happens() {
 fn a_kernel_without_it_is_a_refusal_or_a_word_in_the_log() {
     let refused = "no Landlock: this kernel does not support it), all system calls (no seccomp: ";
     let ended = in_child("serve without a sandbox, on");
-    let told = String::from_utf8_lossy(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(3), "{told}");
+    let reported = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(3), "{reported}");
     let line = format!("upcase: sandbox: all files ({refused}");
-    assert!(told.contains(&line), "{told}");
+    assert!(reported.contains(&line), "{reported}");
     assert!(!String::from_utf8_lossy(&ended.stdout).contains("listening"));
 
     let serve = Serve::launch(child("serve without a sandbox, auto"), 1);
@@ -157,12 +157,12 @@ fn why_a_wall_cannot_be_raised_is_reported_once() {
         return;
     }
     let ended = in_child("serve where Landlock fails");
-    let told = String::from_utf8_lossy(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(3), "{told}");
+    let reported = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(3), "{reported}");
     let line = "upcase: sandbox: all files (no Landlock: failed to restrict the calling thread: \
                 Argument list too long (os error 7)), few system calls (seccomp); use --sandbox \
                 auto to run with the available restrictions";
-    assert_eq!(told.lines().last(), Some(line));
+    assert_eq!(reported.lines().last(), Some(line));
 }
 
 #[test]
@@ -196,9 +196,9 @@ fn what_the_libraries_may_try_is_survived() {
         let mut child = child("run out of memory");
         let ended = child.env("RUST_BACKTRACE", backtrace).output().unwrap();
         assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{ended:?}");
-        let told = String::from_utf8_lossy(&ended.stderr);
+        let reported = String::from_utf8_lossy(&ended.stderr);
         assert!(
-            told.contains("memory allocation of 64 bytes failed"),
+            reported.contains("memory allocation of 64 bytes failed"),
             "{ended:?}"
         );
     }
@@ -329,8 +329,8 @@ fn of_all_system_calls_the_kernel_leaves_those_of_the_list() {
     #[cfg(target_arch = "x86_64")]
     left.push(libc::SYS_epoll_wait);
     left.sort_unstable();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(survived, left, "{told}");
+    let reported = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(survived, left, "{reported}");
 }
 
 /// Returns an instruction in hexadecimal as the kernel reads it, linux/filter.h.

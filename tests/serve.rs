@@ -36,7 +36,7 @@ fn answers_every_byte_value_in_order_and_then_closes() {
 }
 
 #[test]
-fn tells_one_line_for_each_listener_and_serves_both_families() {
+fn logs_one_line_for_each_listener_and_serves_both_families() {
     let command = upcase("serve --listen 127.0.0.1:0 --listen [::1]:0");
     let serve = Serve::launch(command, 2);
     for &address in &serve.addresses {

@@ -556,7 +556,7 @@ fn verdicts_are_marked_against_the_right_ones() {
         (Mark::Right, Mark::WrongSide)
     );
     let silent = Situation {
-        tells: |_| false,
+        names_cause: |_| false,
         ..of(&[VALID, FAILED])
     };
     assert_eq!(silent.mark(&report(VALID, None), false), Mark::FalseValid);

@@ -54,7 +54,7 @@ impl Process {
     }
 
     /// Writes a line to the standard input of the process.
-    pub fn tell(&mut self, line: &str) -> io::Result<()> {
+    pub fn write_line(&mut self, line: &str) -> io::Result<()> {
         let input = self.input.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
         writeln!(input, "{line}")
     }

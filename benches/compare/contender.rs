@@ -73,7 +73,8 @@ impl Contender {
 
     /// Loads the server for a time or with so many messages, whichever limit is reached first.
     pub fn load(&mut self, milliseconds: u64, messages: u64) -> anyhow::Result<Report> {
-        self.client.tell(&format!("{milliseconds} {messages}"))?;
+        self.client
+            .write_line(&format!("{milliseconds} {messages}"))?;
         self.client.hear()?.parse()
     }
 }

@@ -63,14 +63,14 @@ pub fn a_message(what: What, server: Server, case: Case, cores: Cores) -> anyhow
 /// writes.
 pub fn own_calls(case: Case, cores: Cores) -> anyhow::Result<[f64; 3]> {
     let mut contender = Contender::start(Server::Epoll, Client::Bare, case, cores)?;
-    let before = told(&mut contender.server)?;
+    let before = reported(&mut contender.server)?;
     let Report { messages, .. } = contender.load(200, u64::MAX)?;
-    let after = told(&mut contender.server)?;
+    let after = reported(&mut contender.server)?;
     Ok([0, 1, 2].map(|call| (after[call] - before[call]) as f64 / messages as f64))
 }
 
-fn told(server: &mut Process) -> anyhow::Result<[u64; 3]> {
-    server.tell("")?;
+fn reported(server: &mut Process) -> anyhow::Result<[u64; 3]> {
+    server.write_line("")?;
     let line = server.hear()?;
     let numbers: Vec<u64> = line.split(' ').flat_map(str::parse).collect();
     numbers[..].try_into().context("three numbers")
@@ -96,7 +96,7 @@ fn count(
     // is exchanged before the others, since it may cost more.
     thread::sleep(SETTLING);
     for messages in [case.connections as u64, messages] {
-        client.tell(&format!("{TIMEOUT_MS} {messages}"))?;
+        client.write_line(&format!("{TIMEOUT_MS} {messages}"))?;
         let report: Report = client.hear()?.parse()?;
         if report.messages != messages {
             bail!("only {} of {messages} messages in time", report.messages);

@@ -81,19 +81,19 @@ impl Server {
                 waited => waited?,
             };
             self.calls.wait += 1;
-            let mut somebody_waits = false;
+            let mut has_new_clients = false;
             for event in &events {
                 let flags = event.flags;
                 match event.data.u64() {
-                    LISTENER => somebody_waits = true,
-                    INPUT if !self.tell()? => return Ok(()),
+                    LISTENER => has_new_clients = true,
+                    INPUT if !self.print_counters()? => return Ok(()),
                     INPUT => {}
                     client => self.serve(client as usize, flags),
                 }
             }
             // Only after the batch: it may still hold events of a closed descriptor, which a new
             // client could get.
-            if somebody_waits {
+            if has_new_clients {
                 self.accept()?;
             }
         }
@@ -141,7 +141,7 @@ impl Server {
 
     /// Reads a line of standard input and prints the counters. Returns false when the input has
     /// ended.
-    fn tell(&self) -> io::Result<bool> {
+    fn print_counters(&self) -> io::Result<bool> {
         let mut line = String::new();
         let length = io::stdin().lock().read_line(&mut line)?;
         let Calls { wait, recv, send } = self.calls;

@@ -47,10 +47,10 @@ struct Arguments {
     /// all connections to come up
     #[arg(long, default_value_t = 60)]
     think: u64,
-    /// Only tell what so many connections need
+    /// Only print the resources that this many connections need
     #[arg(long)]
     on_paper: Option<u64>,
-    /// What cargo says to every benchmark
+    /// The option that cargo passes to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -172,7 +172,7 @@ impl Run {
             bail!("of {held} connections only {left} stayed open");
         }
         let verified = self.stop()?;
-        self.tell(up, &share, again, verified);
+        self.print_result(up, &share, again, verified);
         Ok(())
     }
 
@@ -273,7 +273,7 @@ impl Run {
         Ok(verified)
     }
 
-    fn tell(&self, up: Duration, share: &Share, again: Duration, verified: u64) {
+    fn print_result(&self, up: Duration, share: &Share, again: Duration, verified: u64) {
         let Division {
             connections,
             servers,

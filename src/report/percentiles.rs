@@ -50,9 +50,12 @@ impl<T: Serialize> Serialize for ByPercentile<T> {
 pub fn percentiles(latency: &Latency, points: &[Percentile]) -> Percentiles {
     let distribution = latency.distribution();
     let all = distribution.as_ref();
+    let intervals = latency.intervals();
     let find = |point: Percentile| {
         let found = all?.percentile(point.percent())?;
-        Some((found.value, latency.interval(point.percent())))
+        let intervals = intervals.as_ref().map_err(|withheld| *withheld);
+        let interval = intervals.and_then(|intervals| intervals.of(point.percent()));
+        Some((found.value, interval))
     };
     let found = points.iter().map(|point| (*point, find(*point)));
     let found: ByPercentile<(Duration, Result<Interval, Withheld>)> = ByPercentile(found.collect());

@@ -131,16 +131,16 @@ fn link_local_addresses_have_a_zone_wherever_an_address_is_taken() {
     ] {
         let ended = on_client(&format!("send {target} hello -v")).expect(0);
         assert_eq!(ended.stdout, "HELLO\n", "{target}");
-        let told = "-> [fe80::1%wire]:12000 in";
-        assert!(ended.stderr.contains(told), "{target}: {ended:#?}");
+        let reported = "-> [fe80::1%wire]:12000 in";
+        assert!(ended.stderr.contains(reported), "{target}: {ended:#?}");
     }
     let load = "load [fe80::1%wire] --source fe80::2%wire --connections 3 --messages 30";
     let ended = on_client(&format!("{load} {ANY_PACE}")).expect(0);
     assert!(ended.stdout.contains("30 verified"), "{ended:#?}");
     // No server listens on this port: the error names the zone as well.
     let ended = on_client("send [fe80::1%wire]:1 x").expect(3);
-    let told = "cannot connect to [fe80::1%wire]:1: connection refused";
-    assert!(ended.stderr.contains(told), "{ended:#?}");
+    let reported = "cannot connect to [fe80::1%wire]:1: connection refused";
+    assert!(ended.stderr.contains(reported), "{ended:#?}");
 
     serve.signal(Signal::SIGTERM);
     let ended = serve.ended().expect(0);

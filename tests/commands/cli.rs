@@ -452,15 +452,15 @@ const TAKEN: &[&str] = &[
 
 #[test]
 fn wrong_usage_is_one_line_and_exit_code_2() {
-    for (arguments, told) in SERVE.iter().chain(LOAD).chain(OTHERS) {
-        is_answered(arguments, 2, told);
+    for (arguments, reported) in SERVE.iter().chain(LOAD).chain(OTHERS) {
+        is_answered(arguments, 2, reported);
     }
 }
 
 #[test]
 fn what_cannot_run_is_one_line_and_exit_code_3() {
-    for (arguments, told) in CANNOT_RUN {
-        is_answered(arguments, 3, told);
+    for (arguments, reported) in CANNOT_RUN {
+        is_answered(arguments, 3, reported);
     }
 }
 
@@ -478,7 +478,7 @@ fn numbers_have_more_than_one_form() {
 
 #[test]
 fn an_address_of_several_hosts_is_refused_wherever_one_is_taken() {
-    for (address, code, told) in [
+    for (address, code, reported) in [
         ("224.0.0.1", 2, "224.0.0.1 is a multicast address"),
         ("[ff02::1]", 2, "ff02::1 is a multicast address"),
         ("[ff02::1%lo]", 2, "ff02::1 is a multicast address"),
@@ -492,15 +492,15 @@ fn an_address_of_several_hosts_is_refused_wherever_one_is_taken() {
             format!("serve --listen {address}:5"),
             format!("serve --metrics {address}:5"),
         ] {
-            is_answered(&arguments, code, told);
+            is_answered(&arguments, code, reported);
             is_answered(&arguments, code, "use an address of one host");
         }
     }
 }
 
-/// Checks that a command line gives one line of error that contains `told`.
+/// Checks that a command line gives one line of error that contains `reported`.
 #[track_caller]
-fn is_answered(arguments: &str, code: i32, told: &str) {
+fn is_answered(arguments: &str, code: i32, reported: &str) {
     let ended = run(arguments);
     assert_eq!(ended.code, Some(code), "{arguments}: {ended:?}");
     assert_eq!(ended.stdout, "", "{arguments}");
@@ -511,7 +511,11 @@ fn is_answered(arguments: &str, code: i32, told: &str) {
         "{arguments}: {}",
         ended.stderr
     );
-    assert!(ended.stderr.contains(told), "{arguments}: {}", ended.stderr);
+    assert!(
+        ended.stderr.contains(reported),
+        "{arguments}: {}",
+        ended.stderr
+    );
 }
 
 #[test]

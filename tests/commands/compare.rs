@@ -246,8 +246,8 @@ fn runs_that_say_nothing_about_the_server_are_left_out() {
     assert!(left("b").contains("ended without a summary"), "{report}");
     assert_eq!(metric(&report, "rate")["a"], Value::Null);
     let ended = run(&format!("compare {a} {b}")).expect(0);
-    let told = format!("left out     {a} of A is left out, failed: ");
-    assert!(ended.stdout.contains(&told), "{ended:#?}");
+    let reported = format!("left out     {a} of A is left out, failed: ");
+    assert!(ended.stdout.contains(&reported), "{ended:#?}");
     let advice = "1 of 1 run of A is left out, and may be the slow ones; --allow failed compares";
     assert!(ended.stdout.contains(advice), "{ended:#?}");
     let allowed = run(&format!("compare {a} {b} --allow failed --format json"))
@@ -292,8 +292,8 @@ fn a_percentile_without_samples_is_no_value() {
     assert_eq!(metric(&report, "p99_99")["word"], "too few runs");
     assert_eq!(metric(&report, "p50")["word"], "no difference shown");
     let notes = report["notes"].to_string();
-    let told = "4 runs of A have no value of p99.99: too few samples lie beyond";
-    assert!(notes.contains(told), "{notes}");
+    let reported = "4 runs of A have no value of p99.99: too few samples lie beyond";
+    assert!(notes.contains(reported), "{notes}");
 }
 
 #[test]
@@ -303,11 +303,11 @@ fn sets_one_after_the_other_are_named() {
         records.make(name, 1.0, |run, _| run["begun"]["unix_s"] = json!(second))
     };
     let (a, b) = ([at("a", 1.0), at("c", 2.0)], [at("d", 3.0), at("e", 4.0)]);
-    let told = "all runs of A were before those of B";
+    let reported = "all runs of A were before those of B";
     let text = compare(&format!("{} --with {}", a.join(" "), b.join(" ")))
         .expect(0)
         .stdout;
-    assert!(text.contains(told), "{text}");
+    assert!(text.contains(reported), "{text}");
     let text = compare(&format!("{} {} --with {} {}", a[0], b[0], a[1], b[1]))
         .expect(0)
         .stdout;

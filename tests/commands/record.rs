@@ -270,8 +270,8 @@ fn a_record_of_another_version_is_refused_with_its_version() {
         run["version"] = json!("7.0.0");
     });
     let ended = run(&format!("report {}", folder.name())).expect(3);
-    let told = "it has the format upcase.run/9, written by upcase 7.0.0; upcase";
-    assert!(ended.stderr.contains(told), "{ended:#?}");
+    let reported = "it has the format upcase.run/9, written by upcase 7.0.0; upcase";
+    assert!(ended.stderr.contains(reported), "{ended:#?}");
 }
 
 #[test]
@@ -366,9 +366,12 @@ fn kill_and_check(target: &str, after: Duration, check: impl Fn(&Folder)) -> usi
     load.wait();
     let ended = run(&format!("report {} --format json", folder.name())).expect(4);
     let report = ended.json();
-    let told = report["evidence"]["sentences"].to_string();
-    assert!(told.contains("the run ended without a summary"), "{told}");
-    assert!(!told.contains("line "), "a line is damaged: {told}");
+    let reported = report["evidence"]["sentences"].to_string();
+    assert!(
+        reported.contains("the run ended without a summary"),
+        "{reported}"
+    );
+    assert!(!reported.contains("line "), "a line is damaged: {reported}");
     let text = fs::read_to_string(folder.path().join("intervals.jsonl")).unwrap();
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     let intervals = whole.lines().filter(|line| !line.is_empty()).count();
@@ -569,7 +572,7 @@ fn a_disk_that_fills_ends_the_record_and_not_the_run() {
         };
         assert!(log.contains("No space left on device"), "{size}: {log}");
         assert_eq!(codes[0], "code 1", "{size}: {text} {log}");
-        // Whatever still fitted, the report tells what is missing.
+        // Whatever still fitted, the report names what is missing.
         assert!(
             ["code 1", "code 4"].contains(&codes[1].as_str()),
             "{size}: {text} {log}"

@@ -92,7 +92,7 @@ fn at_the_prompt(address: SocketAddr) -> (Process, ChildStdin) {
 
 #[test]
 fn a_server_that_goes_away_is_noticed_at_the_prompt() {
-    for (signal, told) in [
+    for (signal, reported) in [
         (
             Signal::SIGTERM,
             "the server closed the connection while no reply was outstanding",
@@ -104,7 +104,7 @@ fn a_server_that_goes_away_is_noticed_at_the_prompt() {
         serve.process.signal(signal);
         let ended = send.ended().expect(1);
         assert_eq!(ended.stdout, "HELLO\n");
-        assert!(ended.stderr.contains(told), "{ended:#?}");
+        assert!(ended.stderr.contains(reported), "{ended:#?}");
     }
 }
 
@@ -122,8 +122,8 @@ fn bytes_that_come_at_the_prompt_are_reported() {
     release.send(()).unwrap();
     let ended = send.ended().expect(1);
     server.join().unwrap();
-    let told = "the server sent more bytes than it received";
-    assert!(ended.stderr.contains(told), "{ended:#?}");
+    let reported = "the server sent more bytes than it received";
+    assert!(ended.stderr.contains(reported), "{ended:#?}");
 }
 
 #[test]
@@ -162,8 +162,8 @@ fn a_signal_at_the_prompt_does_not_wait_long_for_a_server_that_keeps_its_side_op
     );
     drop(release);
     server.join().unwrap();
-    let told = "interrupted: the server did not close its side within 1s";
-    assert!(ended.stderr.contains(told), "{ended:#?}");
+    let reported = "interrupted: the server did not close its side within 1s";
+    assert!(ended.stderr.contains(reported), "{ended:#?}");
 }
 
 #[test]
@@ -342,13 +342,14 @@ fn a_dead_address_of_a_name_costs_a_quarter_of_a_second() {
         begun.elapsed()
     );
     let ended = with_hosts(&format!("send dead.test:{port} x --timeout 100ms")).expect(3);
-    let told = format!("cannot connect to 127.0.0.2:{port}: no answer within 100ms");
-    assert!(ended.stderr.contains(&told), "{ended:#?}");
+    let reported = format!("cannot connect to 127.0.0.2:{port}: no answer within 100ms");
+    assert!(ended.stderr.contains(&reported), "{ended:#?}");
     for command in ["send none.test", "load none.test"] {
         let ended = with_hosts(&format!("{command}:{port}")).expect(3);
         for address in ["127.0.0.3", "127.0.0.4"] {
-            let told = format!("{address}:{port}: connection refused, no program listens there");
-            assert!(ended.stderr.contains(&told), "{ended:#?}");
+            let reported =
+                format!("{address}:{port}: connection refused, no program listens there");
+            assert!(ended.stderr.contains(&reported), "{ended:#?}");
         }
     }
     drop(serve);
@@ -412,17 +413,17 @@ fn a_message_far_larger_than_every_buffer_comes_back_whole() {
 }
 
 #[test]
-fn verbose_tells_addresses_mss_and_round_trips() {
+fn verbose_prints_addresses_mss_and_round_trips() {
     let serve = Serve::start("");
     let address = serve.address();
     let ended = run(&format!("send {address} abc -v --mss 1000")).expect(0);
-    for told in [
+    for reported in [
         format!("-> {address} in"),
         "MSS in force: 988 bytes of payload".to_string(),
         "message 1: 3 bytes, round trip".to_string(),
         "both sides closed the connection cleanly".to_string(),
     ] {
-        assert!(ended.stderr.contains(&told), "{told}: {ended:#?}");
+        assert!(ended.stderr.contains(&reported), "{reported}: {ended:#?}");
     }
 }
 
@@ -561,8 +562,9 @@ fn a_reply_that_nobody_reads_does_not_hold_a_signal_up() {
     fill(&writer);
     send.signal(Signal::SIGTERM);
     assert_eq!(send.wait().code(), Some(4));
-    let told = "interrupted: message 1: standard output is blocked: the reply could not be printed";
-    assert!(send.stderr().contains(told), "{}", send.stderr());
+    let reported =
+        "interrupted: message 1: standard output is blocked: the reply could not be printed";
+    assert!(send.stderr().contains(reported), "{}", send.stderr());
 }
 
 #[test]
@@ -649,9 +651,9 @@ fn an_answer_that_is_not_upper_case_is_said_clearly() {
         ended.stdout, "AbC\n",
         "the received bytes are printed, and nothing more is sent"
     );
-    let told = "message 1: the reply is not the message in upper case at \
+    let reported = "message 1: the reply is not the message in upper case at \
                 offset 1: 'b' (0x62), not 'B' (0x42)";
-    assert!(ended.stderr.contains(told), "{ended:#?}");
+    assert!(ended.stderr.contains(reported), "{ended:#?}");
 }
 
 #[test]
@@ -664,8 +666,8 @@ fn a_reply_cut_short_is_said_with_its_length() {
     let ended = run(&format!("send {address} hello")).expect(1);
     server.join().unwrap();
     assert_eq!(ended.stdout, "HEL\n");
-    let told = "message 1: the server closed the connection after 3 of 5 bytes of the reply";
-    assert!(ended.stderr.contains(told), "{ended:#?}");
+    let reported = "message 1: the server closed the connection after 3 of 5 bytes of the reply";
+    assert!(ended.stderr.contains(reported), "{ended:#?}");
 }
 
 #[test]
@@ -675,8 +677,8 @@ fn a_silent_server_is_given_up_after_the_timeout() {
     });
     let ended = run(&format!("send {address} hello --timeout 50ms")).expect(1);
     server.join().unwrap();
-    let told = "no further bytes of the reply within 50ms: received 0 of 5 bytes";
-    assert!(ended.stderr.contains(told), "{ended:#?}");
+    let reported = "no further bytes of the reply within 50ms: received 0 of 5 bytes";
+    assert!(ended.stderr.contains(reported), "{ended:#?}");
 }
 
 #[test]
@@ -691,8 +693,8 @@ fn a_server_that_keeps_its_side_open_is_reported() {
     let ended = run(&format!("send {address} ok --timeout 50ms")).expect(1);
     drop(release);
     server.join().unwrap();
-    let told = "the server did not close its side within 50ms";
-    assert!(ended.stderr.contains(told), "{ended:#?}");
+    let reported = "the server did not close its side within 50ms";
+    assert!(ended.stderr.contains(reported), "{ended:#?}");
 }
 
 #[test]
@@ -705,8 +707,8 @@ fn bytes_that_nobody_asked_for_are_reported() {
     let ended = run(&format!("send {address} ok")).expect(1);
     server.join().unwrap();
     assert_eq!(ended.stdout, "OK\n");
-    let told = "the server sent more bytes than it received";
-    assert!(ended.stderr.contains(told), "{ended:#?}");
+    let reported = "the server sent more bytes than it received";
+    assert!(ended.stderr.contains(reported), "{ended:#?}");
 }
 
 #[test]

@@ -140,7 +140,7 @@ pub fn busy_loops_among_others(cpu: u32, count: usize) -> Vec<Process> {
 /// run: from when the kernel showed it as stopped until SIGCONT was sent, and from when SIGSTOP was
 /// sent until the kernel showed it as running again.
 pub fn freeze(process: &Process, time: Duration) -> (Duration, Duration) {
-    let told = Instant::now();
+    let reported = Instant::now();
     halt(process);
     let stopped = Instant::now();
     thread::sleep(time);
@@ -149,7 +149,7 @@ pub fn freeze(process: &Process, time: Duration) -> (Duration, Duration) {
     while is_stopped(process) {
         std::hint::spin_loop();
     }
-    (least, told.elapsed())
+    (least, reported.elapsed())
 }
 
 /// Stops a process; returns when the kernel shows it as stopped.

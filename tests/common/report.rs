@@ -103,7 +103,7 @@ impl Report {
     }
 
     /// Returns whether a sentence or an advice contains any of these texts, ignoring case.
-    pub fn tells(&self, texts: &[&str]) -> bool {
+    pub fn contains_any(&self, texts: &[&str]) -> bool {
         let evidence = &self.0["evidence"];
         let lists = [&evidence["sentences"], &evidence["advice"]];
         let said = lists

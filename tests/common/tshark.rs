@@ -101,7 +101,7 @@ pub fn tshark(file: &Path) -> BTreeMap<u64, (Dissected, Situation)> {
             let [.., left, right, time, port, stream] = fields[..] else {
                 panic!("{line}");
             };
-            let (number, told) = parse(&fields);
+            let (number, segment) = parse(&fields);
             // Some blocks of a pcapng file have no time.
             let time: f64 = time.parse().unwrap_or(latest);
             let edges = |list: &str| -> Vec<u32> {
@@ -115,17 +115,17 @@ pub fn tshark(file: &Path) -> BTreeMap<u64, (Dissected, Situation)> {
                 .iter()
                 .filter(|((of, from), _)| of == stream && from != port);
             let ranges: Vec<(u32, u32)> = peers.flat_map(|(_, ranges)| ranges.clone()).collect();
-            let seq = told.seq as u32;
+            let seq = segment.seq as u32;
             let within =
                 |&(left, right): &(u32, u32)| seq.wrapping_sub(left) < right.wrapping_sub(left);
             let situation = Situation {
                 stream: stream.parse().unwrap(),
-                acked_unseen: unseen.take(stream, port, &told),
+                acked_unseen: unseen.take(stream, port, &segment),
                 hole_reported: !ranges.is_empty() && !ranges.iter().any(within),
                 time_went_back: time < latest,
             };
             latest = latest.max(time);
-            (number, (told, situation))
+            (number, (segment, situation))
         })
         .collect()
 }
@@ -139,10 +139,11 @@ struct Unseen {
 }
 
 impl Unseen {
-    fn take(&mut self, stream: &str, port: &str, told: &Dissected) -> bool {
-        let (seq, ack) = (told.seq as u32, told.ack as u32);
-        let marks = u32::from(told.flags.contains("SYN")) + u32::from(told.flags.contains("FIN"));
-        let end = seq.wrapping_add(told.length as u32).wrapping_add(marks);
+    fn take(&mut self, stream: &str, port: &str, segment: &Dissected) -> bool {
+        let (seq, ack) = (segment.seq as u32, segment.ack as u32);
+        let marks =
+            u32::from(segment.flags.contains("SYN")) + u32::from(segment.flags.contains("FIN"));
+        let end = seq.wrapping_add(segment.length as u32).wrapping_add(marks);
         let after = |a: u32, b: u32| (a.wrapping_sub(b) as i32) > 0;
         let peers = self
             .seen
@@ -178,20 +179,22 @@ fn parse(fields: &[&str]) -> (u64, Dissected) {
     if words.iter().any(|word| word.ends_with("_retransmission")) {
         words.retain(|word| word != "retransmission");
     }
-    let told = Dissected {
+    let reported = Dissected {
         seq: number(1),
         ack: number(2),
         flags: flags.join(","),
         length: number(4),
         words,
     };
-    (number(0), told)
+    (number(0), reported)
 }
 
 /// Returns the analysis of each segment by `sniff`, by packet number, whatever the verdict is.
 pub fn sniff(file: &Path) -> BTreeMap<u64, Dissected> {
-    let told = sniff_places(file).into_iter();
-    told.map(|(number, (told, _))| (number, told)).collect()
+    let reported = sniff_places(file).into_iter();
+    reported
+        .map(|(number, (reported, _))| (number, reported))
+        .collect()
 }
 
 /// Returns the analysis of each segment by `sniff`, and whether the segment is outside the window.
@@ -204,7 +207,7 @@ fn sniff_places(file: &Path) -> BTreeMap<u64, (Dissected, bool)> {
     segments
         .map(|value| {
             let words = value["analysis"].as_array().unwrap().iter();
-            let told = Dissected {
+            let reported = Dissected {
                 seq: value["seq"].as_u64().unwrap(),
                 ack: value["ack"].as_u64().unwrap(),
                 flags: value["flags"].as_str().unwrap().to_string(),
@@ -214,7 +217,7 @@ fn sniff_places(file: &Path) -> BTreeMap<u64, (Dissected, bool)> {
                     .collect(),
             };
             let outside = value["out_of_window"] == true;
-            (value["number"].as_u64().unwrap(), (told, outside))
+            (value["number"].as_u64().unwrap(), (reported, outside))
         })
         .collect()
 }
@@ -335,9 +338,9 @@ pub fn disagreements_and_excuses(file: &Path) -> (Vec<Difference>, usize) {
                 continue;
             }
         }
-        let told = |told: &Dissected| told.clone();
-        let theirs = theirs.map(|(theirs, _)| told(theirs));
-        differences.push((number, theirs, ours.map(|(ours, _)| told(ours))));
+        let copied = |segment: &Dissected| segment.clone();
+        let theirs = theirs.map(|(theirs, _)| copied(theirs));
+        differences.push((number, theirs, ours.map(|(ours, _)| copied(ours))));
     }
     (differences, excused)
 }

@@ -21,11 +21,14 @@ fn a_server_that_dies_is_named_with_the_time_and_what_it_did() {
         carry_out(steady(10, Pacing::Global), faults)
     };
     let judged = of((died, None));
-    let told = judged.findings.evidence.join("\n");
+    let reported = judged.findings.evidence.join("\n");
     let expected = "the server at 10.77.0.1:12000 went away at 1.49 s: connection reset, \
                     connection refused since";
     let near = expected.replace("1.49", "1.50");
-    assert!(told.contains(expected) || told.contains(&near), "{told}");
+    assert!(
+        reported.contains(expected) || reported.contains(&near),
+        "{reported}"
+    );
     let advice = judged.findings.advice.join("\n");
     assert!(
         advice.contains("find out why the server at 10.77.0.1:12000 went away"),
@@ -35,8 +38,8 @@ fn a_server_that_dies_is_named_with_the_time_and_what_it_did() {
     assert_eq!(judged.standing(), RunOutcome::Wrong);
     // A server that is back is reported as away in between.
     let judged = of((died, Some(3 * second)));
-    let told = judged.findings.evidence.join("\n");
-    assert!(told.contains("and came back at 4."), "{told}");
+    let reported = judged.findings.evidence.join("\n");
+    assert!(reported.contains("and came back at 4."), "{reported}");
 }
 
 #[test]
@@ -47,11 +50,11 @@ fn a_server_that_stops_is_named_with_the_time_of_its_last_reply() {
         ..quick()
     };
     let judged = carry_out(steady(10, Pacing::Global), faults);
-    let told = judged.findings.evidence.join("\n");
+    let reported = judged.findings.evidence.join("\n");
     assert!(
-        told.contains("the server at 10.77.0.1:12000 stopped answering at 3.99 s")
-            || told.contains("the server at 10.77.0.1:12000 stopped answering at 4.00 s"),
-        "{told}"
+        reported.contains("the server at 10.77.0.1:12000 stopped answering at 3.99 s")
+            || reported.contains("the server at 10.77.0.1:12000 stopped answering at 4.00 s"),
+        "{reported}"
     );
     let advice = judged.findings.advice.join("\n");
     assert!(advice.contains("is stopped or stuck"), "{advice}");

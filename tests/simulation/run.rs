@@ -270,29 +270,29 @@ impl Ended {
         let results = &done.recorder.run;
         for (connection, difference) in &results.differences {
             let wrong = self.wrong[*connection as usize];
-            let told = Some(difference.offset);
-            assert_eq!(wrong, told, "seed {seed}: connection {connection}");
+            let reported = Some(difference.offset);
+            assert_eq!(wrong, reported, "seed {seed}: connection {connection}");
         }
         for kind in [ErrorKind::WrongReply, ErrorKind::SurplusBytes] {
-            let told = results.errors.get(&kind).copied().unwrap_or(0);
+            let reported = results.errors.get(&kind).copied().unwrap_or(0);
             let read = self.faults.iter().filter(|fault| **fault == kind).count();
-            assert_eq!(told, read as u64, "seed {seed}: {kind}");
+            assert_eq!(reported, read as u64, "seed {seed}: {kind}");
         }
     }
 
     /// Checks that every call that failed is reported by its step and its errno, and no other.
     pub fn check_calls(&self, seed: u64, done: &ThreadResult) {
-        let mut told: BTreeMap<Step, u64> = BTreeMap::new();
+        let mut reported: BTreeMap<Step, u64> = BTreeMap::new();
         for (kind, count) in &done.recorder.run.errors {
             if let ErrorKind::Call(step, errno) = *kind {
                 assert_eq!(errno, ENOBUFS, "seed {seed}: {kind}");
-                *told.entry(step).or_default() += count;
+                *reported.entry(step).or_default() += count;
             }
         }
         if let Some(count) = done.evidence.network.unread.get(&ENOBUFS) {
-            told.insert(Step::ReadInfo, *count);
+            reported.insert(Step::ReadInfo, *count);
         }
-        assert_eq!(told, self.failed, "seed {seed}");
+        assert_eq!(reported, self.failed, "seed {seed}");
     }
 
     /// Checks that the segments of each connection are counted once, if they could be read.

@@ -109,7 +109,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: small send buffer",
         right: &[CLIENT, VALID],
-        tells: |report| report.verdict() == CLIENT || tells_of_the_generator(report),
+        names_cause: |report| report.verdict() == CLIENT || names_the_generator(report),
         why: "its own send buffer delays a message, and it is busy filling it",
         inject: |bench| {
             let arguments = "--connections 4 --duration 2s --size 1MiB --send-buffer 4KiB \
@@ -121,8 +121,8 @@ pub const CLOSED_LOOPS: &[Situation] = &[
 ];
 
 /// Returns whether the report says that the generator set the pace.
-pub fn tells_of_the_generator(report: &Report) -> bool {
-    report.tells(&["generator set the pace", "it set the pace"])
+pub fn names_the_generator(report: &Report) -> bool {
+    report.contains_any(&["generator set the pace", "it set the pace"])
 }
 
 /// Stops the client for this number of milliseconds of every hundred, fifteen times.

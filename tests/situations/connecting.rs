@@ -20,7 +20,7 @@ pub const OPEN_LOOPS: &[Situation] = &[
     Situation {
         name: "accepting limited to 50/s at the start",
         right: &[VALID, SERVER],
-        tells: |report| report.verdict() == SERVER || tells_of_connecting(report),
+        names_cause: |report| report.verdict() == SERVER || names_connecting(report),
         why: "connecting was slow because of the server",
         inject: |bench| {
             let arguments = "--connections 60 --connect-rate 100 --rate 500 --duration 1s";
@@ -32,7 +32,7 @@ pub const OPEN_LOOPS: &[Situation] = &[
     Situation {
         name: "SYNs are lost",
         right: &[VALID, NETWORK],
-        tells: |report| report.verdict() == NETWORK || tells_of_connecting(report),
+        names_cause: |report| report.verdict() == NETWORK || names_connecting(report),
         why: "connecting was slow because of the network",
         inject: |bench| {
             let arguments = "--connections 50 --rate 500 --duration 1s";
@@ -43,7 +43,7 @@ pub const OPEN_LOOPS: &[Situation] = &[
     Situation {
         name: "local ports used up by churn",
         right: &[FAILED],
-        tells: tells_of_ports_alone,
+        names_cause: names_only_ports,
         why: "the client has no port for the next connection, whatever the server does",
         inject: |bench| {
             let arguments = "--connections 20 --churn 1 --rate 200 --duration 2s";
@@ -99,7 +99,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: accepting limited to 50/s with churn",
         right: &[SERVER, VALID],
-        tells: |report| report.verdict() == SERVER || tells_of_connecting(report),
+        names_cause: |report| report.verdict() == SERVER || names_connecting(report),
         why: "the server set the pace, by how fast it accepts",
         inject: |bench| slow_to_accept(bench, 128, "--connections 20 --churn 5 --duration 2s"),
         ..CLOSED
@@ -116,7 +116,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: local ports used up by churn",
         right: &[FAILED],
-        tells: tells_of_ports_alone,
+        names_cause: names_only_ports,
         why: "the client has no port for the next connection, whatever the server does",
         inject: |bench| few_ports(bench, "--connections 20 --churn 1 --duration 1s"),
         ..CLOSED
@@ -149,20 +149,20 @@ pub const CLOSED_LOOPS: &[Situation] = &[
 ];
 
 /// Returns whether the report says that connecting was slow.
-fn tells_of_connecting(report: &Report) -> bool {
-    report.tells(&["connecting", "accepted", "accepts"])
+fn names_connecting(report: &Report) -> bool {
+    report.contains_any(&["connecting", "accepted", "accepts"])
 }
 
 /// Returns whether the report names the ports of the client's machine, and does not blame the
 /// server.
-fn tells_of_ports_alone(report: &Report) -> bool {
+fn names_only_ports(report: &Report) -> bool {
     let servers = [
         "no free connection",
         "the queue grew",
         "the server set",
         "accepts too slowly",
     ];
-    report.tells(&["local port", "ports of this machine"]) && !report.tells(&servers)
+    report.contains_any(&["local port", "ports of this machine"]) && !report.contains_any(&servers)
 }
 
 /// Runs against a server that accepts 50 connections per second and has this backlog.

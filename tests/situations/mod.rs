@@ -83,7 +83,7 @@ pub struct Situation {
     pub when_busy: Option<&'static [&'static str]>,
     /// Checks whether the report says what a right word alone does not: for example what set the
     /// pace, or what a reader must know in addition to `valid`.
-    pub tells: fn(&Report) -> bool,
+    pub names_cause: fn(&Report) -> bool,
     /// Whether the situation is part of the selection that `.ci/run` tests.
     pub is_selected: bool,
     pub why: &'static str,
@@ -98,7 +98,7 @@ pub const OPEN: Situation = Situation {
     pace: Pace::Open,
     right: &[],
     when_busy: None,
-    tells: |_| true,
+    names_cause: |_| true,
     is_selected: false,
     why: "",
     inject: |_| None,
@@ -153,10 +153,11 @@ impl Situation {
                     || word == CLIENT && may_be_client
             }
         };
-        let has_told = others.is_some() || word == CLIENT && may_be_client || (self.tells)(report);
+        let has_named_cause =
+            others.is_some() || word == CLIENT && may_be_client || (self.names_cause)(report);
         match word {
             INCONCLUSIVE => Mark::Inconclusive,
-            _ if is_right && has_told => Mark::Right,
+            _ if is_right && has_named_cause => Mark::Right,
             VALID | VALID_UP_TO => Mark::FalseValid,
             _ => Mark::WrongSide,
         }
@@ -285,8 +286,8 @@ impl Bench {
         arguments: &str,
         act: impl FnOnce(&Process) + Send,
     ) -> Option<Report> {
-        let told = format!("{arguments} -v --interval 200ms");
-        let mut load = self.begin(target, &told);
+        let reported = format!("{arguments} -v --interval 200ms");
+        let mut load = self.begin(target, &reported);
         intervals(&load, 2);
         let (cpu, first) = self.beside_server();
         let settle_and_act = || {

@@ -69,7 +69,7 @@ pub const OPEN_LOOPS: &[Situation] = &[
     Situation {
         name: "reply link at 85 %",
         right: &[NETWORK, VALID],
-        tells: |report| report.verdict() == NETWORK || tells_of_the_way(report),
+        names_cause: |report| report.verdict() == NETWORK || names_the_path(report),
         why: "the queueing delay of the link causes the tail of the response times",
         inject: |bench| {
             let arguments = "--connections 200 --rate 500 --arrivals poisson --size 1000 \
@@ -163,7 +163,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: think time over a link of 10 Mbit/s",
         right: &[VALID],
-        tells: |report| report.tells(&["think"]),
+        names_cause: |report| report.contains_any(&["think"]),
         why: "the think time set the pace, and the link is idle for most of the time",
         inject: |bench| {
             let arguments = "--connections 20 --think 50ms --duration 2s";
@@ -238,7 +238,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: long way",
         right: &[VALID, NETWORK],
-        tells: |report| report.verdict() == NETWORK || tells_of_the_way(report),
+        names_cause: |report| report.verdict() == NETWORK || names_the_path(report),
         why: "the round trip of 40 ms set the pace, and not the server",
         inject: |bench| long_way(bench, "--connections 50 --duration 2s"),
         ..CLOSED
@@ -265,8 +265,8 @@ pub const CLOSED_LOOPS: &[Situation] = &[
 ];
 
 /// Returns whether the report names the path between the two ends.
-fn tells_of_the_way(report: &Report) -> bool {
-    report.tells(&[
+fn names_the_path(report: &Report) -> bool {
+    report.contains_any(&[
         "path",
         "round trip",
         "round-trip",

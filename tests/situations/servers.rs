@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::clients::tells_of_the_generator;
+use super::clients::names_the_generator;
 use super::faults::{
     delayed_connections, descriptor_table_full, healthy, load_of_its_own,
     own_server_and_busy_loops, receive_window_closed, resets, server_closes_early, server_dies,
@@ -147,7 +147,9 @@ pub const OPEN_LOOPS: &[Situation] = &[
     Situation {
         name: "two targets of 0.3 and 200 ms",
         right: &[VALID],
-        tells: |report| report.has_equal_shares() || report.tells(&["of the messages"]),
+        names_cause: |report| {
+            report.has_equal_shares() || report.contains_any(&["of the messages"])
+        },
         why: "both get equal shares, or the report has the number of messages of each",
         inject: |bench| two_targets(bench, "--connections 100 --rate 400 --duration 2s"),
         is_selected: true,
@@ -193,7 +195,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
         name: "closed loop: generator that is busy all the time",
         right: &[VALID],
         when_busy: STARVED,
-        tells: tells_of_the_generator,
+        names_cause: names_the_generator,
         why: "the rate is a lower bound of the server's rate",
         inject: |bench| healthy(bench, "--connections 10 --size 16 --depth 64 --duration 1s"),
         is_selected: true,
@@ -368,7 +370,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: two targets of 0.3 and 200 ms",
         right: PACE_OF_SERVER,
-        tells: |report| report.shares().len() == 2,
+        names_cause: |report| report.shares().len() == 2,
         why: "the report has the number of messages of each target",
         inject: |bench| two_targets(bench, "--connections 40 --duration 2s"),
         ..CLOSED
@@ -376,7 +378,7 @@ pub const CLOSED_LOOPS: &[Situation] = &[
     Situation {
         name: "closed loop: think time",
         right: &[VALID],
-        tells: |report| report.tells(&["think"]),
+        names_cause: |report| report.contains_any(&["think"]),
         why: "the think time set the pace",
         inject: |bench| healthy(bench, "--connections 20 --think 50ms --duration 1500ms"),
         is_selected: true,

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::common::files::{self, Blocks, Shape, gzip};
-use crate::common::told::{findings, objects, of_kind, tell};
+use crate::common::sniff_output::{findings, objects, of_kind, sniffed};
 use crate::common::wrap::{self, WRAPS, talk};
 use crate::common::{self, Process, Temporary, run, upcase};
 use nix::sys::signal::Signal;
@@ -50,12 +50,12 @@ fn segments(objects: &[Value]) -> Vec<Value> {
 /// good.
 #[track_caller]
 fn is_the_conversation(name: &str, file: Vec<u8>, v6: bool) {
-    let (_, plain) = tell(pcapng(101, &conversation(v6))).unwrap();
-    let (verdict, told) = tell(file).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let (_, plain) = sniffed(pcapng(101, &conversation(v6))).unwrap();
+    let (verdict, reported) = sniffed(file).unwrap_or_else(|error| panic!("{name}: {error}"));
     assert!(verdict.is_good(), "{name}: {verdict:#?}");
     assert_eq!(verdict.notes, [""; 0], "{name}");
-    assert_eq!(segments(&told), segments(&plain), "{name}");
-    assert_eq!(segments(&told).len(), 9, "{name}");
+    assert_eq!(segments(&reported), segments(&plain), "{name}");
+    assert_eq!(segments(&reported).len(), 9, "{name}");
 }
 
 fn case(name: &str) -> String {
@@ -82,17 +82,17 @@ fn every_case_that_was_read_wrongly_is_read() {
                 .expect(0)
                 .stdout,
         );
-        let told: Vec<&Value> = of_kind(&objects, "segment");
-        assert_eq!(told.len(), 9, "{name}");
+        let reported: Vec<&Value> = of_kind(&objects, "segment");
+        assert_eq!(reported.len(), 9, "{name}");
         assert_eq!(of_kind(&objects, "flow").len(), 1, "{name}");
-        assert_eq!(told[0]["src"], "10.77.0.2:40000", "{name}");
-        assert_eq!(told[0]["dst"], "10.77.0.1:12000", "{name}");
+        assert_eq!(reported[0]["src"], "10.77.0.2:40000", "{name}");
+        assert_eq!(reported[0]["dst"], "10.77.0.1:12000", "{name}");
         assert_eq!(
             of_kind(&objects, "verdict")[0]["notes"],
             serde_json::json!([]),
             "{name}"
         );
-        let time = told[0]["time"].as_str().unwrap();
+        let time = reported[0]["time"].as_str().unwrap();
         assert!(time.starts_with("1700000000.000000"), "{name}: {time}");
         let handshake = &of_kind(&objects, "verdict")[0]["handshake_us"]["p50"];
         assert!(
@@ -100,21 +100,21 @@ fn every_case_that_was_read_wrongly_is_read() {
             "{name}: {handshake}"
         );
     }
-    let told = run(&format!(
+    let reported = run(&format!(
         "sniff --read {}",
         case("snaplen-68-cuts-syn-options.pcap")
     ))
     .stdout;
     // The date is on the line before the first packet.
-    let line = |number: usize| told.lines().nth(1 + 2 * number).unwrap_or_default();
+    let line = |number: usize| reported.lines().nth(1 + 2 * number).unwrap_or_default();
     for syn in [line(0), line(1)] {
         assert!(
             syn.contains("MSS 1460 SACK (further options cut off by the capture)"),
             "{syn}"
         );
     }
-    assert!(!line(2).contains("cut off"), "{told}");
-    assert!(!told.contains("headers are cut"), "{told}");
+    assert!(!line(2).contains("cut off"), "{reported}");
+    assert!(!reported.contains("headers are cut"), "{reported}");
 }
 
 #[test]
@@ -173,10 +173,10 @@ fn conversations_in_different_networks_are_reported_apart() {
     for (number, ways) in twice.iter().enumerate() {
         let packets = conversation(false).into_iter();
         let frames: Vec<Vec<u8>> = packets.flat_map(|ip| ways.map(|way| way(&ip))).collect();
-        let (verdict, told) = tell(pcapng(1, &frames)).unwrap();
+        let (verdict, reported) = sniffed(pcapng(1, &frames)).unwrap();
         assert!(verdict.is_good(), "{number}: {verdict:#?}");
         assert_eq!(verdict.flows, 2, "{number}");
-        let analyses = of_kind(&told, "segment")
+        let analyses = of_kind(&reported, "segment")
             .into_iter()
             .map(|segment| &segment["analysis"]);
         assert!(
@@ -304,12 +304,12 @@ fn what_is_not_looked_into_is_counted_by_its_name() {
         let mut frames = conversation(false);
         frames.iter_mut().for_each(|ip| *ip = wrap::plain(ip));
         frames.insert(3, frame.clone());
-        let (verdict, _) = tell(pcapng(1, &frames)).unwrap();
+        let (verdict, _) = sniffed(pcapng(1, &frames)).unwrap();
         let note = format!("1 packet in {name} was not dissected");
         assert_eq!(verdict.notes, [note], "{name}");
         assert!(verdict.is_good(), "a remark, no fault: {name}");
         frames.extend(vec![frame; 8]);
-        let (verdict, _) = tell(pcapng(1, &frames)).unwrap();
+        let (verdict, _) = sniffed(pcapng(1, &frames)).unwrap();
         assert_eq!(
             verdict.notes,
             [format!("9 packets in {name} were not dissected")]
@@ -323,7 +323,7 @@ fn what_is_not_looked_into_is_counted_by_its_name() {
     let arp = wrap::ethernet([8, 6], &[1; 28]);
     let discovery = wrap::ethernet([0x88, 0x63], &[0x11, 9, 0, 0, 0, 0]);
     let frames = [udp, keep_alive, ike, icmp, arp, discovery];
-    let (verdict, _) = tell(pcapng(1, &frames)).unwrap();
+    let (verdict, _) = sniffed(pcapng(1, &frames)).unwrap();
     assert_eq!(verdict.notes, [""; 0]);
     assert_eq!(
         verdict.faults.len(),
@@ -331,7 +331,7 @@ fn what_is_not_looked_into_is_counted_by_its_name() {
         "no connection, and nothing else: {verdict:?}"
     );
     // AppleTalk on the loopback of macOS.
-    let (verdict, _) = tell(pcapng(0, &[vec![16, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]])).unwrap();
+    let (verdict, _) = sniffed(pcapng(0, &[vec![16, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]])).unwrap();
     assert_eq!(verdict.faults.len(), 1, "{verdict:?}");
 }
 
@@ -341,7 +341,7 @@ fn a_frame_of_nothing_but_headers_comes_to_an_end() {
     for _ in 0..500 {
         ip = wrap::ipv4(4, &ip);
     }
-    let (verdict, _) = tell(pcapng(101, &[ip])).unwrap();
+    let (verdict, _) = sniffed(pcapng(101, &[ip])).unwrap();
     let note = "1 packet in headers nested too deeply was not dissected";
     assert_eq!(verdict.notes, [note]);
 }
@@ -448,7 +448,7 @@ fn tunnels_in_fragments_and_fragments_in_tunnels_are_put_together() {
 #[test]
 fn fragments_that_are_missing_or_contradict_are_reported() {
     let reply = 4;
-    let told = |change: &dyn Fn(&mut Vec<Vec<u8>>)| {
+    let reported = |change: &dyn Fn(&mut Vec<Vec<u8>>)| {
         let mut frames = Vec::new();
         for (number, ip) in identified(false).iter().enumerate() {
             let mut parts = if number == reply {
@@ -461,7 +461,7 @@ fn fragments_that_are_missing_or_contradict_are_reported() {
             }
             frames.extend(parts);
         }
-        let (verdict, _) = tell(pcapng(101, &frames)).unwrap();
+        let (verdict, _) = sniffed(pcapng(101, &frames)).unwrap();
         assert!(!verdict.is_good());
         let faults = verdict
             .faults
@@ -469,14 +469,14 @@ fn fragments_that_are_missing_or_contradict_are_reported() {
             .map(|fault| (fault.packet, fault.text.clone()));
         faults.collect::<Vec<_>>()
     };
-    let faults = told(&|parts| drop(parts.remove(1)));
+    let faults = reported(&|parts| drop(parts.remove(1)));
     assert_eq!(faults.len(), 1, "{faults:?}");
     assert_eq!(faults[0].0, Some(5));
     let text = "2 fragments were captured of the IP packet 5 from 10.77.0.1 to 10.77.0.2, and \
                 others are missing: it cannot be reassembled";
     assert_eq!(faults[0].1, text);
     // A second copy of a fragment, with different content.
-    let faults = told(&|parts| {
+    let faults = reported(&|parts| {
         let mut other = parts[1].clone();
         other[30] = b'?';
         parts.insert(2, other);
@@ -486,7 +486,7 @@ fn fragments_that_are_missing_or_contradict_are_reported() {
     let text = format!("{contradict}bytes 24 to 48 were repeated with different content");
     assert_eq!(faults[0].1, text);
     // A fragment that begins within another one.
-    let faults = told(&|parts| {
+    let faults = reported(&|parts| {
         let mut other = parts[1].clone();
         other[7] -= 1;
         parts.insert(2, other);
@@ -542,8 +542,8 @@ fn a_frame_check_sequence_is_no_part_of_a_packet_without_a_length() {
     let frame = [&wrap::plain(&ip)[..], &[1, 2, 3, 4]].concat();
     for (link, length) in [(0x2400_0001, 50), (1, 54)] {
         let frames = files::timed(std::slice::from_ref(&frame));
-        let (_, told) = tell(Shape::plain(link).file(&frames)).unwrap();
-        assert_eq!(of_kind(&told, "segment")[0]["len"], length);
+        let (_, reported) = sniffed(Shape::plain(link).file(&frames)).unwrap();
+        assert_eq!(of_kind(&reported, "segment")[0]["len"], length);
     }
 }
 
@@ -586,7 +586,7 @@ fn times_have_the_resolution_and_the_offset_of_their_interface() {
                 let seconds = blocks.long(offset as u64);
                 blocks.interface(101, &[(9, &[resolution]), (14, &seconds)]);
                 blocks.packet(0, ticks, ip);
-                let (_, told) = tell(blocks.file).unwrap();
+                let (_, reported) = sniffed(blocks.file).unwrap();
                 let half = if [0, 0x80].contains(&resolution) {
                     0
                 } else {
@@ -594,7 +594,7 @@ fn times_have_the_resolution_and_the_offset_of_their_interface() {
                 };
                 let expected = format!("{}.{half}00000000", 2 + offset);
                 assert_eq!(
-                    of_kind(&told, "segment")[0]["time"],
+                    of_kind(&reported, "segment")[0]["time"],
                     expected,
                     "{resolution:#x}"
                 );
@@ -615,8 +615,8 @@ fn absurd_times_are_reported_as_the_nearest_that_can_be() {
         let seconds = blocks.long(offset as u64);
         blocks.interface(101, &[(9, &[resolution]), (14, &seconds)]);
         blocks.packet(0, ticks, &conversation(false)[0]);
-        let (verdict, told) = tell(blocks.file).unwrap();
-        assert_eq!(of_kind(&told, "segment")[0]["time"], expected);
+        let (verdict, reported) = sniffed(blocks.file).unwrap();
+        assert_eq!(of_kind(&reported, "segment")[0]["time"], expected);
         let note = "1 time before 1970 or after 9999 is shown as the nearest time in that range";
         assert_eq!(verdict.notes, [note]);
     }
@@ -625,7 +625,7 @@ fn absurd_times_are_reported_as_the_nearest_that_can_be() {
             let mut blocks = Blocks::new(false);
             blocks.interface(101, &[(9, &[resolution])]);
             blocks.packet(0, ticks, &conversation(false)[0]);
-            tell(blocks.file).unwrap();
+            sniffed(blocks.file).unwrap();
         }
     }
 }
@@ -652,8 +652,8 @@ fn blocks_without_packets_are_skipped_whatever_their_size() {
     conversation(false)
         .iter()
         .for_each(|ip| blocks.packet(0, 0, ip));
-    let (verdict, told) = tell(blocks.file).unwrap();
-    assert_eq!(of_kind(&told, "segment").len(), 9);
+    let (verdict, reported) = sniffed(blocks.file).unwrap();
+    assert_eq!(of_kind(&reported, "segment").len(), 9);
     let fault = &verdict.faults[0];
     assert_eq!(fault.packet, Some(1));
     assert!(
@@ -665,12 +665,12 @@ fn blocks_without_packets_are_skipped_whatever_their_size() {
 
 #[test]
 fn a_block_that_contradicts_itself_is_named() {
-    let told = |change: &dyn Fn(&mut Blocks)| {
+    let reported = |change: &dyn Fn(&mut Blocks)| {
         let mut blocks = Blocks::new(false);
         blocks.interface(101, &[]);
         blocks.packet(0, 0, &conversation(false)[0]);
         change(&mut blocks);
-        let (verdict, _) = tell(blocks.file).unwrap();
+        let (verdict, _) = sniffed(blocks.file).unwrap();
         let fault = verdict
             .faults
             .iter()
@@ -678,9 +678,9 @@ fn a_block_that_contradicts_itself_is_named() {
             .unwrap();
         fault.text.clone()
     };
-    let text = told(&|blocks| blocks.packet(7, 0, &[0x45; 40]));
+    let text = reported(&|blocks| blocks.packet(7, 0, &[0x45; 40]));
     assert_eq!(text, "the file does not describe its interface, number 7");
-    let text = told(&|blocks| {
+    let text = reported(&|blocks| {
         let body = [blocks.words(&[0, 0, 0, 99, 99]), vec![0x45; 40]].concat();
         blocks.block(6, &body);
     });
@@ -688,7 +688,7 @@ fn a_block_that_contradicts_itself_is_named() {
         text,
         "it claims 99 captured bytes, but its block has room for 40"
     );
-    let text = told(&|blocks| {
+    let text = reported(&|blocks| {
         blocks.packet(0, 0, &[0x45; 40]);
         let end = blocks.file.len() - 4;
         blocks.file[end] += 4;
@@ -697,7 +697,7 @@ fn a_block_that_contradicts_itself_is_named() {
         text.contains("a block of 72 bytes whose trailing length is 76"),
         "{text}"
     );
-    let text = told(&|blocks| {
+    let text = reported(&|blocks| {
         let words = blocks.words(&[6, 8, 8]);
         blocks.file.extend(words);
     });
@@ -705,7 +705,7 @@ fn a_block_that_contradicts_itself_is_named() {
         text.contains("a block of 8 bytes, which is too short"),
         "{text}"
     );
-    let text = told(&|blocks| {
+    let text = reported(&|blocks| {
         let before = blocks.file.len();
         blocks.section();
         blocks.file[before + 12] = 2;
@@ -726,7 +726,7 @@ fn link_types_that_are_not_read_are_refused_by_name() {
         ),
         (60_000, "unknown link type 60000 is not supported"),
     ] {
-        let (verdict, _) = tell(pcapng(link, &conversation(false))).unwrap();
+        let (verdict, _) = sniffed(pcapng(link, &conversation(false))).unwrap();
         let text = format!("{name}; 8 more packets are unreadable for the same reason");
         assert_eq!(verdict.faults[0].text, text);
         assert_eq!(verdict.faults[0].packet, Some(1));
@@ -750,8 +750,8 @@ fn packets_have_the_numbers_that_wireshark_gives_them() {
     blocks.simple_packet(ip); // 7.
     blocks.packet(0, 0, ip); // 8.
     let file = Temporary::new(&blocks.file);
-    let told = run(&format!("sniff --format json --read {}", file.0.display()));
-    let objects = objects(&told.stdout);
+    let reported = run(&format!("sniff --format json --read {}", file.0.display()));
+    let objects = objects(&reported.stdout);
     let numbers: Vec<u64> = of_kind(&objects, "segment")
         .iter()
         .map(|segment| segment["number"].as_u64().unwrap())
@@ -767,12 +767,12 @@ fn packets_have_the_numbers_that_wireshark_gives_them() {
 /// Returns the number of drops that a file declares, and the findings of the verdict.
 #[track_caller]
 fn declared(build: impl Fn(&mut Blocks)) -> (u64, Vec<String>) {
-    let told = [false, true].map(|big_endian| {
+    let reported = [false, true].map(|big_endian| {
         let mut blocks = Blocks::new(big_endian);
         blocks.interface(101, &[]);
         blocks.interface(101, &[]);
         build(&mut blocks);
-        let (verdict, told) = tell(blocks.file).unwrap();
+        let (verdict, reported) = sniffed(blocks.file).unwrap();
         assert_eq!(verdict.is_good(), verdict.dropped == 0, "{verdict:#?}");
         assert!(!verdict.is_wrong(), "{verdict:#?}");
         let word = if verdict.dropped == 0 {
@@ -780,12 +780,12 @@ fn declared(build: impl Fn(&mut Blocks)) -> (u64, Vec<String>) {
         } else {
             "incomplete"
         };
-        assert_eq!(of_kind(&told, "verdict")[0]["verdict"], word);
-        assert_eq!(of_kind(&told, "verdict")[0]["dropped"], verdict.dropped);
-        (verdict.dropped, findings(&told))
+        assert_eq!(of_kind(&reported, "verdict")[0]["verdict"], word);
+        assert_eq!(of_kind(&reported, "verdict")[0]["dropped"], verdict.dropped);
+        (verdict.dropped, findings(&reported))
     });
-    assert_eq!(told[0], told[1]);
-    told[0].clone()
+    assert_eq!(reported[0], reported[1]);
+    reported[0].clone()
 }
 
 /// Adds the packets of the conversation, each with its drop count from `drops`.
@@ -804,10 +804,10 @@ fn with_drops(blocks: &mut Blocks, drops: &[Option<u64>]) {
 #[test]
 fn packets_that_the_file_declares_as_dropped_make_it_incomplete() {
     let by_packets = [None, Some(0), Some(2), None, Some(3)];
-    let (count, told) = declared(|blocks| with_drops(blocks, &by_packets));
+    let (count, reported) = declared(|blocks| with_drops(blocks, &by_packets));
     let sentence = "5 packets were dropped on interface 0, as its Enhanced Packet Blocks declare \
                     (epb_dropcount), that of packet 3 first";
-    assert_eq!((count, &told[..]), (5, &[sentence.to_string()][..]));
+    assert_eq!((count, &reported[..]), (5, &[sentence.to_string()][..]));
 
     // Statistics of several kinds; the last block of an interface counts.
     let statistics = |blocks: &mut Blocks, interface, options: &[(u16, u64)]| {
@@ -836,7 +836,7 @@ fn packets_that_the_file_declares_as_dropped_make_it_incomplete() {
         (&[(4, 90), (6, 80)], 0),
         (&[], 0),
     ] {
-        let (dropped, told) = declared(|blocks| {
+        let (dropped, reported) = declared(|blocks| {
             with_drops(blocks, &[]);
             statistics(blocks, 1, options);
         });
@@ -847,9 +847,9 @@ fn packets_that_the_file_declares_as_dropped_make_it_incomplete() {
             &format!("{count} packets were")
         };
         let expected: Vec<String> = (count > 0).then(|| sentence(were, 1)).into_iter().collect();
-        assert_eq!(told, expected, "{options:?}");
+        assert_eq!(reported, expected, "{options:?}");
     }
-    let (count, told) = declared(|blocks| {
+    let (count, reported) = declared(|blocks| {
         statistics(blocks, 0, &[(7, 2)]);
         with_drops(blocks, &[]);
         statistics(blocks, 0, &[(7, 3)]);
@@ -857,17 +857,17 @@ fn packets_that_the_file_declares_as_dropped_make_it_incomplete() {
     });
     assert_eq!(count, 7);
     assert_eq!(
-        told,
+        reported,
         [sentence("3 packets were", 0), sentence("4 packets were", 1)]
     );
 
     // Packet blocks and statistics count the same packets, so the larger count is taken.
     for (of_statistics, count) in [(5, 5), (6, 6), (4, 5), (0, 5)] {
-        let (dropped, told) = declared(|blocks| {
+        let (dropped, reported) = declared(|blocks| {
             with_drops(blocks, &by_packets);
             statistics(blocks, 0, &[(7, of_statistics)]);
         });
-        assert_eq!((dropped, told.len()), (count, 1), "{told:?}");
+        assert_eq!((dropped, reported.len()), (count, 1), "{reported:?}");
     }
 }
 
@@ -878,15 +878,15 @@ fn drops_are_declared_by_the_obsolete_block_as_well_and_in_every_section() {
             blocks.obsolete_packet(0, drops[number as usize % 2], number, ip);
         }
     };
-    let (count, told) = declared(|blocks| obsolete(blocks, [0, 2]));
+    let (count, reported) = declared(|blocks| obsolete(blocks, [0, 2]));
     let sentence = "8 packets were dropped on interface 0, as its Packet Blocks declare (drops \
                     count), that of packet 2 first";
-    assert_eq!((count, &told[..]), (8, &[sentence.to_string()][..]));
+    assert_eq!((count, &reported[..]), (8, &[sentence.to_string()][..]));
     // 0xffff means that the count is unknown.
-    let (count, told) = declared(|blocks| obsolete(blocks, [0xffff, 0]));
-    assert_eq!((count, told.len()), (0, 0));
+    let (count, reported) = declared(|blocks| obsolete(blocks, [0xffff, 0]));
+    assert_eq!((count, reported.len()), (0, 0));
 
-    let (count, told) = declared(|blocks| {
+    let (count, reported) = declared(|blocks| {
         with_drops(blocks, &[Some(1)]);
         blocks.section();
         blocks.interface(101, &[]);
@@ -900,7 +900,7 @@ fn drops_are_declared_by_the_obsolete_block_as_well_and_in_every_section() {
         "1 packet was dropped on interface 0 of section 2, as its Interface Statistics Block \
          declares",
     ];
-    assert_eq!(told, both);
+    assert_eq!(reported, both);
 }
 
 #[test]
@@ -911,11 +911,11 @@ fn a_live_capture_declares_in_its_file_what_the_kernel_dropped() {
         writer.write(time, &ip).unwrap();
     }
     writer.drops(Duration::from_secs(1_700_000_001), 3).unwrap();
-    let (verdict, told) = tell(file).unwrap();
+    let (verdict, reported) = sniffed(file).unwrap();
     assert_eq!((verdict.dropped, verdict.is_good()), (3, false));
     let sentence =
         "3 packets were dropped on interface 0, as its Interface Statistics Block declares";
-    assert_eq!(findings(&told), [sentence]);
+    assert_eq!(findings(&reported), [sentence]);
 }
 
 /// Arbitrary counts, counts of interfaces that are not described, and truncated options.
@@ -932,7 +932,7 @@ fn odd_declarations_of_drops_are_counted_and_never_too_much() {
     let words = blocks.words(&[0, 0, 0, 0x0008_0007, 9]);
     blocks.block(5, &words);
     blocks.block(5, &[0; 8]);
-    let (verdict, _) = tell(blocks.file).unwrap();
+    let (verdict, _) = sniffed(blocks.file).unwrap();
     assert_eq!(verdict.dropped, u64::MAX);
     assert_eq!(verdict.faults.len(), 2, "{verdict:#?}");
 }
@@ -950,13 +950,13 @@ fn drops_are_shown_with_what_is_missing() {
         }
     }
     let file = Temporary::new(&blocks.file);
-    let told = common::sniff(&file, "").expect(4).stdout;
+    let reported = common::sniff(&file, "").expect(4).stdout;
     for line in [
         "      NOT SEEN (packets were dropped): 50 bytes of the client are not in the capture",
         "1 packet was dropped before being captured: what is missing above may be among them",
         "INCOMPLETE: 1 packet was dropped on interface 0, as its Enhanced Packet Blocks declare",
     ] {
-        assert!(told.contains(line), "{line}: {told}");
+        assert!(reported.contains(line), "{line}: {reported}");
     }
 }
 
@@ -970,19 +970,19 @@ fn gzip_is_read_in_one_piece_and_in_several() {
     }
     // Truncated: the part before the cut is read.
     let whole = gzip(&file);
-    let (verdict, told) = tell(whole[..whole.len() - 9].to_vec()).unwrap();
+    let (verdict, reported) = sniffed(whole[..whole.len() - 9].to_vec()).unwrap();
     assert!(!verdict.is_good());
-    assert!(!of_kind(&told, "segment").is_empty());
+    assert!(!of_kind(&reported, "segment").is_empty());
     // Damaged in the checksum at its end.
     let mut damaged = whole.clone();
     let place = damaged.len() - 6;
     damaged[place] ^= 1;
-    let (_, told) = tell(damaged).unwrap();
+    let (_, reported) = sniffed(damaged).unwrap();
     assert_eq!(
-        findings(&told),
+        findings(&reported),
         ["file: it is compressed by gzip, and damaged"]
     );
-    assert!(tell(gzip(b"no capture at all, but long enough for one")).is_err());
+    assert!(sniffed(gzip(b"no capture at all, but long enough for one")).is_err());
 }
 
 /// Wherever a compressed file is truncated or changed, the result is a verdict or a one-line error
@@ -994,15 +994,15 @@ fn what_is_wrong_with_a_compression_is_said_once() {
     let damaged = "it is compressed by gzip, and damaged";
     let mut refused = 0;
     for cut in 2..whole.len() {
-        match tell(whole[..cut].to_vec()) {
+        match sniffed(whole[..cut].to_vec()) {
             Err(error) => {
                 refused += 1;
                 assert_eq!(error.to_string(), format!("cannot read file: {missing}"));
             }
-            Ok((verdict, told)) => {
+            Ok((verdict, reported)) => {
                 assert!(!verdict.is_wrong() && !verdict.is_good(), "{verdict:#?}");
                 let text = format!("file: {missing}");
-                assert!(findings(&told).contains(&text), "{cut}: {told:#?}");
+                assert!(findings(&reported).contains(&text), "{cut}: {reported:#?}");
             }
         }
     }
@@ -1011,7 +1011,7 @@ fn what_is_wrong_with_a_compression_is_said_once() {
     for place in 10..whole.len() {
         let mut changed = whole.clone();
         changed[place] ^= 0x10;
-        let text = match tell(changed) {
+        let text = match sniffed(changed) {
             Err(error) => error.to_string(),
             Ok((verdict, _)) => match verdict.faults.last() {
                 Some(fault) => fault.text.clone(),
@@ -1284,7 +1284,7 @@ proptest! {
             }
             frames.push(frame);
         }
-        tell(pcapng(wrap.link, &frames)).unwrap();
+        sniffed(pcapng(wrap.link, &frames)).unwrap();
     }
 
     #[test]
@@ -1318,7 +1318,7 @@ proptest! {
             let place = place.index(file.len());
             file[place] = value;
         }
-        let _ = tell(file);
+        let _ = sniffed(file);
     }
 
     #[test]

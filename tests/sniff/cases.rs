@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::TcpListener;
 
-use crate::common::told::{findings, objects, of_kind};
+use crate::common::sniff_output::{findings, objects, of_kind};
 use crate::common::{self, Process, run, tshark, upcase};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -19,12 +19,12 @@ fn sniff(name: &str, options: &str) -> (Option<i32>, Vec<Value>) {
 
 /// Returns the packets that have analysis words, with these words.
 fn words(objects: &[Value]) -> Vec<(u64, String)> {
-    let told = of_kind(objects, "segment").into_iter().map(|segment| {
+    let reported = of_kind(objects, "segment").into_iter().map(|segment| {
         let words = segment["analysis"].as_array().unwrap().iter();
         let words: Vec<&str> = words.map(|word| word.as_str().unwrap()).collect();
         (segment["number"].as_u64().unwrap(), words.join(" "))
     });
-    told.filter(|(_, words)| !words.is_empty()).collect()
+    reported.filter(|(_, words)| !words.is_empty()).collect()
 }
 
 #[track_caller]
@@ -255,7 +255,7 @@ fn a_live_capture_that_is_stopped_in_the_middle_is_incomplete() {
 /// A missing byte or FIN is not replaced by another one that has its sequence number.
 #[test]
 fn what_stands_in_the_place_of_a_missing_number_is_not_taken_for_it() {
-    for (name, told) in [
+    for (name, reported) in [
         (
             "fin-at-syn-number.pcap",
             "the FIN of the server is not in the capture",
@@ -273,7 +273,7 @@ fn what_stands_in_the_place_of_a_missing_number_is_not_taken_for_it() {
             let (code, objects) = sniff(name, options);
             let findings = findings(&objects);
             assert_eq!(code, Some(4), "{name} {options}: {findings:?}");
-            let was_reported = findings.iter().any(|text| text.starts_with(told));
+            let was_reported = findings.iter().any(|text| text.starts_with(reported));
             assert!(was_reported, "{name} {options}: {findings:?}");
         }
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::common::files::{Blocks, Frames, NANOSECONDS, Shape, frames_of, gzip, timed};
-use crate::common::told::{objects, of_kind};
+use crate::common::sniff_output::{objects, of_kind};
 use crate::common::wrap::{self, talk};
 use crate::common::{Ended, Temporary, run, run_with_input, sniff, tshark, upcase};
 use serde_json::Value;
@@ -163,9 +163,9 @@ fn an_excerpt_of_a_pcapng_file_keeps_the_blocks_as_they_are() {
     says_the_same(&ended, &kept);
 
     // A section length is not copied, since a section of an excerpt has another length.
-    let mut told = all.clone();
-    told[16..24].copy_from_slice(&(all.len() as u64 / 2).to_le_bytes());
-    let (_, kept) = excerpt(&told);
+    let mut reported = all.clone();
+    reported[16..24].copy_from_slice(&(all.len() as u64 / 2).to_le_bytes());
+    let (_, kept) = excerpt(&reported);
     assert!(kept == all);
 }
 
@@ -270,12 +270,12 @@ fn an_excerpt_goes_through_a_pipe() {
         .unwrap();
     let mut reader = upcase("sniff --read -");
     reader.stdin(Stdio::from(writer.stdout.take().unwrap()));
-    let told = Ended::from(reader.output().unwrap()).expect(0).stdout;
+    let reported = Ended::from(reader.output().unwrap()).expect(0).stdout;
     let output = writer.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let transcript = String::from_utf8(output.stderr).unwrap();
     assert!(transcript.contains("verdict: all well"), "{transcript}");
-    assert!(told.contains("9 packets, 1 flow"), "{told}");
+    assert!(reported.contains("9 packets, 1 flow"), "{reported}");
 
     // From standard input, with an option that ends the run early.
     let kept = Temporary::new(b"");
@@ -297,7 +297,7 @@ fn the_file_that_is_read_is_not_written_over() {
     let link = Temporary::new(b"");
     fs::remove_file(&link.0).unwrap();
     fs::hard_link(&file.0, &link.0).unwrap();
-    let told = "upcase: --write: this file is the one being read: use another one\n";
+    let reported = "upcase: --write: this file is the one being read: use another one\n";
     for command in [
         format!("exec \"$0\" sniff --read {path} --write {path}"),
         format!(
@@ -310,7 +310,7 @@ fn the_file_that_is_read_is_not_written_over() {
         let mut shell = Command::new("sh");
         shell.args(["-c", &command, env!("CARGO_BIN_EXE_upcase")]);
         let ended = Ended::from(shell.output().unwrap()).expect(3);
-        assert_eq!(ended.stderr, told, "{command}");
+        assert_eq!(ended.stderr, reported, "{command}");
         assert_eq!(fs::read(&file.0).unwrap(), whole, "{command}");
     }
     // Another file is not overwritten either when there is nothing to read.
@@ -326,8 +326,8 @@ fn a_failed_write_is_a_fault_and_does_not_end_the_transcript() {
     let many: Frames = all.iter().cycle().take(20_000).cloned().collect();
     let file = Temporary::new(&Shape::plain(1).file(&many));
     let ended = sniff(&file, "--brief --port 12000 --write /dev/full").expect(1);
-    let told = "packets from here on are not written: No space left on device";
-    assert!(ended.stdout.contains(told), "{}", ended.stdout);
+    let reported = "packets from here on are not written: No space left on device";
+    assert!(ended.stdout.contains(reported), "{}", ended.stdout);
     assert!(ended.stdout.contains("20,000 packets"), "{}", ended.stdout);
     let ended = run(&format!(
         "sniff --read {} --write /nowhere/file",

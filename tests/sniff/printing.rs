@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::common::craft::{ACK, PSH, Talk};
 use crate::common::files::Shape;
+use crate::common::sniff_output::objects;
 use crate::common::terminal::Terminal;
-use crate::common::told::objects;
 use crate::common::{self, ANY_PACE, Ended, Process, Serve, Temporary, run, sniff, upcase};
 use nix::sys::signal::Signal;
 use proptest::prelude::*;
@@ -176,10 +176,10 @@ fn times_have_their_date_and_their_zone() {
             "07:23:10.534722",
         ),
     ] {
-        let told = in_zone(zone, &format!("{read} {arguments}"))
+        let reported = in_zone(zone, &format!("{read} {arguments}"))
             .expect(0)
             .stdout;
-        let mut lines = told.lines();
+        let mut lines = reported.lines();
         assert_eq!(lines.next(), Some(first), "{zone}");
         let packet = lines.next().unwrap();
         assert!(
@@ -198,8 +198,14 @@ fn times_have_their_date_and_their_zone() {
         ("<-0330>3:30", "", "2026-11-22T03:53:10.534722000-03:30"),
         ("<-0330>3:30", "--utc", "2026-11-22T07:23:10.534722000Z"),
     ] {
-        let told = in_zone(zone, &format!("{read} {arguments} --format json"));
-        let first = told.expect(0).stdout.lines().next().unwrap().to_string();
+        let reported = in_zone(zone, &format!("{read} {arguments} --format json"));
+        let first = reported
+            .expect(0)
+            .stdout
+            .lines()
+            .next()
+            .unwrap()
+            .to_string();
         let first: Value = serde_json::from_str(&first).unwrap();
         assert_eq!(first["date"], date);
         assert_eq!(first["time"], "1795332190.534722000");
@@ -216,10 +222,10 @@ fn a_change_of_the_date_and_of_the_clocks_is_said_within_a_capture() {
     let packets = talk.packets.iter().map(|packet| &packet[..]);
     let file = pcap(times.into_iter().zip(packets));
     let command = format!("sniff --read {}", file.0.display());
-    let told = in_zone("CET-1CEST,M3.5.0,M10.5.0/3", &command)
+    let reported = in_zone("CET-1CEST,M3.5.0,M10.5.0/3", &command)
         .expect(0)
         .stdout;
-    let said: Vec<&str> = told
+    let said: Vec<&str> = reported
         .lines()
         .take_while(|line| !line.starts_with("flow"))
         .filter(|line| !line.starts_with("       "))
@@ -251,31 +257,31 @@ fn a_change_of_the_date_and_of_the_clocks_is_said_within_a_capture() {
 }
 
 /// Returns the line with the fields of a packet.
-fn fields(told: &str, number: usize) -> String {
+fn fields(reported: &str, number: usize) -> String {
     let start = format!("{number:5}  ");
-    let line = told.lines().find(|line| line.starts_with(&start));
-    line.unwrap_or_else(|| panic!("{number}: {told}"))
+    let line = reported.lines().find(|line| line.starts_with(&start));
+    line.unwrap_or_else(|| panic!("{number}: {reported}"))
         .to_string()
 }
 
 #[test]
 fn windows_are_in_bytes_and_in_brackets_as_they_stand_in_the_header() {
     let read = format!("sniff --read {}", sample());
-    let told = run(&read).expect(0).stdout;
+    let reported = run(&read).expect(0).stdout;
     assert!(
-        fields(&told, 1).contains(" win [64240] MSS 1460 scale 10 SACK timestamps"),
-        "{told}"
+        fields(&reported, 1).contains(" win [64240] MSS 1460 scale 10 SACK timestamps"),
+        "{reported}"
     );
-    assert!(fields(&told, 3).ends_with(" win 64512"), "{told}");
-    let told = run(&format!("{read} -v")).expect(0).stdout;
+    assert!(fields(&reported, 3).ends_with(" win 64512"), "{reported}");
+    let reported = run(&format!("{read} -v")).expect(0).stdout;
     let times = "TSval 374048009 TSecr 2394820881";
     assert!(
-        fields(&told, 3).ends_with(&format!(" win 64512 [63] {times}")),
-        "{told}"
+        fields(&reported, 3).ends_with(&format!(" win 64512 [63] {times}")),
+        "{reported}"
     );
     assert!(
-        fields(&told, 1).ends_with(" SACK TSval 374048009 TSecr 0"),
-        "{told}"
+        fields(&reported, 1).ends_with(" SACK TSval 374048009 TSecr 0"),
+        "{reported}"
     );
     let markdown = run(&format!("{read} -v --format markdown"))
         .expect(0)
@@ -285,14 +291,14 @@ fn windows_are_in_bytes_and_in_brackets_as_they_stand_in_the_header() {
         "{markdown}"
     );
 
-    let told = run(&format!("{read} --format json")).expect(0).stdout;
+    let reported = run(&format!("{read} --format json")).expect(0).stdout;
     let begins = |line: &str| {
         let kinds = ["segment", "flow", "verdict"];
         let begin = |kind| format!(r#"{{"kind":"{kind}","schema":"upcase.sniff/1","#);
         kinds.map(begin).iter().any(|begin| line.starts_with(begin))
     };
-    assert!(told.lines().all(begins), "{told}");
-    let lines = objects(&told);
+    assert!(reported.lines().all(begins), "{reported}");
+    let lines = objects(&reported);
     let (syn, ack) = (&lines[0], &lines[2]);
     assert_eq!(
         (&syn["window"], &syn["window_scaled"]),
@@ -314,32 +320,32 @@ fn windows_are_in_bytes_and_in_brackets_as_they_stand_in_the_header() {
 
     // The offered scale is not accepted: windows are unscaled, and known to be so.
     let file = format!("{DATA}/sniff/window-scale-offered-not-accepted.pcap");
-    let told = run(&format!("sniff --read {file}")).stdout;
-    let brackets: Vec<bool> = told
+    let reported = run(&format!("sniff --read {file}")).stdout;
+    let brackets: Vec<bool> = reported
         .lines()
         .filter_map(|line| line.split_once(" win "))
         .map(|(_, window)| window.starts_with('['))
         .collect();
-    assert_eq!(brackets[..3], [true, true, false], "{told}");
-    assert!(!brackets[2..].contains(&true), "{told}");
+    assert_eq!(brackets[..3], [true, true, false], "{reported}");
+    assert!(!brackets[2..].contains(&true), "{reported}");
 
     // Without a SYN the scale is unknown.
     let talk = conversation(&[b"hello".to_vec(), b"HELLO".to_vec()]);
     let late = pcap(talk.packets[3..].iter().map(|packet| (NOON, &packet[..])));
-    let told = sniff(&late, "").stdout;
-    assert!(fields(&told, 1).ends_with(" win [1000]"), "{told}");
+    let reported = sniff(&late, "").stdout;
+    assert!(fields(&reported, 1).ends_with(" win [1000]"), "{reported}");
 }
 
 #[test]
 fn reported_ranges_are_shown() {
     let file = format!("{DATA}/sniff/sack-hole-resent-not-at-ack.pcap");
-    let told = run(&format!("sniff --read {file} --format json")).stdout;
-    let lines = objects(&told);
+    let reported = run(&format!("sniff --read {file} --format json")).stdout;
+    let lines = objects(&reported);
     let reports: Vec<&Value> = lines
         .iter()
         .filter(|line| line["sack"].is_array())
         .collect();
-    assert!(!reports.is_empty(), "{told}");
+    assert!(!reports.is_empty(), "{reported}");
     let plain = run(&format!("sniff --read {file} -v")).stdout;
     let relative = run(&format!("sniff --read {file} -v --relative")).stdout;
     for report in reports {
@@ -493,9 +499,9 @@ fn an_output_that_cannot_be_written_is_named() {
         "serve -q --listen 127.0.0.1:0".to_string(),
     ] {
         let ended = into(&arguments, "/dev/full").expect(3);
-        let told = "upcase: cannot write to standard output: No space left on device";
+        let reported = "upcase: cannot write to standard output: No space left on device";
         assert!(
-            ended.stderr.starts_with(told),
+            ended.stderr.starts_with(reported),
             "{arguments}: {}",
             ended.stderr
         );
@@ -596,7 +602,7 @@ fn what_cannot_be_read_or_kept_is_said_with_its_reason() {
             "cannot be used with",
         ),
     ];
-    for (arguments, code, told) in cases {
+    for (arguments, code, reported) in cases {
         let mut command = upcase("sniff");
         command.args(arguments);
         let ended = Ended::from(command.output().unwrap()).expect(code);
@@ -608,7 +614,7 @@ fn what_cannot_be_read_or_kept_is_said_with_its_reason() {
             ended.stderr
         );
         assert!(
-            ended.stderr.contains(told),
+            ended.stderr.contains(reported),
             "{arguments:?}: {}",
             ended.stderr
         );
@@ -643,10 +649,10 @@ fn packets_go_to_standard_output_and_the_transcript_to_standard_error() {
         "{}",
         sniff.stderr()
     );
-    let told = read_again(&file);
+    let reported = read_again(&file);
     assert!(
-        told.contains("\"HELLO\"") && told.contains("verdict: all well"),
-        "{told}"
+        reported.contains("\"HELLO\"") && reported.contains("verdict: all well"),
+        "{reported}"
     );
 
     // A reader that closes the pipe ends the capture.
@@ -667,20 +673,20 @@ fn read_again(file: &[u8]) -> String {
 #[test]
 fn one_of_a_thing_is_no_plural() {
     let mut talk = conversation(&[b"a".to_vec(), b"A".to_vec()]);
-    let told = sniff(&kept(&talk), "").expect(0).stdout;
+    let reported = sniff(&kept(&talk), "").expect(0).stdout;
     for part in [
         "The client sends 1 byte, 1001 (offset 0): \"a\"",
         "8 segments, 1 request byte, 1 reply byte",
         "8 packets, 1 flow, 0 at fault, 0 incomplete",
     ] {
-        assert!(told.contains(part), "{part}: {told}");
+        assert!(reported.contains(part), "{part}: {reported}");
     }
     talk = conversation(&[vec![b'a'; 1400], vec![b'A'; 1400]]);
-    let told = sniff(&kept(&talk), "").expect(0).stdout;
-    assert!(told.contains("1,400 request bytes"), "{told}");
+    let reported = sniff(&kept(&talk), "").expect(0).stdout;
+    assert!(reported.contains("1,400 request bytes"), "{reported}");
     assert!(
-        told.contains("The client sends 1,400 bytes, 1001 to 2400 "),
-        "{told}"
+        reported.contains("The client sends 1,400 bytes, 1001 to 2400 "),
+        "{reported}"
     );
 }
 
@@ -696,7 +702,7 @@ fn the_readme_shows_what_is_printed() {
     let (beginning, end) = shown.split_once("...\n").unwrap();
     let mut command = upcase(command);
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
-    let told = Ended::from(command.output().unwrap()).expect(0).stdout;
-    assert!(told.starts_with(beginning), "{told}");
-    assert!(told.ends_with(end), "{told}");
+    let reported = Ended::from(command.output().unwrap()).expect(0).stdout;
+    assert!(reported.starts_with(beginning), "{reported}");
+    assert!(reported.ends_with(end), "{reported}");
 }

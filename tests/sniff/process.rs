@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::common::files::{self, Frames, Shape};
 use crate::common::lab::{Lab, SERVER};
-use crate::common::told::{objects, of_kind, tell};
+use crate::common::sniff_output::{objects, of_kind, sniffed};
 use crate::common::{
     self, ANY_PACE, Ended, Process, Serve, Temporary, run, run_with_input, sniff, tshark, upcase,
 };
@@ -73,7 +73,7 @@ fn the_documented_conversation_is_reported_with_its_numbers() {
 
 #[test]
 fn the_sentences_carry_the_numbers_and_the_messages() {
-    let told = run(&format!("sniff --read {SAMPLE}")).expect(0).stdout;
+    let reported = run(&format!("sniff --read {SAMPLE}")).expect(0).stdout;
     for sentence in [
         "The client opens the connection: its initial sequence number is 2908245614",
         "The server accepts the connection: it acknowledges 2908245614 + 1 and sends its own SYN, \
@@ -90,9 +90,9 @@ fn the_sentences_carry_the_numbers_and_the_messages() {
         "closed first by the client",
         "verdict: all well",
     ] {
-        assert!(told.contains(sentence), "{sentence}: {told}");
+        assert!(reported.contains(sentence), "{sentence}: {reported}");
     }
-    assert!(!told.contains('\u{1b}'), "no colour without a terminal");
+    assert!(!reported.contains('\u{1b}'), "no colour without a terminal");
 
     let relative = run(&format!("sniff --read {SAMPLE} --relative"))
         .expect(0)
@@ -146,7 +146,7 @@ fn framed(packets: &Frames, header: &[u8]) -> Frames {
 }
 
 #[test]
-fn every_kind_of_file_tells_the_same() {
+fn every_kind_of_file_gives_the_same_output() {
     let original = run(&format!("sniff --read {SAMPLE} --format json"))
         .expect(0)
         .stdout;
@@ -162,10 +162,10 @@ fn every_kind_of_file_tells_the_same() {
                     shape.magic = files::NANOSECONDS;
                 }
                 let file = Temporary::new(&pcap(&packets, shape));
-                let told = sniff(&file, "--format json").expect(0).stdout;
+                let reported = sniff(&file, "--format json").expect(0).stdout;
                 assert!(
-                    told == original,
-                    "{big_endian} {nanoseconds} {link}: {told}"
+                    reported == original,
+                    "{big_endian} {nanoseconds} {link}: {reported}"
                 );
             }
         }
@@ -200,8 +200,8 @@ fn tags_of_a_vlan_are_passed_over() {
         let cooked2 = [&tags[..2], &[0; 18], &tags[2..], &ipv4].concat();
         for (link, header) in [(1, ethernet), (113, cooked), (276, cooked2)] {
             let file = Shape::plain(link).file(&framed(&sample(), &header));
-            let told = sniff(&Temporary::new(&file), "--format json");
-            assert!(told.expect(0).stdout == original, "{link}, {header:x?}");
+            let reported = sniff(&Temporary::new(&file), "--format json");
+            assert!(reported.expect(0).stdout == original, "{link}, {header:x?}");
         }
     }
 }
@@ -211,10 +211,13 @@ fn what_is_readable_of_a_bad_file_is_reported_and_the_packet_is_named() {
     let packets = sample();
     let whole = pcap(&packets, Shape::plain(101));
     let cut = Temporary::new(&whole[..whole.len() - 5]);
-    let told = sniff(&cut, "").expect(4).stdout;
-    assert!(told.contains("The server answers with 24 bytes"), "{told}");
-    assert!(told.contains("packet 13: "), "{told}");
-    assert!(told.contains("it ends within a packet"), "{told}");
+    let reported = sniff(&cut, "").expect(4).stdout;
+    assert!(
+        reported.contains("The server answers with 24 bytes"),
+        "{reported}"
+    );
+    assert!(reported.contains("packet 13: "), "{reported}");
+    assert!(reported.contains("it ends within a packet"), "{reported}");
 
     // A snap length that cuts headers: 30 bytes were kept of packet 4.
     let mut kept = Vec::new();
@@ -230,14 +233,14 @@ fn what_is_readable_of_a_bad_file_is_reported_and_the_packet_is_named() {
     }
     let mut file = whole[..24].to_vec();
     file.extend(kept);
-    let told = sniff(&Temporary::new(&file), "").expect(4).stdout;
+    let reported = sniff(&Temporary::new(&file), "").expect(4).stdout;
     assert!(
-        told.contains("packet 4: its headers are cut off (snap length)"),
-        "{told}"
+        reported.contains("packet 4: its headers are cut off (snap length)"),
+        "{reported}"
     );
     assert!(
-        told.contains("24 bytes of the client are not in the capture"),
-        "{told}"
+        reported.contains("24 bytes of the client are not in the capture"),
+        "{reported}"
     );
 
     let damaged = |number: usize, code: i32, change: &dyn Fn(&mut Vec<u8>)| {
@@ -246,26 +249,26 @@ fn what_is_readable_of_a_bad_file_is_reported_and_the_packet_is_named() {
         let file = Temporary::new(&pcap(&packets, Shape::plain(101)));
         sniff(&file, "").expect(code).stdout
     };
-    let told = damaged(5, 1, &|ip| {
+    let reported = damaged(5, 1, &|ip| {
         ip[2..4].copy_from_slice(&2000_u16.to_be_bytes())
     });
     assert!(
-        told.contains("packet 6: malformed: the IP header claims 2,000 bytes"),
-        "{told}"
+        reported.contains("packet 6: malformed: the IP header claims 2,000 bytes"),
+        "{reported}"
     );
-    let told = damaged(5, 4, &|ip| ip[6] |= 0x20);
+    let reported = damaged(5, 4, &|ip| ip[6] |= 0x20);
     assert!(
-        told.contains("packet 6: 1 fragment was captured of the IP packet"),
-        "{told}"
+        reported.contains("packet 6: 1 fragment was captured of the IP packet"),
+        "{reported}"
     );
-    let told = damaged(5, 1, &|ip| ip[32] = 0x10);
-    assert!(told.contains("packet 6: malformed: "), "{told}");
-    let told = damaged(5, 1, &|ip| ip[52 + 7] = b'x');
+    let reported = damaged(5, 1, &|ip| ip[32] = 0x10);
+    assert!(reported.contains("packet 6: malformed: "), "{reported}");
+    let reported = damaged(5, 1, &|ip| ip[52 + 7] = b'x');
     assert!(
-        told.contains("the reply is wrong at offset 7: 'x' (0x78)"),
-        "{told}"
+        reported.contains("the reply is wrong at offset 7: 'x' (0x78)"),
+        "{reported}"
     );
-    assert!(told.contains("(packet 6)"), "{told}");
+    assert!(reported.contains("(packet 6)"), "{reported}");
 }
 
 #[test]
@@ -282,11 +285,11 @@ fn files_that_are_no_captures_are_errors() {
             "it ends within its header",
         ),
     ];
-    for (bytes, told) in cases {
+    for (bytes, reported) in cases {
         let ended = sniff(&Temporary::new(bytes), "").expect(3);
         assert_eq!(ended.stdout, "");
         assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
-        assert!(ended.stderr.contains(told), "{}", ended.stderr);
+        assert!(ended.stderr.contains(reported), "{}", ended.stderr);
     }
     let ended = run("sniff --read /nowhere/file").expect(3);
     assert!(
@@ -325,7 +328,7 @@ proptest! {
         if let Some(cut) = cut {
             file.truncate(cut.index(file.len()));
         }
-        let _ = tell(file);
+        let _ = sniffed(file);
     }
 
     #[test]
@@ -337,13 +340,13 @@ proptest! {
         if ip.len() > 20 {
             ip[if version { 9 } else { 6 }] = 6;
         }
-        let _ = tell(pcap(&vec![(Duration::ZERO, ip)], Shape::plain(101)));
+        let _ = sniffed(pcap(&vec![(Duration::ZERO, ip)], Shape::plain(101)));
     }
 }
 
 #[test]
 fn the_untouched_sample_is_good_in_this_process_too() {
-    let (verdict, _) = tell(pcap(&sample(), Shape::plain(1))).unwrap();
+    let (verdict, _) = sniffed(pcap(&sample(), Shape::plain(1))).unwrap();
     assert!(verdict.is_good(), "{verdict:#?}");
 }
 
@@ -371,7 +374,7 @@ fn listen(interface: &str, port: u16, arguments: &str) -> Process {
 }
 
 /// Ends a capture, after a signal if there is one; returns its exit code and its document.
-fn told(mut sniff: Process, signal: Option<Signal>) -> (Option<i32>, Vec<Value>) {
+fn reported(mut sniff: Process, signal: Option<Signal>) -> (Option<i32>, Vec<Value>) {
     if let Some(signal) = signal {
         sniff.signal(signal);
     }
@@ -407,7 +410,7 @@ fn a_server_that_is_wrong_in_one_byte_is_convicted() {
     }
     client.shutdown(Shutdown::Write).unwrap();
     common::expect_fin(&mut client);
-    let (code, objects) = told(sniff, None);
+    let (code, objects) = reported(sniff, None);
     assert_eq!(code, Some(1));
     let finding = &of_kind(&objects, "verdict")[0]["findings"][0];
     assert_eq!(finding["flow"], 1);
@@ -434,7 +437,7 @@ fn ipv6_and_all_interfaces_are_captured() {
     let address: SocketAddr = serve.address();
     let sniff = listen("any", address.port(), "--flows 1");
     run(&format!("send {address} hello")).expect(0);
-    let (code, objects) = told(sniff, None);
+    let (code, objects) = reported(sniff, None);
     assert_eq!(code, Some(0));
     let numbers = of_kind(&objects, "segment").len();
     assert!((9..=12).contains(&numbers), "each packet once: {numbers}");
@@ -453,7 +456,7 @@ fn a_thousand_connections_are_all_judged() {
     ))
     .expect(0);
     // Every connection is closed by now: all packets of the run have passed.
-    let (code, objects) = told(sniff, Some(Signal::SIGINT));
+    let (code, objects) = reported(sniff, Some(Signal::SIGINT));
     let verdict = of_kind(&objects, "verdict")[0];
     if verdict["dropped"] == 0 {
         assert_eq!(verdict["flows"], 1000);
@@ -479,7 +482,7 @@ fn the_wire_is_faster_than_the_client() {
         serve.address()
     );
     let report = run(&load).expect(0).json();
-    let (_, objects) = told(sniff, None);
+    let (_, objects) = reported(sniff, None);
     let wire = of_kind(&objects, "verdict")[0]["reply_delay_us"]["p50"]
         .as_f64()
         .unwrap();
@@ -561,7 +564,7 @@ fn a_full_disk_does_not_take_the_verdict_with_it() {
     let serve = Serve::start("");
     let sniff = listen("lo", serve.address().port(), "--flows 1 --write /dev/full");
     run(&format!("send {} hello", serve.address())).expect(0);
-    let (code, objects) = told(sniff, None);
+    let (code, objects) = reported(sniff, None);
     assert_eq!(code, Some(1));
     let verdict = of_kind(&objects, "verdict")[0];
     assert_eq!(

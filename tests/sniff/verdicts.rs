@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::common::craft::{ACK, FIN, PSH, SYN, Talk};
-use crate::common::told::objects;
+use crate::common::sniff_output::objects;
 use crate::common::{self, run_with_input, upcase};
 use serde_json::Value;
 use upcase::echo::Expect;
@@ -48,18 +48,18 @@ fn ordinary(client: u32, server: u32) -> Packets {
 }
 
 /// Returns the document about packets: every object, the verdict last.
-fn tell(packets: &Packets, dropped: u64) -> Vec<Value> {
-    tell_expecting(packets, dropped, Expect::Upper)
+fn sniffed(packets: &Packets, dropped: u64) -> Vec<Value> {
+    sniffed_expecting(packets, dropped, Expect::Upper)
 }
 
-fn tell_expecting(packets: &Packets, dropped: u64, expect: Expect) -> Vec<Value> {
+fn sniffed_expecting(packets: &Packets, dropped: u64, expect: Expect) -> Vec<Value> {
     let style = Style {
         relative: false,
         width: 60,
     };
     let document = Document::new(Format::Json, style, Calendar::utc());
-    let mut told = Vec::new();
-    let analyzer = Analyzer::new(document, false, None, &mut told);
+    let mut reported = Vec::new();
+    let analyzer = Analyzer::new(document, false, None, &mut reported);
     let mut analyzer = analyzer.expecting(expect);
     analyzer.dropped(dropped);
     for (time, bytes) in packets {
@@ -73,11 +73,11 @@ fn tell_expecting(packets: &Packets, dropped: u64, expect: Expect) -> Vec<Value>
         analyzer.frame(&frame).unwrap();
     }
     analyzer.finish().unwrap();
-    objects(&String::from_utf8(told).unwrap())
+    objects(&String::from_utf8(reported).unwrap())
 }
 
 fn verdict(packets: &Packets) -> Value {
-    tell(packets, 0).pop().unwrap()
+    sniffed(packets, 0).pop().unwrap()
 }
 
 #[track_caller]
@@ -164,9 +164,9 @@ fn a_wrong_byte_is_blamed_on_the_packet_that_brought_it() {
         let is_guilty = |bytes: &[u8]| bytes[bytes.len() - 4] == b'!';
         let guilty = packets.iter().position(|(_, bytes)| is_guilty(bytes));
         let guilty = guilty.unwrap() as u64;
-        let told = findings(&verdict(&packets));
+        let reported = findings(&verdict(&packets));
         let expected = "the reply is wrong at offset 6: '!' (0x21), not 'X' (0x58)".to_string();
-        assert_eq!(told, [(expected, Some(guilty + 1))], "{order:?}");
+        assert_eq!(reported, [(expected, Some(guilty + 1))], "{order:?}");
     }
 }
 
@@ -235,7 +235,7 @@ fn bytes_that_come_again_with_other_content_are_found() {
             is_altered(&packets, "client", offset + place as u32, 6);
         }
     }
-    let told = tell(
+    let reported = sniffed(
         &unacknowledged(
             CLIENT,
             SERVER,
@@ -243,7 +243,7 @@ fn bytes_that_come_again_with_other_content_are_found() {
         ),
         0,
     );
-    let text = told[5]["text"].as_str().unwrap();
+    let text = reported[5]["text"].as_str().unwrap();
     assert!(
         text.contains("; DIFFERENT CONTENT at offset 13: 'y' (0x79), not 'X' (0x58)."),
         "{text}"
@@ -282,8 +282,8 @@ fn bytes_that_were_cut_off_are_not_taken_for_others() {
     let again = segment(true, ends, (10, 10), Some(7));
     let mut packets = unacknowledged(CLIENT, SERVER, &[again]);
     packets[4].1.truncate(40 + 7);
-    let told = findings(&verdict(&packets));
-    let texts: Vec<&str> = told.iter().map(|(text, _)| text.as_str()).collect();
+    let reported = findings(&verdict(&packets));
+    let texts: Vec<&str> = reported.iter().map(|(text, _)| text.as_str()).collect();
     let expected = [
         "3 bytes of the client are not in the capture, though they were sent",
         "3 bytes of the reply were not compared",
@@ -295,7 +295,7 @@ fn bytes_that_were_cut_off_are_not_taken_for_others() {
 fn the_byte_of_a_keep_alive_is_no_data() {
     let keep_alive = segment(true, (CLIENT, SERVER), (19, 1), Some(0));
     let packets = unacknowledged(CLIENT, SERVER, &[keep_alive]);
-    assert_eq!(tell(&packets, 0)[5]["analysis"][0], "keep_alive");
+    assert_eq!(sniffed(&packets, 0)[5]["analysis"][0], "keep_alive");
     is_well(&packets);
 }
 
@@ -319,7 +319,7 @@ fn the_byte_of_a_window_probe_is_data() {
         talk.say(true, ACK, 0);
         talk.close();
         let packets = timed(talk);
-        assert_eq!(tell(&packets, 0)[4]["analysis"][0], "zero_window_probe");
+        assert_eq!(sniffed(&packets, 0)[4]["analysis"][0], "zero_window_probe");
         match change {
             None => is_well(&packets),
             Some(_) => is_altered(&packets, "client", 0, 7),
@@ -374,12 +374,12 @@ fn bytes_that_are_kept_are_bounded_for_all_flows_together() {
 fn a_capture_that_begins_in_the_middle_convicts_nobody() {
     for first in 1..13 {
         let packets = ordinary(CLIENT, SERVER).split_off(first);
-        let told = findings(&verdict(&packets));
-        assert!(!told.is_empty(), "the capture lacks the handshake");
-        for (text, _) in &told {
+        let reported = findings(&verdict(&packets));
+        assert!(!reported.is_empty(), "the capture lacks the handshake");
+        for (text, _) in &reported {
             assert!(
                 !text.contains("wrong") && !text.contains("answer no request"),
-                "{told:?}"
+                "{reported:?}"
             );
         }
     }
@@ -390,18 +390,18 @@ fn each_packet_that_is_missing_is_noticed() {
     for place in 0..14 {
         let mut packets = ordinary(CLIENT, SERVER);
         packets.remove(place);
-        let told = findings(&verdict(&packets));
+        let reported = findings(&verdict(&packets));
         // A missing bare acknowledgment is no loss when a later one covers it.
         let bare = [2, 4, 6, 8, 10].contains(&place);
         assert_eq!(
-            told.is_empty(),
+            reported.is_empty(),
             bare,
-            "without packet {}: {told:?}",
+            "without packet {}: {reported:?}",
             place + 1
         );
         assert!(
-            !told.iter().any(|(text, _)| text.contains("wrong")),
-            "{told:?}"
+            !reported.iter().any(|(text, _)| text.contains("wrong")),
+            "{reported:?}"
         );
     }
 }
@@ -420,8 +420,11 @@ fn what_the_handshake_lacks_is_reported_with_the_first_packet_of_its_flow() {
         let mut packets = ordinary(CLIENT, SERVER);
         packets.drain(missing);
         packets.insert(0, (0, before.clone()));
-        let told = tell(&packets, 0);
-        let flow = told.iter().rfind(|value| value["kind"] == "flow").unwrap();
+        let reported = sniffed(&packets, 0);
+        let flow = reported
+            .iter()
+            .rfind(|value| value["kind"] == "flow")
+            .unwrap();
         let first = &flow["findings"][0];
         assert_eq!(
             (&first["text"], &first["packet"]),
@@ -434,8 +437,11 @@ fn what_the_handshake_lacks_is_reported_with_the_first_packet_of_its_flow() {
 fn what_the_kernel_dropped_is_not_blamed_on_tcp() {
     let mut packets = ordinary(CLIENT, SERVER);
     packets.remove(5);
-    let told = tell(&packets, 1);
-    let findings = told.last().unwrap()["findings"].as_array().unwrap().clone();
+    let reported = sniffed(&packets, 1);
+    let findings = reported.last().unwrap()["findings"]
+        .as_array()
+        .unwrap()
+        .clone();
     assert!(!findings.is_empty());
     assert!(
         findings
@@ -450,8 +456,8 @@ fn a_new_connection_on_the_ports_of_an_old_one_stands_for_itself() {
     let mut packets = ordinary(1 << 30, 3 << 30).split_off(5);
     packets.truncate(2);
     packets.extend(ordinary(CLIENT, SERVER));
-    let told = tell(&packets, 0);
-    let flows: Vec<&Value> = told
+    let reported = sniffed(&packets, 0);
+    let flows: Vec<&Value> = reported
         .iter()
         .filter(|value| value["kind"] == "flow")
         .collect();
@@ -464,8 +470,8 @@ fn a_new_connection_on_the_ports_of_an_old_one_stands_for_itself() {
 
 #[test]
 fn the_delay_of_a_reply_is_reported_once_for_each_message() {
-    let told = verdict(&ordinary(CLIENT, SERVER));
-    assert_eq!(told["reply_delay_us"]["count"], 2);
+    let reported = verdict(&ordinary(CLIENT, SERVER));
+    assert_eq!(reported["reply_delay_us"]["count"], 2);
 
     // A message in three segments, whose reply begins after the second: it has no delay.
     let mut talk = Talk::open(PORT, CLIENT, SERVER);
@@ -476,8 +482,8 @@ fn the_delay_of_a_reply_is_reported_once_for_each_message() {
     talk.say(false, PSH | ACK, 100);
     talk.say(true, PSH | ACK, 10);
     talk.say(false, PSH | ACK, 10);
-    let told = verdict(&timed(talk));
-    assert_eq!(told["reply_delay_us"]["count"], 1, "{told:#}");
+    let reported = verdict(&timed(talk));
+    assert_eq!(reported["reply_delay_us"]["count"], 1, "{reported:#}");
 }
 
 #[test]
@@ -534,8 +540,8 @@ fn a_section_header_with_options_may_come_in_pieces_and_in_big_endian() {
         packet.resize(packet.len().next_multiple_of(4), 0);
         file.extend(block(6, &packet));
     }
-    let told = run_with_input("sniff --read - --format json", file.chunks(7)).expect(0);
-    let first = &objects(&told.stdout)[0];
+    let reported = run_with_input("sniff --read - --format json", file.chunks(7)).expect(0);
+    let first = &objects(&reported.stdout)[0];
     assert_eq!(first["time"], "100.000000000");
 }
 
@@ -552,8 +558,8 @@ fn judged(packets: &Packets) -> (String, Vec<String>) {
 }
 
 /// Returns the notes of the flows in a document.
-fn notes(told: &[Value]) -> Vec<String> {
-    let flows = told.iter().filter(|value| value["kind"] == "flow");
+fn notes(reported: &[Value]) -> Vec<String> {
+    let flows = reported.iter().filter(|value| value["kind"] == "flow");
     let notes = flows.flat_map(|flow| flow["notes"].as_array().unwrap().clone());
     notes
         .map(|note| note.as_str().unwrap().to_string())
@@ -586,12 +592,14 @@ fn what_lies_outside_the_window_changes_nothing() {
             ] {
                 let packets = with(7, (from_client, flags, (seq, ack), length));
                 is_well(&packets);
-                let told = tell(&packets, 0);
-                assert_eq!(told[7]["out_of_window"], true, "{}", told[7]);
-                let notes = notes(&told);
+                let reported = sniffed(&packets, 0);
+                assert_eq!(reported[7]["out_of_window"], true, "{}", reported[7]);
+                let notes = notes(&reported);
                 assert!(notes[0].contains("outside the window"), "{notes:?}");
                 assert!(notes[0].ends_with("(packet 8)"), "{notes:?}");
-                let later = told[8..].iter().filter(|value| value["kind"] == "segment");
+                let later = reported[8..]
+                    .iter()
+                    .filter(|value| value["kind"] == "segment");
                 for segment in later {
                     assert_eq!(segment["analysis"], Value::Array(Vec::new()), "{segment}");
                 }
@@ -618,7 +626,7 @@ fn an_rst_within_the_window_ends_what_does_not_go_on() {
     // Beyond it: the RST is answered, and the connection continues (RFC 5961).
     let packets = with(7, (false, RST, (s + 500, 0), 0));
     is_well(&packets);
-    let notes = notes(&tell(&packets, 0));
+    let notes = notes(&sniffed(&packets, 0));
     assert!(
         notes[0].contains("the connection continued (packet 8)"),
         "{notes:?}"
@@ -668,8 +676,8 @@ fn an_ended_connection_is_remembered_for_as_long_as_time_wait() {
         let time = packets[13].0 + pause;
         packets.push((time, packets[12].1.clone()));
         packets.push((time, packets[13].1.clone()));
-        let told = tell(&packets, 0);
-        let flows: Vec<u64> = told
+        let reported = sniffed(&packets, 0);
+        let flows: Vec<u64> = reported
             .iter()
             .filter(|value| value["kind"] == "segment")
             .map(|segment| segment["flow"].as_u64().unwrap())
@@ -689,9 +697,9 @@ fn ports_that_are_used_again_are_reported_for_as_long_as_time_wait() {
         let time = packets[13].0 + pause;
         let next = ordinary(CLIENT + 50_000, SERVER + 50_000);
         packets.extend(next.into_iter().map(|(at, packet)| (time + at, packet)));
-        let told = tell(&packets, 0);
-        assert_eq!(told.last().unwrap()["verdict"], "all well");
-        let syn = told.iter().find(|value| value["number"] == 15).unwrap();
+        let reported = sniffed(&packets, 0);
+        assert_eq!(reported.last().unwrap()["verdict"], "all well");
+        let syn = reported.iter().find(|value| value["number"] == 15).unwrap();
         let names = syn["analysis"].as_array().unwrap();
         assert_eq!(names.contains(&"reused_ports".into()), word, "{pause}");
     }
@@ -717,8 +725,8 @@ fn bytes_after_the_fin_are_found_also_when_the_connection_was_reported() {
         let mut talk = Talk::open(PORT, CLIENT, SERVER);
         talk.put(true, PSH | ACK, (CLIENT + 22, SERVER + 22), 5);
         packets.push((packets[13].0 + pause, talk.packets.pop().unwrap()));
-        let told = tell(&packets, 0);
-        let verdict = told.last().unwrap();
+        let reported = sniffed(&packets, 0);
+        let verdict = reported.last().unwrap();
         assert_eq!(verdict["verdict"], "wrong", "{pause}: {verdict:#}");
         assert_eq!(
             (&verdict["flows"], &verdict["flows_at_fault"]),
@@ -788,8 +796,8 @@ fn what_is_expected_of_replies_is_a_choice() {
         timed(talk)
     };
     let word = |bytes: &[u8], expect| {
-        let told = tell_expecting(&reply(bytes), 0, expect);
-        let verdict = told.last().unwrap();
+        let reported = sniffed_expecting(&reply(bytes), 0, expect);
+        let verdict = reported.last().unwrap();
         assert_eq!(verdict["expect"], expect.name());
         verdict["verdict"].as_str().unwrap().to_string()
     };
@@ -807,8 +815,8 @@ fn what_is_expected_of_replies_is_a_choice() {
     // Even when only TCP is checked, bytes that the capture lacks are missing.
     let mut lacking = reply(b"HTTP/1.1 200 OK");
     lacking.remove(4);
-    let told = tell_expecting(&lacking, 0, Expect::Anything);
-    let verdict = told.last().unwrap();
+    let reported = sniffed_expecting(&lacking, 0, Expect::Anything);
+    let verdict = reported.last().unwrap();
     assert_eq!(verdict["verdict"], "incomplete");
     let text = "15 bytes of the server are not in the capture, though they were sent";
     assert_eq!(findings(verdict), [(text.to_string(), Some(6))]);
@@ -816,9 +824,9 @@ fn what_is_expected_of_replies_is_a_choice() {
 
 #[test]
 fn packets_that_the_kernel_dropped_make_a_capture_incomplete() {
-    let told = tell(&ordinary(CLIENT, SERVER), 1);
-    assert_eq!(told.last().unwrap()["verdict"], "incomplete");
-    assert_eq!(told.last().unwrap()["flows_incomplete"], 0);
+    let reported = sniffed(&ordinary(CLIENT, SERVER), 1);
+    assert_eq!(reported.last().unwrap()["verdict"], "incomplete");
+    assert_eq!(reported.last().unwrap()["flows_incomplete"], 0);
 }
 
 #[test]
@@ -830,14 +838,14 @@ fn a_syn_that_was_refused_and_comes_again_is_another_attempt() {
         let mut packets = timed(talk);
         let next = ordinary(isn, SERVER);
         packets.extend(next.into_iter().map(|(at, packet)| (pause + at, packet)));
-        let told = tell(&packets, 0);
-        let flows: Vec<&str> = told
+        let reported = sniffed(&packets, 0);
+        let flows: Vec<&str> = reported
             .iter()
             .filter(|value| value["kind"] == "flow")
             .map(|flow| flow["verdict"].as_str().unwrap())
             .collect();
         assert_eq!(flows, ["wrong", "all well"], "{isn} {pause}");
-        assert_eq!(told[2]["analysis"][0], "reused_ports");
+        assert_eq!(reported[2]["analysis"][0], "reused_ports");
     }
     // An RST that does not acknowledge the SYN refuses nothing.
     let mut packets = ordinary(CLIENT, SERVER);

@@ -21,7 +21,10 @@ use upcase::sniff::flow::{self, Fault, Finding, Role};
 use upcase::sniff::packet::parse;
 
 /// Analyses packets with the code of `sniff`; returns the finished flows.
-fn told<'a>(packets: impl Iterator<Item = (Duration, &'a [u8])>, is_echo: bool) -> Vec<Finished> {
+fn reported<'a>(
+    packets: impl Iterator<Item = (Duration, &'a [u8])>,
+    is_echo: bool,
+) -> Vec<Finished> {
     let expect = if is_echo {
         Expect::Upper
     } else {
@@ -47,9 +50,11 @@ enum Verdict {
     Wrong,
 }
 
-fn verdict(told: &[Finished]) -> Verdict {
+fn verdict(reported: &[Finished]) -> Verdict {
     let is = |wanted: fn(&Conclusion) -> bool| {
-        let mut conclusions = told.iter().map(|finished| finished.judgement.conclusion);
+        let mut conclusions = reported
+            .iter()
+            .map(|finished| finished.judgement.conclusion);
         conclusions.any(|conclusion| wanted(&conclusion))
     };
     if is(|conclusion| *conclusion == Conclusion::Wrong) {
@@ -61,8 +66,8 @@ fn verdict(told: &[Finished]) -> Verdict {
     }
 }
 
-fn findings(told: &[Finished]) -> Vec<Finding> {
-    let findings = told
+fn findings(reported: &[Finished]) -> Vec<Finding> {
+    let findings = reported
         .iter()
         .flat_map(|finished| &finished.judgement.findings);
     findings.copied().collect()
@@ -131,7 +136,7 @@ fn check(capture: &Capture, kept: &[bool]) -> Result<(), String> {
     let frames = packets
         .iter()
         .map(|packet| (packet.time, &packet.bytes[..]));
-    let told = told(frames, capture.is_echo);
+    let reported = reported(frames, capture.is_echo);
     let there: Vec<&Truth> = truths.iter().filter(|truth| truth.is_there).collect();
     let expected = if there.iter().any(|truth| truth.has_reset) {
         Verdict::Wrong
@@ -140,10 +145,10 @@ fn check(capture: &Capture, kept: &[bool]) -> Result<(), String> {
     } else {
         Verdict::Incomplete
     };
-    let findings = findings(&told);
-    let found = verdict(&told);
+    let findings = findings(&reported);
+    let found = verdict(&reported);
     if found != expected {
-        let flows = told
+        let flows = reported
             .iter()
             .map(|finished| (finished.number, &finished.judgement));
         let flows: Vec<_> = flows.collect();
@@ -420,9 +425,9 @@ fn mutations(all: Range<u64>) {
         for _ in 0..EACH {
             let frames = mutate(&mut random, &capture);
             let packets = frames.iter().map(|(time, bytes)| (*time, &bytes[..]));
-            let told = told(packets, capture.is_echo);
+            let reported = reported(packets, capture.is_echo);
             tried += 1;
-            if verdict(&told) != Verdict::Complete || is_gone(&capture, &frames) {
+            if verdict(&reported) != Verdict::Complete || is_gone(&capture, &frames) {
                 continue;
             }
             well += 1;
@@ -529,14 +534,17 @@ fn strays_outside_the_window_change_no_verdict() {
             }
             frames.insert(place, (packet.time, stray(&mut random, &packet.bytes)));
             let packets = frames.iter().map(|(time, bytes)| (*time, &bytes[..]));
-            let told = told(packets, capture.is_echo);
+            let reported = reported(packets, capture.is_echo);
             tried += 1;
-            let found = verdict(&told);
-            let notes: usize = told.iter().map(|told| told.judgement.notes.len()).sum();
+            let found = verdict(&reported);
+            let notes: usize = reported
+                .iter()
+                .map(|reported| reported.judgement.notes.len())
+                .sum();
             if found != Verdict::Complete || notes != 1 {
                 let shown = frames.iter().map(|(time, bytes)| show(*time, bytes));
                 let shown: String = shown.collect();
-                let findings = findings(&told);
+                let findings = findings(&reported);
                 panic!(
                     "UPCASE_GAPS_SEED={seed}: {found:?}, {notes} notes, stray in place {place}: \
                      {findings:#?}\n{shown}"

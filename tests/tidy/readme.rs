@@ -103,9 +103,12 @@ fn the_table_has_every_option_with_its_default() {
             let row = rows.iter().find(has);
             let row = row.unwrap_or_else(|| panic!("{command} {option} is not in the README"));
             if let Some(default) = default {
-                let told = &row.default;
-                let was_reported = told.split([' ', ',']).any(|word| word == default);
-                assert!(was_reported, "{command} {option}: {default}, not {told}");
+                let reported = &row.default;
+                let was_reported = reported.split([' ', ',']).any(|word| word == default);
+                assert!(
+                    was_reported,
+                    "{command} {option}: {default}, not {reported}"
+                );
             }
             seen += 1;
         }
@@ -129,8 +132,8 @@ fn planted_bugs_are_counted() {
         let patches = std::fs::read_dir(format!("{folder}/{part}")).unwrap();
         patches.count()
     });
-    let told = format!("{} planted bugs", bugs.iter().sum::<usize>());
-    assert!(readme().contains(&told), "{told}");
+    let reported = format!("{} planted bugs", bugs.iter().sum::<usize>());
+    assert!(readme().contains(&reported), "{reported}");
 }
 
 #[test]

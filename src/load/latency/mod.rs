@@ -18,6 +18,7 @@ pub mod percentile;
 pub mod recent;
 pub mod statistics;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -92,11 +93,21 @@ pub enum Withheld {
 
 /// All samples of a [`Latency`], ordered by duration.
 #[derive(Debug)]
-pub struct Distribution {
-    all: Histogram<u64>,
+pub struct Distribution<'a> {
+    /// Borrowed unless censored samples had to be added: a copy takes up to 200 KB.
+    all: Cow<'a, Histogram<u64>>,
     /// The number of samples that are shorter than every censored one.
     known: u64,
     longest: Bound,
+}
+
+/// What the confidence intervals of the percentiles of a [`Latency`] follow from.
+#[derive(Debug)]
+pub struct Intervals<'a> {
+    all: Distribution<'a>,
+    blocks: &'a Blocks,
+    /// Whether the samples have no common distribution, because they grow or fall over the run.
+    is_drifting: bool,
 }
 
 impl Default for Latency {
@@ -322,8 +333,8 @@ impl Latency {
     }
 
     /// Returns the ordered samples, for percentiles; `None` when there are no samples.
-    pub fn distribution(&self) -> Option<Distribution> {
-        let mut all = self.known.clone();
+    pub fn distribution(&self) -> Option<Distribution<'_>> {
+        let mut all = Cow::Borrowed(&self.known);
         let mut known = all.len();
         if let Some(censored) = &self.censored {
             // A measured sample in the bucket of the shortest censored one may be longer than that,
@@ -333,7 +344,7 @@ impl Latency {
                 0 => 0,
                 bucket => self.known.count_between(0, bucket - 1),
             };
-            add(&mut all, &censored.histogram);
+            add(all.to_mut(), &censored.histogram);
         }
         let longest = Bound {
             value: Duration::from_nanos(self.longest),
@@ -348,11 +359,42 @@ impl Latency {
 
     /// Returns the 95 % confidence interval of the true percentile, or why there is none.
     pub fn interval(&self, percentile: f64) -> Result<Interval, Withheld> {
+        self.intervals()?.of(percentile)
+    }
+
+    /// Returns what the confidence intervals of all percentiles follow from, or why there are none.
+    pub fn intervals(&self) -> Result<Intervals<'_>, Withheld> {
         let blocks = self.blocks.as_ref().ok_or(Withheld::NoBlocks)?;
         let all = self.distribution().ok_or(Withheld::TooShort)?;
+        let is_drifting = drift(&all, blocks).is_some();
+        Ok(Intervals {
+            all,
+            blocks,
+            is_drifting,
+        })
+    }
+
+    /// Returns the trend of the samples over the run, if it is statistically significant and
+    /// changes them by more than a tenth of their median, so that they have no common distribution.
+    pub fn drift(&self) -> Option<Trend> {
+        drift(&self.distribution()?, self.blocks.as_ref()?)
+    }
+
+    /// Returns the trend of the samples over the run, in seconds, computed from the means of its
+    /// blocks; `None` when it is not statistically significant, or without blocks. See
+    /// [`statistics::trend`] for the error rate of the test.
+    pub fn trend(&self) -> Option<Trend> {
+        trend(&self.distribution()?, self.blocks.as_ref()?)
+    }
+}
+
+impl Intervals<'_> {
+    /// Returns the 95 % confidence interval of the true percentile, or why there is none.
+    pub fn of(&self, percentile: f64) -> Result<Interval, Withheld> {
+        let all = &self.all;
         let effective_samples =
-            effective_samples(&all, blocks, percentile).ok_or(Withheld::TooShort)?;
-        if drift(&all, blocks).is_some() {
+            effective_samples(all, self.blocks, percentile).ok_or(Withheld::TooShort)?;
+        if self.is_drifting {
             return Err(Withheld::Trend);
         }
         // The number of independent samples below the true percentile is binomially distributed.
@@ -374,19 +416,6 @@ impl Latency {
         let low = all.sample(rank(low).max(1));
         let high = all.sample(rank(high).clamp(1, all.count()));
         Ok((low.value, (!high.at_least).then_some(high.value)))
-    }
-
-    /// Returns the trend of the samples over the run, if it is statistically significant and
-    /// changes them by more than a tenth of their median, so that they have no common distribution.
-    pub fn drift(&self) -> Option<Trend> {
-        drift(&self.distribution()?, self.blocks.as_ref()?)
-    }
-
-    /// Returns the trend of the samples over the run, in seconds, computed from the means of its
-    /// blocks; `None` when it is not statistically significant, or without blocks. See
-    /// [`statistics::trend`] for the error rate of the test.
-    pub fn trend(&self) -> Option<Trend> {
-        trend(&self.distribution()?, self.blocks.as_ref()?)
     }
 }
 
@@ -446,9 +475,9 @@ fn shares(all: &Distribution, blocks: &Blocks, percentile: f64) -> Vec<Share> {
         least => all.all.count_between(0, least - 1),
     };
     let wanted = all.count() as f64 * percentile / 100.0;
-    let distance = |step| (below(step) as f64 - wanted).abs();
-    let with_step =
-        below(step) > 0 && (below(next) == all.count() || distance(step) < distance(next));
+    let distance = |below: u64| (below as f64 - wanted).abs();
+    let (before, with) = (below(step), below(next));
+    let with_step = before > 0 && (with == all.count() || distance(before) < distance(with));
     blocks.shares(if with_step { step } else { next })
 }
 
@@ -470,7 +499,7 @@ fn add(to: &mut Histogram<u64>, from: &Histogram<u64>) {
         .expect("a histogram that grows takes every value");
 }
 
-impl Distribution {
+impl Distribution<'_> {
     /// Returns the samples, with the censored ones at their age.
     pub fn histogram(&self) -> &Histogram<u64> {
         &self.all

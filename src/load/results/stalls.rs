@@ -117,27 +117,36 @@ mod tests {
 
     /// Returns the service times of a thousand replies: 500 ms for `slow` of them, 1 ms for the
     /// others.
-    fn service(slow: u32) -> Distribution {
+    fn service(slow: u32) -> Latency {
         let mut latency = Latency::default();
         latency.record_many(MS, (1000 - slow).into());
         latency.record_many(500 * MS, slow.into());
-        latency.distribution().unwrap()
+        latency
     }
 
     #[test]
     fn slow_replies_are_no_stall() {
         // The last replies of a drain, which were slow already before the silence.
         let drain = silence(&[(200, 500), (290, 500), (100, 400), (50, 500)]);
-        assert_eq!(drain.stall(&service(10)), None);
+        assert_eq!(drain.stall(&service(10).distribution().unwrap()), None);
         // A single message in flight at a low rate.
-        assert_eq!(silence(&[(0, 500)]).stall(&service(10)), None);
-        assert_eq!(silence(&[(0, 500)]).stall(&service(1)), None);
+        assert_eq!(
+            silence(&[(0, 500)]).stall(&service(10).distribution().unwrap()),
+            None
+        );
+        assert_eq!(
+            silence(&[(0, 500)]).stall(&service(1).distribution().unwrap()),
+            None
+        );
     }
 
     #[test]
     fn many_messages_that_stop_at_once_are_a_stall() {
         let waits: Vec<_> = (0..20).map(|_| (0, 500)).collect();
-        assert_eq!(silence(&waits).stall(&service(20)), Some(500 * MS));
+        assert_eq!(
+            silence(&waits).stall(&service(20).distribution().unwrap()),
+            Some(500 * MS)
+        );
     }
 
     #[test]

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_for_each_interval_tells_everything() {
+    fn a_line_for_each_interval_has_everything() {
         let mut plan = plan(Stop::After(Duration::from_secs(60)));
         plan.pace = Pace::Open {
             rate: Rate::parse("2000").unwrap(),

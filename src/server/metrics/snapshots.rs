@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_to_answer_tells_the_person_who_asked_and_only_once() {
+    fn the_last_shard_completes_a_request_and_only_once() {
         let requests = Requests::new().unwrap();
         let remotes = (0..2).map(|_| requests.remote().unwrap()).collect();
         let snapshots = Snapshots::new(remotes);

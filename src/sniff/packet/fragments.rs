@@ -460,7 +460,7 @@ mod tests {
             // A later fragment does not complete it.
             assert_eq!(add(&mut all, 1, 16..20, false), Err(Unread::Fragment));
             all.finish();
-            assert_eq!(all.take_lost(), [], "told already");
+            assert_eq!(all.take_lost(), [], "reported already");
         }
         let mut all = Fragments::default();
         add(&mut all, 1, 16..20, false).unwrap_err();

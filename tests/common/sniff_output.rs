@@ -50,7 +50,7 @@ impl Write for Page {
 
 /// Runs `sniff` on the bytes of a capture file; returns the verdict and the objects of the
 /// document.
-pub fn tell(file: Vec<u8>) -> anyhow::Result<(Verdict, Vec<Value>)> {
+pub fn sniffed(file: Vec<u8>) -> anyhow::Result<(Verdict, Vec<Value>)> {
     let style = Style {
         relative: false,
         width: 60,

@@ -442,8 +442,8 @@ fn the_share_of_an_address_is_that_of_all_shards() {
         let error = serve.connect().read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
-    let told = "its address has 3 connections open, the limit of --max-connections-per-ip";
-    serve.process.wait_for_stderr(told);
+    let reported = "its address has 3 connections open, the limit of --max-connections-per-ip";
+    serve.process.wait_for_stderr(reported);
     let mut first = clients.remove(0);
     first.shutdown(Shutdown::Write).unwrap();
     expect_fin(&mut first);
