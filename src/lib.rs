@@ -41,6 +41,7 @@
 //! | `record` | load runs in directories: written while they go on, read, merged |
 //! | `report` | the results of a load run as text, JSON, tables and pages |
 //! | `compare` | two sets of recorded runs: ratios with their intervals |
+//! | `search` | the search for the highest rate that holds an objective |
 //! | `cli` | the command line, one file a command |
 //! | `logging` | the log, which never blocks its callers |
 //!
@@ -81,14 +82,15 @@
 //! 5  server/engine/serving*  server/engine/timeouts*  server/mod  sniff/flow/close*
 //! 5  sniff/flow/exchange*  sniff/flow/handshake*
 //! 4  cli/send  load/results/evidence*  record/hlog*  server/engine/mod*  sniff/flow/sides*
-//! 4  sniff/live
+//! 4  search/strategy*  sniff/live
 //! 3  cli/options  load/engine/pacer*  load/latency/encoded*  load/results/stalls*  report/hgrm*
-//! 3  report/page/words*  report/percentiles*  send/mod  server/deadlines/mod*
+//! 3  report/page/words*  report/percentiles*  search/database*  search/mod*  send/mod
+//! 3  server/deadlines/mod*
 //! 3  server/engine/kernel  server/metrics/mod  sniff/file/mod  sniff/flow/observation*
 //! 3  sniff/flow/side*  sniff/packet/mod*  sniff/packet/tunnels*
 //! 2  address/happy_eyeballs  cli/given*  cli/values  compare/condition*  load/engine/connection*
 //! 2  load/engine/dialer*  load/latency/mod*  load/plan/mod*  logging/mod  reactor/interrupt
-//! 2  reactor/mod  report/page/chart*  report/progress/layout*  server/admission*
+//! 2  reactor/mod  report/page/chart*  report/progress/layout*  search/goal*  server/admission*
 //! 2  server/connection*  server/keepalive*  server/metrics/page*  server/metrics/snapshots
 //! 2  sniff/file/pcap*  sniff/file/pcapng*  sniff/flow/analysis*  sniff/packet/fragments*
 //! 2  sniff/packet/ip*  sniff/packet/links*  sniff/print/calendar*
@@ -176,6 +178,7 @@ pub mod logging;
 pub mod reactor;
 pub mod record;
 pub mod report;
+pub mod search;
 pub mod send;
 pub mod server;
 pub mod sniff;
