@@ -42,6 +42,7 @@
 //! | `report` | the results of a load run as text, JSON, tables and pages |
 //! | `compare` | two sets of recorded runs: ratios with their intervals |
 //! | `search` | the search for the highest rate that holds an objective |
+//! | `sweep` | runs at several rates, as a curve |
 //! | `cli` | the command line, one file a command |
 //! | `logging` | the log, which never blocks its callers |
 //!
@@ -56,12 +57,13 @@
 //! 21 main
 //! 20 cli/mod
 //! 19 cli/args
-//! 18 cli/compare
-//! 17 compare/json*  compare/markdown*  compare/page*  compare/text*
-//! 16 cli/load/mod  cli/report  compare/mod*
-//! 15 cli/load/measure  compare/differences*
+//! 18 cli/compare  cli/load/mod
+//! 17 cli/load/search  cli/load/sweep  compare/json*  compare/markdown*  compare/page*
+//! 17 compare/text*
+//! 16 cli/load/series  cli/report  compare/mod*  search/json*  search/text*
+//! 15 cli/load/measure  compare/differences*  search/report*  sweep/json*  sweep/page*  sweep/text*
 //! 14 cli/load/args  compare/run*  report/ci*  report/json*  report/page/curve*  report/page/mod*
-//! 14 report/page/tables*  report/page/verdict*  report/text*
+//! 14 report/page/tables*  report/page/verdict*  report/text*  search/trial*  sweep/mod*
 //! 13 load/judge/verdict*  report/progress/mod
 //! 12 cli/sniff  load/judge/pace*  load/judge/server*  record/interval_writer  record/merge*
 //! 12 report/progress/view*
@@ -72,7 +74,7 @@
 //! 9  load/engine/connections*  load/engine/messages*  load/engine/paths*  load/results/summary*
 //! 9  record/course  record/observer  report/csv*  report/page/heatmap*  report/page/join*
 //! 9  report/progress/plain*  sniff/print/document*
-//! 8  load/engine/mod*  record/interval*  record/series*  report/page/columns*
+//! 8  cli/load/many  load/engine/mod*  record/interval*  record/series*  report/page/columns*
 //! 8  report/progress/figures*  sniff/flow/flows*  sniff/print/json*
 //! 7  load/engine/presence*  load/judge/assertion*  load/results/recorder*  load/results/targets*
 //! 7  report/outcomes*  sniff/flow/judge*  sniff/flow/retired*  sniff/flow/reuse*
@@ -81,13 +83,12 @@
 //! 5  load/engine/world*  load/probe/mod  server/engine/accepting*  server/engine/probing*
 //! 5  server/engine/serving*  server/engine/timeouts*  server/mod  sniff/flow/close*
 //! 5  sniff/flow/exchange*  sniff/flow/handshake*
-//! 4  cli/send  load/results/evidence*  record/hlog*  server/engine/mod*  sniff/flow/sides*
-//! 4  search/strategy*  sniff/live
+//! 4  cli/send  load/results/evidence*  record/hlog*  search/strategy*  server/engine/mod*
+//! 4  sniff/flow/sides*  sniff/live
 //! 3  cli/options  load/engine/pacer*  load/latency/encoded*  load/results/stalls*  report/hgrm*
 //! 3  report/page/words*  report/percentiles*  search/database*  search/mod*  send/mod
-//! 3  server/deadlines/mod*
-//! 3  server/engine/kernel  server/metrics/mod  sniff/file/mod  sniff/flow/observation*
-//! 3  sniff/flow/side*  sniff/packet/mod*  sniff/packet/tunnels*
+//! 3  server/deadlines/mod*  server/engine/kernel  server/metrics/mod  sniff/file/mod
+//! 3  sniff/flow/observation*  sniff/flow/side*  sniff/packet/mod*  sniff/packet/tunnels*
 //! 2  address/happy_eyeballs  cli/given*  cli/values  compare/condition*  load/engine/connection*
 //! 2  load/engine/dialer*  load/latency/mod*  load/plan/mod*  logging/mod  reactor/interrupt
 //! 2  reactor/mod  report/page/chart*  report/progress/layout*  search/goal*  server/admission*
@@ -96,11 +97,11 @@
 //! 2  sniff/packet/ip*  sniff/packet/links*  sniff/print/calendar*
 //! 1  address/resolve  cli/numbers*  compare/metric*  load/latency/blocks*  load/plan/payload*
 //! 1  load/plan/schedule*  load/preflight  logging/writer  reactor/signals  record/description
-//! 1  report/page/scale*  report/progress/sparkline*  send/editor  server/deadlines/timer_wheel*
-//! 1  server/engine/world*  server/listener*  server/log_limit*  server/metrics/http*
-//! 1  server/stats*  sniff/file/drops*  sniff/file/input  sniff/file/record*  sniff/flow/finding*
-//! 1  sniff/flow/stream*  sniff/packet/layer*  sniff/packet/segment*  sniff/print/text*
-//! 1  sys/cpu_sample  sys/packet_socket  sys/sandbox  sys/socket
+//! 1  report/grid*  report/page/scale*  report/progress/sparkline*  send/editor
+//! 1  server/deadlines/timer_wheel*  server/engine/world*  server/listener*  server/log_limit*
+//! 1  server/metrics/http*  server/stats*  sniff/file/drops*  sniff/file/input  sniff/file/record*
+//! 1  sniff/flow/finding*  sniff/flow/stream*  sniff/packet/layer*  sniff/packet/segment*
+//! 1  sniff/print/text*  sys/cpu_sample  sys/packet_socket  sys/sandbox  sys/socket
 //! 0  address/mod*  causes*  cli/output  cli/usage  compare/ratio*  echo*
 //! 0  load/engine/inline_queue*  load/judge/mod  load/latency/percentile*  load/latency/recent*
 //! 0  load/latency/statistics*  load/plan/random*  load/plan/sizes*  load/probe/icmp*
@@ -183,5 +184,6 @@ pub mod send;
 pub mod server;
 pub mod sniff;
 pub mod stream;
+pub mod sweep;
 pub mod sys;
 pub mod units;

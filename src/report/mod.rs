@@ -4,6 +4,7 @@
 pub mod ci;
 pub mod columns;
 pub mod csv;
+pub mod grid;
 pub mod hgrm;
 pub mod json;
 pub mod outcomes;

@@ -1,10 +1,12 @@
 //! Tests the page of `report --format html`: as a file, and as Chromium shows it. The page of
-//! `compare` is shown as well.
+//! `compare` and that of a sweep are shown as well.
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use super::record::{Folder, record};
+use crate::common::peers::slow_server;
 use crate::common::{self, Temporary, run};
 
 /// Writes the page of a recorded run; returns it.
@@ -58,6 +60,17 @@ fn page_of_a_comparison() -> Temporary {
     html
 }
 
+/// Returns the page of a sweep beyond what the server can do: it has one connection, and answers a
+/// message at a time.
+fn page_of_a_sweep() -> Temporary {
+    let address = slow_server(Duration::from_millis(2));
+    let html = Temporary(Temporary::new(b"").0.with_extension("html"));
+    let sweep = format!("load {address} --connections 2 --sweep 100..900:5 --duration 1s");
+    let ended = run(&format!("{sweep} --format html"));
+    fs::write(&html.0, ended.stdout).unwrap();
+    html
+}
+
 #[test]
 #[ignore = "a minute, with Chromium"]
 fn a_browser_shows_every_page_as_it_should_be() {
@@ -88,6 +101,7 @@ fn a_browser_shows_every_page_as_it_should_be() {
         })
         .collect();
     files.push(page_of_a_comparison());
+    files.push(page_of_a_sweep());
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/look.py");
     let look = |files: &[&Temporary]| {
         let mut look = Command::new("python3");

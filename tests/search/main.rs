@@ -6,4 +6,6 @@
 mod common;
 
 mod classification;
+mod commands;
+mod knee;
 mod simulation;

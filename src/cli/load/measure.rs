@@ -1,6 +1,7 @@
 //! Carries out one run: from options to a judged result, which is recorded if the options say so.
 //! Used by every command that measures.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
 use std::fs::File;
@@ -76,7 +77,8 @@ pub(in crate::cli) fn measure(args: &LoadArgs) -> anyhow::Result<Measured> {
     let targets = targets.map(|named| reachable(named, &sources));
     let mut targets = targets.collect::<anyhow::Result<Vec<_>>>()?;
     let log = args.interval_log.as_deref().map(interval_log).transpose()?;
-    let own_server = targets.is_empty().then(|| own_server(&sources));
+    let is_first = args.place.is_none_or(|place| place == 1);
+    let own_server = targets.is_empty().then(|| own_server(&sources, is_first));
     let own_server = own_server.transpose()?;
     targets.extend(own_server.as_ref().map(OwnServer::address));
     let plan = plan(args, targets, sources, content);
@@ -85,14 +87,9 @@ pub(in crate::cli) fn measure(args: &LoadArgs) -> anyhow::Result<Measured> {
     let recording = recording.map(|folder| Recording::begin(folder, description.clone(), &plan));
     let files = IntervalFiles::new(recording.transpose()?, log, plan.percentiles.clone());
     let outputs = Outputs::start(args, files)?;
-    match socket::option_mismatches(&plan.options) {
-        Ok(option_mismatches) => option_mismatches
-            .iter()
-            .for_each(|mismatch| warn!("{mismatch}")),
-        Err(error) => warn!("cannot check the socket options that the kernel grants: {error}"),
-    }
-    if let Some(hint) = hint {
-        warn!("{hint}");
+    if is_first {
+        warn_of_options(&plan.options);
+        hint.iter().for_each(|hint| warn!("{hint}"));
     }
     let measured = carry_out(plan, args.progress, outputs.as_ref());
     let served = match (own_server, &measured) {
@@ -114,6 +111,10 @@ pub(in crate::cli) fn measure(args: &LoadArgs) -> anyhow::Result<Measured> {
             let is_failed = failure.is_some();
             let render = |judged: &Judged| json(judged, &description, is_failed);
             let judged = recorded(summary, written.recording, judge, render);
+            if args.place.is_none() && judged.summary.unrecorded.is_none() {
+                args.record.iter().for_each(|folder| name_record(folder));
+            }
+
             Ok(Measured {
                 judged,
                 description,
@@ -141,6 +142,12 @@ fn json(judged: &Judged, description: &Description, is_failed: bool) -> String {
     report::json::render(judged, slice::from_ref(description), code)
 }
 
+/// Logs where a complete record is.
+fn name_record(folder: &Path) {
+    let folder = folder.display();
+    info!("the run is recorded in {folder}: `upcase report {folder}` prints its report");
+}
+
 /// Completes the record of a run, if there is one, and judges the run.
 fn recorded(
     mut summary: Summary,
@@ -151,14 +158,10 @@ fn recorded(
     let Some(recording) = recording else {
         return judge(summary);
     };
-    let folder = recording.folder().display().to_string();
     summary.unrecorded = recording.incomplete().map(str::to_string);
     let judged = judge(summary);
     match recording.finish(&judged.summary, &render(&judged)) {
-        None => {
-            info!("the run is recorded in {folder}: `upcase report {folder}` prints its report");
-            judged
-        }
+        None => judged,
         // Only now is it known that the record lacks the result.
         Some(lacks) if judged.summary.unrecorded.is_none() => judge(Summary {
             unrecorded: Some(lacks),
@@ -195,6 +198,11 @@ fn describe(args: &LoadArgs) -> Description {
     if args.churn.is_some() {
         set("close", named(args.close.unwrap_or_default()));
     }
+    description(args, options)
+}
+
+/// Describes what the command line asks for, with these options.
+pub(super) fn description(args: &LoadArgs, options: BTreeMap<String, OptionValue>) -> Description {
     let labels = args.label.iter();
     let labels = labels.map(|label| (label.key.clone(), label.value.clone()));
     // The program is named as it is installed, not as it was found.
@@ -203,14 +211,24 @@ fn describe(args: &LoadArgs) -> Description {
     Description::new(command, options, args.note.clone(), labels.collect())
 }
 
-fn own_server(sources: &[SocketAddr]) -> anyhow::Result<OwnServer> {
+/// Warns of socket options that the kernel does not grant as they were asked for.
+fn warn_of_options(options: &socket::Options) {
+    match socket::option_mismatches(options) {
+        Ok(mismatches) => mismatches.iter().for_each(|mismatch| warn!("{mismatch}")),
+        Err(error) => warn!("cannot check the socket options that the kernel grants: {error}"),
+    }
+}
+
+fn own_server(sources: &[SocketAddr], is_first: bool) -> anyhow::Result<OwnServer> {
     if let Some(source) = sources.iter().find(|source| !source.is_ipv4()) {
         let source = display_ip(*source);
         bail!("--source {source} cannot reach a server on 127.0.0.1: name a TARGET");
     }
     let server = OwnServer::start()?;
-    let address = server.address();
-    info!("no target was given: testing a built-in server on {address}");
+    if is_first {
+        let address = server.address();
+        info!("no target was given: testing a built-in server on {address}");
+    }
     Ok(server)
 }
 

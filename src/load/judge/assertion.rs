@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::load::latency::{Bound, Latency};
+use crate::load::latency::{BEYOND, Bound, Latency};
 use crate::load::results::{Counts, Results};
 use crate::units::short;
 
@@ -222,6 +222,20 @@ impl Condition {
         matches!(self.subject, Subject::Number(Quantity::Rate, _))
     }
 
+    /// Returns the number of messages below which the condition cannot hold, since a percentile has
+    /// too few samples.
+    pub fn messages_needed(&self) -> u64 {
+        match self.subject {
+            Subject::Time(Metric::Connect, ..) | Subject::Number(..) => 0,
+            Subject::Time(_, Statistic::Percentile(percentile), _) => {
+                // Without the rounding, the difference to 100 would be off by a billionth.
+                let beyond = ((100.0 - percentile) * 1e9).round() / 1e11;
+                (BEYOND as f64 / beyond).ceil() as u64
+            }
+            Subject::Time(_, Statistic::Max | Statistic::Mean, _) => 1,
+        }
+    }
+
     /// Returns whether the condition is about a time or a rate that the load generator may have
     /// caused, in a run whose results are valid up to this percentile.
     pub fn is_beyond(&self, percentile: f64) -> bool {
@@ -357,6 +371,13 @@ impl Assertion {
     }
 }
 
+/// Formats the condition as it was written.
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.text)
+    }
+}
+
 impl fmt::Display for Assertion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let holds = match self.outcome {
@@ -429,6 +450,30 @@ mod tests {
             "p-1<1ms",
         ] {
             assert!(bad.parse::<Condition>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_percentile_needs_messages_beyond_it() {
+        let needed = |text: &str| text.parse::<Condition>().unwrap().messages_needed();
+        for (text, expected) in [
+            ("p50<1ms", 20),
+            ("p99<1ms", 1000),
+            ("service.p99.99<1ms", 100_000),
+            ("max<1ms", 1),
+            ("connect.p99<1ms", 0),
+            ("errors=0", 0),
+        ] {
+            assert_eq!(needed(text), expected, "{text}");
+            let mut results = Results::default();
+            results
+                .response
+                .record_many(Duration::from_nanos(1), expected);
+            results
+                .service
+                .record_many(Duration::from_nanos(1), expected);
+            let holds = check(text, &results).holds();
+            assert!(holds || text.starts_with("connect"), "{text}");
         }
     }
 

@@ -68,6 +68,11 @@ pub fn render(judged: &Judged, runs: &[Description], columns: &Columns) -> Strin
     document(&title, "", &body.concat(), SCRIPT)
 }
 
+/// Returns the script that shows the values of the figures under the pointer.
+pub fn script() -> &'static str {
+    SCRIPT
+}
+
 /// Returns a page with the style sheet and the policy of this one. `title` is escaped here, `style`
 /// is added to the sheet, `body` is HTML, and a `script` may be empty.
 pub fn document(title: &str, style: &str, body: &str, script: &str) -> String {
