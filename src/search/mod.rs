@@ -22,6 +22,9 @@ use std::time::Duration;
 
 use crate::search::goal::Goal;
 
+/// The number of long trials that the default duration sum consists of.
+pub const TRIALS_DEFAULT: u32 = 5;
+
 /// The default goal. Trials of 2 s have enough messages for a p99 from some hundred messages per
 /// second on. Of five trials at a load, 10 s together, three decide: a single one that is disturbed
 /// does not, also where an overload before it already spoiled the first one. The bounds are within

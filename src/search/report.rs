@@ -70,13 +70,15 @@ impl Search {
             }
         };
         match self.ending {
-            Ending::Found => format!("{objective} holds up to a rate between {low} and {high}"),
+            Ending::Found => {
+                format!("the highest rate that holds {objective} is between {low} and {high}")
+            }
             Ending::HoldsAtMost => format!(
-                "{objective} holds at {low}, the highest rate of the search: a lower bound of what \
+                "{low}, the highest rate of the search, holds {objective}: a lower bound of what \
                  the server can do"
             ),
             Ending::FailsAtLeast => {
-                format!("{objective} does not hold at {high}, the lowest rate of the search")
+                format!("{high}, the lowest rate of the search, does not hold {objective}")
             }
             Ending::GeneratorLimit(load) => {
                 format!("the generator is the limit at {load}/s; {known}")

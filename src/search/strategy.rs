@@ -26,8 +26,9 @@ use crate::search::database::{Class, Database, LoadTrials};
 use crate::search::goal::{Load, Range};
 
 /// The number of trials in a row that are discarded at a load before the generator counts as its
-/// limit: other processes can disturb one trial, and by chance some more after it.
-const DISCARDED_MOST: u32 = 4;
+/// limit. On a machine where other processes disturb every other trial, as many in a row are
+/// discarded by chance at one load in sixty.
+const DISCARDED_MOST: u32 = 6;
 
 /// The greatest step between two loads while one end of the interval is missing, in the logarithm:
 /// twice the load. A greater one would overload the server more than it needs to.

@@ -20,6 +20,7 @@ use std::time::Duration;
 use crate::load::judge::assertion::{self, Assertion};
 use crate::load::judge::verdict::{Judged, Verdict};
 use crate::search::goal::Load;
+use crate::units::short;
 
 /// What a trial shows about its load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,9 +112,14 @@ impl TrialReport {
             }
             Outcome::Discarded => false,
         };
-        let reason = match judged.summary.times.interrupted {
-            true => Some("a signal ended it".to_string()),
-            false => judged.findings.evidence.first().cloned(),
+        let growth = judged.summary.growth().filter(|_| outcome == Outcome::Bad);
+        let reason = match growth {
+            _ if judged.summary.times.interrupted => Some("a signal ended it".to_string()),
+            Some(growth) if judged.findings.verdict == Verdict::ServerBound => Some(format!(
+                "the queue grew: responses became longer by {} each second",
+                short(Duration::from_secs_f64(growth))
+            )),
+            _ => judged.findings.evidence.first().cloned(),
         };
         TrialReport {
             number,

@@ -174,3 +174,115 @@ impl Sweep {
         format!("{runs} of {time} from {least} to {most} messages/s")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::load::plan::{Plan, Stop};
+    use crate::load::results::summary::Summary;
+    use crate::record::description::Description;
+    use crate::report::columns::width;
+
+    /// Returns a run whose response time is known, with a verdict.
+    fn point(number: u32, milliseconds: u64, verdict: Verdict) -> Point {
+        let target = "127.0.0.1:7".parse().unwrap();
+        let plan = Arc::new(Plan::new(target, Stop::Messages(1)));
+        let mut summary = Summary::empty(&plan);
+        let response = &mut summary.results.response;
+        response.record_many(Duration::from_millis(milliseconds), 2000);
+        if verdict == Verdict::Failed {
+            (0..50).for_each(|_| response.record_at_least(Duration::from_secs(1)));
+        }
+        let mut judged = Judged::new(summary, &[], Vec::new());
+        judged.findings.verdict = verdict;
+        judged.findings.evidence = vec!["<because>".to_string()];
+        Point::new(number, Load::new(1000.0 * f64::from(number)), &judged)
+    }
+
+    fn sweep() -> Sweep {
+        Sweep {
+            target: "a<b>".to_string(),
+            loads: (1..=5)
+                .map(|it| Load::new(1000.0 * f64::from(it)))
+                .collect(),
+            duration: Duration::from_secs(5),
+            percentiles: Percentile::STANDARD.to_vec(),
+            points: vec![
+                point(1, 1, Verdict::Valid),
+                point(2, 2, Verdict::ClientBound),
+                point(3, 30, Verdict::ServerBound),
+                point(4, 100, Verdict::Failed),
+            ],
+            is_interrupted: true,
+            failure: None,
+        }
+    }
+
+    #[test]
+    fn the_text_has_every_run_and_fits_into_a_terminal() {
+        let sweep = sweep();
+        let text = text::render(&sweep, None);
+        for part in [
+            "run 3        3,000/s",
+            "server-bound\n",
+            ">= 1.00 s",
+            "a signal ended the sweep",
+            "the numbers of 1 run are not those of the server",
+            "2,000/s, client-bound: <because>",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!text.contains("valid: <because>"), "{text}");
+        for columns in [20, 60, 100] {
+            let text = text::render(&sweep, Some(columns));
+            assert!(text.lines().all(|line| width(line) <= columns), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_page_marks_what_is_not_the_servers() {
+        let sweep = sweep();
+        let run = Description::new(
+            "a <b>".to_string(),
+            Default::default(),
+            None,
+            Default::default(),
+        );
+        let page = page::render(&sweep, &run);
+        for part in [
+            "class=\"line bound\"",
+            "class=\"shade\"",
+            "dotted: server-bound, or failed",
+            "<th scope=\"row\">5,000/s</th><td>–</td>",
+            "not run</td>",
+        ] {
+            assert!(page.contains(part), "{part}");
+        }
+        assert!(
+            !page.contains("<because>") && !page.contains("<b>"),
+            "escaped"
+        );
+        let nothing = Sweep {
+            points: Vec::new(),
+            ..sweep
+        };
+        assert!(page::render(&nothing, &run).contains("No percentile is known."));
+    }
+
+    #[test]
+    fn a_sweep_is_open_where_the_curve_is_not_the_servers() {
+        let mut sweep = sweep();
+        assert!(sweep.is_open());
+        sweep.is_interrupted = false;
+        assert!(sweep.is_open(), "one rate is missing");
+        sweep.points.push(point(5, 1, Verdict::ServerBound));
+        assert!(sweep.is_open(), "the generator limited one");
+        sweep.points[1].is_allowed = true;
+        assert!(!sweep.is_open());
+        assert!(!sweep.has_wrong_replies());
+        sweep.points[0].mismatched = 1;
+        assert!(sweep.has_wrong_replies());
+    }
+}

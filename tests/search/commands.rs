@@ -70,7 +70,7 @@ fn an_objective_that_holds_at_the_highest_rate_is_a_lower_bound() {
         "goal         p50<100s; final trial duration 200ms, duration sum 400ms, exceed ratio 0.5",
         "lower bound  400 messages/s, the relevant lower bound",
         "upper bound  there is no relevant upper bound",
-        "the highest rate of the search: a lower bound",
+        "400/s, the highest rate of the search, holds p50<100s: a lower bound",
         "-> search higher: --search-rates",
     ] {
         assert!(text.contains(part), "{part}: {text}");
@@ -83,7 +83,7 @@ fn an_objective_that_fails_at_the_lowest_rate_is_a_failure() {
     assert!(
         ended
             .stdout
-            .contains("does not hold at 100/s, the lowest rate of the search"),
+            .contains("100/s, the lowest rate of the search, does not hold p50<1ns"),
         "{ended:#?}"
     );
     let log = ended.stderr;
@@ -221,7 +221,7 @@ fn options_that_do_not_fit_are_refused() {
             "5 is more than 1",
         ),
         (
-            "--find-max errors=0 --goal-duration 20s",
+            "--find-max errors=0 --goal-duration 20s --goal-sum 10s",
             "--goal-sum 10s is shorter than one trial of --goal-duration 20s",
         ),
         (

@@ -17,6 +17,10 @@ use crate::common::run;
 /// machine are not exact.
 const BURST: Duration = Duration::from_millis(5);
 
+/// The share by which a rate may exceed the service rate without a visible queue in a trial of 2 s:
+/// the server catches up once with the burst, and a growth of 1 ms is too short to be seen.
+const UNSEEN: f64 = (0.005 + 0.001) / 2.0;
+
 /// The longest time of a search.
 const TIME_MOST: f64 = 90.0;
 
@@ -59,7 +63,8 @@ fn search(seed: u64) -> Found {
     let bound = |name: &str| report[name].as_f64().unwrap_or(f64::NAN);
     let (lower, upper) = (bound("relevant_lower_bound"), bound("relevant_upper_bound"));
     let seconds = report["elapsed_s"].as_f64().unwrap();
-    let is_right = lower <= rate && rate <= upper && report["end"] == "found";
+    let is_between = lower <= rate * (1.0 + UNSEEN) && rate <= upper;
+    let is_right = is_between && report["end"] == "found";
     println!(
         "seed {seed}: knee {rate:.0}/s, bounds {lower} and {upper}, {}, {} trials, {} discarded, \
          {seconds:.1} s: {}",
@@ -69,7 +74,11 @@ fn search(seed: u64) -> Found {
         if is_right { "right" } else { "not right" }
     );
     if !is_right {
-        println!("{}", report["trials"]);
+        report["trials"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .for_each(|trial| println!("{trial}"));
     }
     Found { is_right, seconds }
 }

@@ -9,7 +9,7 @@ use crate::cli::values::rate;
 use crate::load::judge::assertion::Condition;
 use crate::search::goal::{Goal, Load, Range};
 use crate::search::strategy::Strategy;
-use crate::search::{GOAL_DEFAULT, SHORT_TRIAL, TIME_DEFAULT};
+use crate::search::{GOAL_DEFAULT, SHORT_TRIAL, TIME_DEFAULT, TRIALS_DEFAULT};
 
 /// The default of `--duration` for each run of a sweep.
 pub(super) const SWEEP_DURATION_DEFAULT: Duration = Duration::from_secs(5);
@@ -51,7 +51,7 @@ pub(in crate::cli) struct ManyArgs {
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     goal_duration: Option<Duration>,
     /// Goal duration sum: time of the long trials at a rate that decides about it; needs --find-max
-    /// [default: 10s]
+    /// [default: 10s, as long as five trials]
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     goal_sum: Option<Duration>,
     /// Goal exceed ratio: the share of that time in which trials may be bad, 0 to less than 1;
@@ -69,10 +69,9 @@ pub(in crate::cli) struct ManyArgs {
     /// Maximum time of the search; needs --find-max [default: 5m]
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     search_time: Option<Duration>,
-    /// Make N runs at rates from LOW to HIGH, in equal steps, each with new connections and for
-    /// --duration [default: 5s]: a table of the response times, and a curve with --format html;
-    /// exit code 0 whatever the verdicts, but 1 if replies were wrong, and 4 if the generator
-    /// limited a run
+    /// Make N runs of --duration at rates from LOW to HIGH, in equal steps, each with new
+    /// connections: a table of the response times, and a curve with --format html; exit code 0
+    /// whatever the verdicts, but 1 if replies were wrong, and 4 if the generator limited a run
     #[arg(long, value_name = "LOW..HIGH:N", value_parser = sweep_rates,
           conflicts_with_all = CONFLICTS)]
     pub(super) sweep: Option<SweepRates>,
@@ -108,9 +107,11 @@ impl ManyArgs {
 
     /// Returns the search goal.
     pub(super) fn goal(&self) -> Goal {
+        let final_trial = self.goal_duration.unwrap_or(GOAL_DEFAULT.final_trial);
+        let trials = || final_trial.saturating_mul(TRIALS_DEFAULT);
         Goal {
-            final_trial: self.goal_duration.unwrap_or(GOAL_DEFAULT.final_trial),
-            duration_sum: self.goal_sum.unwrap_or(GOAL_DEFAULT.duration_sum),
+            final_trial,
+            duration_sum: self.goal_sum.unwrap_or_else(trials),
             exceed_ratio: self.exceed_ratio.unwrap_or(GOAL_DEFAULT.exceed_ratio),
             width: self.width.unwrap_or(GOAL_DEFAULT.width),
         }
