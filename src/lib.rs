@@ -57,24 +57,25 @@
 //! 21 main
 //! 20 cli/mod
 //! 19 cli/args
-//! 18 cli/compare  cli/load/mod
-//! 17 cli/load/search  cli/load/sweep  compare/json*  compare/markdown*  compare/page*
-//! 17 compare/text*
-//! 16 cli/load/series  cli/report  compare/mod*  search/json*  search/text*
-//! 15 cli/load/measure  compare/differences*  search/report*  sweep/json*  sweep/page*  sweep/text*
+//! 18 cli/compare  cli/duel
+//! 17 cli/comparison  cli/load/mod  cli/load/search  cli/load/sweep  compare/json*
+//! 17 compare/markdown*  compare/page*  compare/text*
+//! 16 cli/load/command  cli/load/series  cli/report  compare/mod*  search/json*  search/text*
+//! 15 cli/load/many  cli/load/measure  compare/differences*  compare/duel*  search/report*
+//! 15 sweep/json*  sweep/page*  sweep/text*
 //! 14 cli/load/args  compare/run*  report/ci*  report/json*  report/page/curve*  report/page/mod*
 //! 14 report/page/tables*  report/page/verdict*  report/text*  search/trial*  sweep/mod*
 //! 13 load/judge/verdict*  report/progress/mod
 //! 12 cli/sniff  load/judge/pace*  load/judge/server*  record/interval_writer  record/merge*
 //! 12 report/progress/view*
-//! 11 load/judge/client*  load/judge/connecting*  load/judge/network*  record/reader  record/writer
-//! 11 report/progress/connecting  sniff/mod
+//! 11 load/judge/client*  load/judge/connecting*  load/judge/network*  record/reader
+//! 11 record/writer  report/progress/connecting  sniff/mod
 //! 10 load/judge/failures*  load/judge/thresholds*  load/mod  record/run_file  report/page/plan*
 //! 10 report/page/timeline*  sniff/analyzer*
 //! 9  load/engine/connections*  load/engine/messages*  load/engine/paths*  load/results/summary*
 //! 9  record/course  record/observer  report/csv*  report/page/heatmap*  report/page/join*
 //! 9  report/progress/plain*  sniff/print/document*
-//! 8  cli/load/many  load/engine/mod*  record/interval*  record/series*  report/page/columns*
+//! 8  load/engine/mod*  record/interval*  record/series*  report/page/columns*
 //! 8  report/progress/figures*  sniff/flow/flows*  sniff/print/json*
 //! 7  load/engine/presence*  load/judge/assertion*  load/results/recorder*  load/results/targets*
 //! 7  report/outcomes*  sniff/flow/judge*  sniff/flow/retired*  sniff/flow/reuse*
@@ -85,23 +86,26 @@
 //! 5  sniff/flow/exchange*  sniff/flow/handshake*
 //! 4  cli/send  load/results/evidence*  record/hlog*  search/strategy*  server/engine/mod*
 //! 4  sniff/flow/sides*  sniff/live
-//! 3  cli/options  load/engine/pacer*  load/latency/encoded*  load/results/stalls*  report/hgrm*
-//! 3  report/page/words*  report/percentiles*  search/database*  search/mod*  send/mod
-//! 3  server/deadlines/mod*  server/engine/kernel  server/metrics/mod  sniff/file/mod
-//! 3  sniff/flow/observation*  sniff/flow/side*  sniff/packet/mod*  sniff/packet/tunnels*
-//! 2  address/happy_eyeballs  cli/given*  cli/values  compare/condition*  load/engine/connection*
-//! 2  load/engine/dialer*  load/latency/mod*  load/plan/mod*  logging/mod  reactor/interrupt
-//! 2  reactor/mod  report/page/chart*  report/progress/layout*  search/goal*  server/admission*
-//! 2  server/connection*  server/keepalive*  server/metrics/page*  server/metrics/snapshots
-//! 2  sniff/file/pcap*  sniff/file/pcapng*  sniff/flow/analysis*  sniff/packet/fragments*
-//! 2  sniff/packet/ip*  sniff/packet/links*  sniff/print/calendar*
+//! 3  cli/given*  cli/options  cli/plan  load/engine/pacer*  load/latency/encoded*
+//! 3  load/results/stalls*  report/hgrm*  report/page/words*  report/percentiles*
+//! 3  search/database*  search/mod*  send/mod  server/deadlines/mod*  server/engine/kernel
+//! 3  server/metrics/mod  sniff/file/mod  sniff/flow/observation*  sniff/flow/side*
+//! 3  sniff/packet/mod*  sniff/packet/tunnels*
+//! 2  address/happy_eyeballs  cli/plan_text*  cli/values  compare/condition*
+//! 2  load/engine/connection*  load/engine/dialer*  load/latency/mod*  load/plan/mod*
+//! 2  logging/mod  reactor/interrupt  reactor/mod  report/page/chart*  report/progress/layout*
+//! 2  search/goal*  server/admission*  server/connection*  server/keepalive*
+//! 2  server/metrics/page*  server/metrics/snapshots  sniff/file/pcap*  sniff/file/pcapng*
+//! 2  sniff/flow/analysis*  sniff/packet/fragments*  sniff/packet/ip*  sniff/packet/links*
+//! 2  sniff/print/calendar*
 //! 1  address/resolve  cli/numbers*  compare/metric*  load/latency/blocks*  load/plan/payload*
 //! 1  load/plan/schedule*  load/preflight  logging/writer  reactor/signals  record/description
 //! 1  report/grid*  report/page/scale*  report/progress/sparkline*  send/editor
 //! 1  server/deadlines/timer_wheel*  server/engine/world*  server/listener*  server/log_limit*
-//! 1  server/metrics/http*  server/stats*  sniff/file/drops*  sniff/file/input  sniff/file/record*
-//! 1  sniff/flow/finding*  sniff/flow/stream*  sniff/packet/layer*  sniff/packet/segment*
-//! 1  sniff/print/text*  sys/cpu_sample  sys/packet_socket  sys/sandbox  sys/socket
+//! 1  server/metrics/http*  server/stats*  sniff/file/drops*  sniff/file/input
+//! 1  sniff/file/record*  sniff/flow/finding*  sniff/flow/stream*  sniff/packet/layer*
+//! 1  sniff/packet/segment*  sniff/print/text*  sys/cpu_sample  sys/packet_socket  sys/sandbox
+//! 1  sys/socket
 //! 0  address/mod*  causes*  cli/output  cli/usage  compare/ratio*  echo*
 //! 0  load/engine/inline_queue*  load/judge/mod  load/latency/percentile*  load/latency/recent*
 //! 0  load/latency/statistics*  load/plan/random*  load/plan/sizes*  load/probe/icmp*

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
@@ -137,7 +138,7 @@ impl Client {
 /// Runs a peer in Rust, in a process that was started by the command of [`Server::command`].
 pub fn serve(peer: &str) -> anyhow::Result<()> {
     match peer {
-        "epoll" => peers::epoll::serve()?,
+        "epoll" => peers::epoll::serve(Duration::ZERO)?,
         "tokio" => peers::tokio::serve()?,
         "threads" => peers::threads::serve()?,
         _ => bail!("no peer is called {peer}"),

@@ -10,6 +10,7 @@
 
 use std::io::{self, BufRead};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -45,11 +46,14 @@ struct Server {
     clients: Vec<Option<Client>>,
     buffer: Box<[u8]>,
     calls: Calls,
+    /// Time for which the CPU is kept busy after each read.
+    work: Duration,
 }
 
 /// Serves until standard input ends. For each line of input, prints the numbers of its system
-/// calls.
-pub fn serve() -> io::Result<()> {
+/// calls. After each read it keeps the CPU busy for `work`: per message, when a client has one
+/// message in flight.
+pub fn serve(work: Duration) -> io::Result<()> {
     let listener = super::listener()?;
     listener.set_nonblocking(true)?;
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
@@ -67,6 +71,7 @@ pub fn serve() -> io::Result<()> {
         clients: Vec::new(),
         buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
         calls: Calls::default(),
+        work,
     };
     server.run()
 }
@@ -132,7 +137,7 @@ impl Server {
         };
         client.writable |= flags.contains(EventFlags::OUT);
         if client
-            .echo(flags, &mut self.buffer, &mut self.calls)
+            .echo(flags, &mut self.buffer, &mut self.calls, self.work)
             .is_err()
         {
             self.clients[number] = None;
@@ -158,6 +163,7 @@ impl Client {
         flags: EventFlags,
         buffer: &mut [u8],
         calls: &mut Calls,
+        work: Duration,
     ) -> Result<(), Errno> {
         // Data and a FIN may arrive in one event.
         let ends = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
@@ -179,6 +185,9 @@ impl Client {
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(error) => return Err(error),
             };
+            if !work.is_zero() {
+                keep_busy(work);
+            }
             let bytes = &mut buffer[..count];
             bytes.make_ascii_uppercase();
             self.send(bytes, calls)?;
@@ -201,5 +210,12 @@ impl Client {
         }
         self.pending.extend_from_slice(&bytes[sent..]);
         Ok(())
+    }
+}
+
+fn keep_busy(time: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        std::hint::spin_loop();
     }
 }

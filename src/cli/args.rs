@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cli::compare::CompareArgs;
+use crate::cli::duel::DuelArgs;
 use crate::cli::load::args::LoadArgs;
+use crate::cli::load::command::LoadCommand;
 use crate::cli::report::ReportArgs;
 use crate::cli::send::SendArgs;
 use crate::cli::serve::ServeArgs;
@@ -33,13 +35,15 @@ pub(super) enum Command {
     /// Send messages and print the replies
     Send(SendArgs),
     /// Load a server with many connections, verify every reply, measure its response
-    Load(Box<LoadArgs>),
+    Load(Box<LoadCommand>),
     /// Show TCP conversations packet by packet, live or from a file, and check them for faults
     Sniff(SniffArgs),
     /// Print the report of a recorded run, or of several that are parts of one
     Report(ReportArgs),
     /// Compare two recorded runs, or two sets of them: is B faster or slower than A?
     Compare(CompareArgs),
+    /// Load two servers in turn and compare them: which of them is faster?
+    Duel(Box<DuelArgs>),
 }
 
 impl Command {
@@ -52,6 +56,20 @@ impl Command {
             Command::Sniff(_) => "sniff",
             Command::Report(_) => "report",
             Command::Compare(_) => "compare",
+            Command::Duel(_) => "duel",
+        }
+    }
+
+    /// Returns the options of the runs that the command carries out, if it does.
+    pub(super) fn run_args(&mut self) -> Option<&mut LoadArgs> {
+        match self {
+            Command::Load(args) => Some(&mut args.run),
+            Command::Duel(args) => Some(&mut args.load),
+            Command::Serve(_)
+            | Command::Send(_)
+            | Command::Sniff(_)
+            | Command::Report(_)
+            | Command::Compare(_) => None,
         }
     }
 }
@@ -83,6 +101,7 @@ impl Cli {
             Command::Load(args) => args.check(),
             Command::Sniff(args) => args.check(),
             Command::Compare(args) => args.check(),
+            Command::Duel(args) => args.check(),
             Command::Send(_) | Command::Report(_) => Ok(()),
         }
     }

@@ -1,20 +1,17 @@
 //! `upcase compare`: reads two sets of recorded runs, and prints how they differ.
 
-use std::io::stdout;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use crate::cli::output::{Outcome, print};
+use crate::cli::comparison::{ComparisonArgs, outcome};
+use crate::cli::output::Outcome;
 use crate::cli::values::{Percentiles, percentiles};
-use crate::compare;
 use crate::compare::Comparison;
-use crate::compare::condition::{self, Condition};
 use crate::compare::metric::Metric;
 use crate::compare::run::Run;
 use crate::load::judge::verdict::Verdict;
 use crate::record::reader::Recorded;
-use crate::sys::terminal;
 
 #[derive(Debug, Args)]
 pub(super) struct CompareArgs {
@@ -40,29 +37,12 @@ pub(super) struct CompareArgs {
         default_value = "50,90,99,99.9"
     )]
     percentiles: Percentiles,
-    /// Condition such as 'p99 slower by 5%' or 'rate slower by 2%': exit code 1 if the runs show
-    /// that it is met, 4 if they leave it undecided; may be repeated
-    #[arg(long, value_name = "CONDITION", value_parser = clap::value_parser!(Condition))]
-    fail_if: Vec<Condition>,
     /// Compare also runs with this verdict: client-bound, inconclusive or failed; they are left out
     /// otherwise, since their numbers are not those of the server
     #[arg(long, value_name = "VERDICT,...", value_enum, value_delimiter = ',')]
     allow: Vec<Verdict>,
-    /// Format of the comparison
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
-    /// Text for a person
-    Text,
-    /// One JSON object on one line
-    Json,
-    /// A page that needs no network: the table, and the values of all runs
-    Html,
-    /// A table for a pull request
-    Markdown,
+    #[command(flatten)]
+    comparison: ComparisonArgs,
 }
 
 impl CompareArgs {
@@ -91,46 +71,20 @@ impl CompareArgs {
             false => (&self.folders, &self.with),
         }
     }
-
-    /// Returns what is compared: the rate, the percentiles, and what the conditions are about.
-    fn metrics(&self) -> Vec<Metric> {
-        let points = self.percentiles.0.iter().copied().map(Metric::Response);
-        let named = self.fail_if.iter().map(|condition| condition.metric);
-        let mut metrics: Vec<Metric> = [Metric::Rate].into_iter().chain(points).collect();
-        metrics.extend(named);
-        metrics.sort_unstable();
-        metrics.dedup();
-        metrics
-    }
 }
 
 pub(super) fn run(args: CompareArgs) -> anyhow::Result<Outcome> {
-    let metrics = args.metrics();
+    let metrics = args.comparison.metrics(&args.percentiles);
     // One record after the other: its histograms are dropped before the next one is read.
     let read = |folder: &PathBuf| one(folder, &metrics, &args.allow);
     let read = |folders: &[PathBuf]| folders.iter().map(read).collect::<anyhow::Result<Vec<_>>>();
     let (a, b) = args.sets();
-    let comparison = Comparison::new(read(a)?, read(b)?, &metrics, &args.fail_if);
+    let comparison = Comparison::new(read(a)?, read(b)?, &metrics, &args.comparison.fail_if);
     let outcome = outcome(&comparison);
-    print(&match args.format {
-        Format::Text => compare::text::render(&comparison, terminal::columns(&stdout())),
-        Format::Json => compare::json::render(&comparison, outcome.exit_code()),
-        Format::Html => compare::page::render(&comparison),
-        Format::Markdown => compare::markdown::render(&comparison),
-    })?;
+    args.comparison.print(&comparison, outcome.exit_code())?;
     Ok(outcome)
 }
 
 fn one(folder: &Path, metrics: &[Metric], allowed: &[Verdict]) -> anyhow::Result<Run> {
-    Ok(Run::new(Recorded::read(folder)?, metrics, allowed))
-}
-
-fn outcome(comparison: &Comparison) -> Outcome {
-    if comparison.any(condition::Outcome::Met) {
-        Outcome::Bad
-    } else if comparison.any(condition::Outcome::Undecided) {
-        Outcome::Inconclusive
-    } else {
-        Outcome::Good
-    }
+    Ok(Run::recorded(Recorded::read(folder)?, metrics, allowed))
 }

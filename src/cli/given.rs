@@ -6,6 +6,7 @@ use std::ffi::OsString;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
+use crate::cli::plan_text;
 use crate::record::description::OptionValue;
 
 /// Returns every option of the command that was typed, with its value, by its name without the two
@@ -17,7 +18,8 @@ pub(super) fn options(root: &Command, matches: &ArgMatches) -> BTreeMap<String, 
         return BTreeMap::new();
     };
     let arguments = command.get_arguments();
-    let arguments = arguments.filter(|arg| arg.get_id() != "help");
+    // The options of a plan file count as typed.
+    let arguments = arguments.filter(|arg| plan_text::is_option(arg));
     let named = arguments.map(|arg| {
         let id = arg.get_id().as_str();
         (

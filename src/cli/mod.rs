@@ -3,11 +3,15 @@
 
 mod args;
 mod compare;
+mod comparison;
+mod duel;
 mod given;
 mod load;
 mod numbers;
 mod options;
 mod output;
+mod plan;
+mod plan_text;
 mod report;
 mod send;
 mod serve;
@@ -15,6 +19,7 @@ mod sniff;
 mod usage;
 mod values;
 
+use std::ffi::OsString;
 use std::{env, io};
 
 use clap::error::ErrorKind;
@@ -24,7 +29,30 @@ use log::LevelFilter;
 pub use crate::cli::args::Cli;
 use crate::cli::args::Command;
 pub use crate::cli::output::{COULD_NOT_RUN, Outcome};
+use crate::cli::plan::Refused;
 use crate::logging::{self, report_error};
+
+/// Prints an error of the command line, or the text of a help or version option, and returns the
+/// exit code.
+fn report(error: &clap::Error, command: &clap::Command, arguments: &[OsString]) -> u8 {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match error.print() {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                report_error(&format!("cannot write to standard output: {error}"));
+                COULD_NOT_RUN
+            }
+            _ => 0,
+        },
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print(); // To standard error.
+            2
+        }
+        _ => {
+            report_error(&usage::describe(error, command, arguments));
+            2
+        }
+    }
+}
 
 impl Cli {
     /// Parses the arguments of this process. On an error, or for a help or version option, prints
@@ -32,29 +60,23 @@ impl Cli {
     pub fn read() -> Result<Cli, u8> {
         let arguments = usage::joined(env::args_os());
         let mut command = usage::prepared(Cli::command());
-        let parsed = command.try_get_matches_from_mut(&arguments);
+        let parsed = plan::matches(&mut command, &arguments);
         let parsed = parsed.and_then(|matches| {
-            let mut cli = Cli::from_arg_matches(&matches)?;
-            if let Command::Load(args) = &mut cli.command {
-                args.given = given::options(&command, &matches);
+            let mut cli = Cli::from_arg_matches(&matches).map_err(Refused::Usage)?;
+            if let Some(run) = cli.command.run_args() {
+                run.given = given::options(&command, &matches);
             }
             Ok(cli)
         });
-        let cli = parsed.map_err(|error| match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match error.print() {
-                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                    report_error(&format!("cannot write to standard output: {error}"));
-                    COULD_NOT_RUN
-                }
-                _ => 0,
-            },
-            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-                let _ = error.print(); // To standard error.
+        let cli = parsed.map_err(|refused| match refused {
+            Refused::Usage(error) => report(&error, &command, &arguments),
+            Refused::Plan(error) => {
+                report_error(&error);
                 2
             }
-            _ => {
-                report_error(&usage::describe(&error, &command, &arguments));
-                2
+            Refused::Unreadable(error) => {
+                report_error(&error);
+                COULD_NOT_RUN
             }
         })?;
         if let Err(error) = cli.check() {
@@ -82,6 +104,7 @@ impl Cli {
             Command::Sniff(args) => sniff::run(args, self.log.verbose),
             Command::Report(args) => report::run(args),
             Command::Compare(args) => compare::run(args),
+            Command::Duel(args) => duel::run(*args),
         }
     }
 }

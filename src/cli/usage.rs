@@ -83,6 +83,17 @@ pub(super) fn describe(error: &Error, command: &Command, arguments: &[OsString])
     }
 }
 
+/// Returns the argument that an error is about, without its value: `--rate`.
+pub(super) fn option_of(error: &Error) -> String {
+    match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(text)) => bare(text),
+        Some(ContextValue::Strings(texts)) => {
+            texts.first().map_or(String::new(), |text| bare(text))
+        }
+        _ => String::new(),
+    }
+}
+
 /// An error together with the command line.
 struct Typed<'a> {
     error: &'a Error,

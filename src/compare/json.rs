@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::compare::condition::Checked;
 use crate::compare::differences::Difference;
+use crate::compare::duel::{Duel, discarded};
 use crate::compare::ratio::median;
 use crate::compare::run::Run;
 use crate::compare::{Comparison, Row};
@@ -16,6 +17,8 @@ struct Report<'a> {
     schema: &'static str,
     a: Vec<OneRun<'a>>,
     b: Vec<OneRun<'a>>,
+    /// The duel that the runs were made for; `null`: they were recorded before.
+    duel: Option<OneDuel<'a>>,
     differences: Vec<Differs<'a>>,
     notes: &'a [String],
     metrics: Vec<OneMetric<'a>>,
@@ -39,6 +42,19 @@ struct OneRun<'a> {
     left_out: Option<&'a str>,
     /// The value of each metric; `null`: not known.
     values: BTreeMap<String, Option<f64>>,
+}
+
+#[derive(Serialize)]
+struct OneDuel<'a> {
+    /// The target of A.
+    a: &'a str,
+    b: &'a str,
+    rounds: u32,
+    slice_s: f64,
+    /// The number of slices that are complete; two a round, unless the duel ended early.
+    slices: usize,
+    /// The numbers of slices that are left out, by verdict.
+    discarded: BTreeMap<&'static str, usize>,
 }
 
 /// Something that is not the same in all runs.
@@ -87,6 +103,10 @@ pub fn render(comparison: &Comparison, exit_code: u8) -> String {
         schema: "upcase.compare/1",
         a: comparison.a.iter().map(one_run).collect(),
         b: comparison.b.iter().map(one_run).collect(),
+        duel: comparison
+            .duel
+            .as_ref()
+            .map(|duel| one_duel(duel, comparison)),
         differences: comparison.differences.iter().map(differs).collect(),
         notes: &comparison.notes,
         metrics: comparison.rows.iter().map(one_metric).collect(),
@@ -96,6 +116,19 @@ pub fn render(comparison: &Comparison, exit_code: u8) -> String {
     };
     // The report consists of numbers and strings, so the serialization cannot fail.
     serde_json::to_string(&report).unwrap_or_default() + "\n"
+}
+
+fn one_duel<'a>(duel: &'a Duel, comparison: &Comparison) -> OneDuel<'a> {
+    let [a, b] = &duel.targets;
+    let runs = || comparison.a.iter().chain(&comparison.b);
+    OneDuel {
+        a,
+        b,
+        rounds: duel.rounds,
+        slice_s: duel.slice.as_secs_f64(),
+        slices: runs().count(),
+        discarded: discarded(runs()),
+    }
 }
 
 fn one_run(run: &Run) -> OneRun<'_> {

@@ -5,16 +5,17 @@
 
 use std::fmt::Write;
 
-use crate::compare::{Comparison, described};
+use crate::compare::Comparison;
 use crate::sniff::print::markdown;
 
 /// Returns the document.
 pub fn render(comparison: &Comparison) -> String {
     let mut page = String::new();
-    for (name, runs) in comparison.sets() {
-        let folders = runs.iter().map(|run| run.folder.display().to_string());
-        let folders = folders.collect::<Vec<String>>().join(", ");
-        item(&mut page, name, &format!("{}: {folders}", described(runs)));
+    if let Some(heading) = comparison.heading() {
+        item(&mut page, "duel", &heading);
+    }
+    for (name, described) in comparison.described_sets() {
+        item(&mut page, name, &described);
     }
     page += "\n| metric | A | B | B/A | 95 % interval | |\n|---|--:|--:|--:|--:|---|\n";
     for row in &comparison.rows {

@@ -1,4 +1,4 @@
-//! Compares two sets of recorded runs, A and B. Pure.
+//! Compares two sets of runs, A and B. Pure.
 //!
 //! The run is the unit. Each run gives one value for each metric, and how much these values vary
 //! from run to run decides what can be said. The samples of different runs are never put together:
@@ -12,12 +12,14 @@
 //! | conditions under which a comparison fails | `condition` |
 //! | a run: its values, and whether they are those of the server | `run` |
 //! | options, versions and machines that differ | `differences` |
+//! | a duel, which makes the runs itself | `duel` |
 //! | the outputs | `text`, `json`, `markdown`, `page` |
 //!
 //! Invariants: a run counts once. A run that is left out, and a value that is missing, is named.
 
 pub mod condition;
 pub mod differences;
+pub mod duel;
 pub mod json;
 pub mod markdown;
 pub mod metric;
@@ -30,6 +32,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::compare::condition::{Checked, Condition, Outcome};
 use crate::compare::differences::{Difference, differences};
+use crate::compare::duel::Duel;
 use crate::compare::metric::{Metric, Word};
 use crate::compare::ratio::{Ratio, median, ratio};
 use crate::compare::run::{Lack, Run, says_nothing};
@@ -53,6 +56,8 @@ pub struct Comparison {
     pub rows: Vec<Row>,
     /// The conditions, and whether they are met.
     pub conditions: Vec<Checked>,
+    /// The duel that the runs were made for; `None`: they were recorded before.
+    pub duel: Option<Duel>,
 }
 
 /// The comparison in one metric.
@@ -94,7 +99,37 @@ impl Comparison {
             rows,
             a,
             b,
+            duel: None,
         }
+    }
+
+    /// Returns the comparison as that of a duel.
+    pub fn of_duel(self, duel: Duel) -> Comparison {
+        Comparison {
+            duel: Some(duel),
+            ..self
+        }
+    }
+
+    /// Returns what was done, if the runs are those of a duel.
+    pub fn heading(&self) -> Option<String> {
+        let duel = self.duel.as_ref()?;
+        Some(duel.described(&self.a, &self.b))
+    }
+
+    /// Returns both sets with their names, and in words: the runs with their directories, in a duel
+    /// with its target.
+    pub fn described_sets(&self) -> [(&'static str, String); 2] {
+        let targets = self.duel.as_ref().map(|duel| &duel.targets);
+        let described = |place: usize, runs: &[Run]| match targets {
+            Some(targets) => format!("{}: {}", targets[place], described(runs)),
+            None => {
+                let folders = runs.iter().map(|run| run.folder.display().to_string());
+                let folders = folders.collect::<Vec<String>>().join(", ");
+                format!("{}: {folders}", described(runs))
+            }
+        };
+        [("A", described(0, &self.a)), ("B", described(1, &self.b))]
     }
 
     /// Returns both sets with their names.

@@ -37,7 +37,7 @@ pub fn render(comparison: &Comparison) -> String {
     // Writing to a string cannot fail.
     let _ = write(&mut body, comparison);
     document(
-        &format!("{}: upcase compare", headline(comparison)),
+        &format!("{}: {}", headline(comparison), command(comparison)),
         STYLE,
         &body,
         "",
@@ -47,9 +47,13 @@ pub fn render(comparison: &Comparison) -> String {
 fn write(body: &mut String, comparison: &Comparison) -> fmt::Result {
     writeln!(
         body,
-        "<header>\n<p class=\"kicker\">upcase compare</p>\n<h1>{}</h1>",
+        "<header>\n<p class=\"kicker\">{}</p>\n<h1>{}</h1>",
+        command(comparison),
         escape(&headline(comparison))
     )?;
+    if let Some(heading) = comparison.heading() {
+        writeln!(body, "<p class=\"when\">{}</p>", escape(&heading))?;
+    }
     for (name, runs) in comparison.sets() {
         let described = described(runs);
         writeln!(body, "<p class=\"when\">{name}: {}</p>", escape(&described))?;
@@ -66,6 +70,14 @@ fn write(body: &mut String, comparison: &Comparison) -> fmt::Result {
     write_runs(body, comparison)?;
     body.push_str("</main>\n");
     Ok(())
+}
+
+/// Returns the command that made the comparison.
+fn command(comparison: &Comparison) -> &'static str {
+    match comparison.duel {
+        Some(_) => "upcase duel",
+        None => "upcase compare",
+    }
 }
 
 /// Returns what the comparison shows, in a few words.

@@ -1,5 +1,5 @@
-//! One recorded run as a comparison sees it: what it was, whether its numbers are those of the
-//! server, and one value for each metric. Pure.
+//! One run as a comparison sees it: what it was, whether its numbers are those of the server, and
+//! one value for each metric. It comes from a record, or from a run that has just ended. Pure.
 //!
 //! Invariant: a value is a measured one, above 0. A lower bound, and a percentile that the run does
 //! not support, are no value.
@@ -17,7 +17,7 @@ use crate::report::percentiles::microseconds;
 /// A run.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// The directory of its record.
+    /// The directory of its record; the name of a run that is not recorded.
     pub folder: PathBuf,
     /// What it was.
     pub description: Description,
@@ -61,9 +61,9 @@ impl Lack {
 }
 
 impl Run {
-    /// Judges a recorded run. One whose numbers are not those of the server is left out, unless its
-    /// verdict is allowed.
-    pub fn new(recorded: Recorded, metrics: &[Metric], allowed: &[Verdict]) -> Run {
+    /// Judges a recorded run. A part of a run is left out, and so is a run whose numbers are not
+    /// those of the server, unless its verdict is allowed.
+    pub fn recorded(recorded: Recorded, metrics: &[Metric], allowed: &[Verdict]) -> Run {
         let Recorded {
             folder,
             run,
@@ -71,15 +71,30 @@ impl Run {
             course: _,
         } = recorded;
         let judged = Judged::new(summary, &[], Vec::new());
+        let whole = Run::judged(folder, run.description, &judged, metrics, allowed);
+        match run.part.of {
+            0 | 1 => whole,
+            of => Run {
+                left_out: Some(format!("it is a part of a run on {of} machines, not a run")),
+                ..whole
+            },
+        }
+    }
+
+    /// Returns a run that was judged. One whose numbers are not those of the server is left out,
+    /// unless its verdict is allowed.
+    pub fn judged(
+        folder: PathBuf,
+        description: Description,
+        judged: &Judged,
+        metrics: &[Metric],
+        allowed: &[Verdict],
+    ) -> Run {
         let verdict = judged.findings.verdict;
         let is_allowed = |verdict| allowed.contains(&verdict);
         let evidence = judged.findings.evidence.first().cloned();
         let gap = judged.summary.gaps.first().cloned();
         let left_out = match verdict {
-            _ if run.part.of > 1 => Some(format!(
-                "it is a part of a run on {} machines, not a run",
-                run.part.of
-            )),
             _ if says_nothing(verdict) && !is_allowed(verdict) => {
                 let evidence = evidence.as_deref().unwrap_or("no reason is known");
                 Some(format!("{verdict}: {evidence}"))
@@ -92,12 +107,12 @@ impl Run {
             _ => gap.or(evidence),
         };
         let find = |metric: &Metric| {
-            let value = value(&judged, *metric, is_allowed(Verdict::ClientBound));
+            let value = value(judged, *metric, is_allowed(Verdict::ClientBound));
             (*metric, value)
         };
         Run {
             folder,
-            description: run.description,
+            description,
             target: target(&judged.summary),
             is_interrupted: judged.summary.times.interrupted,
             verdict,

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::compare::{Comparison, Row, described};
+use crate::compare::{Comparison, Row};
 use crate::report::columns::{is_narrow, width};
 use crate::report::text::fitted;
 
@@ -25,10 +25,11 @@ pub fn render(comparison: &Comparison, columns: Option<usize>) -> String {
 
 fn write(out: &mut String, comparison: &Comparison, columns: Option<usize>) -> fmt::Result {
     let mut page = String::new();
-    for (name, runs) in comparison.sets() {
-        let folders = runs.iter().map(|run| run.folder.display().to_string());
-        let folders = folders.collect::<Vec<String>>().join(", ");
-        line(&mut page, name, &format!("{}: {folders}", described(runs)))?;
+    if let Some(heading) = comparison.heading() {
+        line(&mut page, "duel", &heading)?;
+    }
+    for (name, described) in comparison.described_sets() {
+        line(&mut page, name, &described)?;
     }
     for difference in &comparison.differences {
         let label = match difference.is_expected {

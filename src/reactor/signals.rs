@@ -8,7 +8,7 @@
 //!   prepare      SIGTERM and SIGINT end the process, whatever its parent has set
 //!   Requests     a socket pair of one reactor: signals, and other threads' Remotes  serve
 //!   Relay        a thread that passes signals on to several reactors                load, sniff
-//!   Held         signals between two relays                                         load
+//!   Noted        a flag for the time of several runs with a Relay each              load, duel
 //!   stop_flag    for work without a reactor: the second signal ends the process     send, sniff
 //! ```
 //!
@@ -44,9 +44,6 @@ const LEFT_TO_REACTORS: u32 = 2;
 
 /// True while no command handles SIGTERM and SIGINT: they end the process.
 static END_PROCESS: AtomicBool = AtomicBool::new(true);
-
-/// True while [`Held`] lives: signals are handled between two relays as well.
-static IS_HELD: AtomicBool = AtomicBool::new(false);
 
 /// Sets the signal dispositions and the mask that the commands expect, whatever the parent process
 /// left. Must be called before the first thread starts.
@@ -199,10 +196,51 @@ impl Requests {
 }
 
 /// Passes signals on to reactors from a thread of its own. After it is dropped, SIGTERM and SIGINT
-/// end the process, unless [`Held`] lives.
+/// end the process, if they did before.
 #[derive(Debug)]
 pub struct Relay {
     registered: Vec<SigId>,
+    /// Whether SIGTERM and SIGINT ended the process before.
+    ended_process: bool,
+}
+
+/// Notes SIGTERM, SIGINT and SIGHUP for a command that carries out several runs, each with a
+/// [`Relay`]: between two runs they do not end the process. After it is dropped, SIGTERM and SIGINT
+/// end the process.
+#[derive(Debug)]
+pub struct Noted {
+    flag: Arc<AtomicBool>,
+    registered: Vec<SigId>,
+}
+
+impl Noted {
+    /// Notes each signal from now on.
+    pub fn start() -> io::Result<Noted> {
+        let mut noted = Noted {
+            flag: Arc::new(AtomicBool::new(false)),
+            registered: Vec::new(),
+        };
+        for signal in ends() {
+            let id = register(signal, Arc::clone(&noted.flag))?;
+            noted.registered.push(id);
+        }
+        END_PROCESS.store(false, Ordering::SeqCst);
+        Ok(noted)
+    }
+
+    /// Returns whether a signal has arrived.
+    pub fn any(&self) -> bool {
+        self.flag.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        END_PROCESS.store(true, Ordering::SeqCst);
+        for id in self.registered.drain(..) {
+            unregister(id);
+        }
+    }
 }
 
 impl Relay {
@@ -212,6 +250,7 @@ impl Relay {
         let (mut receiver, sender) = std::os::unix::net::UnixStream::pair()?;
         let mut relay = Relay {
             registered: Vec::new(),
+            ended_process: END_PROCESS.load(Ordering::SeqCst),
         };
         for signal in ends() {
             let id = pipe::register(signal, sender.try_clone()?)?;
@@ -238,47 +277,7 @@ impl Relay {
 impl Drop for Relay {
     /// Removes the handlers and with them the last sender, which ends the thread.
     fn drop(&mut self) {
-        END_PROCESS.store(!IS_HELD.load(Ordering::SeqCst), Ordering::SeqCst);
-        for id in self.registered.drain(..) {
-            unregister(id);
-        }
-    }
-}
-
-/// Remembers SIGINT, SIGTERM and SIGHUP for work with one relay after the other: between two of
-/// them a signal does not end the process.
-#[derive(Debug)]
-pub struct Held {
-    flag: Arc<AtomicBool>,
-    registered: Vec<SigId>,
-}
-
-impl Held {
-    /// Begins to remember signals.
-    pub fn start() -> io::Result<Held> {
-        let mut held = Held {
-            flag: Arc::new(AtomicBool::new(false)),
-            registered: Vec::new(),
-        };
-        for signal in ends() {
-            held.registered
-                .push(register(signal, Arc::clone(&held.flag))?);
-        }
-        IS_HELD.store(true, Ordering::SeqCst);
-        END_PROCESS.store(false, Ordering::SeqCst);
-        Ok(held)
-    }
-
-    /// Returns whether a signal has arrived.
-    pub fn is_requested(&self) -> bool {
-        self.flag.load(Ordering::SeqCst)
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        IS_HELD.store(false, Ordering::SeqCst);
-        END_PROCESS.store(true, Ordering::SeqCst);
+        END_PROCESS.store(self.ended_process, Ordering::SeqCst);
         for id in self.registered.drain(..) {
             unregister(id);
         }

@@ -140,11 +140,6 @@ impl Recording {
         self.incomplete
     }
 
-    /// Returns the directory.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// Returns why the record is incomplete, if it is by now.
     pub fn incomplete(&self) -> Option<&str> {
         self.incomplete.as_deref()

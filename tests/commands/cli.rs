@@ -313,8 +313,38 @@ const LOAD: &[(&str, &str)] = &[
     ("load *:5", "the host is missing: 127.0.0.1:5"),
 ];
 
-/// Wrong command lines of `send` and `sniff`, and without a valid command.
+/// Wrong command lines of `duel`, `send` and `sniff`, and without a valid command.
 const OTHERS: &[(&str, &str)] = &[
+    (
+        "duel a",
+        "a duel is between two servers, and one is given: duel TARGET_A TARGET_B",
+    ),
+    (
+        "duel a b --duration 3s",
+        "duel does not take --duration: --slice is the length",
+    ),
+    (
+        "duel a b --messages 3",
+        "duel does not take --messages: --slice is the length",
+    ),
+    (
+        "duel a b --interval-log x",
+        "duel does not take --interval-log: --record DIR keeps",
+    ),
+    (
+        "duel a b --assert p99<1ms",
+        "duel does not take --assert: --fail-if has the conditions",
+    ),
+    (
+        "duel a b --warmup 3s",
+        "--warmup 3s must be shorter than --slice 3s",
+    ),
+    (
+        "duel a b --server-metrics http://a:9100/metrics",
+        "--server-metrics needs --record DIR: the metrics are kept nowhere else",
+    ),
+    ("duel a b --spin", "--spin needs --rate"),
+    ("duel a b --rounds 0", "'0' for '--rounds <N>': at least 1"),
     ("send", "TARGET is missing: HOST or HOST:PORT"),
     ("send host:0 x", "nothing can listen on port 0"),
     ("send [::]:5 x", ":: is the unspecified address"),
@@ -372,11 +402,11 @@ const OTHERS: &[(&str, &str)] = &[
     ("laod", "there is no command 'laod': did you mean load?"),
     (
         "nonsense",
-        "there is no command 'nonsense': write serve, send, load, sniff, report, compare or help",
+        "there is no command 'nonsense': write serve, send, load, sniff, report, compare, duel or",
     ),
     (
         "-v",
-        "the command is missing: serve, send, load, sniff, report, compare or help",
+        "the command is missing: serve, send, load, sniff, report, compare, duel or help",
     ),
     ("--log-file", "'--log-file <PATH>' needs a value"),
 ];

@@ -1,12 +1,11 @@
-//! The options of `upcase load`, and what they must satisfy together.
+//! The options of a run, which several commands share, and what they must satisfy together.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use crate::cli::load::many::{ManyArgs, SWEEP_DURATION_DEFAULT};
 use crate::cli::numbers::{duration, integer, positive_duration};
 use crate::cli::options::{BufferArgs, MssArg};
 use crate::cli::values::{
@@ -62,8 +61,6 @@ pub(in crate::cli) struct LoadArgs {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = integer::<u32>(1, 65_536))]
     pub(in crate::cli) depth: u32,
-    #[command(flatten)]
-    pub(in crate::cli) many: ManyArgs,
     /// Time to send for, including the warm-up [default: 10s, or 5s with --sweep]
     #[arg(long, value_name = "TIME", value_parser = positive_duration)]
     pub(in crate::cli) duration: Option<Duration>,
@@ -158,41 +155,30 @@ pub(in crate::cli) struct LoadArgs {
     /// How to show the progress of the run on standard error
     #[arg(long, value_enum, default_value_t)]
     pub(in crate::cli) progress: Style,
-    /// Format of the report
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub(in crate::cli) format: Format,
     /// The options as they were given, for the description of the run.
     #[arg(skip)]
     pub(in crate::cli) given: BTreeMap<String, OptionValue>,
-    /// The number of this run among several of one command.
+    /// The run's place among the runs of its command.
     #[arg(skip)]
-    pub(in crate::cli) place: Option<u32>,
+    pub(in crate::cli) place: Place,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(in crate::cli) enum Format {
-    /// Text for a person
-    Text,
-    /// One JSON object on one line
-    Json,
-    /// The page of a sweep: its curve and its table, without need of a network
-    Html,
+/// The place of a run among the runs of one command, which decides what the run writes to the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::cli) enum Place {
+    /// The only run: hints about its options, and where its record is.
+    #[default]
+    Only,
+    /// The first of several: hints only.
+    First,
+    /// A later one of several, to which the same hints apply: neither.
+    Later,
 }
 
 impl LoadArgs {
     pub(in crate::cli) fn check(&self) -> Result<(), String> {
-        self.many.check()?;
-        if self.format == Format::Html && self.many.sweep.is_none() {
-            return Err(
-                "--format html needs --sweep: of a recorded run, `upcase report DIR --format html` \
-                 makes a page"
-                    .to_string(),
-            );
-        }
         let duration = self.duration();
-        // The trials of a search are as long as the warm-up and the goal ask for.
-        let is_fixed = self.messages.is_none() && !self.many.is_search();
-        if is_fixed && self.warmup >= duration {
+        if self.messages.is_none() && self.warmup >= duration {
             let (warmup, duration) = (
                 humantime::format_duration(self.warmup),
                 humantime::format_duration(duration),
@@ -217,7 +203,7 @@ impl LoadArgs {
         }
         self.progress.check()?;
         self.check_record()?;
-        if !self.has_schedule() && self.assert.iter().any(Condition::is_about_rate) {
+        if self.rate.is_none() && self.assert.iter().any(Condition::is_about_rate) {
             return Err("--assert rate needs --rate: a closed loop has no schedule".to_string());
         }
         Ok(())
@@ -225,15 +211,7 @@ impl LoadArgs {
 
     /// Returns `--duration`, or its default.
     pub(in crate::cli) fn duration(&self) -> Duration {
-        self.duration.unwrap_or(match self.many.sweep {
-            Some(_) => SWEEP_DURATION_DEFAULT,
-            None => DURATION_DEFAULT,
-        })
-    }
-
-    /// Returns whether messages are due by a schedule.
-    fn has_schedule(&self) -> bool {
-        self.rate.is_some() || self.many.has_rates()
+        self.duration.unwrap_or(DURATION_DEFAULT)
     }
 
     /// Refuses a directory for the record that contains something, and labels with the same key.
@@ -269,7 +247,7 @@ impl LoadArgs {
 
     /// Refuses options that have no effect without another one.
     fn check_needs(&self) -> Result<(), String> {
-        let (no_rate, no_churn) = (!self.has_schedule(), self.churn.is_none());
+        let (no_rate, no_churn) = (self.rate.is_none(), self.churn.is_none());
         let schedule = "--rate, such as --rate 5000: without it there is no schedule";
         let churn = "--churn, such as --churn 10: without it no connection is replaced";
         let record = "--record DIR or --interval-log FILE: the metrics are kept nowhere else";

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::cli::load::args::LoadArgs;
 use crate::cli::numbers::{decimal, integer, positive_duration};
 use crate::cli::values::rate;
 use crate::load::judge::assertion::Condition;
@@ -12,7 +13,7 @@ use crate::search::strategy::Strategy;
 use crate::search::{GOAL_DEFAULT, SHORT_TRIAL, TIME_DEFAULT, TRIALS_DEFAULT};
 
 /// The default of `--duration` for each run of a sweep.
-pub(super) const SWEEP_DURATION_DEFAULT: Duration = Duration::from_secs(5);
+const SWEEP_DURATION_DEFAULT: Duration = Duration::from_secs(5);
 
 /// The lowest rate of a search by default, in messages per second.
 const LEAST_DEFAULT: f64 = 100.0;
@@ -95,9 +96,26 @@ impl SweepRates {
 }
 
 impl ManyArgs {
-    /// Returns whether each run has a rate that these options choose.
-    pub(super) fn has_rates(&self) -> bool {
-        self.is_search() || self.sweep.is_some()
+    /// Returns the options of the first of the runs; `None` when there is only one, to which these
+    /// options do not apply.
+    pub(super) fn first_run(&self, args: &LoadArgs) -> Option<LoadArgs> {
+        let (load, duration) = match self.sweep {
+            Some(sweep) => (sweep.range.least, sweep_duration(args)),
+            // A trial is as long as the warm-up and the goal ask for.
+            None if self.is_search() => {
+                let trial = self.goal().final_trial;
+                (
+                    self.strategy().range.least,
+                    args.warmup.saturating_add(trial),
+                )
+            }
+            None => return None,
+        };
+        Some(LoadArgs {
+            rate: load.rate(),
+            duration: Some(duration),
+            ..args.clone()
+        })
     }
 
     /// Returns whether a search is asked for.
@@ -171,6 +189,11 @@ impl ManyArgs {
         }
         Ok(())
     }
+}
+
+/// Returns the length of each run of a sweep.
+pub(super) fn sweep_duration(args: &LoadArgs) -> Duration {
+    args.duration.unwrap_or(SWEEP_DURATION_DEFAULT)
 }
 
 /// Reads a share such as `0.05` or `5%`.

@@ -18,7 +18,7 @@ use log::{debug, info, warn};
 use crate::address::happy_eyeballs::{self, ConnectParameters};
 use crate::address::resolve::{display_ip, means_not_local};
 use crate::cli::given;
-use crate::cli::load::args::{DURATION_DEFAULT, LoadArgs};
+use crate::cli::load::args::{DURATION_DEFAULT, LoadArgs, Place};
 use crate::cli::options::{options, resolve};
 use crate::cli::output::{COULD_NOT_RUN, Outcome};
 use crate::cli::values::{Source, Target};
@@ -77,8 +77,7 @@ pub(in crate::cli) fn measure(args: &LoadArgs) -> anyhow::Result<Measured> {
     let targets = targets.map(|named| reachable(named, &sources));
     let mut targets = targets.collect::<anyhow::Result<Vec<_>>>()?;
     let log = args.interval_log.as_deref().map(interval_log).transpose()?;
-    let is_first = args.place.is_none_or(|place| place == 1);
-    let own_server = targets.is_empty().then(|| own_server(&sources, is_first));
+    let own_server = targets.is_empty().then(|| own_server(&sources, args.place));
     let own_server = own_server.transpose()?;
     targets.extend(own_server.as_ref().map(OwnServer::address));
     let plan = plan(args, targets, sources, content);
@@ -87,9 +86,8 @@ pub(in crate::cli) fn measure(args: &LoadArgs) -> anyhow::Result<Measured> {
     let recording = recording.map(|folder| Recording::begin(folder, description.clone(), &plan));
     let files = IntervalFiles::new(recording.transpose()?, log, plan.percentiles.clone());
     let outputs = Outputs::start(args, files)?;
-    if is_first {
-        warn_of_options(&plan.options);
-        hint.iter().for_each(|hint| warn!("{hint}"));
+    if args.place != Place::Later {
+        give_hints(&plan, hint);
     }
     let measured = carry_out(plan, args.progress, outputs.as_ref());
     let served = match (own_server, &measured) {
@@ -111,16 +109,33 @@ pub(in crate::cli) fn measure(args: &LoadArgs) -> anyhow::Result<Measured> {
             let is_failed = failure.is_some();
             let render = |judged: &Judged| json(judged, &description, is_failed);
             let judged = recorded(summary, written.recording, judge, render);
-            if args.place.is_none() && judged.summary.unrecorded.is_none() {
-                args.record.iter().for_each(|folder| name_record(folder));
+            if let (Place::Only, Some(folder)) = (args.place, &args.record)
+                && judged.summary.unrecorded.is_none()
+            {
+                let folder = folder.display();
+                info!(
+                    "the run is recorded in {folder}: `upcase report {folder}` prints its report"
+                );
             }
-
             Ok(Measured {
                 judged,
                 description,
                 failure,
             })
         }
+    }
+}
+
+/// Writes to the log what a user may want to change about a plan.
+fn give_hints(plan: &Plan, hint: Option<String>) {
+    match socket::option_mismatches(&plan.options) {
+        Ok(option_mismatches) => option_mismatches
+            .iter()
+            .for_each(|mismatch| warn!("{mismatch}")),
+        Err(error) => warn!("cannot check the socket options that the kernel grants: {error}"),
+    }
+    if let Some(hint) = hint {
+        warn!("{hint}");
     }
 }
 
@@ -140,12 +155,6 @@ fn json(judged: &Judged, description: &Description, is_failed: bool) -> String {
         false => outcome(judged).exit_code(),
     };
     report::json::render(judged, slice::from_ref(description), code)
-}
-
-/// Logs where a complete record is.
-fn name_record(folder: &Path) {
-    let folder = folder.display();
-    info!("the run is recorded in {folder}: `upcase report {folder}` prints its report");
 }
 
 /// Completes the record of a run, if there is one, and judges the run.
@@ -177,9 +186,8 @@ fn named(value: impl ValueEnum) -> OptionValue {
     OptionValue::One(name.map_or(String::new(), |name| name.get_name().to_string()))
 }
 
-/// Describes the run that the command line asks for, with the defaults that depend on other
-/// options.
-fn describe(args: &LoadArgs) -> Description {
+/// Returns the options of a run with their values, also those that depend on other options.
+pub(in crate::cli) fn in_effect(args: &LoadArgs) -> BTreeMap<String, OptionValue> {
     let mut options = args.given.clone();
     let mut set = |option: &str, value: OptionValue| {
         options.insert(option.to_string(), value);
@@ -198,7 +206,12 @@ fn describe(args: &LoadArgs) -> Description {
     if args.churn.is_some() {
         set("close", named(args.close.unwrap_or_default()));
     }
-    description(args, options)
+    options
+}
+
+/// Describes the run that the command line asks for.
+fn describe(args: &LoadArgs) -> Description {
+    description(args, in_effect(args))
 }
 
 /// Describes what the command line asks for, with these options.
@@ -211,21 +224,13 @@ pub(super) fn description(args: &LoadArgs, options: BTreeMap<String, OptionValue
     Description::new(command, options, args.note.clone(), labels.collect())
 }
 
-/// Warns of socket options that the kernel does not grant as they were asked for.
-fn warn_of_options(options: &socket::Options) {
-    match socket::option_mismatches(options) {
-        Ok(mismatches) => mismatches.iter().for_each(|mismatch| warn!("{mismatch}")),
-        Err(error) => warn!("cannot check the socket options that the kernel grants: {error}"),
-    }
-}
-
-fn own_server(sources: &[SocketAddr], is_first: bool) -> anyhow::Result<OwnServer> {
+fn own_server(sources: &[SocketAddr], place: Place) -> anyhow::Result<OwnServer> {
     if let Some(source) = sources.iter().find(|source| !source.is_ipv4()) {
         let source = display_ip(*source);
         bail!("--source {source} cannot reach a server on 127.0.0.1: name a TARGET");
     }
     let server = OwnServer::start()?;
-    if is_first {
+    if place != Place::Later {
         let address = server.address();
         info!("no target was given: testing a built-in server on {address}");
     }
@@ -357,7 +362,7 @@ fn interval_log(path: &Path) -> anyhow::Result<File> {
 }
 
 /// Returns the local addresses, after checking that this host has each of them.
-fn sources(typed: &[Source]) -> anyhow::Result<Vec<SocketAddr>> {
+pub(in crate::cli) fn sources(typed: &[Source]) -> anyhow::Result<Vec<SocketAddr>> {
     let checked = |source: &Source| {
         let address = source
             .address()
@@ -376,7 +381,10 @@ fn sources(typed: &[Source]) -> anyhow::Result<Vec<SocketAddr>> {
 /// Returns the address of a target that all connections use. It is of the sources' family; of
 /// several addresses it is the one that answers first. If none does, the error lists each address
 /// with the reason.
-fn reachable(target: &Target, sources: &[SocketAddr]) -> anyhow::Result<SocketAddr> {
+pub(in crate::cli) fn reachable(
+    target: &Target,
+    sources: &[SocketAddr],
+) -> anyhow::Result<SocketAddr> {
     const PROBE_TIME: Duration = Duration::from_secs(3);
     let mut addresses = resolve(target)?;
     addresses.retain(|address| sources.iter().all(|ip| ip.is_ipv4() == address.is_ipv4()));

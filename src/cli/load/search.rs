@@ -8,7 +8,7 @@ use anyhow::anyhow;
 use log::info;
 
 use crate::causes;
-use crate::cli::load::args::{Format, LoadArgs};
+use crate::cli::load::command::{Format, LoadCommand};
 use crate::cli::load::series::Series;
 use crate::cli::output::{COULD_NOT_RUN, Outcome, print};
 use crate::load::judge::assertion::Condition;
@@ -28,8 +28,8 @@ const FILE: &str = "search.json";
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Carries out the search, and prints its report.
-pub(super) fn run(args: &LoadArgs) -> anyhow::Result<Outcome> {
-    let mut series = Series::start(args)?;
+pub(super) fn run(args: &LoadCommand) -> anyhow::Result<Outcome> {
+    let mut series = Series::start(&args.run)?;
     let description = series.description();
     let objective = args.many.find_max.iter().map(Condition::to_string);
     let mut search = Search {
@@ -60,7 +60,7 @@ pub(super) fn run(args: &LoadArgs) -> anyhow::Result<Outcome> {
 }
 
 /// Carries out trials until the search ends.
-fn carry_out(args: &LoadArgs, series: &mut Series, search: &mut Search) {
+fn carry_out(args: &LoadCommand, series: &mut Series, search: &mut Search) {
     let mut database = Database::new(search.goal);
     let ending = loop {
         if series.is_interrupted() {
@@ -92,12 +92,12 @@ fn carry_out(args: &LoadArgs, series: &mut Series, search: &mut Search) {
 
 /// Carries out a trial.
 fn trial(
-    args: &LoadArgs,
+    args: &LoadCommand,
     series: &mut Series,
     (load, duration): (Load, Duration),
 ) -> anyhow::Result<TrialReport> {
     let is_long = duration >= args.many.goal().final_trial;
-    let with_warmup = duration.saturating_add(args.warmup);
+    let with_warmup = duration.saturating_add(args.run.warmup);
     let (number, judged) = series.run(load, with_warmup, &args.many.find_max)?;
     Ok(TrialReport::new(number, (load, duration), is_long, &judged))
 }

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::cli::load::args::LoadArgs;
+use crate::cli::load::args::{LoadArgs, Place};
 use crate::cli::load::measure::{self, Measured, measure};
 use crate::load::judge::assertion::Condition;
 use crate::load::judge::verdict::Judged;
-use crate::reactor::signals::Held;
+use crate::reactor::signals::Noted;
 use crate::record::description::{Description, OptionValue};
 use crate::report::progress::Style;
 use crate::search::goal::Load;
@@ -38,7 +38,7 @@ const OF_SERIES: [&str; 8] = [
 #[derive(Debug)]
 pub(super) struct Series<'a> {
     args: &'a LoadArgs,
-    signals: Held,
+    signals: Noted,
     begun: Instant,
     /// Number of runs so far.
     runs: u32,
@@ -49,7 +49,7 @@ impl<'a> Series<'a> {
     pub(super) fn start(args: &'a LoadArgs) -> io::Result<Series<'a>> {
         Ok(Series {
             args,
-            signals: Held::start()?,
+            signals: Noted::start()?,
             begun: Instant::now(),
             runs: 0,
         })
@@ -62,7 +62,7 @@ impl<'a> Series<'a> {
 
     /// Returns whether a signal asked to end the series.
     pub(super) fn is_interrupted(&self) -> bool {
-        self.signals.is_requested()
+        self.signals.any()
     }
 
     /// Returns whether the progress is to be shown.
@@ -98,11 +98,13 @@ impl<'a> Series<'a> {
         conditions: &[Condition],
     ) -> anyhow::Result<LoadArgs> {
         let mut args = self.args.clone();
-        args.many = Default::default();
         args.rate = Some(load.rate().context("the rate is too high")?);
         args.duration = Some(duration);
         args.assert = conditions.to_vec();
-        args.place = Some(self.runs);
+        args.place = match self.runs {
+            1 => Place::First,
+            _ => Place::Later,
+        };
         args.record = self.args.record.as_ref().map(|folder| {
             let name = format!("{:02}", self.runs);
             folder.join(name)

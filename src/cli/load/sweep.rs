@@ -6,8 +6,8 @@ use anyhow::anyhow;
 use log::info;
 
 use crate::causes;
-use crate::cli::load::args::{Format, LoadArgs};
-use crate::cli::load::many::SweepRates;
+use crate::cli::load::command::{Format, LoadCommand};
+use crate::cli::load::many::{SweepRates, sweep_duration};
 use crate::cli::load::series::Series;
 use crate::cli::output::{COULD_NOT_RUN, Outcome, print};
 use crate::sweep::{Point, Sweep, json, page, text};
@@ -18,14 +18,14 @@ const JSON: &str = "sweep.json";
 const PAGE: &str = "sweep.html";
 
 /// Carries out the runs, and prints the report.
-pub(super) fn run(args: &LoadArgs, rates: SweepRates) -> anyhow::Result<Outcome> {
-    let mut series = Series::start(args)?;
+pub(super) fn run(args: &LoadCommand, rates: SweepRates) -> anyhow::Result<Outcome> {
+    let mut series = Series::start(&args.run)?;
     let description = series.description();
     let mut sweep = Sweep {
         target: series.target(),
         loads: rates.loads().collect(),
-        duration: args.duration(),
-        percentiles: args.percentiles.0.clone(),
+        duration: sweep_duration(&args.run),
+        percentiles: args.run.percentiles.0.clone(),
         points: Vec::new(),
         is_interrupted: false,
         failure: None,
@@ -43,7 +43,7 @@ pub(super) fn run(args: &LoadArgs, rates: SweepRates) -> anyhow::Result<Outcome>
         Format::Json => json.clone(),
         Format::Html => page(),
     })?;
-    if let Some(folder) = &args.record {
+    if let Some(folder) = &args.run.record {
         series.write(JSON, &json)?;
         series.write(PAGE, &page())?;
         let page = folder.join(PAGE);
