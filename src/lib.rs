@@ -14,6 +14,8 @@
 //! - *pending*: bytes that were read and converted, and that the kernel has not accepted yet.
 //! - *drain*: finish accepted work and accept no new work.
 //! - *plan*: what a load run does. *schedule*: when each message is due.
+//! - *profile*: the rates of a schedule that change during the run. *stage*: a part of a profile: a
+//!   constant rate, a pause or a ramp; counted from 1 for a person.
 //! - *line*: a slot of a run for a connection; when the connection fails or is replaced, another
 //!   one takes its place.
 //! - *response time*: from the instant at which a message was due to the last byte of its reply.
@@ -54,30 +56,32 @@
 //! runs on the kernel and on the simulated streams of the tests.
 //!
 //! ```text
-//! 21 main
-//! 20 cli/mod
-//! 19 cli/args
-//! 18 cli/compare  cli/duel
-//! 17 cli/comparison  cli/load/mod  cli/load/search  cli/load/sweep  compare/json*
-//! 17 compare/markdown*  compare/page*  compare/text*
-//! 16 cli/load/command  cli/load/series  cli/report  compare/mod*  search/json*  search/text*
-//! 15 cli/load/many  cli/load/measure  compare/differences*  compare/duel*  search/report*
-//! 15 sweep/json*  sweep/page*  sweep/text*
-//! 14 cli/load/args  compare/run*  report/ci*  report/json*  report/page/curve*  report/page/mod*
-//! 14 report/page/tables*  report/page/verdict*  report/text*  search/trial*  sweep/mod*
-//! 13 load/judge/verdict*  report/progress/mod
-//! 12 cli/sniff  load/judge/pace*  load/judge/server*  record/interval_writer  record/merge*
-//! 12 report/progress/view*
-//! 11 load/judge/client*  load/judge/connecting*  load/judge/network*  record/reader
-//! 11 record/writer  report/progress/connecting  sniff/mod
-//! 10 load/judge/failures*  load/judge/thresholds*  load/mod  record/run_file  report/page/plan*
-//! 10 report/page/timeline*  sniff/analyzer*
-//! 9  load/engine/connections*  load/engine/messages*  load/engine/paths*  load/results/summary*
-//! 9  record/course  record/observer  report/csv*  report/page/heatmap*  report/page/join*
-//! 9  report/progress/plain*  sniff/print/document*
-//! 8  load/engine/mod*  record/interval*  record/series*  report/page/columns*
-//! 8  report/progress/figures*  sniff/flow/flows*  sniff/print/json*
-//! 7  load/engine/presence*  load/judge/assertion*  load/results/recorder*  load/results/targets*
+//! 22 main
+//! 21 cli/mod
+//! 20 cli/args
+//! 19 cli/compare  cli/duel
+//! 18 cli/comparison  cli/load/mod  cli/load/search  cli/load/sweep  compare/json*
+//! 18 compare/markdown*  compare/page*  compare/text*
+//! 17 cli/load/command  cli/load/series  cli/report  compare/mod*  search/json*  search/text*
+//! 17 sweep/page*  sweep/text*
+//! 16 cli/load/many  cli/load/measure  compare/differences*  compare/duel*  report/page/tables*
+//! 16 report/text*  search/report*  sweep/json*
+//! 15 cli/load/args  compare/run*  report/ci*  report/json*  report/page/curve*  report/page/mod*
+//! 15 report/page/verdict*  report/stages*  search/trial*  sweep/mod*
+//! 14 load/judge/verdict*  report/progress/mod
+//! 13 load/judge/pace*  load/judge/server*  record/interval_writer  record/merge*
+//! 13 report/progress/view*
+//! 12 cli/sniff  load/judge/client*  load/judge/connecting*  load/judge/network*  record/reader
+//! 12 record/writer  report/progress/connecting
+//! 11 load/judge/failures*  load/judge/thresholds*  load/mod  record/run_file  report/page/plan*
+//! 11 report/page/timeline*  sniff/mod
+//! 10 load/engine/connections*  load/engine/messages*  load/engine/paths*  load/engine/stages*
+//! 10 load/results/summary*  record/course  record/observer  report/csv*  report/page/heatmap*
+//! 10 report/page/join*  report/progress/plain*  sniff/analyzer*
+//! 9  load/engine/mod*  record/interval*  record/series*  report/page/columns*
+//! 9  report/progress/figures*  sniff/print/document*
+//! 8  load/engine/profile_stages*  load/results/recorder*  sniff/flow/flows*  sniff/print/json*
+//! 7  load/engine/presence*  load/judge/assertion*  load/results/stages*  load/results/targets*
 //! 7  report/outcomes*  sniff/flow/judge*  sniff/flow/retired*  sniff/flow/reuse*
 //! 7  sniff/print/results*  sniff/print/transcript*
 //! 6  cli/serve  load/engine/kernel  load/own_server  load/results/mod*  sniff/flow/mod*
@@ -108,10 +112,10 @@
 //! 1  sys/socket
 //! 0  address/mod*  causes*  cli/output  cli/usage  compare/ratio*  echo*
 //! 0  load/engine/inline_queue*  load/judge/mod  load/latency/percentile*  load/latency/recent*
-//! 0  load/latency/statistics*  load/plan/random*  load/plan/sizes*  load/probe/icmp*
-//! 0  load/results/pairs*  load/results/step*  logging/footer*  logging/line*  logging/queue
-//! 0  logging/stamp  reactor/slots*  reactor/timers*  record/mod*  report/columns*  report/mod*
-//! 0  report/page/escape*  send/lines  server/connection_limit*  server/limits*
+//! 0  load/latency/statistics*  load/plan/profile*  load/plan/random*  load/plan/sizes*
+//! 0  load/probe/icmp*  load/results/pairs*  load/results/step*  logging/footer*  logging/line*
+//! 0  logging/queue  logging/stamp  reactor/slots*  reactor/timers*  record/mod*  report/columns*
+//! 0  report/mod*  report/page/escape*  send/lines  server/connection_limit*  server/limits*
 //! 0  sniff/file/foreign*  sniff/file/linktype*  sniff/flow/account*  sniff/packet/bytes*
 //! 0  sniff/packet/networks*  sniff/print/markdown*  sniff/print/mod  stream*  sys/bpf*
 //! 0  sys/descriptor_limit  sys/errno*  sys/files  sys/interface  sys/machine  sys/mod

@@ -8,7 +8,7 @@ use std::panic;
 use std::process::ExitCode;
 
 use upcase::causes;
-use upcase::cli::{COULD_NOT_RUN, Cli};
+use upcase::cli::{COULD_NOT_RUN, Cli, USAGE, UsageError};
 use upcase::logging;
 use upcase::reactor::signals;
 
@@ -32,7 +32,10 @@ fn run() -> u8 {
         Ok(outcome) => outcome.exit_code(),
         Err(error) => {
             logging::report_error(&causes::with_causes(&error));
-            COULD_NOT_RUN
+            match error.is::<UsageError>() {
+                true => USAGE,
+                false => COULD_NOT_RUN,
+            }
         }
     }
 }

@@ -96,6 +96,7 @@ impl DuelArgs {
         let refused = [
             ("--duration", load.duration.is_some(), length),
             ("--messages", load.messages.is_some(), length),
+            ("a profile of --rate", load.profile().is_some(), length),
             (
                 "--interval-log",
                 load.interval_log.is_some(),

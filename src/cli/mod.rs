@@ -28,7 +28,7 @@ use log::LevelFilter;
 
 pub use crate::cli::args::Cli;
 use crate::cli::args::Command;
-pub use crate::cli::output::{COULD_NOT_RUN, Outcome};
+pub use crate::cli::output::{COULD_NOT_RUN, Outcome, USAGE, UsageError};
 use crate::cli::plan::Refused;
 use crate::logging::{self, report_error};
 
@@ -45,11 +45,11 @@ fn report(error: &clap::Error, command: &clap::Command, arguments: &[OsString]) 
         },
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print(); // To standard error.
-            2
+            USAGE
         }
         _ => {
             report_error(&usage::describe(error, command, arguments));
-            2
+            USAGE
         }
     }
 }
@@ -72,7 +72,7 @@ impl Cli {
             Refused::Usage(error) => report(&error, &command, &arguments),
             Refused::Plan(error) => {
                 report_error(&error);
-                2
+                USAGE
             }
             Refused::Unreadable(error) => {
                 report_error(&error);
@@ -84,7 +84,7 @@ impl Cli {
                 "{error} (see upcase {} --help)",
                 cli.command.name()
             ));
-            return Err(2);
+            return Err(USAGE);
         }
         Ok(cli)
     }

@@ -6,6 +6,7 @@
 //! was not judged, and otherwise the ordinary one. Any other error is reported together with the
 //! name of standard output, and gives exit code 3.
 
+use std::fmt;
 use std::io::{self, Write};
 
 /// The outcome of a command that was carried out.
@@ -19,6 +20,21 @@ pub enum Outcome {
     /// all is well: exit code 4.
     Inconclusive,
 }
+
+/// An error of the command line that only shows when the files that it names have been read.
+#[derive(Debug)]
+pub struct UsageError(pub String);
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+/// The exit code of an error of the command line.
+pub const USAGE: u8 = 2;
 
 /// The exit code of a command that could not run, or failed before its end.
 pub const COULD_NOT_RUN: u8 = 3;

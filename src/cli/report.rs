@@ -7,7 +7,7 @@ use anyhow::bail;
 use clap::{Args, ValueEnum};
 
 use crate::cli::load::measure::outcome;
-use crate::cli::output::{Outcome, print};
+use crate::cli::output::{Outcome, UsageError, print};
 use crate::cli::values::{Percentiles, percentiles};
 use crate::load::judge::assertion::Condition;
 use crate::load::judge::verdict::{Judged, Verdict};
@@ -77,6 +77,10 @@ pub(super) fn run(args: ReportArgs) -> anyhow::Result<Outcome> {
         summary.plan = plan.into();
     }
     let points = summary.plan.percentiles.clone();
+    for condition in &args.assert {
+        let checked = condition.check_stage(summary.plan.profile.as_ref());
+        checked.map_err(UsageError)?;
+    }
     let conditions = chosen(args.assert, "assert", &runs, |text| text.parse().ok());
     let allowed = chosen(args.allow, "allow", &runs, |text| {
         Verdict::from_str(text, true).ok()

@@ -11,7 +11,8 @@ use crate::address::resolve;
 use crate::address::{self, Address, Host, PORT_DEFAULT};
 use crate::cli::numbers::{bytes, decimal, duration, duration_or_off, integer, positive_duration};
 use crate::load::latency::percentile::{self, Percentile};
-use crate::load::plan::schedule::Rate;
+use crate::load::plan::profile::{self, Level, Profile};
+use crate::load::plan::schedule::{Rate, RateOverTime};
 use crate::load::plan::sizes::Sizes;
 use crate::sys::socket::MSS_RANGE;
 
@@ -157,8 +158,35 @@ fn size(text: &str, most: u64, example: &str) -> Result<usize, String> {
 
 /// Maximum rate in messages a second. No machine sends that many over sockets, and at the end of a
 /// run against a server that does not answer, each scheduled message is counted individually.
-const RATE_MAX: u32 = 10_000_000;
+const RATE_MAX: u64 = profile::RATE_MAX;
 
+/// Reads one rate, or a profile of rates with their times: `5000`, `100..5000:30s,5000:60s`.
+pub(super) fn rates(text: &str) -> Result<RateOverTime, String> {
+    if !text.contains(':') {
+        return match text.split_once("..") {
+            Some(_) => Err(format!(
+                "a ramp needs its length, as in {text}:60s; stages are separated by commas"
+            )),
+            None => rate(text).map(RateOverTime::Constant),
+        };
+    }
+    let level = |text: &str| {
+        // A rate of 0 is a pause, or the end of a ramp.
+        let is_zero =
+            decimal(text).is_some_and(|digits| digits.bytes().all(|it| b"0.".contains(&it)));
+        let digits = match is_zero {
+            true => "0".to_string(),
+            false => {
+                rate(text)?;
+                decimal(text).unwrap_or_default()
+            }
+        };
+        Level::parse(&digits).ok_or_else(|| format!("'{text}' is not a rate such as 5000"))
+    };
+    Profile::parse(text, level, positive_duration).map(RateOverTime::Profile)
+}
+
+/// Reads one rate, such as `5000` or `333.3`.
 pub(super) fn rate(text: &str) -> Result<Rate, String> {
     const ABOVE: &str = "not a rate above 0, such as 5000 or 333.3";
     if text.starts_with('-') {
@@ -172,7 +200,7 @@ pub(super) fn rate(text: &str) -> Result<Rate, String> {
         return Err("a rate has at most 6 decimals".to_string());
     }
     match Rate::parse(&digits) {
-        Some(rate) if rate.per_second() <= RATE_MAX.into() => Ok(rate),
+        Some(rate) if rate.per_second() <= RATE_MAX as f64 => Ok(rate),
         None if digits.bytes().all(|byte| b"0.".contains(&byte)) => Err(ABOVE.to_string()),
         _ => Err("at most 10,000,000 a second".to_string()),
     }

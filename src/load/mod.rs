@@ -119,9 +119,11 @@ pub fn run(plan: Plan, mut watch: impl FnMut(RunProgress)) -> anyhow::Result<Sum
     let remotes: Arc<[Remote]> = remotes.collect::<io::Result<_>>()?;
     let _relay = Relay::start(Arc::clone(&remotes)).context("cannot set up signal handling")?;
     let shared = Arc::new(Shared::new(Arc::clone(&remotes)));
-    let (sending, warmup) = (Arc::clone(&shared), plan.warmup);
-    let is_due = move |now| sending.is_sending(now, warmup);
-    let prober = Prober::start(&plan.targets, &plan.sources, is_due);
+    let stages = plan.profile.as_ref();
+    let stages = stages.map_or(1, |profile| profile.stages().len());
+    let (sending, of_plan) = (Arc::clone(&shared), Arc::clone(&plan));
+    let due_in = move |now| sending.stage_at(now, &of_plan);
+    let prober = Prober::start(&plan.targets, &plan.sources, stages, due_in);
     let mut merger = Merger::new(Arc::clone(&plan), remotes);
     let (sender, reports) = mpsc::channel();
     for (world, number) in worlds.into_iter().zip(0..) {
@@ -188,6 +190,7 @@ fn carry_out(
 ) -> anyhow::Result<(ThreadResult, CpuUsage)> {
     let mut engine = Engine::new(Arc::clone(plan), number, &mut world);
     let (mut sample, mut machine) = (None, CpuUsage::default());
+    let mut of_stages = UsageOfStages::default();
     while engine.stage() != Stage::Done {
         let before = engine.stage();
         world.reactor.turn(engine.wait(world.now()))?;
@@ -220,6 +223,7 @@ fn carry_out(
                 (Some(Some(start)), _) => {
                     engine.start(&mut world, *start);
                     sample = Some(CpuSample::read());
+                    of_stages.begun = sample.filter(|_| plan.profile.is_some());
                 }
             }
         }
@@ -227,14 +231,48 @@ fn carry_out(
             && let Some(sample) = sample.take()
         {
             machine = sample.since();
+            of_stages.end_before(usize::MAX);
             shared.has_sent.store(true, Ordering::Relaxed);
+        }
+        if let Some(stage) = engine.profile_stage() {
+            of_stages.end_before(stage);
         }
         while let Some(interval) = engine.take_interval() {
             let _ = reports.send(ThreadReport::Interval(number, Box::new(interval)));
         }
         shared.show(number, engine.progress());
     }
-    Ok((engine.finish(), machine))
+    let mut done = engine.finish();
+    for (stage, usage) in done.stages.iter_mut().zip(of_stages.ended) {
+        stage.evidence.machine = usage;
+    }
+    Ok((done, machine))
+}
+
+/// The CPU time of a thread in each stage of a rate profile.
+#[derive(Default)]
+struct UsageOfStages {
+    /// The sample at the beginning of the current stage; `None` without a profile.
+    begun: Option<CpuSample>,
+    ended: Vec<CpuUsage>,
+}
+
+impl UsageOfStages {
+    /// Ends the stages before the one with this index, if that was not done yet.
+    fn end_before(&mut self, stage: usize) {
+        if self.ended.len() >= stage {
+            return;
+        }
+        let Some(begun) = self.begun.take() else {
+            return;
+        };
+        self.ended.push(begun.since());
+        if stage < usize::MAX {
+            // A thread that was not running may have missed whole stages.
+            self.ended.resize(stage, CpuUsage::default());
+            self.begun = Some(CpuSample::read());
+        }
+    }
 }
 
 impl Shared {
@@ -269,11 +307,13 @@ impl Shared {
         }
     }
 
-    /// Returns whether messages are due that are part of the result.
-    fn is_sending(&self, now: Instant, warmup: Duration) -> bool {
-        let start = self.start.get().copied().flatten();
-        let has_begun = start.is_some_and(|start| now >= start + warmup);
-        has_begun && !self.has_sent.load(Ordering::Relaxed)
+    /// Returns the index of the stage in which messages are due that are part of the result; 0
+    /// without a profile. `None`: no such messages are due.
+    fn stage_at(&self, now: Instant, plan: &Plan) -> Option<usize> {
+        let start = self.start.get().copied().flatten()?;
+        let is_due = now >= start + plan.warmup && !self.has_sent.load(Ordering::Relaxed);
+        let profile = plan.profile.as_ref();
+        is_due.then(|| profile.map_or(0, |profile| profile.stage_at(now - start)))
     }
 
     /// Records when this thread last closed a connection. Returns when any thread last did.
@@ -400,11 +440,19 @@ impl Merger {
         sum
     }
 
-    fn finish(self, probe: Option<Probe>) -> anyhow::Result<Summary> {
+    /// Returns the result of the run. `probes`: those of each stage.
+    fn finish(self, probes: Option<Vec<Probe>>) -> anyhow::Result<Summary> {
         match (self.error, self.summary) {
             (Some(error), _) => Err(error),
             (None, Some(mut summary)) if self.pending.iter().all(|thread| thread.done) => {
-                summary.evidence.probe = probe;
+                let probes = probes.unwrap_or_default();
+                summary.evidence.probe = probes.iter().cloned().reduce(|mut all, of_stage| {
+                    all.merge(&of_stage);
+                    all
+                });
+                for (stage, probe) in summary.stages.iter_mut().zip(probes) {
+                    stage.evidence.probe = Some(probe);
+                }
                 Ok(summary)
             }
             _ => bail!("a load thread ended without a result"),

@@ -48,6 +48,9 @@ struct Line {
     tag: &'static str,
     from_s: f64,
     to_s: f64,
+    /// The stage of the profile in which the interval begins, counted from 1; `null` without a
+    /// profile and in the drain.
+    stage: Option<usize>,
     connections: u32,
     /// Since the start, as are the fields up to `outstanding`; due = the sum of the others.
     due: u64,
@@ -142,6 +145,7 @@ pub fn line(
         tag: interval.tag.name(),
         from_s: interval.from.as_secs_f64(),
         to_s: interval.to.as_secs_f64(),
+        stage: interval.stage.map(|index| index + 1),
         connections: interval.up,
         due: interval.identity.due,
         outcomes: Outcomes::of(counts),

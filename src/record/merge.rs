@@ -119,6 +119,17 @@ pub fn merge(mut parts: Vec<Recorded>) -> Option<Merged> {
             });
         }
         let plan = together(&summary.plan, &other.plan, is_parallel);
+        let (ours, theirs) = (summary.stages.len(), other.stages.len());
+        let do_fit = plan.profile.is_some() && ours > 0 && theirs > 0;
+        if ours + theirs > 0 && !do_fit {
+            summary.stages.clear();
+            other.stages.clear();
+            summary.gaps.push(format!(
+                "the stages of {} and of the parts before it do not fit together, so no stage is \
+                 shown",
+                part.folder.display()
+            ));
+        }
         match is_parallel {
             true => summary.merge_part(&other),
             false => summary.append(&other),
@@ -439,6 +450,8 @@ fn together(one: &Plan, other: &Plan, is_parallel: bool) -> Plan {
         (stop, _) => stop,
     };
     if !is_parallel {
+        let profiles = one.profile.as_ref().zip(other.profile.as_ref());
+        plan.profile = profiles.map(|(ours, theirs)| ours.followed_by(theirs));
         return plan;
     }
     plan.connections = plan.connections.saturating_add(other.connections);
@@ -447,6 +460,8 @@ fn together(one: &Plan, other: &Plan, is_parallel: bool) -> Plan {
     if let (Pace::Open { rate, .. }, Pace::Open { rate: more, .. }) = (&mut plan.pace, other.pace) {
         *rate = rate.plus(more);
     }
+    let profiles = one.profile.as_ref().zip(other.profile.as_ref());
+    plan.profile = profiles.and_then(|(ours, theirs)| ours.plus(theirs));
     plan
 }
 

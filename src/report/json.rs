@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::echo::Expect;
 use crate::load::judge::assertion::Outcome;
-use crate::load::judge::verdict::Judged;
+use crate::load::judge::verdict::{Findings, Judged, JudgedStage};
 use crate::load::latency::Latency;
 use crate::load::latency::percentile::Percentile;
 use crate::load::plan::schedule::Arrivals;
@@ -43,6 +43,8 @@ struct Report<'a> {
     payload: &'static str,
     expect: Expect,
     seed: u64,
+    /// The rates of the stages as they are typed; `null` at a constant rate and in a closed loop.
+    profile: Option<String>,
     arrivals: Option<Arrivals>,
     pacing: Option<Pacing>,
     think_s: Option<f64>,
@@ -81,6 +83,8 @@ struct Report<'a> {
     valid_up_to: Option<String>,
     evidence: Evidence,
     assertions: Vec<Assertion>,
+    /// The stages of the profile; empty without one, and where they are not known.
+    stages: Vec<Stage>,
     /// Whether the exit code is 0.
     ok: bool,
     /// 0: all is well; 1: something is wrong; 4: inconclusive, or the generator was the limit.
@@ -250,6 +254,38 @@ struct PathStatistics {
     under_way_unacknowledged: u64,
 }
 
+/// The result of a stage of the profile: of the messages that were due in it, with the evidence
+/// that was measured during it. Fields mean what they mean in the report of a run.
+#[derive(Serialize)]
+struct Stage {
+    /// Counted from 1.
+    stage: usize,
+    /// The rate and the length in the form of `--rate`.
+    rate: String,
+    from_rate: f64,
+    to_rate: f64,
+    length_s: f64,
+    #[serde(flatten)]
+    fates: MessageOutcomes,
+    connections_opened: u64,
+    connections_failed: u64,
+    elapsed_s: f64,
+    asked_rate: Option<f64>,
+    scheduled_rate: Option<f64>,
+    achieved_rate: f64,
+    rate_share: Option<f64>,
+    response_us: Percentiles,
+    service_us: Percentiles,
+    lateness_us: Percentiles,
+    blocked_us: Percentiles,
+    own_us: Percentiles,
+    errors: BTreeMap<String, u64>,
+    /// `null`: the stage is a pause.
+    verdict: Option<&'static str>,
+    valid_up_to: Option<String>,
+    evidence: Option<Evidence>,
+}
+
 #[derive(Serialize)]
 struct Assertion {
     demand: String,
@@ -281,8 +317,7 @@ fn report<'a>(judged: &Judged, runs: &'a [Description], exit_code: u8) -> Report
         target: plan
             .targets
             .first()
-            .map(ToString::to_string)
-            .unwrap_or_default(),
+            .map_or(String::new(), ToString::to_string),
         targets: plan.targets.iter().map(ToString::to_string).collect(),
         per_target: per_target(summary),
         scheduled_for_none: summary.scheduled_for_none(),
@@ -296,6 +331,7 @@ fn report<'a>(judged: &Judged, runs: &'a [Description], exit_code: u8) -> Report
         payload: plan.content.kind(),
         expect: plan.expect,
         seed: plan.seed,
+        profile: plan.profile.as_ref().map(ToString::to_string),
         arrivals,
         pacing,
         think_s: think,
@@ -327,8 +363,9 @@ fn report<'a>(judged: &Judged, runs: &'a [Description], exit_code: u8) -> Report
         own_server: summary.own_server.as_ref().map(own_server),
         verdict: judged.findings.verdict.name(),
         valid_up_to: judged.findings.valid_up_to.map(|it| it.to_string()),
-        evidence: evidence(judged),
+        evidence: evidence(summary, &judged.findings),
         assertions: judged.assertions.iter().map(assertion).collect(),
+        stages: judged.stages.iter().map(stage).collect(),
         ok: judged.is_good(),
         exit_code,
         unrecorded: summary.unrecorded.clone(),
@@ -416,19 +453,55 @@ fn sends(summary: &Summary) -> Option<Sends> {
     })
 }
 
-fn evidence(judged: &Judged) -> Evidence {
-    let seen = &judged.summary.evidence;
-    let points = &judged.summary.plan.percentiles;
+fn stage(judged: &JudgedStage) -> Stage {
+    let JudgedStage {
+        stage,
+        summary,
+        findings,
+    } = judged;
+    let results = &summary.results;
+    let times = |latency: &Latency| percentiles(latency, &summary.plan.percentiles);
+    let findings = findings.as_ref();
+    let valid_up_to = findings.and_then(|findings| findings.valid_up_to);
+    Stage {
+        stage: summary.stage.map_or(0, |index| index + 1),
+        rate: stage.to_string(),
+        from_rate: stage.from.per_second(),
+        to_rate: stage.to.per_second(),
+        length_s: stage.length().as_secs_f64(),
+        fates: fates(&results.counts),
+        connections_opened: results.counts.opened,
+        connections_failed: results.counts.failed,
+        elapsed_s: summary.times.elapsed.as_secs_f64(),
+        asked_rate: summary.asked_rate().filter(|_| !stage.is_pause()),
+        scheduled_rate: summary.scheduled_rate(),
+        achieved_rate: summary.achieved_rate(),
+        rate_share: summary.rate_share(),
+        response_us: times(&results.response),
+        service_us: times(&results.service),
+        lateness_us: times(&results.lateness),
+        blocked_us: times(&results.blocked),
+        own_us: times(&results.own),
+        errors: errors(&results.errors),
+        verdict: findings.map(|findings| findings.verdict.name()),
+        valid_up_to: valid_up_to.map(|point| point.to_string()),
+        evidence: findings.map(|findings| evidence(summary, findings)),
+    }
+}
+
+fn evidence(summary: &Summary, findings: &Findings) -> Evidence {
+    let seen = &summary.evidence;
+    let points = &summary.plan.percentiles;
     Evidence {
-        sentences: judged.findings.evidence.clone(),
-        advice: judged.findings.advice.clone(),
-        busy: judged.summary.busy(),
+        sentences: findings.evidence.clone(),
+        advice: findings.advice.clone(),
+        busy: summary.busy(),
         starved: seen.machine.starved,
-        cpu_us_per_message: microseconds(judged.summary.cpu_a_message()),
+        cpu_us_per_message: microseconds(summary.cpu_a_message()),
         stolen_s: seen.machine.stolen.as_secs_f64(),
-        waited_for_own_server_s: judged.summary.waited_for_own_server().as_secs_f64(),
+        waited_for_own_server_s: summary.waited_for_own_server().as_secs_f64(),
         turns_us: percentiles(&seen.turns, points),
-        growth: judged.summary.growth(),
+        growth: summary.growth(),
         silence_s: seen.silence.as_secs_f64(),
         absent: seen.absences.share(),
         longest_absence_s: seen.absences.longest.as_secs_f64(),

@@ -11,4 +11,5 @@ pub mod outcomes;
 pub mod page;
 pub mod percentiles;
 pub mod progress;
+pub mod stages;
 pub mod text;

@@ -20,6 +20,7 @@ use crate::load::results::targets::Target;
 use crate::load::results::{Counts, ResponseParts, Results};
 use crate::record::description::Description;
 use crate::report::columns::{self, Line};
+use crate::report::stages;
 use crate::units::{counted, grouped, rate, short, throughput, with_interval};
 
 /// The column at which the text of a line begins, after its label.
@@ -161,6 +162,13 @@ fn write(page: &mut String, judged: &Judged, columns: Columns) -> fmt::Result {
     writeln!(page, "rate         {}", achieved(summary))?;
     write_times(page, judged, columns)?;
     write_targets(page, summary, columns)?;
+    page.push_str(&stages::render(&judged.stages, columns));
+    if plan.profile.is_some() && judged.stages.is_empty() {
+        writeln!(
+            page,
+            "stages       not known: the run ended before its first message, or without a result"
+        )?;
+    }
     for (kind, count) in &results.errors {
         writeln!(
             page,
@@ -228,7 +236,10 @@ fn pace(plan: &Plan) -> String {
                 Pacing::FirstFree => ", the first free connection",
                 Pacing::PerConnection => ", a schedule for each connection",
             };
-            format!("{rate} messages/s, {arrivals}{pacing}")
+            match &plan.profile {
+                Some(profile) => format!("rate {profile}, {arrivals}{pacing}"),
+                None => format!("{rate} messages/s, {arrivals}{pacing}"),
+            }
         }
     }
 }

@@ -180,6 +180,42 @@ const SERVE: &[(&str, &str)] = &[
 
 /// Wrong command lines of `load`.
 const LOAD: &[(&str, &str)] = &[
+    (
+        "load --rate 100..500",
+        "a ramp needs its length, as in 100..500:60s",
+    ),
+    (
+        "load --rate 100:1s,500",
+        "'500' has no length, such as 5000:20s",
+    ),
+    (
+        "load --rate 5,000:1s",
+        "'5' has no length, such as 5000:20s",
+    ),
+    ("load --rate 100..:1s", "not a rate above 0"),
+    ("load --rate 100:0s", "it must be longer than 0"),
+    ("load --rate 0:1s", "no message is ever due"),
+    (
+        "load --rate 100:1s --duration 1s",
+        "--duration cannot be used with the profile of --rate, whose stages last 1s",
+    ),
+    (
+        "load --rate 100..0:1s,5:2s --messages 5",
+        "--messages cannot be used with the profile of --rate, whose stages last 3s",
+    ),
+    (
+        "load --rate 100:1s --warmup 1s",
+        "--warmup 1s must be shorter than the stages of --rate together, 1s",
+    ),
+    (
+        "load --rate 100:1s --assert stage[2].errors=0",
+        "there is no stage 2, the profile of --rate has 1 stage",
+    ),
+    (
+        "load --rate 100 --assert stage[1].errors=0",
+        "is about a stage, and the run has no profile with stages",
+    ),
+    ("load --assert stage[0].errors=0", "counted from 1"),
     ("load --arrivals poisson", "--arrivals needs --rate"),
     ("load --pacing global", "--pacing needs --rate"),
     ("load --spin", "--spin needs --rate"),
@@ -468,6 +504,7 @@ const TAKEN: &[&str] = &[
     "load --connections 1,000",
     "load --connections 1k --threads 10",
     "load --rate 5,000 --arrivals poisson",
+    "load --rate 0..1.5k:10s,1.5k:1m,0:2s --assert stage[3].errors=0",
     "load --rate 1.5k --pacing per-connection --spin",
     "load --rate 1.5k --pacing first-free",
     "load --size 16KiB --seed 18446744073709551615",

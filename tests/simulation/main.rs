@@ -13,5 +13,6 @@ mod plans;
 mod random_runs;
 mod response_times;
 mod run;
+mod stages;
 mod targets;
 mod verdicts;

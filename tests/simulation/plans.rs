@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use upcase::load::plan::payload::Content;
+use upcase::load::plan::profile::{Level, Profile, Stage};
 use upcase::load::plan::schedule::{Arrivals, Rate};
 use upcase::load::plan::sizes::Sizes;
 use upcase::load::plan::{Churn, Close, Pace, Pacing, Plan, Stop};
@@ -79,6 +80,29 @@ pub fn plan(chance: &mut Chance) -> Plan {
         kernel_timestamps: chance.below(4) as u32,
         ..Plan::new(target(0).parse().unwrap(), stop)
     }
+}
+
+/// Returns the plan; in some of those that have a schedule with a time, the rate becomes a ramp, a
+/// pause and a constant rate.
+pub fn some_in_stages(mut plan: Plan) -> Plan {
+    let (
+        Pace::Open {
+            arrivals, pacing, ..
+        },
+        Stop::After(time),
+    ) = (plan.pace, plan.stop)
+    else {
+        return plan;
+    };
+    if time.as_micros().is_multiple_of(3) {
+        let rates = [("0.5", "3000"), ("0", "0"), ("1500", "1500")];
+        let stages = rates.map(|(from, to)| {
+            let [from, to] = [from, to].map(|rate| Level::parse(rate).unwrap());
+            Stage::new(from, to, time / 3).unwrap()
+        });
+        plan.set_rate(Profile::new(stages).unwrap().into(), arrivals, pacing);
+    }
+    plan
 }
 
 /// Returns a schedule of 1,000 messages a second over a hundred connections.

@@ -12,8 +12,9 @@ use upcase::report::json;
 
 use crate::chance::Chance;
 use crate::faults::faults;
-use crate::plans::plan;
+use crate::plans::{plan, some_in_stages};
 use crate::run::Simulation;
+use crate::stages;
 
 /// Prints how to repeat a run if it panics, wherever it does.
 struct Replay(u64);
@@ -30,7 +31,7 @@ impl Drop for Replay {
 fn run(seed: u64, begun: Instant) -> (String, Judged) {
     let _replay = Replay(seed);
     let mut chance = Chance::new(seed);
-    let (mut plan, faults) = (plan(&mut chance), faults(&mut chance));
+    let (mut plan, faults) = (some_in_stages(plan(&mut chance)), faults(&mut chance));
     plan.record = seed.is_multiple_of(3);
     let mut stops = Vec::new();
     if chance.one_in(5) {
@@ -58,6 +59,7 @@ fn run(seed: u64, begun: Instant) -> (String, Judged) {
     rest.check_calls(seed, &done);
     rest.check_targets(seed, &done);
     rest.check_ways(seed, &done);
+    stages::check_sums(seed, &rest.plan, &done);
     rest.check_verified(seed, counts);
     for interval in &rest.intervals {
         let identity = interval.identity;

@@ -380,13 +380,12 @@ fn check_absences(seed: u64, stop: Option<(Duration, Duration)>, done: &ThreadRe
 /// Returns the due times of all messages of a schedule, computed without the pacer.
 fn dues(plan: &Plan) -> Option<Vec<Duration>> {
     let Pace::Open {
-        rate,
-        arrivals,
-        pacing,
+        arrivals, pacing, ..
     } = plan.pace
     else {
         return None;
     };
+    let rate = plan.rate_over_time()?;
     let end = plan.schedule_end();
     let series: Vec<ScheduleIter> = match pacing {
         Pacing::Global | Pacing::FirstFree => {
@@ -401,7 +400,8 @@ fn dues(plan: &Plan) -> Option<Vec<Duration>> {
         Pacing::PerConnection => {
             let of = plan.connections;
             (0..of)
-                .map(|index| ScheduleIter::line(rate, arrivals, plan.seed, end, Part { index, of }))
+                .map(|index| Part { index, of })
+                .map(|line| ScheduleIter::line(rate.clone(), arrivals, plan.seed, end, line))
                 .collect()
         }
     };

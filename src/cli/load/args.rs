@@ -9,13 +9,14 @@ use clap::Args;
 use crate::cli::numbers::{duration, integer, positive_duration};
 use crate::cli::options::{BufferArgs, MssArg};
 use crate::cli::values::{
-    Label, Percentiles, Source, Target, interval, label, message_sizes, percentiles, rate, source,
+    Label, Percentiles, Source, Target, interval, label, message_sizes, percentiles, rates, source,
     target,
 };
 use crate::echo::Expect;
 use crate::load::judge::assertion::Condition;
 use crate::load::judge::verdict::Verdict;
-use crate::load::plan::schedule::{Arrivals, Rate};
+use crate::load::plan::profile::Profile;
+use crate::load::plan::schedule::{Arrivals, RateOverTime};
 use crate::load::plan::sizes::Sizes;
 use crate::load::plan::{Close, Pacing};
 use crate::record::description::OptionValue;
@@ -37,9 +38,10 @@ pub(in crate::cli) struct LoadArgs {
           value_parser = integer::<u32>(1, 10_000_000))]
     pub(in crate::cli) connections: u32,
     /// Messages per second over all connections, such as 5000 or 333.3, on a schedule that does not
-    /// wait for the server [default: closed loop, the next message when a reply is complete]
-    #[arg(long, value_name = "N", value_parser = rate)]
-    pub(in crate::cli) rate: Option<Rate>,
+    /// wait for the server; or a profile of stages, constant rates and ramps with their times:
+    /// 1000:10s,1000..5000:60s [default: closed loop, the next message when a reply is complete]
+    #[arg(long, value_name = "RATE", value_parser = rates)]
+    pub(in crate::cli) rate: Option<RateOverTime>,
     /// Distribution of the gaps between scheduled messages; needs --rate [default: constant]
     #[arg(long, value_enum)]
     pub(in crate::cli) arrivals: Option<Arrivals>,
@@ -121,7 +123,7 @@ pub(in crate::cli) struct LoadArgs {
           value_parser = integer::<u32>(1, u32::MAX.into()))]
     pub(in crate::cli) kernel_timestamps: Option<u32>,
     /// Condition that the result must meet, else exit code 1; may be repeated: p99<2ms,
-    /// service.p50<1ms, errors=0, rate>=0.999
+    /// service.p50<1ms, errors=0, rate>=0.999; of a stage of the profile: stage[2].p99<2ms
     #[arg(long, value_name = "CONDITION", value_parser = clap::value_parser!(Condition))]
     pub(in crate::cli) assert: Vec<Condition>,
     /// Accept this verdict as success: exit code 0 instead of 1, or instead of 4 for client-bound
@@ -177,16 +179,7 @@ pub(in crate::cli) enum Place {
 
 impl LoadArgs {
     pub(in crate::cli) fn check(&self) -> Result<(), String> {
-        let duration = self.duration();
-        if self.messages.is_none() && self.warmup >= duration {
-            let (warmup, duration) = (
-                humantime::format_duration(self.warmup),
-                humantime::format_duration(duration),
-            );
-            return Err(format!(
-                "--warmup {warmup} must be shorter than --duration {duration}"
-            ));
-        }
+        self.check_length()?;
         self.check_needs()?;
         if self.threads > self.connections {
             return Err(format!(
@@ -203,6 +196,8 @@ impl LoadArgs {
         }
         self.progress.check()?;
         self.check_record()?;
+        let mut about_stages = self.assert.iter();
+        about_stages.try_for_each(|condition| condition.check_stage(self.profile()))?;
         if self.rate.is_none() && self.assert.iter().any(Condition::is_about_rate) {
             return Err("--assert rate needs --rate: a closed loop has no schedule".to_string());
         }
@@ -212,6 +207,46 @@ impl LoadArgs {
     /// Returns `--duration`, or its default.
     pub(in crate::cli) fn duration(&self) -> Duration {
         self.duration.unwrap_or(DURATION_DEFAULT)
+    }
+
+    /// Returns the profile of the rates, if there is one.
+    pub(in crate::cli) fn profile(&self) -> Option<&Profile> {
+        match &self.rate {
+            Some(RateOverTime::Profile(profile)) => Some(profile),
+            Some(RateOverTime::Constant(_)) | None => None,
+        }
+    }
+
+    /// Refuses a second length beside that of a profile, and a warm-up as long as the run.
+    fn check_length(&self) -> Result<(), String> {
+        let shown = humantime::format_duration;
+        if let Some(profile) = self.profile() {
+            let given = [
+                ("--duration", self.duration.is_some()),
+                ("--messages", self.messages.is_some()),
+            ];
+            let length = shown(profile.length());
+            if let Some((option, _)) = given.iter().find(|(_, is_given)| *is_given) {
+                return Err(format!(
+                    "{option} cannot be used with the profile of --rate, whose stages last {length}"
+                ));
+            }
+            return match self.warmup >= profile.length() {
+                true => Err(format!(
+                    "--warmup {} must be shorter than the stages of --rate together, {length}",
+                    shown(self.warmup)
+                )),
+                false => Ok(()),
+            };
+        }
+        let duration = self.duration();
+        if self.messages.is_none() && self.warmup >= duration {
+            let (warmup, duration) = (shown(self.warmup), shown(duration));
+            return Err(format!(
+                "--warmup {warmup} must be shorter than --duration {duration}"
+            ));
+        }
+        Ok(())
     }
 
     /// Refuses a directory for the record that contains something, and labels with the same key.

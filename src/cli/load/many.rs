@@ -8,6 +8,7 @@ use crate::cli::load::args::LoadArgs;
 use crate::cli::numbers::{decimal, integer, positive_duration};
 use crate::cli::values::rate;
 use crate::load::judge::assertion::Condition;
+use crate::load::plan::schedule::RateOverTime;
 use crate::search::goal::{Goal, Load, Range};
 use crate::search::strategy::Strategy;
 use crate::search::{GOAL_DEFAULT, SHORT_TRIAL, TIME_DEFAULT, TRIALS_DEFAULT};
@@ -112,7 +113,7 @@ impl ManyArgs {
             None => return None,
         };
         Some(LoadArgs {
-            rate: load.rate(),
+            rate: load.rate().map(RateOverTime::Constant),
             duration: Some(duration),
             ..args.clone()
         })
@@ -169,6 +170,13 @@ impl ManyArgs {
         {
             return Err(format!(
                 "{option} needs --find-max, such as --find-max 'p99<1ms'"
+            ));
+        }
+        let mut conditions = self.find_max.iter();
+        if let Some(condition) = conditions.find(|condition| condition.check_stage(None).is_err()) {
+            return Err(format!(
+                "--find-max {condition} is about a stage, and a trial has one rate: leave the \
+                 stage out"
             ));
         }
         let (goal, time) = (self.goal(), self.strategy().time_most);

@@ -192,16 +192,13 @@ pub(in crate::cli) fn in_effect(args: &LoadArgs) -> BTreeMap<String, OptionValue
     let mut set = |option: &str, value: OptionValue| {
         options.insert(option.to_string(), value);
     };
-    if args.messages.is_none() && args.duration.is_none() {
+    if args.messages.is_none() && args.duration.is_none() && args.profile().is_none() {
         let duration = humantime::format_duration(DURATION_DEFAULT).to_string();
         set("duration", OptionValue::One(duration));
     }
-    if let Pace::Open {
-        arrivals, pacing, ..
-    } = pace(args)
-    {
-        set("arrivals", named(arrivals));
-        set("pacing", named(pacing));
+    if args.rate.is_some() {
+        set("arrivals", named(args.arrivals.unwrap_or_default()));
+        set("pacing", named(args.pacing.unwrap_or_default()));
     }
     if args.churn.is_some() {
         set("close", named(args.close.unwrap_or_default()));
@@ -243,14 +240,17 @@ fn plan(
     sources: Vec<SocketAddr>,
     content: Content,
 ) -> Plan {
-    Plan {
+    let mut plan = Plan {
         targets,
         sources,
         options: options(&args.mss, &args.buffers),
         connections: args.connections,
         connect_rate: args.connect_rate,
         threads: args.threads,
-        pace: pace(args),
+        pace: Pace::Closed {
+            think: args.think.unwrap_or_default(),
+        },
+        profile: None,
         depth: args.depth,
         sizes: args.size.clone(),
         content,
@@ -272,19 +272,16 @@ fn plan(
         interval: args.interval,
         percentiles: args.percentiles.0.clone(),
         record: args.record.is_some(),
-    }
-}
-
-fn pace(args: &LoadArgs) -> Pace {
-    let Some(rate) = args.rate else {
-        let think = args.think.unwrap_or_default();
-        return Pace::Closed { think };
     };
-    Pace::Open {
-        rate,
-        arrivals: args.arrivals.unwrap_or_default(),
-        pacing: args.pacing.unwrap_or_default(),
+    if let Some(rate) = args.rate.clone() {
+        let (arrivals, pacing) = (args.arrivals, args.pacing);
+        plan.set_rate(
+            rate,
+            arrivals.unwrap_or_default(),
+            pacing.unwrap_or_default(),
+        );
     }
+    plan
 }
 
 /// Maximum size of a payload file in bytes. It is held in memory twice: as it is and in upper case.

@@ -17,6 +17,7 @@ use crate::cli::load::args::{LoadArgs, Place};
 use crate::cli::load::measure::{self, Measured, measure};
 use crate::load::judge::assertion::Condition;
 use crate::load::judge::verdict::Judged;
+use crate::load::plan::schedule::RateOverTime;
 use crate::reactor::signals::Noted;
 use crate::record::description::{Description, OptionValue};
 use crate::report::progress::Style;
@@ -98,7 +99,8 @@ impl<'a> Series<'a> {
         conditions: &[Condition],
     ) -> anyhow::Result<LoadArgs> {
         let mut args = self.args.clone();
-        args.rate = Some(load.rate().context("the rate is too high")?);
+        let rate = load.rate().context("the rate is too high")?;
+        args.rate = Some(RateOverTime::Constant(rate));
         args.duration = Some(duration);
         args.assert = conditions.to_vec();
         args.place = match self.runs {

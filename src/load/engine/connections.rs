@@ -91,8 +91,7 @@ impl<S: Socket> Engine<S> {
     ) {
         let kind = ErrorKind::at(failure.step, &failure.error);
         let now = world.now();
-        self.recorder.run.counts.failed += 1;
-        self.recorder.run.error(kind);
+        self.recorder.not_opened(kind);
         self.target(line as u32).failed(kind, now);
         self.shortage |= kind.is_shortage();
         self.note_first_failure(line, failure);
@@ -206,11 +205,8 @@ impl<S: Socket> Engine<S> {
             return self.give_up_peer(world, token, Step::KeepTimes, error);
         }
         peer.seen = self.evidence.network.connection_opened(peer.socket.path());
-        let results = &mut self.recorder.run;
-        results.counts.opened += 1;
-        results
-            .connect
-            .record(now.saturating_duration_since(peer.since));
+        self.recorder
+            .opened(now.saturating_duration_since(peer.since));
         peer.phase = Phase::Up;
         peer.since = now;
         let place = self.plan.target_of(self.part.member(peer.line));
@@ -246,7 +242,7 @@ impl<S: Socket> Engine<S> {
             ErrorKind::Reset | ErrorKind::ClosedEarly if at_once => ErrorKind::ClosedAtOnce,
             _ => kind,
         };
-        self.recorder.run.error(kind);
+        self.recorder.error(kind);
         self.target(peer.line).lost(kind, now);
         let mut loss = match kind {
             kind if kind.is_wrong_reply() => Loss::Mismatched,
@@ -276,7 +272,9 @@ impl<S: Socket> Engine<S> {
         let peer = self.peers.remove(token)?;
         if peer.phase == Phase::Up {
             self.up -= 1;
-            self.evidence.network.ended(peer.seen, peer.socket.path());
+            let counted = self.counted(peer.line, peer.number);
+            let path = peer.socket.path();
+            self.evidence.network.ended(peer.seen, counted, path);
             self.target(peer.line).went_down();
         }
         let line = &mut self.lines[peer.line as usize];
@@ -357,7 +355,7 @@ impl<S: Socket> Engine<S> {
         };
         self.lines[line].token = None;
         if let Some(kind) = failed {
-            self.recorder.run.error(kind);
+            self.recorder.error(kind);
             self.target(line as u32).error(kind);
         }
         if self.wants_connections() {
@@ -374,10 +372,15 @@ impl<S: Socket> Engine<S> {
     /// Sends our FIN. TCP_INFO is read before, since it counts a FIN and its retransmissions like
     /// data although no message waits for them.
     pub(super) fn send_fin(&mut self, token: Token, now: Instant) -> io::Result<()> {
+        let Some(peer) = self.peers.get(token) else {
+            return Ok(());
+        };
+        let counted = self.counted(peer.line, peer.number);
         let Some(peer) = self.peers.get_mut(token) else {
             return Ok(());
         };
-        self.evidence.network.ended(peer.seen, peer.socket.path());
+        let path = peer.socket.path();
+        self.evidence.network.ended(peer.seen, counted, path);
         self.up -= 1;
         peer.phase = Phase::Closing;
         peer.since = now;
@@ -416,7 +419,7 @@ impl<S: Socket> Engine<S> {
         };
         self.has_closed = true;
         if let Some(kind) = error {
-            self.recorder.run.error(kind);
+            self.recorder.error(kind);
             self.target(peer.line).error(kind);
         }
     }

@@ -406,21 +406,22 @@ impl<S: Socket> Engine<S> {
             let since = self.last_reply.max(self.recorder.warmup_end());
             let silence = now.saturating_duration_since(since);
             self.evidence.silence = self.evidence.silence.max(silence);
-            if silence >= STALL_LEAST {
-                self.note_silence(since, now);
+            if silence >= STALL_LEAST
+                && let Some(silence) = self.silence(since, now)
+            {
+                self.evidence.silences.add(silence);
             }
+            self.note_stage_silence(now);
         }
         self.last_reply = now;
         self.last_progress = now;
     }
 
-    /// Records a silence with the messages that were in flight during it.
+    /// Returns a silence with the messages that were in flight during it. Before the first correct
+    /// reply, the server may be slow, but has not stalled.
     #[inline(never)]
-    fn note_silence(&mut self, since: Instant, now: Instant) {
-        // Before the first correct reply, the server may be slow, but has not stalled.
-        if self.first_verified.is_none() {
-            return;
-        }
+    pub(super) fn silence(&self, since: Instant, now: Instant) -> Option<Silence> {
+        self.first_verified?;
         let step = 1 + self.outstanding as usize / WAITS_MAX;
         let messages = self
             .peers
@@ -434,11 +435,11 @@ impl<S: Socket> Engine<S> {
             let before = since.saturating_duration_since(sent);
             (before, now.saturating_duration_since(sent))
         });
-        self.evidence.silences.add(Silence {
+        Some(Silence {
             length: now.saturating_duration_since(since),
             waits: waits.collect(),
             weight: step as f64,
-        });
+        })
     }
 
     /// Gives up the messages that have exceeded the timeout, and sets the timer for the next ones.

@@ -44,6 +44,8 @@ mod messages;
 pub mod pacer;
 mod paths;
 pub mod presence;
+pub mod profile_stages;
+mod stages;
 pub mod world;
 
 use std::collections::VecDeque;
@@ -54,6 +56,7 @@ use crate::load::engine::connection::Connection;
 use crate::load::engine::dialer::Dialer;
 use crate::load::engine::pacer::Pacer;
 use crate::load::engine::presence::{CHECK, Exposed, Presence};
+use crate::load::engine::profile_stages::ProfileStages;
 use crate::load::engine::world::{Socket, Timer, World};
 use crate::load::plan::payload::Payload;
 use crate::load::plan::schedule::Part;
@@ -63,6 +66,7 @@ use crate::load::plan::{
 };
 use crate::load::results::evidence::{Evidence, LastSample};
 use crate::load::results::recorder::{Identity, Interval, Recorder, Tag, TimesSoFar};
+use crate::load::results::stages::StageResult;
 use crate::load::results::step::Step;
 use crate::load::results::targets::{Target, Waiting};
 use crate::load::results::{Backlog, ErrorKind, Loss, RunTimes};
@@ -107,7 +111,11 @@ pub struct Engine<S> {
     /// position of their bytes in the buffer.
     group: Vec<Member>,
     recorder: Recorder,
+    /// The evidence of the run, or of the current stage of its profile; the silences are always
+    /// those of the run.
     evidence: Evidence,
+    /// The stages of the profile; `None` before the start, and without a profile.
+    profile_stages: Option<Box<ProfileStages>>,
     scan_state: ScanState,
     /// Number of messages that were given to connections and have no outcome.
     outstanding: u64,
@@ -271,6 +279,8 @@ pub struct ThreadResult {
     pub times: RunTimes,
     /// The history of each target, in the order of the plan.
     pub targets: Vec<Target>,
+    /// The results of the stages of the profile; empty without one.
+    pub stages: Vec<StageResult>,
 }
 
 impl<S: Socket> Engine<S> {
@@ -307,6 +317,7 @@ impl<S: Socket> Engine<S> {
             group: Vec::with_capacity(GROUP_CONNECTIONS),
             recorder: Recorder::new(now, plan.targets.len()),
             evidence: Evidence::default(),
+            profile_stages: None,
             scan_state: ScanState::new(now),
             outstanding: 0,
             clock: now,
@@ -448,6 +459,8 @@ impl<S: Socket> Engine<S> {
             Timer::CloseEnd => self.close_is_due = true,
             Timer::FirstQuarterEnds => self.first_quarter = self.behind(world.now()),
             Timer::LastQuarterBegins => self.begin_last_quarter(world.now()),
+            Timer::StageEnd => self.end_stages(world),
+            Timer::StagePaths => self.count_stage_paths(world),
             Timer::RunEnd => {}
         }
     }
@@ -490,11 +503,10 @@ impl<S: Socket> Engine<S> {
         if let Stop::After(duration) = self.plan.stop {
             world.set_timer(start + duration, Timer::RunEnd);
         }
-        if let Some(span) = self.plan.span().filter(|_| self.pacer.is_some()) {
-            let quarter = span.saturating_sub(self.plan.warmup) / 4;
-            let warmup_end = start + self.plan.warmup;
-            world.set_timer(warmup_end + quarter, Timer::FirstQuarterEnds);
-            world.set_timer(warmup_end + quarter * 3, Timer::LastQuarterBegins);
+        if self.plan.profile.is_some() {
+            self.begin_stages(world, start);
+        } else if let Some(span) = self.plan.span().filter(|_| self.pacer.is_some()) {
+            self.watch_backlog(world, start + self.plan.warmup, start + span);
         }
         if let Some(timeout) = self.plan.timeout {
             world.set_timer(start + timeout, Timer::TimeOut);
@@ -581,6 +593,13 @@ impl<S: Socket> Engine<S> {
         (self.outstanding + waiting, pacer.taken() + waiting)
     }
 
+    /// Sets the timers that measure the growth of the backlog between two times.
+    fn watch_backlog<W: World<Socket = S>>(&self, world: &mut W, from: Instant, to: Instant) {
+        let quarter = to.saturating_duration_since(from) / 4;
+        world.set_timer(from + quarter, Timer::FirstQuarterEnds);
+        world.set_timer(from + quarter * 3, Timer::LastQuarterBegins);
+    }
+
     fn begin_last_quarter(&mut self, now: Instant) {
         let ((first, due_first), (last, due)) = (self.first_quarter, self.behind(now));
         let due = due.saturating_sub(due_first);
@@ -616,6 +635,7 @@ impl<S: Socket> Engine<S> {
             },
             from: from.saturating_duration_since(start),
             to: to.saturating_duration_since(start),
+            stage: self.stage_at(from),
             up: self.up,
             identity: self.identity(now),
             response,
@@ -649,19 +669,27 @@ impl<S: Socket> Engine<S> {
             _ => Duration::ZERO,
         };
         self.evidence.absences = self.presence.finish();
+        let mut times = RunTimes {
+            lines_up: lines_up as u32,
+            sending,
+            elapsed: sending.max(replying),
+            verified_in_time: self.verified_in_time.unwrap_or(verified),
+            backlog: self.backlog,
+            interrupted: self.interrupted,
+            start: self.start,
+        };
+        let stages = self.profile_stages.take();
+        let stages = stages.map(|stages| {
+            let ended = self.sending_ended.filter(|_| !self.completed);
+            let recorded = std::mem::take(self.recorder.stages());
+            stages.finish(&mut self.evidence, &mut times, recorded, ended)
+        });
         ThreadResult {
             evidence: self.evidence,
-            times: RunTimes {
-                lines_up: lines_up as u32,
-                sending,
-                elapsed: sending.max(replying),
-                verified_in_time: self.verified_in_time.unwrap_or(verified),
-                backlog: self.backlog,
-                interrupted: self.interrupted,
-                start: self.start,
-            },
+            times,
             recorder: self.recorder,
             targets: self.targets,
+            stages: stages.unwrap_or_default(),
         }
     }
 
@@ -806,6 +834,7 @@ impl<S: Socket> Engine<S> {
             self.settle(now);
         }
         self.stage = Stage::Closing;
+        self.recorder.stages().enter(None);
         for line in 0..self.lines.len() {
             let Some(token) = self.lines[line].token else {
                 continue;
@@ -909,13 +938,16 @@ impl<S: Socket> Engine<S> {
         world.set_timer(self.next_report, Timer::Interval);
     }
 
-    /// Returns the end of the interval that begins now. An interval ends at the end of the warm-up.
+    /// Returns the end of the interval that begins now. An interval ends at the end of the warm-up,
+    /// and at the end of a stage of the profile.
     fn next_interval(&self, now: Instant) -> Instant {
         let start = self.start.unwrap_or(now);
         let interval = self.plan.interval.as_nanos().max(1);
         let past = now.saturating_duration_since(start).as_nanos() / interval;
         let next = Duration::from_nanos(u64::try_from((past + 1) * interval).unwrap_or(u64::MAX));
-        let next = start + next;
+        let stages = self.profile_stages.as_ref();
+        let stage_end = stages.and_then(|stages| stages.end_after(now));
+        let next = stage_end.map_or(start + next, |end| end.min(start + next));
         let warmup_end = self.recorder.warmup_end();
         if now < warmup_end {
             next.min(warmup_end)

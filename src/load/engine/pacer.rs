@@ -155,22 +155,21 @@ impl Pacer {
     /// `None` for a closed loop, which has no schedule.
     pub fn new(plan: &Plan, part: Part, start: Instant) -> Option<Pacer> {
         let Pace::Open {
-            rate,
-            arrivals,
-            pacing,
+            arrivals, pacing, ..
         } = plan.pace
         else {
             return None;
         };
+        let rate = plan.rate_over_time()?;
         let (end, of, queues) = (plan.schedule_end(), plan.connections, plan.queues(pacing));
         let series = |place| match (pacing, arrivals) {
             (Pacing::PerConnection, Arrivals::Poisson) => {
                 let index = part.member(place);
-                ScheduleIter::line(rate, arrivals, plan.seed, end, Part { index, of })
+                ScheduleIter::line(rate.clone(), arrivals, plan.seed, end, Part { index, of })
             }
             _ => {
                 let turns = Stride::of_queue(part, of, queues, place);
-                ScheduleIter::new(rate, arrivals, plan.seed, end, turns)
+                ScheduleIter::new(rate.clone(), arrivals, plan.seed, end, turns)
             }
         };
         let places = 0..Stride::queues_of(part, of, queues);

@@ -194,6 +194,12 @@ impl Presence {
         self.settle(u64::MAX);
     }
 
+    /// Returns the account so far, and begins a new one. The messages that the last absence delayed
+    /// are counted in the new one as far as their replies are still being read.
+    pub fn take(&mut self) -> Absences {
+        std::mem::take(&mut self.absences)
+    }
+
     /// Ends the account and returns it.
     pub fn finish(mut self) -> Absences {
         self.end();

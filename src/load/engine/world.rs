@@ -84,6 +84,10 @@ pub enum Timer {
     FirstQuarterEnds,
     /// Three quarters of the time for sending are over.
     LastQuarterBegins,
+    /// A stage of the rate profile is over.
+    StageEnd,
+    /// Further connections are due whose counters belong to the stage that has ended.
+    StagePaths,
     /// The time for sending is over.
     RunEnd,
     /// The time to wait for outstanding messages is over.

@@ -1,5 +1,6 @@
 //! Parses and evaluates the assertions that a user makes about a run, such as `p99<2ms`,
-//! `service.p50<=1ms`, `errors=0` and `rate>=0.999`. Pure.
+//! `service.p50<=1ms`, `errors=0` and `rate>=0.999`, or about a stage of its rate profile, such as
+//! `stage[2].p99<2ms`. Pure.
 //!
 //! An assertion about an unknown value does not hold: a percentile has too few samples, or it is
 //! known only as a lower bound that does not decide the comparison.
@@ -9,13 +10,16 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::load::latency::{BEYOND, Bound, Latency};
+use crate::load::plan::profile::Profile;
 use crate::load::results::{Counts, Results};
-use crate::units::short;
+use crate::units::{counted, short};
 
 /// An assertion as the user wrote it, parsed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Condition {
     text: String,
+    /// The index of the stage that it is about, from 0; `None`: the run.
+    stage: Option<usize>,
     subject: Subject,
     comparison: Comparison,
 }
@@ -100,6 +104,7 @@ impl FromStr for Condition {
         }
         let start = text.find(['<', '>', '=']).ok_or(FORM)?;
         let (name, rest) = text.split_at(start);
+        let (stage, name) = stage(name.trim())?;
         let operators = [
             ("<=", Comparison::AtMost),
             (">=", Comparison::AtLeast),
@@ -119,12 +124,29 @@ impl FromStr for Condition {
         }
         let condition = Condition {
             text: text.to_string(),
-            subject: subject(name.trim(), bound.trim())?,
+            stage,
+            subject: subject(name, bound.trim())?,
             comparison,
         };
-        condition.check_that_it_can_hold(name.trim(), bound.trim())?;
+        condition.check_that_it_can_hold(name, bound.trim())?;
         Ok(condition)
     }
+}
+
+/// Returns the index of the stage that the name of a value begins with, from 0, and the rest of it.
+/// Stages are counted from 1.
+fn stage(name: &str) -> Result<(Option<usize>, &str), String> {
+    const STAGE: &str = "a stage is written as stage[1], counted from 1, as in stage[1].p99<2ms";
+    let Some(number) = name.strip_prefix("stage") else {
+        return Ok((None, name));
+    };
+    let number = number.strip_prefix('[').ok_or(STAGE)?;
+    let (number, rest) = number.split_once("].").ok_or(STAGE)?;
+    let index = number.parse::<usize>().ok();
+    let index = index
+        .and_then(|number| number.checked_sub(1))
+        .ok_or(STAGE)?;
+    Ok((Some(index), rest))
 }
 
 fn subject(name: &str, bound: &str) -> Result<Subject, String> {
@@ -214,6 +236,40 @@ impl Condition {
                 "nothing is less than {bound}, so this cannot hold: use <= or a larger bound"
             )),
             _ => Ok(()),
+        }
+    }
+
+    /// Returns the index of the stage that the condition is about, from 0; `None`: it is about the
+    /// run.
+    pub fn stage(&self) -> Option<usize> {
+        self.stage
+    }
+
+    /// Refuses a condition about a stage that a run with this profile does not have.
+    pub fn check_stage(&self, profile: Option<&Profile>) -> Result<(), String> {
+        let Some(index) = self.stage else {
+            return Ok(());
+        };
+        let (text, number) = (&self.text, index + 1);
+        match profile.map(|profile| profile.stages().len()) {
+            None => Err(format!(
+                "--assert {text} is about a stage, and the run has no profile with stages, such as \
+                 --rate 1000:10s,5000:10s"
+            )),
+            Some(stages) if index >= stages => Err(format!(
+                "--assert {text}: there is no stage {number}, the profile of --rate has {}",
+                counted(stages as u64, "stage")
+            )),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Returns the assertion about a stage whose results are not known.
+    pub fn unknown(&self) -> Assertion {
+        Assertion {
+            condition: self.text.clone(),
+            found: "not known".to_string(),
+            outcome: Outcome::Undecided,
         }
     }
 
@@ -414,6 +470,10 @@ mod tests {
             "rate>=0.999",
             "unanswered<5",
             "blocked.max<=0ms",
+            "stage[1].p99.9<2ms",
+            "stage[12].own.max <= 1ms",
+            "stage[2].rate>=0.99",
+            "stage[2].errors=0",
         ] {
             assert!(good.parse::<Condition>().is_ok(), "{good}");
         }
@@ -430,6 +490,12 @@ mod tests {
             ("p99=>2ms", "does not begin with a valid operator"),
             ("p100<1ms", "unknown metric p100"),
             ("p99<2ms,errors=0", "repeat --assert for each"),
+            ("stage[0].p99<2ms", "counted from 1"),
+            ("stage[1]p99<2ms", "a stage is written as stage[1]"),
+            ("stage[x].p99<2ms", "a stage is written as stage[1]"),
+            ("stage2.p99<2ms", "a stage is written as stage[1]"),
+            ("stage[1].p99=2ms", "as in p99<=2ms"),
+            ("stage[1].x<2ms", "unknown metric x"),
         ] {
             let error = bad.parse::<Condition>().unwrap_err();
             assert!(error.contains(told), "{bad}: {error}");

@@ -162,7 +162,10 @@ pub(super) fn nothing_measured(summary: &Summary) -> Option<&'static str> {
     if summary.times.start.is_none() {
         Some("the run ended before its first message was due")
     } else if summary.results.counts.scheduled == 0 {
-        Some("no message was due after the warm-up")
+        Some(match summary.stage {
+            Some(_) => "no message was due in the stage, or all of them in the warm-up",
+            None => "no message was due after the warm-up",
+        })
     } else {
         None
     }

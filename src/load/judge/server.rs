@@ -25,9 +25,13 @@ pub(super) fn server_limits(summary: &Summary) -> Vec<String> {
     if let Some(growth) = summary.growth() {
         let grown = |seconds: f64| short(Duration::from_secs_f64(growth * seconds));
         let length = summary.times.sending.as_secs_f64();
+        let whole = match summary.stage {
+            Some(_) => "stage",
+            None => "run",
+        };
         sentences.push(format!(
-            "the queue grew through the whole run: responses became longer by {} each second, so \
-             {:.2} % of the rate was answered; a run twice as long would make them {} longer",
+            "the queue grew through the whole {whole}: responses became longer by {} each second, \
+             so {:.2} % of the rate was answered; one twice as long would make them {} longer",
             grown(1.0),
             (1.0 - growth) * 100.0,
             grown(length),

@@ -32,6 +32,10 @@
 //! The assertions about a run (`--assert`) are compared with its numbers. Where one does not hold
 //! and the numbers are the generator's, it is undecided: exit code 4 instead of 1.
 //!
+//! The stages of a rate profile are judged like runs of their own, by the messages that were due in
+//! them and by what was measured during them. Their verdicts do not change that of the run: a valid
+//! run names the stages that are not.
+//!
 //! Advice follows from evidence. A server that went away explains everything that was slow, so then
 //! there is no advice about the slowness.
 
@@ -51,6 +55,7 @@ use crate::load::judge::pace::pace;
 use crate::load::judge::server::server_limits;
 use crate::load::judge::thresholds::visible;
 use crate::load::latency::percentile::Percentile;
+use crate::load::plan::profile::Stage;
 use crate::load::results::ErrorKind;
 use crate::load::results::summary::Summary;
 use crate::units::{counted, short};
@@ -96,8 +101,21 @@ pub struct Judged {
     pub findings: Findings,
     /// The assertions about the run, and whether they hold.
     pub assertions: Vec<Assertion>,
+    /// The stages of the profile; empty without one, and where their results are not known.
+    pub stages: Vec<JudgedStage>,
     /// Verdicts that are accepted as good (`--allow`).
     pub allowed: Vec<Verdict>,
+}
+
+/// A stage of a rate profile and its judgement.
+#[derive(Clone, Debug)]
+pub struct JudgedStage {
+    /// The stage.
+    pub stage: Stage,
+    /// Its result, in the form of a run.
+    pub summary: Summary,
+    /// Its verdict; `None` for a pause, in which nothing is due.
+    pub findings: Option<Findings>,
 }
 
 /// The outcome of a run, which corresponds to an exit code that all commands share.
@@ -115,26 +133,28 @@ impl Judged {
     /// Judges a run, and evaluates the assertions about it.
     pub fn new(summary: Summary, conditions: &[Condition], allowed: Vec<Verdict>) -> Judged {
         let mut findings = judge(&summary);
-        // With a verdict that is allowed, assertions are decided and may fail.
-        let is_open = !allowed.contains(&findings.verdict)
-            && matches!(
-                findings.verdict,
-                Verdict::ClientBound | Verdict::Inconclusive
-            );
-        if is_open {
+        let stages = judge_stages(&summary);
+        if findings.verdict == Verdict::Valid {
+            findings
+                .evidence
+                .extend(stages.iter().filter_map(remark_on_stage));
+        }
+        if findings.is_open(&allowed) {
             findings.advice.push(format!(
                 "--allow {} accepts such a run: exit code 0 instead of 4",
                 findings.verdict
             ));
         }
-        let valid_up_to = match findings.valid_up_to {
-            _ if is_open => 0.0,
-            Some(percentile) => percentile.percent(),
-            None => 100.0,
-        };
-        let rate = summary.rate_share();
         let check = |condition: &Condition| {
-            let assertion = condition.check(&summary.results, rate);
+            let (summary, findings) = match condition.stage() {
+                None => (&summary, Some(&findings)),
+                Some(index) => match stages.get(index) {
+                    None => return condition.unknown(),
+                    Some(stage) => (&stage.summary, stage.findings.as_ref()),
+                },
+            };
+            let assertion = condition.check(&summary.results, summary.rate_share());
+            let valid_up_to = findings.map_or(100.0, |findings| findings.up_to(&allowed));
             match assertion.outcome {
                 Outcome::Fails if condition.is_beyond(valid_up_to) => assertion.undecided(),
                 // The part of the run that is not known may decide otherwise.
@@ -144,6 +164,7 @@ impl Judged {
         };
         Judged {
             assertions: conditions.iter().map(check).collect(),
+            stages,
             findings,
             allowed,
             summary,
@@ -199,6 +220,22 @@ impl fmt::Display for Verdict {
 }
 
 impl Findings {
+    /// Returns whether assertions about times and rates that do not hold are undecided. With a
+    /// verdict that is allowed, they are decided and may fail.
+    fn is_open(&self, allowed: &[Verdict]) -> bool {
+        let is_unknown = matches!(self.verdict, Verdict::ClientBound | Verdict::Inconclusive);
+        is_unknown && !allowed.contains(&self.verdict)
+    }
+
+    /// Returns the percentile up to which the numbers are those of the server.
+    fn up_to(&self, allowed: &[Verdict]) -> f64 {
+        match self.valid_up_to {
+            _ if self.is_open(allowed) => 0.0,
+            Some(percentile) => percentile.percent(),
+            None => 100.0,
+        }
+    }
+
     fn new(verdict: Verdict, evidence: Vec<String>, advice: &[&str]) -> Findings {
         Findings {
             verdict,
@@ -207,6 +244,28 @@ impl Findings {
             advice: advice.iter().map(|advice| advice.to_string()).collect(),
         }
     }
+}
+
+/// Judges the stages of the profile of a run.
+fn judge_stages(summary: &Summary) -> Vec<JudgedStage> {
+    let profile = summary.plan.profile.iter();
+    let stages = profile.flat_map(|profile| profile.stages().enumerate());
+    let judged = stages.map_while(|(index, stage)| {
+        let summary = summary.of_stage(index)?;
+        Some(JudgedStage {
+            stage: *stage,
+            findings: (!stage.is_pause()).then(|| judge(&summary)),
+            summary,
+        })
+    });
+    judged.collect()
+}
+
+/// Returns a remark on a stage that is not valid.
+fn remark_on_stage(stage: &JudgedStage) -> Option<String> {
+    let verdict = stage.findings.as_ref()?.verdict;
+    let number = stage.summary.stage? + 1;
+    (verdict != Verdict::Valid).then(|| format!("stage {number} ({}) is {verdict}", stage.stage))
 }
 
 /// Judges a run by the table in the module's docs.

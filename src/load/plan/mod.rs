@@ -2,6 +2,7 @@
 //! Pure.
 
 pub mod payload;
+pub mod profile;
 pub mod random;
 pub mod schedule;
 pub mod sizes;
@@ -15,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::echo::Expect;
 use crate::load::latency::percentile::Percentile;
 use crate::load::plan::payload::Content;
-use crate::load::plan::schedule::{Arrivals, End, Part, Rate};
+use crate::load::plan::profile::Profile;
+use crate::load::plan::schedule::{Arrivals, End, Part, Rate, RateOverTime};
 use crate::load::plan::sizes::Sizes;
 use crate::sys::socket::Options;
 use crate::units::nanoseconds;
@@ -38,6 +40,10 @@ pub struct Plan {
     pub threads: u32,
     /// The rule by which messages become due.
     pub pace: Pace,
+    /// The rates of an open loop, if they change during the run: the run stops sending at their
+    /// end, and the rate in `pace` is their mean. `None`: the rate in `pace` throughout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
     /// Maximum number of messages in flight on a connection.
     pub depth: u32,
     /// Sizes of the messages, in bytes.
@@ -84,7 +90,7 @@ pub enum Pace {
     },
     /// By a schedule, which does not depend on the server.
     Open {
-        /// Messages per second over all connections.
+        /// Messages per second over all connections; the mean of them if the plan has a profile.
         rate: Rate,
         /// The distribution of the gaps between messages.
         arrivals: Arrivals,
@@ -215,6 +221,7 @@ impl Plan {
             pace: Pace::Closed {
                 think: Duration::ZERO,
             },
+            profile: None,
             depth: 1,
             sizes: Sizes::Fixed(64),
             content: Content::Text,
@@ -230,6 +237,33 @@ impl Plan {
             interval: Duration::from_secs(1),
             percentiles: Percentile::STANDARD.to_vec(),
             record: false,
+        }
+    }
+
+    /// Sets the rates of an open loop, and with those of a profile its mean and its length.
+    pub fn set_rate(&mut self, rate: RateOverTime, arrivals: Arrivals, pacing: Pacing) {
+        let mean = match rate {
+            RateOverTime::Constant(rate) => rate,
+            RateOverTime::Profile(profile) => {
+                let mean = profile.mean_rate(Duration::ZERO, profile.length());
+                self.stop = Stop::After(profile.length());
+                self.profile = Some(profile);
+                Rate::of_millionths((mean * 1e6) as u64)
+            }
+        };
+        self.pace = Pace::Open {
+            rate: mean,
+            arrivals,
+            pacing,
+        };
+    }
+
+    /// Returns the rates of an open loop; `None` for a closed loop.
+    pub fn rate_over_time(&self) -> Option<RateOverTime> {
+        match (&self.profile, self.pace) {
+            (_, Pace::Closed { .. }) => None,
+            (Some(profile), Pace::Open { .. }) => Some(profile.clone().into()),
+            (None, Pace::Open { rate, .. }) => Some(rate.into()),
         }
     }
 
@@ -341,5 +375,39 @@ impl Plan {
             sources => self.sources.get(line / self.targets.len() % sources),
         };
         Some((*target, source.copied()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_without_a_profile_is_written_as_before_there_were_any() {
+        let mut plan = Plan::new(([127, 0, 0, 1], 1).into(), Stop::Messages(1));
+        let rate = Rate::parse("333.3").unwrap();
+        plan.set_rate(rate.into(), Arrivals::Poisson, Pacing::Global);
+        let text = serde_json::to_string(&plan).unwrap();
+        assert!(!text.contains("profile"), "{text}");
+        let read: Plan = serde_json::from_str(&text).unwrap();
+        assert_eq!(read.rate_over_time(), Some(rate.into()));
+        assert_eq!(read.stop, Stop::Messages(1));
+        let profile: Profile = "0..100:30s,50:1m30s".parse().unwrap();
+        plan.set_rate(profile.clone().into(), Arrivals::Constant, Pacing::Global);
+        let text = serde_json::to_string(&plan).unwrap();
+        assert!(
+            text.contains("\"profile\":\"0..100:30s,50:1m30s\""),
+            "{text}"
+        );
+        let read: Plan = serde_json::from_str(&text).unwrap();
+        assert_eq!(read.rate_over_time(), Some(profile.into()));
+        assert_eq!(read.span(), Some(Duration::from_secs(120)));
+        for bad in ["0..100:30s", "-1:30s", "5:1h,"] {
+            let text = text.replace("0..100:30s,50:1m30s", bad);
+            assert_eq!(
+                serde_json::from_str::<Plan>(&text).is_ok(),
+                bad.starts_with('0')
+            );
+        }
     }
 }

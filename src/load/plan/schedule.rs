@@ -5,6 +5,12 @@
 //! time is computed from k, not by adding a rounded period, so nothing drifts. Poisson gaps are a
 //! function of the seed and k; each is rounded to whole nanoseconds.
 //!
+//! Where the rate follows a profile, N(t) messages are due before t, and message k is due at the
+//! inverse of N at k ([`profile`](crate::load::plan::profile)). Poisson arrivals are those of a
+//! constant rate on a clock on which one message is due per unit of time: the gaps of the seed are
+//! added up there, and the inverse of N returns the time (inversion). Without a profile nothing of
+//! this is computed.
+//!
 //! Threads share one schedule, and so do the queues of messages for different connections. With q
 //! queues, message k belongs to queue k mod q. The messages of a queue are dealt to its connections
 //! in turn, and each belongs to the thread that has the connection. Every queue therefore has an
@@ -21,6 +27,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::load::plan::profile::{Profile, QUANTA};
 use crate::load::plan::random::{Purpose, RandomStream};
 use crate::units::{grouped, nanoseconds};
 
@@ -33,6 +40,15 @@ pub struct Rate {
     messages: u64,
     /// The time, in nanoseconds, in which that many messages are due.
     nanoseconds: u64,
+}
+
+/// The rate of a run: constant, or in stages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RateOverTime {
+    /// This rate throughout.
+    Constant(Rate),
+    /// The rates of a profile.
+    Profile(Profile),
 }
 
 /// The distribution of the gaps between messages.
@@ -66,12 +82,12 @@ pub struct Stride {
 }
 
 /// The messages of one part of a schedule.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ScheduleIter {
-    rate: Rate,
+    rate: RateOverTime,
     arrivals: Arrivals,
     gaps: RandomStream,
-    /// The mean gap in nanoseconds.
+    /// The mean gap: in nanoseconds at a constant rate, in quanta of a message in a profile.
     mean_gap: f64,
     turns: Stride,
     /// The end: only messages that are due before this time, in nanoseconds, and whose numbers are
@@ -98,6 +114,9 @@ pub struct Cursor {
     turn: u64,
     /// The time at which it is due, in nanoseconds after the start, even if that is past the end.
     at: u64,
+    /// In a profile, the quanta of messages that have become due by then; with Poisson arrivals,
+    /// those that are due on average.
+    quanta: u128,
 }
 
 impl Rate {
@@ -141,9 +160,49 @@ impl Rate {
         u64::try_from(time).unwrap_or(u64::MAX)
     }
 
+    /// Returns a rate in millionths of a message per second, but at least one of these.
+    pub fn of_millionths(millionths: u64) -> Rate {
+        Rate {
+            messages: millionths.max(1),
+            nanoseconds: SECOND * 1_000_000,
+        }
+    }
+
     /// Returns the mean gap in nanoseconds.
     fn mean_gap(self) -> f64 {
         self.nanoseconds as f64 / self.messages as f64
+    }
+}
+
+impl RateOverTime {
+    /// Returns the mean gap, in the unit of [`ScheduleIter::mean_gap`].
+    fn mean_gap(&self) -> f64 {
+        match self {
+            RateOverTime::Constant(rate) => rate.mean_gap(),
+            RateOverTime::Profile(_) => QUANTA as f64,
+        }
+    }
+}
+
+impl From<Rate> for RateOverTime {
+    fn from(rate: Rate) -> RateOverTime {
+        RateOverTime::Constant(rate)
+    }
+}
+
+impl From<Profile> for RateOverTime {
+    fn from(profile: Profile) -> RateOverTime {
+        RateOverTime::Profile(profile)
+    }
+}
+
+/// Formats the rate as [`Rate`] or [`Profile`] does.
+impl fmt::Display for RateOverTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RateOverTime::Constant(rate) => rate.fmt(f),
+            RateOverTime::Profile(profile) => profile.fmt(f),
+        }
     }
 }
 
@@ -251,7 +310,7 @@ fn common_divisor(one: u32, other: u32) -> u32 {
 impl ScheduleIter {
     /// Returns the messages of a part of the schedule, up to `end`.
     pub fn new(
-        rate: Rate,
+        rate: impl Into<RateOverTime>,
         arrivals: Arrivals,
         seed: u64,
         end: End,
@@ -261,11 +320,12 @@ impl ScheduleIter {
             End::Before(time) => (time, u64::MAX),
             End::Number(number) => (u64::MAX, number),
         };
+        let rate = rate.into();
         ScheduleIter {
-            rate,
             arrivals,
             gaps: RandomStream::new(seed, Purpose::Gaps, 0),
             mean_gap: rate.mean_gap(),
+            rate,
             turns: turns.into(),
             before,
             below,
@@ -273,13 +333,19 @@ impl ScheduleIter {
     }
 
     /// Returns the messages of a connection that has a queue of its own.
-    pub fn line(rate: Rate, arrivals: Arrivals, seed: u64, end: End, line: Part) -> Self {
+    pub fn line(
+        rate: impl Into<RateOverTime>,
+        arrivals: Arrivals,
+        seed: u64,
+        end: End,
+        line: Part,
+    ) -> Self {
         let part = ScheduleIter::new(rate, arrivals, seed, end, line);
         match arrivals {
             Arrivals::Constant => part,
             Arrivals::Poisson => ScheduleIter {
                 gaps: RandomStream::new(seed, Purpose::Gaps, 1 + u64::from(line.index)),
-                mean_gap: rate.mean_gap() * f64::from(line.of),
+                mean_gap: part.rate.mean_gap() * f64::from(line.of),
                 turns: Part::WHOLE.into(),
                 below: match end {
                     End::Before(_) => u64::MAX,
@@ -295,11 +361,14 @@ impl ScheduleIter {
         let mut cursor = Cursor {
             number: 0,
             turn: 0,
-            at: match self.arrivals {
-                Arrivals::Constant => 0,
-                Arrivals::Poisson => self.gap(0),
-            },
+            at: 0,
+            quanta: 0,
         };
+        match (&self.rate, self.arrivals) {
+            (RateOverTime::Constant(_), Arrivals::Constant) => {}
+            (RateOverTime::Constant(_), Arrivals::Poisson) => cursor.at = self.gap(0),
+            (RateOverTime::Profile(profile), _) => self.follow(profile, &mut cursor, 0),
+        }
         self.forward(&mut cursor, self.turns.first);
         cursor
     }
@@ -320,11 +389,16 @@ impl ScheduleIter {
         }
         let elapsed = nanoseconds(elapsed);
         let last = elapsed.min(self.before.saturating_sub(1));
-        // Message k is due by then if k * nanoseconds / messages, rounded down, is not beyond it.
-        let (messages, nanoseconds) = (self.rate.messages, self.rate.nanoseconds);
-        let end = (u128::from(last) + 1) * u128::from(messages);
-        let end = end.div_ceil(u128::from(nanoseconds));
-        let end = u64::try_from(end).unwrap_or(u64::MAX).min(self.below);
+        let end = match &self.rate {
+            // Message k is due by then if k * nanoseconds / messages, rounded down, is not beyond.
+            RateOverTime::Constant(rate) => {
+                let end = (u128::from(last) + 1) * u128::from(rate.messages);
+                let end = end.div_ceil(u128::from(rate.nanoseconds));
+                u64::try_from(end).unwrap_or(u64::MAX)
+            }
+            RateOverTime::Profile(profile) => profile.count_before(last.saturating_add(1)),
+        };
+        let end = end.min(self.below);
         Some(match self.before {
             0 => 0,
             _ => {
@@ -355,18 +429,36 @@ impl ScheduleIter {
     }
 
     fn forward(&self, cursor: &mut Cursor, messages: u64) {
-        match self.arrivals {
-            Arrivals::Constant => {
-                cursor.number += messages;
-                cursor.at = self.rate.time_of(cursor.number);
+        let first = cursor.number + 1;
+        cursor.number += messages;
+        match (&self.rate, self.arrivals) {
+            (RateOverTime::Constant(rate), Arrivals::Constant) => {
+                cursor.at = rate.time_of(cursor.number);
             }
-            Arrivals::Poisson => {
-                for _ in 0..messages {
-                    cursor.number += 1;
-                    cursor.at = cursor.at.saturating_add(self.gap(cursor.number));
+            (RateOverTime::Constant(_), Arrivals::Poisson) => {
+                for number in first..=cursor.number {
+                    cursor.at = cursor.at.saturating_add(self.gap(number));
                 }
             }
+            (RateOverTime::Profile(profile), _) => self.follow(profile, cursor, first),
         }
+    }
+
+    /// Sets the time of the message at the cursor, whose number was changed: the gaps before the
+    /// messages from `first` on are not in its quanta yet.
+    #[inline(never)]
+    fn follow(&self, profile: &Profile, cursor: &mut Cursor, first: u64) {
+        cursor.quanta = match self.arrivals {
+            Arrivals::Constant => u128::from(cursor.number) * QUANTA,
+            Arrivals::Poisson => (first..=cursor.number)
+                .fold(cursor.quanta, |quanta, number| quanta + self.quanta(number)),
+        };
+        cursor.at = profile.time_of(cursor.quanta);
+    }
+
+    /// Returns the exponential gap before a message in a profile, in quanta.
+    fn quanta(&self, number: u64) -> u128 {
+        (-self.gaps.unit(number).ln() * self.mean_gap).round() as u128
     }
 
     /// Returns the exponential gap before a message, in nanoseconds.
@@ -383,6 +475,10 @@ mod tests {
 
     fn rate(text: &str) -> Rate {
         Rate::parse(text).unwrap()
+    }
+
+    fn profile(text: &str) -> Profile {
+        text.parse().unwrap()
     }
 
     fn all(series: &ScheduleIter) -> Vec<u64> {
@@ -454,15 +550,20 @@ mod tests {
 
         #[test]
         fn the_parts_are_the_whole_without_overlap(
-            seed: u64, parts in 1u32..9, poisson: bool, tenths in 1u64..100_000,
+            seed: u64, parts in 1u32..9, poisson: bool, tenths in 1u64..100_000, steps: bool,
         ) {
             let arrivals = if poisson { Arrivals::Poisson } else { Arrivals::Constant };
-            let rate = rate(&format!("{}.{}", tenths / 10, tenths % 10));
+            let text = format!("{}.{}", tenths / 10, tenths % 10);
+            let rate: RateOverTime = match steps {
+                true => profile(&format!("0..{text}:1s,0:1s,{text}:99d")).into(),
+                false => rate(&text).into(),
+            };
             let end = End::Number(300);
-            let whole = all(&ScheduleIter::new(rate, arrivals, seed, end, Part::WHOLE));
+            let rates = || rate.clone();
+            let whole = all(&ScheduleIter::new(rates(), arrivals, seed, end, Part::WHOLE));
             for index in 0..parts {
                 let part = Part { index, of: parts };
-                let series = ScheduleIter::new(rate, arrivals, seed, end, part);
+                let series = ScheduleIter::new(rates(), arrivals, seed, end, part);
                 let expected = whole.iter().skip(index as usize).step_by(parts as usize);
                 prop_assert_eq!(all(&series), expected.copied().collect::<Vec<_>>());
             }
@@ -509,9 +610,13 @@ mod tests {
             tenths in 1u64..100_000_000, index in 0u32..5, more in 0u32..5, skipped in 0usize..50,
             queues in 1u32..5, lines in 0u32..20,
             elapsed in 0u64..100_000_000_000, end in 0u64..100_000_000_000, number in 0u64..500,
-            by_number: bool,
+            by_number: bool, steps: bool,
         ) {
-            let rate = rate(&format!("{}.{}", tenths / 10, tenths % 10));
+            let text = format!("{}.{}", tenths / 10, tenths % 10);
+            let rate: RateOverTime = match steps && tenths <= 1_000_000 {
+                true => profile(&format!("1..{text}:2s,0:3s,{text}:5s,{text}..0:50s")).into(),
+                false => rate(&text).into(),
+            };
             let thread = Part { index, of: index + 1 + more };
             let turns = Stride::of_queue(thread, thread.of.max(queues) + lines, queues, 0);
             let end = if by_number { End::Number(number) } else { End::Before(end) };
@@ -532,6 +637,24 @@ mod tests {
         }
     }
 
+    /// Tests whether these numbers are uniformly distributed between 0 and 1, with the statistic of
+    /// Kolmogorov and Smirnov at a significance of 1e-4, whose critical value is 2.23 / sqrt(n).
+    fn check_uniform(mut values: Vec<f64>, seed: u64) {
+        values.sort_by(f64::total_cmp);
+        let count = values.len() as f64;
+        let distance = values
+            .iter()
+            .zip(1..)
+            .map(|(value, rank)| (value - f64::from(rank) / count).abs())
+            .fold(0.0, f64::max);
+        assert!(distance < 2.23 / count.sqrt(), "seed {seed}: {distance}");
+    }
+
+    /// Returns gaps with a mean of 1 as they are distributed if they are exponential.
+    fn uniform(gaps: impl Iterator<Item = f64>) -> Vec<f64> {
+        gaps.map(|gap| 1.0 - (-gap).exp()).collect()
+    }
+
     #[test]
     fn poisson_gaps_pass_a_kolmogorov_smirnov_test_at_1e5_arrivals() {
         for seed in 1..=5 {
@@ -540,19 +663,62 @@ mod tests {
                 ScheduleIter::new(rate("10000"), Arrivals::Poisson, seed, end, Part::WHOLE);
             let dues = all(&series);
             let before = std::iter::once(0).chain(dues.iter().copied());
-            let mut gaps: Vec<f64> = before
+            let gaps = before.zip(&dues).map(|(before, due)| due - before);
+            check_uniform(uniform(gaps.map(|gap| gap as f64 / 100_000.0)), seed);
+        }
+    }
+
+    #[test]
+    fn poisson_arrivals_of_a_ramp_pass_the_test_in_time_and_in_their_gaps() {
+        // N(t) = 1000 t + 25 t^2, so 30,000 messages in 20 s on average.
+        let due_by = |nanoseconds: u64| {
+            let t = nanoseconds as f64 / 1e9;
+            1000.0 * t + 25.0 * t * t
+        };
+        for seed in 1..=5 {
+            let end = End::Before(20 * SECOND);
+            let ramp = profile("1000..2000:20s");
+            let series = ScheduleIter::new(ramp, Arrivals::Poisson, seed, end, Part::WHOLE);
+            let dues = all(&series);
+            let scatter = (dues.len() as f64 - 30_000.0) / 30_000f64.sqrt();
+            assert!(scatter.abs() < 4.0, "seed {seed}: {}", dues.len());
+            check_uniform(
+                dues.iter().map(|due| due_by(*due) / 30_000.0).collect(),
+                seed,
+            );
+            let before = std::iter::once(0).chain(dues.iter().copied());
+            let gaps = before
                 .zip(&dues)
-                .map(|(before, due)| (due - before) as f64 / 100_000.0)
-                .collect();
-            gaps.sort_by(f64::total_cmp);
-            let count = gaps.len() as f64;
-            let distance = gaps
-                .iter()
-                .zip(1..)
-                .map(|(gap, rank)| ((1.0 - (-gap).exp()) - f64::from(rank) / count).abs())
-                .fold(0.0, f64::max);
-            // The critical value at a significance of 1e-4 is 2.23 / sqrt(n).
-            assert!(distance < 2.23 / count.sqrt(), "seed {seed}: {distance}");
+                .map(|(before, due)| due_by(*due) - due_by(before));
+            check_uniform(uniform(gaps), seed);
+        }
+    }
+
+    #[test]
+    fn connections_share_a_profile_evenly_and_independently() {
+        let end = End::Before(10 * SECOND);
+        let part = |index| Part { index, of: 50 };
+        for arrivals in [Arrivals::Constant, Arrivals::Poisson] {
+            let lines = (0..50).map(|index| {
+                let steps = profile("1000:4s,0:2s,2000:4s");
+                all(&ScheduleIter::line(steps, arrivals, 7, end, part(index)))
+            });
+            let mut dues = lines.collect::<Vec<_>>().concat();
+            dues.sort_unstable();
+            assert!(
+                dues.iter()
+                    .all(|due| !(4 * SECOND..6 * SECOND).contains(due))
+            );
+            let due_by = |due: &u64| match *due as f64 / 1e9 {
+                t if t < 4.0 => t * 1000.0,
+                t => 4000.0 + (t - 6.0) * 2000.0,
+            };
+            check_uniform(dues.iter().map(|due| due_by(due) / 12_000.0).collect(), 7);
+            let scatter = (dues.len() as f64 - 12_000.0) / 12_000f64.sqrt();
+            match arrivals {
+                Arrivals::Constant => assert_eq!(dues.len(), 12_000),
+                Arrivals::Poisson => assert!(scatter.abs() < 4.0, "{}", dues.len()),
+            }
         }
     }
 

@@ -50,17 +50,18 @@ const PERIOD_FIRST: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub struct Prober {
     is_over: Arc<AtomicBool>,
-    thread: JoinHandle<Probe>,
+    thread: JoinHandle<Vec<Probe>>,
 }
 
 impl Prober {
     /// Starts the thread, unless all targets are on this host. Round trips are recorded only for
-    /// probes for which `is_due` returned true when they were sent. `sources`: the local addresses
-    /// of the run, of which the first one is used.
+    /// probes for which `due_in` returned one of `stages` stages when they were sent. `sources`:
+    /// the local addresses of the run, of which the first one is used.
     pub fn start(
         targets: &[SocketAddr],
         sources: &[SocketAddr],
-        is_due: impl Fn(Instant) -> bool + Send + 'static,
+        stages: usize,
+        due_in: impl Fn(Instant) -> Option<usize> + Send + 'static,
     ) -> Option<Prober> {
         let probed = hosts(targets, socket::is_local);
         if probed.is_empty() {
@@ -69,7 +70,7 @@ impl Prober {
         let source = sources.first().copied();
         let is_over = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&is_over);
-        let ask = move || ask_all(&probed, source, &flag, is_due);
+        let ask = move || ask_all(&probed, source, &flag, stages, due_in);
         let thread = thread::Builder::new().name("probe".to_string()).spawn(ask);
         Some(Prober {
             is_over,
@@ -77,8 +78,8 @@ impl Prober {
         })
     }
 
-    /// Stops the thread, and returns its measurements.
-    pub fn finish(self) -> Option<Probe> {
+    /// Stops the thread, and returns its measurements in each stage.
+    pub fn finish(self) -> Option<Vec<Probe>> {
         self.is_over.store(true, Ordering::Relaxed);
         self.thread.join().ok()
     }
@@ -118,16 +119,17 @@ struct ProbedHost {
 struct InFlight {
     sequence: u16,
     sent: Instant,
-    /// Whether messages were due when it was sent.
-    is_due: bool,
+    /// The stage in which messages were due when it was sent; `None`: none were.
+    stage: Option<usize>,
 }
 
 fn ask_all(
     targets: &[SocketAddr],
     source: Option<SocketAddr>,
     is_over: &AtomicBool,
-    is_due: impl Fn(Instant) -> bool,
-) -> Probe {
+    stages: usize,
+    due_in: impl Fn(Instant) -> Option<usize>,
+) -> Vec<Probe> {
     let mut probe = Probe {
         targets: targets.len() as u32,
         ..Probe::default()
@@ -142,26 +144,30 @@ fn ask_all(
             probe.how.push(how.to_string());
         }
     }
+    let mut probes = vec![probe.clone(); stages];
     while !is_over.load(Ordering::Relaxed) {
         let now = Instant::now();
         for one in probed.iter_mut().filter(|one| one.next <= now) {
-            one.ask(&is_due);
+            one.ask(&due_in);
         }
         let next = probed.iter().map(|one| one.next).min();
         // The stop flag is read at least once in this period.
         let next = next.map_or(now + PERIOD, |next| next.min(now + PERIOD));
         wait(&probed, next.saturating_duration_since(Instant::now()));
         for one in &mut probed {
-            one.hear(&mut probe);
+            one.hear(&mut probes);
         }
     }
     probe.silent = probe.targets;
     for one in &mut probed {
-        one.give_up(Instant::now(), &mut probe);
+        one.give_up(Instant::now(), &mut probes);
         probe.silent -= u32::from(one.least.is_some());
         probe.least = probe.least.into_iter().chain(one.least).min();
     }
-    probe
+    for of_stage in &mut probes {
+        (of_stage.silent, of_stage.least) = (probe.silent, probe.least);
+    }
+    probes
 }
 
 /// Waits until an answer arrives, but no longer than `time`.
@@ -202,7 +208,7 @@ impl ProbedHost {
     }
 
     /// Sends the probe that is due.
-    fn ask(&mut self, is_due: impl Fn(Instant) -> bool) {
+    fn ask(&mut self, due_in: impl Fn(Instant) -> Option<usize>) {
         self.sequence = self.sequence.wrapping_add(1);
         let packet = self.echo.request(self.sequence);
         let packet = match self.kind {
@@ -222,13 +228,13 @@ impl ProbedHost {
             self.under_way.push_back(InFlight {
                 sequence: self.sequence,
                 sent,
-                is_due: is_due(sent),
+                stage: due_in(sent),
             });
         }
     }
 
     /// Reads the answers that have arrived, and gives up the probes that are too old.
-    fn hear(&mut self, probe: &mut Probe) {
+    fn hear(&mut self, probes: &mut [Probe]) {
         let queues: &[bool] = match self.kind {
             ProbeKind::Echo | ProbeKind::RawEcho => &[false],
             // If something does listen there, its replies must be read too: otherwise every poll
@@ -243,11 +249,11 @@ impl ProbedHost {
             {
                 let bytes = &buffer[..arrival.bytes.min(buffer.len())];
                 if let Some(question) = self.question(&arrival, bytes) {
-                    self.answered(question, arrival.at, probe);
+                    self.answered(question, arrival.at, probes);
                 }
             }
         }
-        self.give_up(Instant::now(), probe);
+        self.give_up(Instant::now(), probes);
     }
 
     /// Removes the probe that was answered from those in flight, and returns it.
@@ -265,7 +271,7 @@ impl ProbedHost {
         self.under_way.remove(place)
     }
 
-    fn answered(&mut self, question: InFlight, at: Option<Instant>, probe: &mut Probe) {
+    fn answered(&mut self, question: InFlight, at: Option<Instant>, probes: &mut [Probe]) {
         let now = Instant::now();
         // The kernel's timestamp is wall-clock time: after a step of that clock it may be out of
         // range.
@@ -273,19 +279,21 @@ impl ProbedHost {
         let round_trip = at.unwrap_or(now) - question.sent;
         let least = self.least.map_or(round_trip, |least| least.min(round_trip));
         self.least = Some(least);
-        if question.is_due {
+        if let Some(probe) = question.stage.and_then(|stage| probes.get_mut(stage)) {
             probe.round_trips.record(round_trip);
             probe.growth.record(round_trip - least);
         }
     }
 
-    fn give_up(&mut self, now: Instant, probe: &mut Probe) {
+    fn give_up(&mut self, now: Instant, probes: &mut [Probe]) {
         while let Some(oldest) = self.under_way.front()
             && now - oldest.sent > PROBE_LOST
         {
             // A missing answer is not a loss where the target limits the rate of its answers.
-            let is_lost = oldest.is_due && self.kind != ProbeKind::ClosedPort;
-            probe.lost += u64::from(is_lost);
+            let stage = oldest.stage.filter(|_| self.kind != ProbeKind::ClosedPort);
+            if let Some(probe) = stage.and_then(|stage| probes.get_mut(stage)) {
+                probe.lost += 1;
+            }
             self.under_way.pop_front();
         }
     }

@@ -57,6 +57,20 @@ impl Absences {
         share(self.absent, self.watched)
     }
 
+    /// Adds the absences of the same thread in another part of its time.
+    fn add_time(&mut self, other: &Absences) {
+        let Absences {
+            watched,
+            absent,
+            longest,
+            held,
+        } = other;
+        self.watched += *watched;
+        self.absent += *absent;
+        self.longest = self.longest.max(*longest);
+        self.held.merge(held);
+    }
+
     /// Adds the absences of another thread.
     pub fn merge(&mut self, other: &Absences) {
         let is_larger = other.share() > self.share();
@@ -186,6 +200,19 @@ pub const EXAMINE_AGE: Duration = Duration::from_millis(100);
 /// delays it for 40 ms, rounded to ticks of its clock, or for a round trip when that is longer.
 pub const ACK_DELAY_MAX: Duration = Duration::from_millis(50);
 
+/// The counters of a connection that are added up over a stage of a rate profile, or over its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathCounters {
+    segments: u64,
+    resent: u64,
+    resent_in_vain: u64,
+    out_of_order: u64,
+    busy: Duration,
+    window_limited: Duration,
+    buffer_limited: Duration,
+    round_trips: Duration,
+}
+
 /// The counters of a connection's TCP_INFO when that was last read. It is kept small, since every
 /// connection has one, and there may be very many connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -271,6 +298,22 @@ impl Path {
         is_late && self.unsent_bytes == 0 && self.acknowledged_bytes < end
     }
 
+    /// Returns the counters, without the SYNs that were retransmitted.
+    fn counters(&self, syns_resent: u32) -> PathCounters {
+        let in_vain = u64::from(syns_resent) + self.resent_in_vain;
+        let segments = u32::try_from(self.segments).unwrap_or(u32::MAX);
+        PathCounters {
+            segments: self.segments,
+            resent: self.resent.saturating_sub(in_vain),
+            resent_in_vain: self.resent_in_vain,
+            out_of_order: self.out_of_order,
+            busy: self.busy,
+            window_limited: self.window_limited,
+            buffer_limited: self.buffer_limited,
+            round_trips: self.round_trip_least.saturating_mul(segments),
+        }
+    }
+
     fn seen(&self) -> LastSample {
         LastSample {
             syns_resent: 0,
@@ -337,23 +380,43 @@ impl Network {
         };
     }
 
-    /// Adds the counters of a connection up to its FIN. Later segments are left out, since no
-    /// message depends on them.
-    pub fn ended(&mut self, mut seen: LastSample, path: io::Result<Path>) {
+    /// Adds the counters of a connection up to its FIN, without those that were `counted` already.
+    /// Later segments are left out, since no message depends on them.
+    pub fn ended(&mut self, mut seen: LastSample, counted: PathCounters, path: io::Result<Path>) {
         let Some(path) = self.read(path) else {
             return;
         };
         self.add_sample(&mut seen, &path);
-        self.segments += path.segments;
-        let in_vain = u64::from(seen.syns_resent) + path.resent_in_vain;
-        self.resent += path.resent.saturating_sub(in_vain);
-        self.resent_in_vain += path.resent_in_vain;
-        self.out_of_order += path.out_of_order;
-        self.busy += path.busy;
-        self.window_limited += path.window_limited;
-        self.buffer_limited += path.buffer_limited;
-        let segments = u32::try_from(path.segments).unwrap_or(u32::MAX);
-        self.round_trips += path.round_trip_least.saturating_mul(segments);
+        self.add(&path.counters(seen.syns_resent), &counted);
+    }
+
+    /// Adds the counters of a connection that goes on, without those that were `counted` already,
+    /// and returns which ones are counted now.
+    pub fn count(
+        &mut self,
+        seen: LastSample,
+        counted: PathCounters,
+        path: io::Result<Path>,
+    ) -> PathCounters {
+        let Some(path) = self.read(path) else {
+            return counted;
+        };
+        let counters = path.counters(seen.syns_resent);
+        self.add(&counters, &counted);
+        counters
+    }
+
+    /// Adds the growth of counters.
+    fn add(&mut self, now: &PathCounters, before: &PathCounters) {
+        self.segments += now.segments.saturating_sub(before.segments);
+        self.resent += now.resent.saturating_sub(before.resent);
+        let in_vain = now.resent_in_vain.saturating_sub(before.resent_in_vain);
+        self.resent_in_vain += in_vain;
+        self.out_of_order += now.out_of_order.saturating_sub(before.out_of_order);
+        self.busy += now.busy.saturating_sub(before.busy);
+        self.window_limited += now.window_limited.saturating_sub(before.window_limited);
+        self.buffer_limited += now.buffer_limited.saturating_sub(before.buffer_limited);
+        self.round_trips += now.round_trips.saturating_sub(before.round_trips);
     }
 
     /// Adds messages of one connection that have no reply [`EXAMINE_AGE`] after they were sent,
@@ -431,6 +494,37 @@ impl Network {
 }
 
 impl Evidence {
+    /// Adds what the same thread measured in an earlier stage of the run, without the silences: a
+    /// silence that reaches over the end of a stage is one of the run.
+    pub fn add_stage(&mut self, stage: &Evidence) {
+        let Evidence {
+            machine: _,
+            network,
+            probe: _,
+            turns,
+            worked,
+            silence: _,
+            silences: _,
+            absences,
+        } = stage;
+        self.network.merge(network);
+        self.turns.merge(turns);
+        self.worked += *worked;
+        self.absences.add_time(absences);
+    }
+
+    /// Adds the evidence of a part of the run that another process carried out at the same time.
+    /// What the threads of one process share is added here.
+    pub fn merge_part(&mut self, other: &Evidence) {
+        let process = self.machine.process + other.machine.process;
+        self.merge(other);
+        self.machine.process = process;
+        match (&mut self.probe, &other.probe) {
+            (Some(ours), Some(theirs)) => ours.merge(theirs),
+            (ours, theirs) => *ours = ours.take().or(theirs.clone()),
+        }
+    }
+
     /// Adds the evidence of another thread.
     pub fn merge(&mut self, other: &Evidence) {
         let Evidence {

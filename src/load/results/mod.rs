@@ -6,6 +6,7 @@
 pub mod evidence;
 pub mod pairs;
 pub mod recorder;
+pub mod stages;
 pub mod stalls;
 pub mod step;
 pub mod summary;

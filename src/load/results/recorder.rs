@@ -8,7 +8,7 @@
 //! A response time is recorded once, among the recent samples. When a block of the run or an
 //! interval ends, the recent samples are added to the results, to the open block and to the
 //! interval. Service times are recorded in the same way, but not for the interval. With several
-//! targets both times are recorded for the target as well.
+//! targets both times are recorded for the target as well, and with a rate profile for the stage.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use crate::load::engine::connection::Message;
 use crate::load::engine::world::KernelTimes;
 use crate::load::latency::Latency;
 use crate::load::latency::recent::RecentSamples;
+use crate::load::results::stages::StageRecorder;
 use crate::load::results::{Counts, ErrorKind, Loss, Results, TargetResults, pairs};
 use crate::units::nanoseconds;
 
@@ -42,6 +43,8 @@ pub struct Recorder {
     block_end: Option<Instant>,
     /// The messages of the run by target; empty when there is only one target.
     tallies: Vec<TargetResults>,
+    /// The messages of the run by stage of the profile; empty without one.
+    stages: StageRecorder,
 }
 
 /// Recent durations in nanoseconds, to be added to the results and their blocks.
@@ -60,6 +63,9 @@ pub struct Interval {
     pub from: Duration,
     /// The end of the interval, as a time after the start of the run.
     pub to: Duration,
+    /// The index of the stage of the profile in which the interval begins; `None` without a
+    /// profile, and when no message is due any more.
+    pub stage: Option<usize>,
     /// Connections that are up.
     pub up: u32,
     /// The outcomes of the messages that were due since the start of the run.
@@ -151,6 +157,7 @@ impl Recorder {
             blocks_from: warmup_end,
             block_end: None,
             tallies: vec![TargetResults::default(); several],
+            stages: StageRecorder::default(),
         }
     }
 
@@ -162,20 +169,35 @@ impl Recorder {
         self.block_end = self.run.response.open_until().map(|end| blocks_from + end);
     }
 
-    /// Ends the blocks whose time is over. Returns whether there were any.
+    /// Begins to record the stages of a profile.
+    pub fn record_stages(&mut self, stages: StageRecorder) {
+        self.stages = stages;
+    }
+
+    /// Returns the results of the stages.
+    pub fn stages(&mut self) -> &mut StageRecorder {
+        &mut self.stages
+    }
+
+    /// Ends the blocks of the run, and of its current stage, whose time is over. Returns whether
+    /// there were any.
     #[inline]
     pub fn end_blocks(&mut self, now: Instant) -> bool {
         let is_over = self.block_end.is_some_and(|end| now >= end);
         if is_over {
             self.next_block(now);
         }
-        is_over
+        match self.stages.is_empty() {
+            true => is_over,
+            false => self.stages.end_blocks(now) || is_over,
+        }
     }
 
     /// Stops ending blocks, for when no new message will be due: all further samples belong to the
     /// open block.
     pub fn stop_blocks(&mut self) {
         self.block_end = None;
+        self.stages.stop_blocks();
     }
 
     #[cold]
@@ -200,6 +222,9 @@ impl Recorder {
         if let Some(tally) = self.tally(target, due) {
             tally.counts.scheduled += 1;
         }
+        if let Some(stages) = self.stages_of(due) {
+            stages.scheduled(due);
+        }
     }
 
     /// Removes a message of a closed loop from the count: no byte of it was sent, and none will be.
@@ -220,6 +245,9 @@ impl Recorder {
         if let Some(tally) = self.tally(target, message.due) {
             tally.verified(message, response);
         }
+        if let Some(stages) = self.stages_of(message.due) {
+            stages.verified(message, response);
+        }
     }
 
     /// Records the kernel's timestamps of a message with a correct reply.
@@ -234,6 +262,9 @@ impl Recorder {
         self.interval_response.record_at_least(age);
         if let Some(tally) = self.tally(target, message.due) {
             tally.lost(loss, message.lateness(), age);
+        }
+        if let Some(stages) = self.stages_of(message.due) {
+            stages.lost(loss, message, age);
         }
     }
 
@@ -259,6 +290,29 @@ impl Recorder {
             tally.counts.scheduled += 1;
             tally.lost(loss, None, age);
         }
+        if let Some(stages) = self.stages_of(due) {
+            stages.lost_waiting(loss, due, own, age);
+        }
+    }
+
+    /// Counts a connection that broke.
+    pub fn error(&mut self, kind: ErrorKind) {
+        self.run.error(kind);
+        self.stages.error(kind);
+    }
+
+    /// Counts an attempt to connect that failed.
+    pub fn not_opened(&mut self, kind: ErrorKind) {
+        self.run.counts.failed += 1;
+        self.stages.failed();
+        self.error(kind);
+    }
+
+    /// Counts a connection that was established, `time` after the call of connect(2).
+    pub fn opened(&mut self, time: Duration) {
+        self.run.counts.opened += 1;
+        self.run.connect.record(time);
+        self.stages.opened(time);
     }
 
     /// Returns the sums of the counts of warm-up and run.
@@ -333,6 +387,12 @@ impl Recorder {
         (due >= self.warmup_end).then_some(tally)
     }
 
+    /// Returns the stages; `None` without a profile, or when the message was due in the warm-up.
+    #[inline]
+    fn stages_of(&mut self, due: Instant) -> Option<&mut StageRecorder> {
+        (!self.stages.is_empty() && due >= self.warmup_end).then_some(&mut self.stages)
+    }
+
     #[inline]
     fn of(&mut self, due: Instant) -> (&mut Results, &mut ResponseParts) {
         let [warmup, run] = &mut self.recent;
@@ -401,6 +461,7 @@ impl Interval {
         *self = Interval {
             from: self.from,
             tag: self.tag.min(next.tag),
+            stage: self.stage,
             response,
             ..next.clone()
         };
@@ -412,6 +473,7 @@ impl Interval {
             tag,
             from,
             to,
+            stage,
             up,
             identity,
             response,
@@ -423,6 +485,7 @@ impl Interval {
         self.tag = self.tag.min(*tag);
         self.from = self.from.max(*from);
         self.to = self.to.max(*to);
+        self.stage = self.stage.or(*stage);
         self.up += *up;
         self.identity.due += identity.due;
         self.identity.counts.merge(&identity.counts);

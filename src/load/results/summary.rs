@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::load::engine::ThreadResult;
-use crate::load::plan::{Pace, Plan};
+use crate::load::plan::schedule::Rate;
+use crate::load::plan::{Pace, Plan, Stop};
 use crate::load::results::evidence::Evidence;
+use crate::load::results::stages::StageResult;
 use crate::load::results::targets::Target;
 use crate::load::results::{Results, RunTimes, VISIBLE_LATENESS};
 use crate::server::stats::Totals;
@@ -29,6 +31,12 @@ pub struct Summary {
     pub times: RunTimes,
     /// The history of each target, in the order of the plan.
     pub targets: Vec<Target>,
+    /// The results of the stages of the profile; empty without one, and where they are not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageResult>,
+    /// The index of the stage of a profile that this is the result of; `None`: of the run.
+    #[serde(skip)]
+    pub stage: Option<usize>,
     /// Whether every target is an address of this host, so that no network takes part.
     pub is_local: bool,
     /// The totals of the server in this process, if the run had one.
@@ -55,6 +63,8 @@ impl Summary {
             evidence: Evidence::default(),
             times: RunTimes::default(),
             targets: plan.targets.iter().map(|_| Target::default()).collect(),
+            stages: Vec::new(),
+            stage: None,
             is_local: false,
             own_server: None,
             unlogged: None,
@@ -75,6 +85,7 @@ impl Summary {
             },
             times: done.times,
             targets: done.targets,
+            stages: done.stages,
             ..Summary::empty(plan)
         }
     }
@@ -95,6 +106,8 @@ impl Summary {
             evidence,
             times,
             targets,
+            stages,
+            stage: _,
             is_local: _,
             own_server: _,
             unlogged,
@@ -109,6 +122,9 @@ impl Summary {
         for (target, other) in self.targets.iter_mut().zip(targets) {
             target.merge(other);
         }
+        for (stage, other) in self.stages.iter_mut().zip(stages) {
+            stage.merge(other);
+        }
         self.unlogged = self.unlogged.take().or(unlogged.clone());
         self.unrecorded = self.unrecorded.take().or(unrecorded.clone());
         self.gaps.extend_from_slice(gaps);
@@ -118,17 +134,14 @@ impl Summary {
     /// Adds the result of a part of the run that another process carried out at the same time. What
     /// the threads of one process share is added here.
     pub fn merge_part(&mut self, other: &Summary) {
-        let process = self.evidence.machine.process + other.evidence.machine.process;
-        let probe = match (self.evidence.probe.take(), &other.evidence.probe) {
-            (Some(mut ours), Some(theirs)) => {
-                ours.merge(theirs);
-                Some(ours)
-            }
-            (ours, theirs) => ours.or(theirs.clone()),
-        };
+        let mut evidence = std::mem::take(&mut self.evidence);
+        evidence.merge_part(&other.evidence);
+        let mut stages = std::mem::take(&mut self.stages);
+        for (stage, other) in stages.iter_mut().zip(&other.stages) {
+            stage.merge_part(other);
+        }
         self.merge(other);
-        self.evidence.machine.process = process;
-        self.evidence.probe = probe;
+        (self.evidence, self.stages) = (evidence, stages);
         self.is_local &= other.is_local;
         self.own_server = match (self.own_server.take(), other.own_server) {
             (Some(mut ours), Some(theirs)) => {
@@ -143,7 +156,9 @@ impl Summary {
     pub fn append(&mut self, later: &Summary) {
         let (response, service) = (self.results.response.clone(), self.results.service.clone());
         let (times, targets) = (self.times, self.targets.clone());
+        let stages = std::mem::take(&mut self.stages);
         self.merge_part(later);
+        self.stages = [stages, later.stages.clone()].concat();
         self.targets = targets;
         let resumed = later.times.start;
         for (target, later) in self.targets.iter_mut().zip(&later.targets) {
@@ -171,6 +186,49 @@ impl Summary {
         for target in &mut self.targets {
             target.shift(&to);
         }
+        for stage in &mut self.stages {
+            stage.times.start = stage.times.start.map(&to);
+            if let Some(sends) = &mut stage.results.sends {
+                sends.first.at = to(sends.first.at);
+                sends.last.at = to(sends.last.at);
+            }
+        }
+    }
+
+    /// Returns a stage of the profile as the result of a run of its own, with the rate of the stage
+    /// and its own evidence; `None`: there is no such stage, or its results are not known. Of the
+    /// targets it has the absences in the stage.
+    pub fn of_stage(&self, index: usize) -> Option<Summary> {
+        let (profile, measured) = (self.plan.profile.as_ref()?, self.stages.get(index)?);
+        let (stage, (from, to)) = (profile.stage(index)?, profile.span(index)?);
+        let mut plan = self.plan.as_ref().clone();
+        plan.profile = profile.only(index).filter(|_| !stage.is_constant());
+        plan.stop = Stop::After(stage.length());
+        plan.warmup = plan.warmup.clamp(from, to) - from;
+        if let Pace::Open { rate, .. } = &mut plan.pace {
+            let mean = u64::midpoint(stage.from.millionths(), stage.to.millionths());
+            *rate = Rate::of_millionths(mean);
+        }
+        let span = self.times.start.map(|start| (start + from, start + to));
+        let targets = self.targets.iter();
+        let targets = targets.map(|target| match span {
+            Some((from, to)) => target.between(from, to),
+            None => target.clone(),
+        });
+        let mut times = measured.times;
+        times.lines_up = plan.connections;
+        Some(Summary {
+            results: measured.results.clone(),
+            evidence: measured.evidence.clone(),
+            times,
+            targets: targets.collect(),
+            stage: Some(index),
+            is_local: self.is_local,
+            own_server: self.own_server,
+            gaps: self.gaps.clone(),
+            unfinished: self.unfinished,
+            ..Summary::empty(&Arc::new(plan))
+        })
     }
 
     /// Returns the length of the longest stall of the server, see [`crate::load::results::stalls`].
@@ -217,12 +275,17 @@ impl Summary {
 
     /// Returns by how many seconds the responses of a run with a rate became longer per second of
     /// the run, as they do in a queue that is filled faster than it is drained; `None`: they did
-    /// not, or not significantly, or the run had no rate.
+    /// not, or not significantly, or the run had no rate, or one that changed: with the rate, the
+    /// responses and the number of messages in flight change as well.
     ///
     /// The trend of the responses detects a queue that grows evenly, however slowly. A queue that
     /// fluctuates while it grows is detected by its minimum in the last quarter of the run.
     pub fn growth(&self) -> Option<f64> {
         self.asked_rate()?;
+        let profile = self.plan.profile.as_ref();
+        if profile.is_some_and(|profile| !profile.is_constant()) {
+            return None;
+        }
         let drift = self.results.response.drift();
         let drift = drift
             .filter(|drift| drift.slope > 0.0 && drift.growth() > VISIBLE_LATENESS.as_secs_f64());
@@ -249,11 +312,13 @@ impl Summary {
         self.results.counts.scheduled.saturating_sub(of_targets)
     }
 
-    /// Returns the requested number of messages per second; `None` in a closed loop.
+    /// Returns the requested number of messages per second, of a profile its mean after the
+    /// warm-up; `None` in a closed loop.
     pub fn asked_rate(&self) -> Option<f64> {
-        match self.plan.pace {
-            Pace::Open { rate, .. } => Some(rate.per_second()),
-            Pace::Closed { .. } => None,
+        match (&self.plan.profile, self.plan.pace) {
+            (_, Pace::Closed { .. }) => None,
+            (Some(profile), _) => Some(profile.mean_rate(self.plan.warmup, profile.length())),
+            (None, Pace::Open { rate, .. }) => Some(rate.per_second()),
         }
     }
 

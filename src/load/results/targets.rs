@@ -264,6 +264,18 @@ impl Target {
         self.silence = silence;
     }
 
+    /// Returns the history as far as it concerns the time between two instants: an absence that is
+    /// over, and a silence, only if they overlap with it.
+    pub fn between(&self, from: Instant, to: Instant) -> Target {
+        let mut target = self.clone();
+        target.away = self
+            .away
+            .filter(|(away, end)| away.from < to && *end > from);
+        target.gone = self.gone.filter(|gone| gone.from < to);
+        target.silence = self.silence.filter(|silence| silence.from < to);
+        target
+    }
+
     /// Changes every instant in the same way.
     pub fn shift(&mut self, to: &impl Fn(Instant) -> Instant) {
         let moved = |absence: Absence| Absence {

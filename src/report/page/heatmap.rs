@@ -44,8 +44,15 @@ struct Colours {
 }
 
 /// Returns the figure. The axis of time is that of all figures of the section, and so is the shade
-/// of the columns that are not part of the result.
-pub fn render(columns: &Columns, time: &Axis, across: Vec<Tick>, shade: &str) -> String {
+/// of the columns that are not part of the result. `stages`: the names of the stages, as HTML for
+/// the space above the drawing.
+pub fn render(
+    columns: &Columns,
+    time: &Axis,
+    across: Vec<Tick>,
+    shade: &str,
+    stages: &str,
+) -> String {
     let title = "Response times: heat map";
     let Some(rows) = Rows::of(columns) else {
         return chart::nothing("heat", title, "No message ended in an interval.");
@@ -79,7 +86,7 @@ pub fn render(columns: &Columns, time: &Axis, across: Vec<Tick>, shade: &str) ->
         up: scale::decades(&axis, 12),
         drawing: shade.to_string() + &draw(columns, time, &map, rows, &colours),
         keys,
-        legend: colours.legend(),
+        legend: colours.legend() + stages,
         values: Values {
             places: None,
             names: vec!["messages", "p50", "p99", "longest"],

@@ -48,6 +48,7 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 
 /// parts. `columns`: the course of the run, as a [`join::Joiner`] joins its intervals.
 pub fn render(judged: &Judged, runs: &[Description], columns: &Columns) -> String {
     let summary = &judged.summary;
+    let plan = &summary.plan;
     let title = format!(
         "{}: upcase load {}",
         judged.findings.verdict,
@@ -60,7 +61,7 @@ pub fn render(judged: &Judged, runs: &[Description], columns: &Columns) -> Strin
         "<section id=\"percentiles\">\n<h2>Response times</h2>\n".to_string(),
         curve::render(judged),
         "</section>\n".to_string(),
-        timeline::render(columns),
+        timeline::render(columns, plan.profile.as_ref()),
         plan::render(runs),
         tables::render(judged, columns),
         "</main>\n".to_string(),

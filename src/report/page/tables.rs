@@ -14,6 +14,7 @@ use crate::load::results::targets::Target;
 use crate::report::page::columns::{Cause, Columns};
 use crate::report::page::escape::escape;
 use crate::report::page::words::{UNKNOWN, bound, known, percent};
+use crate::report::stages;
 use crate::units::{grouped, rate, share, short, throughput, with_interval};
 
 /// The number of columns up to which a table has half of a wide page.
@@ -33,6 +34,7 @@ pub fn render(judged: &Judged, columns: &Columns) -> String {
     let points = &summary.plan.percentiles;
     let tables = [
         Some(times(judged, points)),
+        stages(judged),
         parts(summary, points),
         Some(messages(summary)),
         Some(client(summary)),
@@ -101,6 +103,22 @@ pub fn begin(title: &str, heads: &[impl AsRef<str>]) -> String {
 
 fn heads(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| name.to_string()).collect()
+}
+
+/// Returns the table of the stages of a profile.
+fn stages(judged: &Judged) -> Option<Table> {
+    let stages::Table {
+        heads,
+        rows,
+        remarks,
+    } = stages::Table::of(&judged.stages);
+    let note = "Times are responses of the messages that were due in the stage.".to_string();
+    (!rows.is_empty()).then(|| Table {
+        title: "Stages",
+        note: [vec![note], remarks].concat().join(" "),
+        heads,
+        rows,
+    })
 }
 
 /// Returns the heads of a table of durations.

@@ -7,6 +7,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::load::latency::Bound;
+use crate::load::plan::profile::Profile;
 use crate::load::results::recorder::Tag;
 use crate::report::page::chart::{self, Chart, Key, Places, Values};
 use crate::report::page::columns::{Column, Columns, Point, number};
@@ -67,10 +68,13 @@ struct Section<'a> {
     time: Axis,
     across: Vec<Tick>,
     shade: String,
+    /// The names of the stages of a profile, for the space above a drawing.
+    stages: String,
 }
 
-/// Returns the section; empty if the run has no intervals.
-pub fn render(columns: &Columns) -> String {
+/// Returns the section; empty if the run has no intervals. The boundaries of the stages of a
+/// profile are marked in every figure.
+pub fn render(columns: &Columns, profile: Option<&Profile>) -> String {
     if columns.list.is_empty() {
         return "<section id=\"time\">\n<h2>Over time</h2>\n<p>The run has no intervals, so there \
                 is nothing to show over time.</p>\n</section>\n"
@@ -84,14 +88,16 @@ pub fn render(columns: &Columns) -> String {
         at: list.clone().map(|column| time.at(middle(column))).collect(),
         names: list.map(Column::when).collect(),
     };
+    let marks = boundaries(profile, &time);
     let section = Section {
         columns,
         time,
         across,
-        shade: shade(columns, &time),
+        shade: shade(columns, &time) + &chart::path("boundary", &marks),
+        stages: ruler(profile, &time),
     };
     let figures = [
-        heatmap::render(columns, &time, section.across.clone(), &section.shade),
+        section.heat(),
         section.responses(),
         section.messages(),
         section.outstanding(),
@@ -104,16 +110,19 @@ pub fn render(columns: &Columns) -> String {
     format!(
         "<section id=\"time\"{}>\n<h2>Over time</h2>\n<p>{}</p>\n{}</section>\n",
         places.data(),
-        introduction(columns),
+        introduction(columns, &section.stages),
         figures.concat()
     )
 }
 
-fn introduction(columns: &Columns) -> String {
+fn introduction(columns: &Columns, stages: &str) -> String {
     let mut text = format!(
         "All figures share the columns and the axis, the time after the start of the run. {}",
         columns.describe()
     );
+    if !stages.is_empty() {
+        text.push_str(" Dashed upright lines: the boundaries between the stages of the rate.");
+    }
     let has = |tag| columns.list.iter().any(|column| column.tag == tag);
     let shaded = match (has(Tag::Warmup), has(Tag::Drain)) {
         (true, true) => "the warm-up, and at the end the wait for outstanding messages",
@@ -132,12 +141,55 @@ fn shade(columns: &Columns, time: &Axis) -> String {
     chart::path("shade", &bands.collect::<String>())
 }
 
+/// Returns lines at the boundaries between the stages of a profile.
+fn boundaries(profile: Option<&Profile>, time: &Axis) -> String {
+    let begins = spans(profile).skip(1);
+    let lines = begins.map(|(_, from, _)| chart::upright(time.at(from)));
+    lines.collect()
+}
+
+/// Returns the names of the stages of a profile, each above its part of the drawing; empty for a
+/// profile of one stage.
+fn ruler(profile: Option<&Profile>, time: &Axis) -> String {
+    let stages = profile.map_or(0, |profile| profile.stages().len());
+    if stages < 2 {
+        return String::new();
+    }
+    let mut html = "<div class=\"stages\" role=\"img\" aria-label=\"The stages\">".to_string();
+    for (stage, from, to) in spans(profile) {
+        let (from, to) = (time.at(from) * 100.0, time.at(to) * 100.0);
+        let _ = write!(
+            html,
+            "<span style=\"left:{from:.2}%;width:{:.2}%\" title=\"{stage}\">{stage}</span>",
+            to - from,
+        );
+    }
+    html + "</div>\n"
+}
+
+/// Returns the stages of a profile in words, with their beginning and their end in seconds.
+fn spans(profile: Option<&Profile>) -> impl Iterator<Item = (String, f64, f64)> {
+    let stages = profile.into_iter().flat_map(|profile| {
+        let stages = profile.stages().enumerate();
+        stages.filter_map(|(index, stage)| Some((index, stage, profile.span(index)?)))
+    });
+    stages.map(|(index, stage, (from, to))| {
+        let name = format!("{}: {stage}", index + 1);
+        (name, from.as_secs_f64(), to.as_secs_f64())
+    })
+}
+
 impl Section<'_> {
     fn line(&self, name: &'static str, value: impl Fn(&Column) -> Option<Value>) -> Line {
         Line {
             name,
             values: self.columns.list.iter().map(value).collect(),
         }
+    }
+
+    fn heat(&self) -> String {
+        let across = self.across.clone();
+        heatmap::render(self.columns, &self.time, across, &self.shade, &self.stages)
     }
 
     fn responses(&self) -> String {
@@ -327,7 +379,7 @@ impl Section<'_> {
             up: labels,
             drawing: self.shade.clone() + &drawing.collect::<String>(),
             keys: keys.map(|(line, class)| key(line.name, class)).collect(),
-            legend: String::new(),
+            legend: self.stages.clone(),
             values: Values {
                 places: None,
                 names: lines.iter().map(|line| line.name).collect(),

@@ -1,9 +1,11 @@
 //! The figures of a part of a run, and their words in the live view and in the plain lines. Pure.
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
 use crate::load::latency::{Bound, Latency};
-use crate::load::plan::{Pace, Plan};
+use crate::load::plan::Plan;
+use crate::load::plan::schedule::RateOverTime;
 use crate::load::results::recorder::Interval;
 use crate::load::results::{Counts, ErrorKind};
 use crate::units::{counted, grouped, rate, short};
@@ -107,11 +109,37 @@ pub fn time(found: Bound) -> String {
     format!("{mark}{}", short(found.value))
 }
 
-/// Returns the messages per second that a plan asks for; `None` in a closed loop.
-pub fn asked(plan: &Plan) -> Option<f64> {
-    match plan.pace {
-        Pace::Closed { .. } => None,
-        Pace::Open { rate, .. } => Some(rate.per_second()),
+/// The rate that a plan asks for.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    rates: Option<RateOverTime>,
+}
+
+impl Asked {
+    /// Returns the rate of a plan.
+    pub fn of(plan: &Plan) -> Asked {
+        Asked {
+            rates: plan.rate_over_time(),
+        }
+    }
+
+    /// Returns the mean rate between two times after the start, in messages per second; `None` in a
+    /// closed loop.
+    pub fn between(&self, from: Duration, to: Duration) -> Option<f64> {
+        Some(match self.rates.as_ref()? {
+            RateOverTime::Constant(rate) => rate.per_second(),
+            RateOverTime::Profile(profile) => profile.mean_rate(from, to.min(profile.length())),
+        })
+    }
+
+    /// Returns the words for the stage at a time after the start, of several: `stage 2 of 3`.
+    pub fn stage_at(&self, time: Duration) -> Option<String> {
+        let Some(RateOverTime::Profile(profile)) = &self.rates else {
+            return None;
+        };
+        let stages = profile.stages().len();
+        let number = profile.stage_at(time) + 1;
+        (stages > 1).then(|| format!("stage {number} of {stages}"))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::load::latency::Latency;
 use crate::load::plan::{Plan, Stop};
 use crate::load::results::recorder::{Interval, Tag};
-use crate::report::progress::figures::{Figures, asked, rates};
+use crate::report::progress::figures::{Asked, Figures, rates};
 use crate::units::{counted, grouped};
 
 /// The time between two lines unless `--progress plain` asks for one in each interval.
@@ -19,7 +19,7 @@ const SHORT: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct PlainLines {
     connections: u32,
-    asked: Option<f64>,
+    asked: Asked,
     stop: Stop,
     /// The time between two lines; zero: a line for each interval.
     step: Duration,
@@ -38,7 +38,7 @@ impl PlainLines {
     pub fn of_each_interval(plan: &Plan) -> PlainLines {
         PlainLines {
             connections: plan.connections,
-            asked: asked(plan),
+            asked: Asked::of(plan),
             stop: plan.stop,
             step: Duration::ZERO,
             next: Duration::ZERO,
@@ -81,10 +81,15 @@ impl PlainLines {
     }
 
     fn line(&self, interval: &Interval) -> String {
+        let asked = self.asked.between(self.from, interval.to);
         let (phase, asked) = match interval.tag {
-            Tag::Warmup => ("warm-up", self.asked),
-            Tag::Run => ("running", self.asked),
+            Tag::Warmup => ("warm-up", asked),
+            Tag::Run => ("running", asked),
             Tag::Drain => ("ending", None),
+        };
+        let stage = match interval.tag {
+            Tag::Warmup | Tag::Run => self.asked.stage_at(interval.from),
+            Tag::Drain => None,
         };
         let verified = interval.identity.counts.verified;
         let seconds = interval.to.saturating_sub(self.from).as_secs_f64();
@@ -93,7 +98,8 @@ impl PlainLines {
             false => 0.0,
         };
         let figures = Figures::new(&self.response, interval);
-        let mut parts = vec![rates(achieved, asked, " messages/s")];
+        let mut parts: Vec<String> = stage.into_iter().collect();
+        parts.push(rates(achieved, asked, " messages/s"));
         parts.extend(figures.times());
         let outstanding = counted(figures.outstanding, "message");
         parts.push(format!("{outstanding} outstanding"));

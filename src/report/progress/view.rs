@@ -18,7 +18,7 @@ use crate::load::results::recorder::{Interval, Tag};
 use crate::logging::footer::FooterLine;
 use crate::report::columns::width;
 use crate::report::progress::connecting::connect_time;
-use crate::report::progress::figures::{Figures, asked, rates};
+use crate::report::progress::figures::{Asked, Figures, rates};
 use crate::report::progress::layout::{Lines, Look, Tint};
 use crate::report::progress::sparkline::Recent;
 use crate::units::{counted, grouped, share};
@@ -33,7 +33,7 @@ const STEPS: [&str; 2] = ["waiting for replies", "closing connections"];
 #[derive(Debug)]
 pub struct View {
     connections: u32,
-    asked: Option<f64>,
+    asked: Asked,
     stop: Stop,
     /// The length of the run, if the plan determines it.
     span: Option<Duration>,
@@ -65,7 +65,7 @@ impl View {
     pub fn new(plan: &Plan, now: Instant) -> View {
         View {
             connections: plan.connections,
-            asked: asked(plan),
+            asked: Asked::of(plan),
             stop: plan.stop,
             span: plan.span(),
             warmup: plan.warmup,
@@ -145,7 +145,13 @@ impl View {
             }
             Phase::WarmUp | Phase::Running => {
                 self.progress(lines, phase, snapshot, elapsed);
-                lines.add("rate", vec![rates(self.achieved(), self.asked, unit)]);
+                let (from, to) = self.window();
+                let asked = self
+                    .asked
+                    .between(elapsed.saturating_sub(to - from), elapsed);
+                let mut rates = vec![rates(self.achieved(), asked, unit)];
+                rates.extend(self.asked.stage_at(elapsed));
+                lines.add("rate", rates);
             }
         }
         if let Some(last) = &self.last {
@@ -246,11 +252,19 @@ impl View {
             return String::new();
         };
         let messages = messages.saturating_sub(snapshot.verified);
-        let rate = self.asked.unwrap_or_else(|| self.achieved());
+        let asked = self.asked.between(Duration::ZERO, elapsed);
+        let rate = asked.unwrap_or_else(|| self.achieved());
         match Duration::try_from_secs_f64(messages as f64 / rate) {
             Ok(left) => time_left(left),
             Err(_) => format!("{} left", counted(messages, "message")),
         }
+    }
+
+    /// Returns the beginning and the end of the time over which the achieved rate is averaged.
+    fn window(&self) -> (Instant, Instant) {
+        let times = [self.verified.front(), self.verified.back()];
+        let [from, to] = times.map(|end| end.map_or(self.begun, |(time, _)| *time));
+        (from, to)
     }
 
     /// Returns the number of verified messages a second in the last [`RATE_TIME`].
