@@ -135,6 +135,8 @@ impl Copy {
             .env("CARGO_TARGET_DIR", self.folder.join("target"))
             .env("CARGO_PROFILE_DEV_DEBUG", "0")
             .env("CARGO_INCREMENTAL", "1")
+            // Optimization across the units of the library would take longer than what it saves.
+            .env("CARGO_PROFILE_DEV_LTO", "off")
             .current_dir(&self.folder)
             .stdin(Stdio::null())
             .output()

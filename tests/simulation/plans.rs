@@ -82,9 +82,9 @@ pub fn plan(chance: &mut Chance) -> Plan {
     }
 }
 
-/// Returns the plan; in some of those that have a schedule with a time, the rate becomes a ramp, a
-/// pause and a constant rate.
-pub fn some_in_stages(mut plan: Plan) -> Plan {
+/// Returns the plan; if it has a schedule with a time, the rate becomes a ramp, a pause and a
+/// constant rate.
+pub fn in_stages(mut plan: Plan) -> Plan {
     let (
         Pace::Open {
             arrivals, pacing, ..
@@ -94,14 +94,12 @@ pub fn some_in_stages(mut plan: Plan) -> Plan {
     else {
         return plan;
     };
-    if time.as_micros().is_multiple_of(3) {
-        let rates = [("0.5", "3000"), ("0", "0"), ("1500", "1500")];
-        let stages = rates.map(|(from, to)| {
-            let [from, to] = [from, to].map(|rate| Level::parse(rate).unwrap());
-            Stage::new(from, to, time / 3).unwrap()
-        });
-        plan.set_rate(Profile::new(stages).unwrap().into(), arrivals, pacing);
-    }
+    let rates = [("0.5", "3000"), ("0", "0"), ("1500", "1500")];
+    let stages = rates.map(|(from, to)| {
+        let [from, to] = [from, to].map(|rate| Level::parse(rate).unwrap());
+        Stage::new(from, to, time / 3).unwrap()
+    });
+    plan.set_rate(Profile::new(stages).unwrap().into(), arrivals, pacing);
     plan
 }
 

@@ -12,9 +12,13 @@ use upcase::report::json;
 
 use crate::chance::Chance;
 use crate::faults::faults;
-use crate::plans::{plan, some_in_stages};
+use crate::plans::{in_stages, plan};
 use crate::run::Simulation;
 use crate::stages;
+
+/// The last seed whose plan has no rate profile. With a higher one, each schedule that has a time
+/// gets one.
+const SEEDS_PLAIN: u64 = 1500;
 
 /// Prints how to repeat a run if it panics, wherever it does.
 struct Replay(u64);
@@ -31,7 +35,10 @@ impl Drop for Replay {
 fn run(seed: u64, begun: Instant) -> (String, Judged) {
     let _replay = Replay(seed);
     let mut chance = Chance::new(seed);
-    let (mut plan, faults) = (some_in_stages(plan(&mut chance)), faults(&mut chance));
+    let (mut plan, faults) = (plan(&mut chance), faults(&mut chance));
+    if seed > SEEDS_PLAIN {
+        plan = in_stages(plan);
+    }
     plan.record = seed.is_multiple_of(3);
     let mut stops = Vec::new();
     if chance.one_in(5) {
@@ -114,7 +121,7 @@ fn nothing_vanishes_in_fifteen_hundred_runs_with_faults() {
     let begun = Instant::now();
     let seeds = match std::env::var("UPCASE_SEED") {
         Ok(seed) => seed.parse().unwrap()..=seed.parse().unwrap(),
-        Err(_) => 1..=1500,
+        Err(_) => 1..=SEEDS_PLAIN,
     };
     let mut seen: BTreeMap<String, u64> = BTreeMap::new();
     let all = seeds.clone().count();
@@ -154,8 +161,17 @@ fn nothing_vanishes_in_fifteen_hundred_runs_with_faults() {
 }
 
 #[test]
+fn nothing_vanishes_in_two_hundred_runs_of_which_many_have_a_profile() {
+    let begun = Instant::now();
+    let seeds = SEEDS_PLAIN + 1..=SEEDS_PLAIN + 200;
+    let has_stages = |seed| run(seed, begun).1.summary.plan.profile.is_some();
+    let profiles = seeds.filter(|seed| has_stages(*seed)).count();
+    assert!(profiles > 40, "the runs are to show everything: {profiles}");
+}
+
+#[test]
 fn the_same_seed_is_the_same_report() {
-    for seed in 1..=100 {
+    for seed in (1..=100).chain(SEEDS_PLAIN + 1..=SEEDS_PLAIN + 20) {
         let (one, _) = run(seed, Instant::now());
         let (two, _) = run(seed, Instant::now() + Duration::from_secs(7));
         assert_eq!(one, two, "seed {seed}");
